@@ -1,0 +1,60 @@
+"""The `ademx` command: one click group, one module per command, loaded when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from typing import Any
+
+import click
+
+import ademx
+from ademx.compat import MissingDependency
+
+# Command -> (module, its one-line help, so that `ademx --help` loads none of them).
+_COMMANDS = {
+    "demo": ("ademx.cli.demo", "All of it in minutes on generated data, no GPU."),
+    "evaluate": ("ademx.cli.evaluate", "Test weights on a dataset and print the scores."),
+    "summary": ("ademx.cli.summary", "Parameters, operations, memory and depth, per level."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Lists commands without importing them, so that `--help` needs neither MXNet nor torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name][1]) for name in sorted(_COMMANDS)])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a user's mistake becomes one line on stderr and exit status 1."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError, MissingDependency) as error:
+            if logging.getLogger().isEnabledFor(logging.DEBUG):
+                raise
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(ademx.__version__, prog_name="ademx")
+@click.option("--debug", is_flag=True, help="Log debug messages and show tracebacks.")
+def main(debug: bool) -> None:
+    """The Wider or Deeper networks (ResNet-38, arXiv:1611.10080) on MXNet 1.9."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+        force=True,
+    )

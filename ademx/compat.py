@@ -1,0 +1,95 @@
+"""MXNet 1.9.1 and gluoncv on today's machines: the one place that works around their age.
+
+Whoever needs MXNet calls :func:`import_mxnet`; nothing else in the project imports it. The
+`numpy` names that MXNet reads were dropped in numpy 1.24 and are put back by
+:func:`prepare_numpy`, which `import ademx` calls, so that `import ademx, mxnet` works too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+
+import numpy as np
+
+_DROPPED_ALIASES = {
+    "bool": bool,
+    "int": int,
+    "float": float,
+    "object": object,
+    "complex": complex,
+    "str": str,
+}
+
+
+class MissingDependency(ImportError):
+    """A package that the request needs is absent, or present in a version that cannot work."""
+
+
+def prepare_numpy() -> None:
+    """Put back the numpy aliases that MXNet 1.9.1 reads on import (dropped in numpy 1.24).
+
+    Names that numpy still has are left alone; calling it twice does no harm.
+    """
+    for name, builtin in _DROPPED_ALIASES.items():
+        # `vars`, not `hasattr`: numpy 1.20 to 1.23 answer getattr with a deprecation warning.
+        if name not in vars(np):
+            setattr(np, name, builtin)
+
+
+def import_mxnet() -> ModuleType:
+    """Return the `mxnet` module.
+
+    Raises:
+        MissingDependency: MXNet is not installed, or numpy is too new for it; the message is one
+            line and names the command that mends it.
+    """
+    if int(np.__version__.split(".")[0]) >= 2:
+        raise MissingDependency(
+            f"MXNet 1.9.1 needs numpy below 2, found {np.__version__}: run `pip install 'numpy<2'`"
+        )
+    prepare_numpy()
+    try:
+        return importlib.import_module("mxnet")
+    except ModuleNotFoundError as error:
+        if error.name != "mxnet":
+            raise
+        raise MissingDependency(
+            "this needs MXNet, which is not installed: run `pip install 'ademx[cpu]'`, "
+            "or `pip install 'ademx[gpu]'` on a machine with an NVIDIA GPU"
+        ) from None
+    except OSError as error:  # a shared library of the GPU build was not found
+        raise MissingDependency(
+            f"MXNet is installed but does not load ({error}): run `pip install 'ademx[cpu]'`, "
+            "or `pip install 'ademx[gpu]'`, which brings the CUDA libraries"
+        ) from error
+
+
+def import_gluoncv() -> ModuleType:
+    """Return the `gluoncv` module, which otherwise refuses to load beside torch 2.
+
+    gluoncv looks for torch and rejects versions that it does not know; while it is imported,
+    torch is hidden. Modules that were imported before stay imported.
+
+    Raises:
+        MissingDependency: gluoncv or MXNet is not installed.
+    """
+    import_mxnet()
+    hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_torch(name)}
+    sys.modules["torch"] = None  # type: ignore[assignment]  # makes `import torch` fail
+    try:
+        return importlib.import_module("gluoncv")
+    except ModuleNotFoundError as error:
+        if error.name != "gluoncv":
+            raise
+        raise MissingDependency(
+            "this needs gluoncv, which is not installed: run `pip install gluoncv==0.10.5.post0`"
+        ) from None
+    finally:
+        del sys.modules["torch"]
+        sys.modules.update(hidden)
+
+
+def _is_torch(name: str) -> bool:
+    return name == "torch" or name.startswith("torch.")

@@ -1,0 +1,1 @@
+"""The data: datasets' classes and labels, lists of files, transforms, iterators."""

@@ -1,0 +1,50 @@
+"""Installation of ademx; see README.md for the two commands that do it all."""
+
+from setuptools import setup
+
+# MXNet 1.9.1 reads names that numpy 2 no longer has, and numpy 1.26 is the last 1.x: it has
+# wheels for Python 3.9 to 3.12. `ademx.compat` bridges the rest.
+CPU = ["mxnet==1.9.1"]
+GPU = [
+    "mxnet-cu112==1.9.1",
+    # The CUDA libraries that the wheel links to, so that no system CUDA is needed.
+    "nvidia-cublas-cu11==11.11.3.6",
+    "nvidia-cuda-nvrtc-cu11==11.8.89",
+    "nvidia-cuda-runtime-cu11==11.8.89",
+    "nvidia-cudnn-cu11==8.9.6.50",
+    "nvidia-cufft-cu11==10.9.0.58",
+    "nvidia-curand-cu11==10.3.0.86",
+    "nvidia-cusolver-cu11==11.4.1.48",
+    "nvidia-cusparse-cu11==11.7.5.86",
+    "nvidia-nccl-cu11==2.21.5",
+]
+TORCH = ["torch>=2.0"]
+
+setup(
+    name="ademx",
+    version="0.1.0",
+    description="The Wider or Deeper networks (ResNet-38, arXiv:1611.10080) on MXNet 1.9",
+    license="Apache-2.0",
+    python_requires=">=3.9,<3.13",
+    packages=["ademx", "ademx.cli", "symbols", "iters"],
+    install_requires=["numpy>=1.23,<2", "pillow>=9.1", "click>=8.1", "tqdm>=4.60"],
+    extras_require={
+        "cpu": CPU,
+        "gpu": GPU,
+        "torch": TORCH,
+        "onnx": ["onnx>=1.14", "onnxruntime>=1.15"],
+        "test": [
+            *CPU,
+            # One torch release, the one that the test suite was written against.
+            "torch==2.13.0; python_version >= '3.10'",
+            "torch>=2.0; python_version < '3.10'",
+            "cityscapesscripts>=2.2",
+            "gluoncv==0.10.5.post0",
+            "hypothesis>=6.80",
+            "opencv-python>=4.7,<4.12",  # 4.12 asks for numpy 2
+            "pytest>=7.4",
+            "ruff==0.17.5",
+        ],
+    },
+    entry_points={"console_scripts": ["ademx=ademx.cli:main"]},
+)
