@@ -1,0 +1,252 @@
+"""What the release and the papers report: every published number, with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+_RELEASE = "ademxapp README"
+_PAPER = "arXiv:1611.10080, from a summary"
+_CITED = "arXiv:1611.10080, Table 4, as cited by others"
+_RESNET = "arXiv:1512.03385, from a summary"
+
+# Released checkpoints and their MD5. The host that served them has shut down; a file from
+# elsewhere is checked against this table before anything is claimed of it.
+RELEASED_FILES: dict[str, str] = {
+    "ilsvrc-cls_rna-a_cls1000_ep-0001.params": "2421c1945b6797cecd3f89db14ca73f6",
+    "ilsvrc-cls_rna-a1_cls1000_ep-0001.params": "ff21f45d6bf03284100dcbec571edfad",
+    "voc_rna-a1_cls21_s8_ep-0001.params": "a34628a63d5f62dcb98c29c4e281f332",
+    "voc_rna-a1_cls21_s8_coco_ep-0001.params": "328c0eca0c45b6345ada2f95edce68d4",
+    "cityscapes_rna-a1_cls19_s8_ep-0001.params": "226b3e861a6be7d0dc84e537f4eab154",
+    "ade20k_rna-a1_cls150_s8_ep-0001.params": "1faf29850bfa194678f0b8e1cbbffa98",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of a published table.
+
+    Attributes:
+        dataset: first field of a model label.
+        split: "val" or "test".
+        network: such as "rna-a1" or "rn-34a".
+        setting: what the source says of the head, the training data and the testing.
+        values: percent for each metric that the row reports, of top1_error, top5_error,
+            mean_iou, class_iiou, category_iou, category_iiou and pixel_accuracy.
+        source: where the row was read.
+        tag: last field of the model label, or "".
+        label: label of the released checkpoint that scored this; None where none was released,
+            and then the options below hold no more than the source happens to say.
+        test_scales: pixels; None where the source names none.
+        test_flipping: whether predictions for the mirrored image are averaged in.
+        test_steps: predictions along each axis for a cell of the output.
+        test_3crops: whether three crops are averaged.
+        pool: padding of the pooling layers, "pad", "caffe" or "full".
+    """
+
+    dataset: str
+    split: str
+    network: str
+    setting: str
+    values: Mapping[str, float]
+    source: str
+    tag: str = ""
+    label: str | None = None
+    test_scales: tuple[int, ...] | None = None
+    test_flipping: bool = False
+    test_steps: int = 1
+    test_3crops: bool = False
+    pool: str = "pad"
+
+
+def _percent(**values: float) -> Mapping[str, float]:
+    return MappingProxyType(values)
+
+
+def _cityscapes_test(training: str, testing: str, *scores: float) -> Result:
+    metrics = ("mean_iou", "class_iiou", "category_iou", "category_iiou")
+    return Result(
+        dataset="cityscapes",
+        split="test",
+        network="rna-a2",
+        setting=f"2 conv, {training}, {testing}",
+        values=_percent(**dict(zip(metrics, scores))),
+        source=_RELEASE,
+        test_scales=(2048,) if testing == "1024×2048" else None,
+    )
+
+
+def _resnet(variant: str, top1_error: float, top5_error: float) -> Result:
+    return Result(
+        dataset="ilsvrc-cls",
+        split="val",
+        network=f"rn-{variant}",
+        setting="ten crops",
+        values=_percent(top1_error=top1_error, top5_error=top5_error),
+        source=_RESNET,
+    )
+
+
+RESULTS: tuple[Result, ...] = (
+    Result(
+        dataset="ilsvrc-cls",
+        split="val",
+        network="rna-a",
+        setting="scale 320, one centre crop, no flip",
+        values=_percent(top1_error=19.20, top5_error=4.73),
+        source=_RELEASE,
+        label="ilsvrc-cls_rna-a_cls1000",
+        test_scales=(320,),
+        pool="caffe",
+    ),
+    Result(
+        dataset="ilsvrc-cls",
+        split="val",
+        network="rna-a1",
+        setting="scale 320, one centre crop, no flip",
+        values=_percent(top1_error=19.54, top5_error=4.75),
+        source=_RELEASE,
+        label="ilsvrc-cls_rna-a1_cls1000",
+        test_scales=(320,),
+    ),
+    Result(
+        dataset="voc",
+        split="val",
+        network="rna-a",
+        setting="1 conv, VOC+SBD, scale 500, flip",
+        values=_percent(mean_iou=78.76),
+        source=_PAPER,
+        test_scales=(500,),
+        test_flipping=True,
+    ),
+    Result(
+        dataset="voc",
+        split="val",
+        network="rna-a1",
+        setting="2 conv, VOC+SBD, scale 500, flip",
+        values=_percent(mean_iou=80.84),
+        source=f"{_RELEASE}; {_PAPER}, which names Model A",
+        label="voc_rna-a1_cls21_s8",
+        test_scales=(500,),
+        test_flipping=True,
+    ),
+    Result(
+        dataset="voc",
+        split="val",
+        network="rna-a1",
+        setting="2 conv, VOC+SBD+COCO, scale 500, flip",
+        values=_percent(mean_iou=82.86),
+        source=_RELEASE,
+        tag="coco",
+        label="voc_rna-a1_cls21_s8_coco",
+        test_scales=(500,),
+        test_flipping=True,
+    ),
+    Result(
+        dataset="voc",
+        split="test",
+        network="rna-a1",
+        setting="2 conv, VOC+SBD, scale 500",
+        values=_percent(mean_iou=82.5),
+        source=f"{_RELEASE}; {_PAPER}",
+        test_scales=(500,),
+    ),
+    Result(
+        dataset="voc",
+        split="test",
+        network="rna-a1",
+        setting="2 conv, VOC+SBD, several scales",
+        values=_percent(mean_iou=83.1),
+        source=_RELEASE,
+    ),
+    Result(
+        dataset="voc",
+        split="test",
+        network="rna-a1",
+        setting="2 conv, VOC+SBD+COCO, several scales",
+        values=_percent(mean_iou=84.9),
+        source=_RELEASE,
+        tag="coco",
+    ),
+    Result(
+        dataset="cityscapes",
+        split="val",
+        network="rna-a1",
+        setting="2 conv, fine, 1024×2048, flip",
+        values=_percent(mean_iou=78.08),
+        source=_RELEASE,
+        label="cityscapes_rna-a1_cls19_s8",
+        test_scales=(2048,),
+        test_flipping=True,
+    ),
+    _cityscapes_test("fine", "1024×2048", 78.4, 59.1, 90.9, 81.1),
+    _cityscapes_test("fine", "several scales", 79.4, 58.0, 91.0, 80.1),
+    _cityscapes_test("fine+coarse", "1024×2048", 79.9, 59.7, 91.2, 80.8),
+    _cityscapes_test("fine+coarse", "several scales", 80.6, 57.8, 91.0, 79.1),
+    Result(
+        dataset="ade20k",
+        split="val",
+        network="rna-a1",
+        setting="2 conv, scale 500, flip, 2 test steps",
+        values=_percent(pixel_accuracy=80.55, mean_iou=43.34),
+        source=_RELEASE,
+        label="ade20k_rna-a1_cls150_s8",
+        test_scales=(500,),
+        test_flipping=True,
+        test_steps=2,
+    ),
+    Result(
+        dataset="ade20k",
+        split="val",
+        network="rna-a2",
+        setting="2 conv, one scale",
+        values=_percent(mean_iou=43.73),
+        source=_CITED,
+    ),
+    Result(
+        dataset="pascal-context",
+        split="val",
+        network="rna-a2",
+        setting="2 conv, 60 classes",
+        values=_percent(mean_iou=48.1),
+        source=_PAPER,
+    ),
+    _resnet("plain34", 28.54, 10.02),
+    _resnet("34a", 25.03, 7.76),
+    _resnet("34b", 24.52, 7.46),
+    _resnet("34c", 24.19, 7.40),
+    _resnet("50", 22.85, 6.71),
+    _resnet("101", 21.75, 6.05),
+    _resnet("152", 21.43, 5.71),
+)
+
+
+def find_result(
+    label: str,
+    *,
+    split: str,
+    test_scales: tuple[int, ...],
+    test_flipping: bool = False,
+    test_steps: int = 1,
+    test_3crops: bool = False,
+    pool: str = "pad",
+) -> Result | None:
+    """Return what was published for a released checkpoint tested in just this way, or None.
+
+    Args:
+        label: model label without an epoch, such as "voc_rna-a1_cls21_s8".
+        split: such as "val".
+        test_scales: pixels, in any order.
+        test_flipping: as in :class:`Result`.
+        test_steps: as in :class:`Result`.
+        test_3crops: as in :class:`Result`.
+        pool: as in :class:`Result`.
+    """
+    wanted = (label, split, sorted(test_scales), test_flipping, test_steps, test_3crops, pool)
+    for row in RESULTS:
+        scales = sorted(row.test_scales or ())
+        options = (row.test_flipping, row.test_steps, row.test_3crops, row.pool)
+        if (row.label, row.split, scales, *options) == wanted:
+            return row
+    return None

@@ -1,0 +1,236 @@
+"""Which images and labels a split consists of: list files and the datasets' own folders."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from iters.datasets import get_dataset
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image of a split, with its truth.
+
+    Attributes:
+        index: position in the split, from 0.
+        image: path of the image.
+        label: path of the label image (segmentation), class id (classification), or None where
+            the truth is not public.
+        name: what output files are called: the image's file name without its suffix, unique in
+            the split.
+    """
+
+    index: int
+    image: Path
+    label: Path | int | None
+    name: str
+
+
+_Pairs = list[tuple[Path, "Path | int | None"]]
+
+
+def find_samples(
+    dataset_name: str,
+    root: str | Path,
+    split: str,
+    *,
+    list_file: str | Path | None = None,
+) -> list[Sample]:
+    """Return the samples of a split, in the order of the list or of the file names.
+
+    The first of these that is there decides: `list_file`; the layout in which the dataset is
+    distributed (VOC, Cityscapes, ADE20K); `<root>/<split>.lst`. The images and labels
+    themselves are not looked for here.
+
+    Args:
+        dataset_name: key of :data:`iters.datasets.DATASETS`.
+        root: folder of the dataset.
+        split: such as "train" or "val". The truth of "test" is not public: its labels are None,
+            whatever the list says.
+        list_file: a list, with paths that are absolute or relative to `root`.
+
+    Raises:
+        ValueError: the dataset is unknown or the list is malformed.
+        FileNotFoundError: the root, the list or the split is missing; the message names the paths
+            that were looked for.
+    """
+    task, root = get_dataset(dataset_name).task, Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder: give the root of {dataset_name}")
+    layout = _LAYOUTS.get(dataset_name)
+    found = layout.find(root, split) if layout and list_file is None else []
+    if found:
+        return _make_samples(_with_labels(found, split))
+    if list_file is None:
+        list_file = root / f"{split}.lst"
+        if not list_file.is_file():
+            places = f"{layout.description}, and for <split>.lst" if layout else "<split>.lst"
+            raise FileNotFoundError(
+                f"no {split!r} split of {dataset_name} in {root}: looked there for "
+                f"{places.replace('<split>', split)}: "
+                "correct the root or the split, or give a list with --list-file"
+            )
+    samples = read_list_file(list_file, task=task, root=root)
+    if split == "test":
+        return [dataclasses.replace(sample, label=None) for sample in samples]
+    return samples
+
+
+def read_list_file(path: str | Path, *, task: str, root: str | Path) -> list[Sample]:
+    r"""Return the samples that a list file names.
+
+    Args:
+        path: text file with a line for each sample, fields separated by tabs:
+            `index\tlabel\timage` for classification, where the index is checked but not used;
+            `image\tlabel` or, throughout the file, `image` for segmentation. Blank lines, a
+            byte order mark, and spaces around a field do not count.
+        task: "classification" or "segmentation".
+        root: folder that the paths in the list are relative to.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the task is unknown, or a line is malformed; the message names the line.
+    """
+    if task not in _PARSERS:
+        raise ValueError(f"unknown task {task!r}: expected one of {', '.join(_PARSERS)}")
+    try:
+        # File names need not be UTF-8: what is not survives as surrogates, as in `os.fsdecode`.
+        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"list file {path}: no such file") from None
+    pairs: _Pairs = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        fields = [field.strip() for field in line.rstrip().split("\t")]
+        try:
+            image, label = _PARSERS[task](fields, Path(root))
+            if pairs and (label is None) != (pairs[0][1] is None):
+                raise ValueError("some lines have a label and some have none")
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+        pairs.append((image, label))
+    if not pairs:
+        raise ValueError(f"{path}: the list is empty")
+    return _make_samples(pairs)
+
+
+def _parse_classification(fields: list[str], root: Path) -> tuple[Path, int]:
+    if len(fields) != 3 or not all(fields):
+        raise ValueError(f"found {fields}: expected index, label and image, separated by tabs")
+    index, label, image = fields
+    for what, value in (("index", index), ("label", label)):
+        if not (value.isascii() and value.isdigit()):
+            raise ValueError(f"{what} {value!r}: expected an integer, 0 or above")
+    return root / image, int(label)
+
+
+def _parse_segmentation(fields: list[str], root: Path) -> tuple[Path, Path | None]:
+    if len(fields) > 2 or not all(fields):
+        raise ValueError(f"found {fields}: expected image and label, separated by a tab")
+    return root / fields[0], root / fields[1] if len(fields) == 2 else None
+
+
+_PARSERS: dict[str, Callable[[list[str], Path], tuple[Path, Path | int | None]]] = {
+    "classification": _parse_classification,
+    "segmentation": _parse_segmentation,
+}
+
+
+def _make_samples(pairs: _Pairs) -> list[Sample]:
+    """Number and name the samples; where two would share a name, all names get their number."""
+    stems = [image.stem for image, _ in pairs]
+    if max(Counter(stems).values()) > 1:
+        stems = [f"{index:06d}_{stem}" for index, stem in enumerate(stems)]
+    return [
+        Sample(index, image, label, name)
+        for index, ((image, label), name) in enumerate(zip(pairs, stems))
+    ]
+
+
+# Each image with the places where its label may be.
+_Candidates = list[tuple[Path, list[Path]]]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a dataset is distributed.
+
+    Attributes:
+        description: the paths that are looked for, with `<split>` in them.
+        find: gives the images of a split in a root, with where their labels may be; none where
+            the layout or the split is not there.
+    """
+
+    description: str
+    find: Callable[[Path, str], _Candidates]
+
+
+def _find_voc(root: Path, split: str) -> _Candidates:
+    for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
+        names_file = base / "ImageSets" / "Segmentation" / f"{split}.txt"
+        if names_file.is_file():
+            # By custom SBD's labels lie in the second folder; VOC's own go first.
+            folders = [base / "SegmentationClass", base / "SegmentationClassAug"]
+            return [
+                (
+                    base / "JPEGImages" / f"{name}.jpg",
+                    [folder / f"{name}.png" for folder in folders],
+                )
+                for name in names_file.read_text().split()
+            ]
+    return []
+
+
+def _find_cityscapes(root: Path, split: str) -> _Candidates:
+    suffix, label_suffix = "_leftImg8bit.png", "_gtFine_labelIds.png"
+    images = sorted((root / "leftImg8bit" / split).glob(f"*/*{suffix}"))
+    labels = root / "gtFine" / split
+    return [
+        (image, [labels / image.parent.name / image.name.replace(suffix, label_suffix)])
+        for image in images
+    ]
+
+
+_ADE20K_FOLDERS = {"train": "training", "val": "validation", "test": "testing"}
+
+
+def _find_ade20k(root: Path, split: str) -> _Candidates:
+    folder = _ADE20K_FOLDERS.get(split, split)
+    for base in (root, root / "ADEChallengeData2016"):
+        images = sorted((base / "images" / folder).glob("*.jpg"))
+        if images:
+            labels = base / "annotations" / folder
+            return [(image, [labels / f"{image.stem}.png"]) for image in images]
+    return []
+
+
+def _with_labels(found: _Candidates, split: str) -> _Pairs:
+    """Pair each image with the first of its labels that exists; "test" has none.
+
+    Where none exists the first stands for it: a missing file is reported when its turn comes,
+    as for a list, and does not keep the others from being tested.
+    """
+    if split == "test":
+        return [(image, None) for image, _ in found]
+    return [
+        (image, next((path for path in candidates if path.is_file()), candidates[0]))
+        for image, candidates in found
+    ]
+
+
+_LAYOUTS = {
+    "voc": _Layout(
+        "ImageSets/Segmentation/<split>.txt (also in VOC2012/ and VOCdevkit/VOC2012/)",
+        _find_voc,
+    ),
+    "cityscapes": _Layout("leftImg8bit/<split>/*/*_leftImg8bit.png", _find_cityscapes),
+    "ade20k": _Layout(
+        "images/training/*.jpg, or validation or testing (also in ADEChallengeData2016/)",
+        _find_ade20k,
+    ),
+}

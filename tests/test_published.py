@@ -1,0 +1,119 @@
+"""Published numbers, typed a second time from the sources."""
+
+import dataclasses
+import re
+
+import pytest
+
+from ademx.published import RELEASED_FILES, RESULTS, find_result
+
+FLIPPED = {"split": "val", "test_flipping": True}
+
+
+@pytest.mark.parametrize(
+    ("label", "options", "values"),
+    [
+        (
+            "ilsvrc-cls_rna-a_cls1000",
+            {"split": "val", "test_scales": (320,), "pool": "caffe"},
+            {"top1_error": 19.20, "top5_error": 4.73},
+        ),
+        (
+            "ilsvrc-cls_rna-a1_cls1000",
+            {"split": "val", "test_scales": (320,)},
+            {"top1_error": 19.54, "top5_error": 4.75},
+        ),
+        ("voc_rna-a1_cls21_s8", {**FLIPPED, "test_scales": (500,)}, {"mean_iou": 80.84}),
+        ("voc_rna-a1_cls21_s8_coco", {**FLIPPED, "test_scales": (500,)}, {"mean_iou": 82.86}),
+        ("cityscapes_rna-a1_cls19_s8", {**FLIPPED, "test_scales": (2048,)}, {"mean_iou": 78.08}),
+        (
+            "ade20k_rna-a1_cls150_s8",
+            {**FLIPPED, "test_scales": (500,), "test_steps": 2},
+            {"pixel_accuracy": 80.55, "mean_iou": 43.34},
+        ),
+    ],
+)
+def test_every_released_file_has_its_row(label, options, values):
+    assert dict(find_result(label, **options).values) == values
+    assert f"{label}_ep-0001.params" in RELEASED_FILES
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label": "ade20k_rna-a1_cls150_s16"},
+        {"split": "test"},
+        {"test_scales": (504,)},  # the same canvas, but not what was stated
+        {"test_scales": (500, 400)},
+        {"test_flipping": False},
+        {"test_steps": 1},
+        {"test_3crops": True},
+        {"pool": "caffe"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_any_other_option_finds_nothing(change):
+    options = {**FLIPPED, "label": "ade20k_rna-a1_cls150_s8", "test_scales": (500,)}
+    options["test_steps"] = 2
+    assert find_result(**options) is not None
+    assert find_result(**{**options, **change}) is None
+
+
+def test_rows_without_a_checkpoint():
+    """Some of each table, and how many rows each network has in all."""
+    rows = {(row.dataset, row.split, row.network, row.setting): row.values for row in RESULTS}
+    coarse = rows["cityscapes", "test", "rna-a2", "2 conv, fine+coarse, several scales"]
+    assert dict(coarse) == {
+        "mean_iou": 80.6,
+        "class_iiou": 57.8,
+        "category_iou": 91.0,
+        "category_iiou": 79.1,
+    }
+    assert rows["voc", "val", "rna-a", "1 conv, VOC+SBD, scale 500, flip"]["mean_iou"] == 78.76
+    assert rows["pascal-context", "val", "rna-a2", "2 conv, 60 classes"]["mean_iou"] == 48.1
+    assert dict(rows["ilsvrc-cls", "val", "rn-34b", "ten crops"]) == {
+        "top1_error": 24.52,
+        "top5_error": 7.46,
+    }
+    counts = {}
+    for row in RESULTS:
+        counts[row.network] = counts.get(row.network, 0) + 1
+    assert [counts.pop(name) for name in ("rna-a", "rna-a1", "rna-a2")] == [2, 8, 6]
+    assert list(counts) == [f"rn-{n}" for n in ("plain34", "34a", "34b", "34c", "50", "101", "152")]
+    assert set(counts.values()) == {1}
+
+
+def test_rows_are_distinct_and_sound():
+    keys = [(row.dataset, row.split, row.network, row.setting) for row in RESULTS]
+    assert len(set(keys)) == len(keys)
+    labels = [row.label for row in RESULTS if row.label]
+    assert len(set(labels)) == len(labels)
+    for row in RESULTS:
+        assert row.source
+        assert row.values
+        assert all(0 < value < 100 for value in row.values.values())
+        if "top1_error" in row.values:
+            assert row.values["top5_error"] < row.values["top1_error"]
+
+
+def test_labels_agree_with_the_fields_of_their_rows():
+    for row in RESULTS:
+        if row.label:
+            assert row.label.startswith(f"{row.dataset}_{row.network}_cls")
+            assert row.label.endswith(f"_{row.tag}") == bool(row.tag)
+
+
+def test_released_files_are_named_and_hashed_as_they_should():
+    name = re.compile(r"[a-z0-9-]+_rna-a1?_cls\d+(_s8)?(_coco)?_ep-0001\.params")
+    assert len(RELEASED_FILES) == len(set(RELEASED_FILES.values())) == 6
+    for file, md5 in RELEASED_FILES.items():
+        assert name.fullmatch(file)
+        assert re.fullmatch("[0-9a-f]{32}", md5)
+    assert {file[:-15] for file in RELEASED_FILES} == {row.label for row in RESULTS if row.label}
+
+
+def test_results_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError, match="label"):
+        RESULTS[0].label = "other"
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        RESULTS[0].values["top1_error"] = 0.0
