@@ -1,0 +1,282 @@
+"""From a network's coarse score maps to the best class of every pixel of the original image.
+
+The release enlarges each class's map to the network's canvas, cuts it to the resized image and
+resizes that to the original image, all with Pillow, then takes the best class. Each step is
+linear and treats rows and columns apart, so that the whole chain is two small matrices. They are
+applied tile by tile, a class at a time, and only the best score so far is kept: the enlarged
+maps, hundreds of megabytes, never exist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    # What a part adds to a tile's scores: row weights (height, K) times maps (C, K, width), which
+    # have their final columns. K, the grid rows that the tile sees, is few: matrices are banded.
+    _Term = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+Size = tuple[int, int]  # height, width
+
+# A tile of scores and the best so far stay in a core's second-level cache (64 KiB each).
+_TILE_HEIGHT = 32
+_TILE_WIDTH = 512
+
+
+@dataclass(frozen=True)
+class ScoreResizer:
+    """The way of one image's score maps from the network's grid to the original image.
+
+    Attributes:
+        grid: height and width of the score maps.
+        canvas: of the network's input, that is `grid` times the pixels between predictions.
+        image: of the resized image, which lies at the canvas's top left.
+        original: of the original image. Where it equals `image` nothing is resized: the release
+            compares heights alone, and could not go on if the widths then differed.
+        filter_name: filter from `image` to `original`; None chooses by the interpolation rule.
+
+    Raises:
+        ValueError: a size is not positive, or the image does not fit the canvas.
+
+    Source: ademxapp:issegm/voc.py, interp_preds_as.
+    """
+
+    grid: Size
+    canvas: Size
+    image: Size
+    original: Size
+    filter_name: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("grid", "canvas", "image", "original"):
+            size = getattr(self, name)
+            if len(size) != 2 or min(size) < 1:
+                raise ValueError(f"{name}: found {size}, expected a height and width above 0")
+        if self.image[0] > self.canvas[0] or self.image[1] > self.canvas[1]:
+            raise ValueError(f"image: found {self.image}, expected to fit the canvas {self.canvas}")
+
+    def resize(self, scores: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return the score maps at the size of the original image.
+
+        Args:
+            scores: (C, *grid) float.
+
+        Returns:
+            (C, *original) float32, within rounding of what Pillow makes step by step.
+
+        Raises:
+            ValueError: the scores do not lie on the grid.
+        """
+        scores = self._checked(scores)
+        resized = np.empty((len(scores), *self.original), np.float32)
+        for rows, columns, ((weights, maps),) in _tiles([(self, scores)]):
+            np.matmul(weights, maps, out=resized[:, rows, columns])
+        return resized
+
+    def _checked(self, scores: NDArray[np.floating]) -> NDArray[np.float32]:
+        scores = np.asarray(scores, np.float32)
+        if scores.ndim != 3 or scores.shape[1:] != tuple(self.grid) or not len(scores):
+            raise ValueError(f"scores: found shape {scores.shape}, expected (C, *{self.grid})")
+        return scores
+
+    def _matrix(self, axis: int) -> NDArray[np.float32]:
+        """Return the (original, grid) matrix of an axis."""
+        return _axis_matrix(
+            self.grid[axis],
+            self.canvas[axis],
+            self.image[axis],
+            self.original[axis],
+            self.filter_name or interpolation_filter(self.image, self.original),
+        )
+
+
+def best_class(
+    parts: Sequence[tuple[ScoreResizer, NDArray[np.floating]]],
+) -> NDArray[np.unsignedinteger]:
+    """Return the class with the highest mean score at every pixel of the original image.
+
+    Several parts are the same image seen at several scales or by several networks. Of equal
+    classes the lowest wins, as with `np.argmax`.
+
+    Args:
+        parts: resizers with their scores, (C, *grid) float each; one is enough.
+
+    Returns:
+        (height, width) uint8, or uint16 with more than 256 classes.
+
+    Raises:
+        ValueError: there is no part, the parts differ in classes or in the original image's
+            size, or scores are not finite.
+    """
+    parts = [(resizer, resizer._checked(scores)) for resizer, scores in parts]
+    _check_parts(parts)
+    num_classes = len(parts[0][1])
+    dtype = np.uint8 if num_classes <= 256 else np.uint16
+    labels = np.empty(parts[0][0].original, dtype)
+    for rows, columns, terms in _tiles(parts):
+        labels[rows, columns] = _best_class_of_tile(terms, num_classes, dtype)
+    return labels
+
+
+def interpolation_filter(size_from: Size, size_to: Size) -> str:
+    """Return the filter that the release resizes with, from the (height, width) of both sizes.
+
+    "lanczos" where both sides shrink, "bicubic" where both grow, else "bilinear".
+
+    Source: ademxapp:util/util.py, get_interp_method.
+    """
+    if size_to[0] < size_from[0] and size_to[1] < size_from[1]:
+        return "lanczos"
+    if size_to[0] > size_from[0] and size_to[1] > size_from[1]:
+        return "bicubic"
+    return "bilinear"
+
+
+def resampling_matrix(size_in: int, size_out: int, filter_name: str) -> NDArray[np.float64]:
+    """Return the matrix that resizes a line of pixels as Pillow does.
+
+    An output pixel is the weighted mean of the input pixels under the filter, which is centred
+    on it and, where the line shrinks, widened as much. Pixels beyond the ends do not count.
+
+    Args:
+        size_in: pixels of the line.
+        size_out: pixels of the resized line; the matrix is the identity if they are as many.
+        filter_name: "bilinear", "bicubic" (a = -0.5) or "lanczos" (three lobes).
+
+    Returns:
+        (size_out, size_in) float64, every row adding up to 1.
+
+    Raises:
+        ValueError: a size is not positive, or the filter is unknown.
+    """
+    if min(size_in, size_out) < 1:
+        raise ValueError(f"sizes: found {size_in} and {size_out}, expected above 0")
+    if filter_name not in _FILTERS:
+        raise ValueError(f"filter: found {filter_name!r}, expected one of {', '.join(_FILTERS)}")
+    if size_in == size_out:
+        return np.eye(size_in)
+    kernel, radius = _FILTERS[filter_name]
+    step = size_in / size_out
+    widening = max(step, 1.0)
+    centres = (np.arange(size_out) + 0.5) * step
+    first = np.maximum(centres - radius * widening + 0.5, 0).astype(np.intp)
+    end = np.minimum((centres + radius * widening + 0.5).astype(np.intp), size_in)
+    cells = first[:, None] + np.arange((end - first).max())
+    inside = cells < end[:, None]
+    weights = np.where(inside, kernel((cells + 0.5 - centres[:, None]) / widening), 0)
+    weights /= weights.sum(1, keepdims=True)
+    matrix = np.zeros((size_out, size_in))
+    matrix[np.nonzero(inside)[0], cells[inside]] = weights[inside]
+    return matrix
+
+
+def _bilinear(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.maximum(1 - np.abs(x), 0)
+
+
+def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return Keys' cubic convolution kernel with a = -0.5."""
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x**2 + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+def _lanczos(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
+
+
+# Kernel and its radius in pixels of the coarser line.
+_FILTERS: dict[str, tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], int]] = {
+    "bilinear": (_bilinear, 1),
+    "bicubic": (_bicubic, 2),
+    "lanczos": (_lanczos, 3),
+}
+
+
+@lru_cache(maxsize=16)
+def _axis_matrix(
+    grid: int, canvas: int, image: int, original: int, filter_name: str
+) -> NDArray[np.float32]:
+    """Return the (original, grid) matrix of the whole chain along one axis; shared, read-only."""
+    enlarging = resampling_matrix(grid, canvas, "bicubic")[:image]
+    resizing = resampling_matrix(image, original, filter_name)
+    matrix = np.empty((original, grid), np.float32)
+    for rows in _steps(original, _TILE_HEIGHT):
+        weights, cells = _band(resizing, rows)
+        matrix[rows] = weights @ enlarging[cells]
+    matrix.flags.writeable = False
+    return matrix
+
+
+def _tiles(
+    parts: Sequence[tuple[ScoreResizer, NDArray[np.float32]]],
+) -> Iterator[tuple[slice, slice, list[_Term]]]:
+    """Yield the rows and columns of each tile, and one term of its scores per part."""
+    height, width = parts[0][0].original
+    for columns in _steps(width, _TILE_WIDTH):
+        wide = []
+        for resizer, scores in parts:
+            weights, cells = _band(resizer._matrix(1), columns)
+            wide.append((resizer._matrix(0), scores[:, :, cells] @ weights.T))
+        for rows in _steps(height, _TILE_HEIGHT):
+            terms = []
+            for matrix, maps in wide:
+                weights, cells = _band(matrix, rows)
+                terms.append((weights, maps[:, cells]))
+            yield rows, columns, terms
+
+
+def _steps(length: int, step: int) -> Iterator[slice]:
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
+
+
+def _band(matrix: NDArray[np.floating], rows: slice) -> tuple[NDArray[np.floating], slice]:
+    """Return the part of the matrix's rows that is not zero, and its columns."""
+    used = np.flatnonzero(matrix[rows].any(0))
+    cells = slice(int(used[0]), int(used[-1]) + 1)
+    return matrix[rows, cells], cells
+
+
+def _best_class_of_tile(
+    terms: Sequence[_Term],
+    num_classes: int,
+    dtype: type[np.unsignedinteger],
+) -> NDArray[np.unsignedinteger]:
+    """Return the first class with the highest sum of the terms' scores."""
+    best = _sum_of_terms(terms, 0)
+    labels = np.zeros(best.shape, dtype)
+    for index in range(1, num_classes):
+        scores = _sum_of_terms(terms, index)
+        # The latest winner is also the highest index: a maximum is faster than a masked write.
+        np.maximum(labels, (scores > best) * dtype(index), out=labels)
+        np.maximum(best, scores, out=best)
+    return labels
+
+
+def _sum_of_terms(terms: Sequence[_Term], index: int) -> NDArray[np.float32]:
+    weights, maps = terms[0]
+    scores = weights @ maps[index]
+    for weights, maps in terms[1:]:
+        scores += weights @ maps[index]
+    return scores
+
+
+def _check_parts(parts: Sequence[tuple[ScoreResizer, NDArray[np.float32]]]) -> None:
+    if not parts:
+        raise ValueError("parts: found none, expected at least one resizer with its scores")
+    kinds = {(len(scores), tuple(resizer.original)) for resizer, scores in parts}
+    if len(kinds) > 1:
+        found = ", ".join(f"{classes} classes at {size}" for classes, size in sorted(kinds))
+        raise ValueError(f"parts: found {found}, expected one image and one set of classes")
+    if not all(np.isfinite(scores).all() for _, scores in parts):
+        raise ValueError("scores: found nan or infinity: the network or its input is broken")

@@ -1,0 +1,19 @@
+"""Benchmarks, each against the plain way of doing the same: `python tools/bench.py --help`."""
+
+from __future__ import annotations
+
+import click
+from bench_evaluation import evaluation
+from bench_params import params
+
+
+@click.group()
+def main() -> None:
+    """Measure how fast parts of ademx are, as ratios between two things run in turns."""
+
+
+main.add_command(evaluation)
+main.add_command(params)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""`bench.py evaluation`: what follows the network when a segmentation is evaluated.
+
+Each row times ours and a reference in turns, in the same process, and gives their ratio. To add
+a row, write a function from the number of runs to a :class:`Row` and list it in `MEASUREMENTS`.
+One row takes about two seconds a run on one core. BLAS uses all cores unless told otherwise
+(`OPENBLAS_NUM_THREADS=1`).
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ademx.files import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+# A Cityscapes image: height and width, the network's stride, classes.
+IMAGE = (1024, 2048)
+STRIDE = 8
+NUM_CLASSES = 19
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        what: what was measured, on what.
+        ours_s: median seconds of ours.
+        reference_s: median seconds of the reference.
+        target_ratio: how many times as fast as the reference ours should be.
+        note: what the reference is, and how well the results agree.
+    """
+
+    what: str
+    ours_s: float
+    reference_s: float
+    target_ratio: float
+    note: str
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast as the reference ours is."""
+        return self.reference_s / self.ours_s
+
+    @property
+    def verdict(self) -> str:
+        """Either "met" or "missed"."""
+        return "met" if self.ratio >= self.target_ratio else "missed"
+
+
+@click.command()
+@click.option("--repeat", default=5, show_default=True, type=click.IntRange(min=1), help="Runs.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+def evaluation(repeat: int, json_file: Path | None) -> None:
+    """Time the enlarging of score maps and the counting of confusion matrices."""
+    rows = [measure(repeat) for measure in MEASUREMENTS]
+    for line in format_table(rows):
+        click.echo(line)
+    if json_file is not None:
+        table = [{**asdict(row), "ratio": row.ratio, "verdict": row.verdict} for row in rows]
+        write_json(json_file, table)
+
+
+def measure_best_class(repeat: int) -> Row:
+    """Time score maps to best class, against Pillow class by class and argmax."""
+    from ademx.scoremaps import ScoreResizer, best_class
+
+    scores = make_scores()
+    resizer = ScoreResizer(grid=scores.shape[1:], canvas=IMAGE, image=IMAGE, original=IMAGE)
+    equal = (best_class([(resizer, scores)]) == best_class_by_pillow(scores)).mean()
+    ours_s, reference_s = time_in_turns(
+        lambda: best_class([(resizer, scores)]), lambda: best_class_by_pillow(scores), repeat
+    )
+    return Row(
+        what=f"best class of {NUM_CLASSES} score maps, {IMAGE[0]}x{IMAGE[1]}, stride {STRIDE}",
+        ours_s=ours_s,
+        reference_s=reference_s,
+        target_ratio=4,
+        note=f"Pillow class by class in one thread, then argmax; {equal:.5%} equal pixels",
+    )
+
+
+def measure_confusion_matrix(repeat: int) -> Row:
+    """Time the confusion matrix, against set intersections class by class."""
+    from ademx.metrics import confusion_matrix
+
+    label, prediction = make_labels()
+    ours = confusion_matrix(label, prediction, NUM_CLASSES)
+    equal = (ours == confusion_matrix_by_sets(label, prediction)).all()
+    ours_s, reference_s = time_in_turns(
+        lambda: confusion_matrix(label, prediction, NUM_CLASSES),
+        lambda: confusion_matrix_by_sets(label, prediction),
+        repeat,
+    )
+    return Row(
+        what=f"confusion matrix of {NUM_CLASSES} classes, {IMAGE[0]}x{IMAGE[1]}",
+        ours_s=ours_s,
+        reference_s=reference_s,
+        target_ratio=100,
+        note=f"set intersection class by class; {'equal' if equal else 'NOT EQUAL'}",
+    )
+
+
+MEASUREMENTS: tuple[Callable[[int], Row], ...] = (measure_best_class, measure_confusion_matrix)
+
+
+def best_class_by_pillow(scores: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Return the best class by the release's way: every map at full size, then argmax."""
+    import numpy as np
+    from PIL import Image
+
+    size = (IMAGE[1], IMAGE[0])
+    maps = [np.asarray(Image.fromarray(one).resize(size, Image.BICUBIC)) for one in scores]
+    return np.argmax(maps, axis=0)
+
+
+def confusion_matrix_by_sets(
+    label: NDArray[np.uint8], prediction: NDArray[np.uint8]
+) -> NDArray[np.int64]:
+    """Return the confusion matrix from sets of the pixels of each class."""
+    import numpy as np
+
+    truths = [set(np.flatnonzero(label == index)) for index in range(NUM_CLASSES)]
+    guesses = [set(np.flatnonzero(prediction == index)) for index in range(NUM_CLASSES)]
+    return np.array([[len(truth & guess) for guess in guesses] for truth in truths])
+
+
+def make_scores() -> NDArray[np.float32]:
+    """Return probabilities (C, h, w) float32 that vary smoothly, as a network's do."""
+    import numpy as np
+
+    height, width = (side // STRIDE for side in IMAGE)
+    logits = np.random.default_rng(0).standard_normal((NUM_CLASSES, height, width))
+    for _ in range(3):
+        logits += sum(np.roll(logits, shift, axis) for axis in (1, 2) for shift in (-1, 1))
+    exponentials = np.exp(logits / logits.std() * 4)
+    return (exponentials / exponentials.sum(0)).astype(np.float32)
+
+
+def make_labels() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return a label of square regions, 5 % of it ignored, and a prediction 90 % right."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    regions = rng.integers(NUM_CLASSES, size=(IMAGE[0] // 32, IMAGE[1] // 32), dtype=np.uint8)
+    label = regions.repeat(32, axis=0).repeat(32, axis=1)
+    guesses = rng.integers(NUM_CLASSES, size=IMAGE, dtype=np.uint8)
+    prediction = np.where(rng.random(IMAGE) < 0.1, guesses, label)
+    label[rng.random(IMAGE) < 0.05] = 255
+    return label, prediction
+
+
+def time_in_turns(
+    ours: Callable[[], object], reference: Callable[[], object], repeat: int
+) -> tuple[float, float]:
+    """Return the median seconds of both, run in turns so that both see the same machine."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeat):
+        for function, taken in zip((ours, reference), seconds):
+            start = time.perf_counter()
+            function()
+            taken.append(time.perf_counter() - start)
+    return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+def format_table(rows: Sequence[Row]) -> list[str]:
+    """Return the lines of an aligned table."""
+    cells = [("what", "ours", "reference", "ratio", "target", "verdict", "note")]
+    cells += [
+        (
+            row.what,
+            f"{row.ours_s * 1e3:.1f} ms",
+            f"{row.reference_s * 1e3:.1f} ms",
+            f"{row.ratio:.1f}x",
+            f"{row.target_ratio:g}x",
+            row.verdict,
+            row.note,
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells
+    ]
