@@ -41,6 +41,8 @@ setup(
             "cityscapesscripts>=2.2",
             "gluoncv==0.10.5.post0",
             "hypothesis>=6.80",
+            "mypy==2.4.1; python_version >= '3.10'",
+            "mypy; python_version < '3.10'",
             "opencv-python>=4.7,<4.12",  # 4.12 asks for numpy 2
             "pytest>=7.4",
             "ruff==0.17.5",

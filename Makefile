@@ -1,0 +1,40 @@
+# `make demo` and `make test` need Python 3.9 to 3.12 and make; everything else goes into .venv.
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The first Python that MXNet 1.9.1 and numpy 1.26 have wheels for.
+PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10 python3.9; do \
+	$$python -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' \
+	2>/dev/null && echo $$python && break; done)
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/ademx demo --output demo --overwrite
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -c tests/pytest.ini tests
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check --config tools/ruff.toml .
+	$(BIN)/ruff format --config tools/ruff.toml --check .
+	$(BIN)/mypy --config-file tools/mypy.ini
+
+clean:
+	rm -rf $(VENV) demo *.egg-info
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "ademx needs Python 3.9 to 3.12; found none: install one, or \
+	name it, as in make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# A stamp is younger than setup.py once the extra of its name is installed.
+$(VENV)/demo.stamp: setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[cpu]'
+	touch $@
+
+$(VENV)/test.stamp: setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
