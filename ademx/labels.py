@@ -78,7 +78,7 @@ def parse_label(text: str | os.PathLike[str]) -> Label:
         stem = stem[: -len(suffix)] if stem.endswith(suffix) else stem
     epoch = _EPOCH.search(stem)
     fields = _EPOCH.sub("", stem).split("_")
-    if len(fields) < 3:
+    if len(fields) < 3 or "" in fields:
         raise ValueError(f"label {text!r}: expected {_FORM}, such as {_EXAMPLE}")
     dataset, network, classes, *rest = fields
     if dataset not in TASKS:

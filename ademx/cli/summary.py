@@ -1,0 +1,156 @@
+"""`ademx summary`: what a network costs, level by level, and its drawing."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ademx.files import replacing, write_json
+
+if TYPE_CHECKING:
+    from ademx.summary import LevelSummary, Summary
+
+_ORIGINS = {
+    "released": "released",
+    "drawn": "drawn in the release, which has no code for it",
+    "reconstructed": "RECONSTRUCTED from the paper, not released",
+    "baseline": "baseline of arXiv:1512.03385",
+    "spec": "built from a block spec",
+}
+_HEADER = (
+    *("level", "output", "channels", "blocks", "dilation"),
+    *("parameters", "moving stats", "GMACs", "activations"),
+)
+
+
+class _Size(click.ParamType):
+    """Height and width in pixels, such as 504x504, as a tuple."""
+
+    name = "HxW"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", value)
+        if match is None:
+            self.fail(f"{value!r}: expected height x width in pixels, such as 504x504", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("label")
+@click.option(
+    *("--input", "input_size"),
+    type=_Size(),
+    help="Size of the input, pixels; the training crop, or 504x504 for segmentation.",
+)
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images.")
+@click.option("--width", type=float, default=1.0, show_default=True, help="Times all channels.")
+@click.option(
+    "--pool",
+    type=click.Choice(["pad", "caffe", "full"]),
+    default="pad",
+    show_default=True,
+    help="Geometry of max pooling.",
+)
+@click.option(
+    "--head",
+    type=click.Choice(["2conv", "1conv"]),
+    default="2conv",
+    show_default=True,
+    help="Top of a segmentation network.",
+)
+@click.option("--plot", type=_FILE, help="Draw the graph: a .pdf, .png or .svg file.")
+@click.option("--json", "json_file", type=_FILE, help="Write the numbers as JSON.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+def summary(
+    label: str,
+    input_size: tuple[int, int] | None,
+    batch: int,
+    width: float,
+    pool: str,
+    head: str,
+    plot: Path | None,
+    json_file: Path | None,
+    overwrite: bool,
+) -> None:
+    """Parameters, operations, memory and depth of LABEL, per level.
+
+    LABEL is a model label (voc_rna-a1_cls21_s8) or a network's name (a1, rn-50).
+    """
+    from ademx.summary import load_graph, summarise
+
+    _check_writable([plot, json_file], overwrite=overwrite)
+    graph = load_graph(label, input_size=input_size, batch=batch, width=width, pool=pool, head=head)
+    result = summarise(graph)
+    if plot:
+        from ademx.drawing import draw
+
+        picture = draw(graph, plot.suffix.lstrip(".").lower())
+        with replacing(plot) as file:
+            file.write(picture)
+    if json_file:
+        write_json(json_file, dataclasses.asdict(result))
+    click.echo(_report(result))
+
+
+def _report(result: Summary) -> str:
+    """Return the table with the facts on the whole network around it."""
+    rows = [_HEADER, *map(_row, result.levels), _totals(result)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
+    width = "" if result.width == 1 else f", width ×{result.width:g}"
+    return "\n".join(
+        [
+            f"{result.label}: {_ORIGINS[result.origin]}",
+            f"depth {result.depth}, input {'×'.join(map(str, result.input_shape))}{width}",
+            "",
+            *table,
+            "",
+            "GMACs: 1e9 multiply-adds of convolutions and linear layers, whole batch.",
+            "activations: every operator's output as float32, whole batch; training in MXNet",
+            "allocates about two thirds of it, as some operators write over their input.",
+        ]
+    )
+
+
+def _row(level: LevelSummary) -> tuple[str, ...]:
+    return (
+        level.name,
+        "×".join(map(str, level.output_size)),
+        f"{level.channels:,}",
+        str(level.blocks or "-"),
+        ", ".join(map(str, level.dilations)) or "-",
+        *_costs(level),
+    )
+
+
+def _totals(result: Summary) -> tuple[str, ...]:
+    blocks = sum(level.blocks for level in result.levels)
+    return ("total", "", "", str(blocks), "", *_costs(result))
+
+
+def _costs(row: LevelSummary | Summary) -> tuple[str, ...]:
+    return (
+        f"{row.parameters:,}",
+        f"{row.auxiliary:,}",
+        f"{row.macs / 1e9:,.3f}",
+        f"{row.activation_bytes / 2**20:,.1f} MiB",
+    )
+
+
+def _check_writable(paths: Sequence[Path | None], *, overwrite: bool) -> None:
+    """Raise OSError, before any work is done, for a file that could not be written at its end."""
+    for path in filter(None, paths):
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} exists: choose another name or add --overwrite")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path}: there is no folder {path.parent}: make it first")

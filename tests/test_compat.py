@@ -1,0 +1,130 @@
+"""The bridge to MXNet 1.9: without it, with it, and beside torch. Each case a fresh process."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from ademx import compat
+
+WITHOUT_MXNET = """
+    import sys
+
+    class Absent:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] == "mxnet":
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    sys.meta_path.insert(0, Absent())
+"""
+BLOCKED_MXNET = """
+    import sys
+    sys.modules["mxnet"] = None
+"""
+
+
+def run(*sources):
+    code = "\n".join(map(textwrap.dedent, sources))
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def output_of(*sources):
+    result = run(*sources)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_what_needs_no_mxnet_imports_without_it():
+    modules = (
+        "ademx, ademx.cli, ademx.labels, ademx.metrics, ademx.models, ademx.params, "
+        "ademx.summary, iters.datasets, iters.transforms, symbols, symbols.levels"
+    )
+    assert output_of(WITHOUT_MXNET, f"import {modules}\nprint(ademx.__version__)")
+
+
+@pytest.mark.parametrize("hide", [WITHOUT_MXNET, BLOCKED_MXNET])
+def test_a_graph_without_mxnet_says_in_one_line_what_to_install(hide):
+    code = """
+        import ademx
+        try:
+            ademx.build_symbol("ilsvrc-cls_rna-a1_cls1000")
+        except ImportError as error:
+            print(type(error).__name__, error)
+    """
+    message = output_of(hide, code)
+    assert message.startswith("MissingDependency this needs MXNet, which is not installed")
+    assert "pip install 'ademx[cpu]'" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_the_command_without_mxnet_says_so_in_one_line_and_fails():
+    result = run(WITHOUT_MXNET, "from ademx.cli import main\nmain(['summary', 'a1'])")
+    assert result.returncode == 1
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: this needs MXNet")
+    assert "pip install 'ademx[cpu]'" in line
+
+
+def test_help_needs_no_mxnet():
+    code = "from ademx.cli import main\nmain(['summary', '--help'])"
+    assert "--plot" in output_of(WITHOUT_MXNET, code)
+
+
+def test_mxnet_imports_after_ademx():
+    pytest.importorskip("mxnet")
+    assert output_of("import ademx, mxnet\nprint(mxnet.nd.ones((2, 3)).sum().asscalar())") == "6.0"
+
+
+@pytest.mark.parametrize("before", ["import torch", ""])
+def test_gluoncv_imports_beside_torch(before):
+    for package in ("gluoncv", "torch"):
+        if not importlib.util.find_spec(package):
+            pytest.skip(f"{package} is not installed")
+    code = """
+        from ademx.compat import import_gluoncv
+        gluoncv = import_gluoncv()
+        import torch
+        net = gluoncv.model_zoo.get_model("cifar_resnet20_v1", pretrained=False)
+        print(type(net).__name__, torch.nn.functional.relu(torch.tensor([-1.0, 2.0])).tolist())
+    """
+    assert output_of(before, code) == "CIFARResNetV1 [0.0, 2.0]"
+
+
+def test_numpy_2_is_named_with_its_remedy(monkeypatch):
+    monkeypatch.setattr(np, "__version__", "2.1.3")
+    message = "MXNet 1.9.1 needs numpy below 2, found 2.1.3: run `pip install 'numpy<2'`"
+    with pytest.raises(compat.MissingDependency, match=message):
+        compat.import_mxnet()
+
+
+def test_a_missing_library_is_named_with_its_remedy(monkeypatch):
+    def load(name):
+        raise OSError("libcudnn.so.8: cannot open shared object file")
+
+    monkeypatch.setattr(compat.importlib, "import_module", load)
+    with pytest.raises(compat.MissingDependency, match=r"does not load \(libcudnn.*ademx\[gpu\]"):
+        compat.import_mxnet()
+
+
+def test_a_package_that_mxnet_lacks_is_reported_as_itself(monkeypatch):
+    def load(name):
+        raise ModuleNotFoundError("No module named 'requests'", name="requests")
+
+    monkeypatch.setattr(compat.importlib, "import_module", load)
+    with pytest.raises(ModuleNotFoundError, match="No module named 'requests'") as caught:
+        compat.import_mxnet()
+    assert not isinstance(caught.value, compat.MissingDependency)
+
+
+def test_aliases_that_numpy_still_has_are_left_alone(monkeypatch):
+    monkeypatch.setattr(np, "bool", "numpy's own", raising=False)
+    monkeypatch.delattr(np, "int")
+    compat.prepare_numpy()
+    assert np.bool == "numpy's own"
+    assert np.int is int
