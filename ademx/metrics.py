@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 ABSENT_CLASSES = ("skip", "zero")
 
@@ -76,7 +76,8 @@ def confusion_matrix(
     for name, values in (("label", label), ("prediction", prediction)):
         strays = (values < 0) | (values >= num_classes)
         if strays.any():
-            _check_classes(name, *np.unique(values[strays], return_counts=True), num_classes)
+            found, times = np.unique(values[strays], return_counts=True)
+            _check_classes(name, found, times, num_classes)
     pairs = label.astype(np.intp) * num_classes + prediction.astype(np.intp)
     counts = np.bincount(pairs, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes).astype(np.int64, copy=False)
@@ -163,7 +164,7 @@ def topk_errors(
 
 
 def _confusion_of_bytes(
-    label: NDArray[np.uint8], prediction: NDArray[np.uint8], num_classes: int, ignore: int
+    label: NDArray[np.integer], prediction: NDArray[np.integer], num_classes: int, ignore: int
 ) -> NDArray[np.int64]:
     """Count all pairs of bytes; what is ignored or wrong is then found in the counts."""
     label, prediction = label.ravel(), prediction.ravel()
@@ -171,7 +172,7 @@ def _confusion_of_bytes(
     for start in range(0, label.size, _CHUNK):
         pairs = label[start : start + _CHUNK].astype(np.uint16)
         pairs <<= 8
-        pairs |= prediction[start : start + _CHUNK]
+        np.bitwise_or(pairs, prediction[start : start + _CHUNK], out=pairs)
         counts += np.bincount(pairs, minlength=_BYTES**2)
     counts = counts.reshape(_BYTES, _BYTES)
     if 0 <= ignore < _BYTES:
@@ -228,7 +229,7 @@ def _check_classification(probabilities: NDArray, labels: NDArray, ks: Sequence[
         raise ValueError(f"ks: found {tuple(ks)}, expected ranks from 1 on")
 
 
-def _percent(part: NDArray[np.integer], whole: NDArray[np.integer]) -> NDArray[np.float64]:
+def _percent(part: ArrayLike, whole: ArrayLike) -> NDArray[np.float64]:
     """Return 100 * part / whole; nan where both are 0."""
     with np.errstate(invalid="ignore"):
         return 100.0 * np.true_divide(part, whole)

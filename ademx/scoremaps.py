@@ -119,8 +119,8 @@ def best_class(
     parts = [(resizer, resizer._checked(scores)) for resizer, scores in parts]
     _check_parts(parts)
     num_classes = len(parts[0][1])
-    dtype = np.uint8 if num_classes <= 256 else np.uint16
-    labels = np.empty(parts[0][0].original, dtype)
+    dtype: np.dtype[np.unsignedinteger] = np.dtype(np.uint8 if num_classes <= 256 else np.uint16)
+    labels: NDArray[np.unsignedinteger] = np.empty(parts[0][0].original, dtype)
     for rows, columns, terms in _tiles(parts):
         labels[rows, columns] = _best_class_of_tile(terms, num_classes, dtype)
     return labels
@@ -250,7 +250,7 @@ def _band(matrix: NDArray[np.floating], rows: slice) -> tuple[NDArray[np.floatin
 def _best_class_of_tile(
     terms: Sequence[_Term],
     num_classes: int,
-    dtype: type[np.unsignedinteger],
+    dtype: np.dtype[np.unsignedinteger],
 ) -> NDArray[np.unsignedinteger]:
     """Return the first class with the highest sum of the terms' scores."""
     best = _sum_of_terms(terms, 0)
@@ -258,14 +258,14 @@ def _best_class_of_tile(
     for index in range(1, num_classes):
         scores = _sum_of_terms(terms, index)
         # The latest winner is also the highest index: a maximum is faster than a masked write.
-        np.maximum(labels, (scores > best) * dtype(index), out=labels)
+        np.maximum(labels, (scores > best) * dtype.type(index), out=labels)
         np.maximum(best, scores, out=best)
     return labels
 
 
 def _sum_of_terms(terms: Sequence[_Term], index: int) -> NDArray[np.float32]:
     weights, maps = terms[0]
-    scores = weights @ maps[index]
+    scores: NDArray[np.float32] = weights @ maps[index]
     for weights, maps in terms[1:]:
         scores += weights @ maps[index]
     return scores

@@ -1,0 +1,217 @@
+"""Testing a classifier on a dataset (SPEC §5)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ademx.evaluation import EvaluationOptions, Session, grouped, progress_bar, published_record
+from ademx.files import replacing, write_json
+from ademx.metrics import topk_errors
+from ademx.published import Result, find_result
+from iters import transforms
+from iters.lists import Sample
+
+_RANKS = (1, 5)
+
+
+@dataclass(frozen=True)
+class ClassificationOptions(EvaluationOptions):
+    """How to test a classifier.
+
+    Attributes:
+        test_3crops: average three crops along the longer side, not the centre alone.
+        class_ids: file with a line for each class, the number that the benchmark's server has
+            for it; without it guesses are numbered from 1 in the order of the classes.
+    """
+
+    test_3crops: bool = False
+    class_ids: Path | None = None
+
+
+@dataclass(frozen=True)
+class ClassificationReport:
+    """What a test of a classifier found.
+
+    Attributes:
+        errors: rank (1, 5) -> error in percent, of the mean over the scales; None where the split
+            has no labels.
+        scale_errors: the same for each scale alone.
+        published: the published result with the same label, split and options, if any.
+        record: the whole of `scores.json`.
+    """
+
+    errors: dict[int, float] | None
+    scale_errors: dict[int, dict[int, float]]
+    published: Result | None
+    record: dict[str, Any]
+
+
+def evaluate_classification(options: ClassificationOptions) -> ClassificationReport:
+    """Test weights on a split, write probabilities and scores, return the errors.
+
+    Images that cannot be read are left out, named in the log and listed in the report; their
+    rows of `predictions/<scale>.npy` are nan.
+
+    Raises:
+        ValueError, FileNotFoundError: see :class:`ademx.evaluation.Session`.
+
+    Source: SPEC §5; ademxapp:iclass/ilsvrc.py.
+    """
+    tester = _Tester(options)
+    return tester.report([tester.probabilities(scale) for scale in options.test_scales])
+
+
+class _Tester:
+    """Takes a split's images from their files to class probabilities and errors."""
+
+    def __init__(self, options: ClassificationOptions) -> None:
+        self._options = options
+        self._session = Session(
+            options, task="classification", settings={"test_3crops": options.test_3crops}
+        )
+        self._num_classes = self._session.dataset.num_classes
+        self._class_ids = _read_class_ids(options.class_ids, self._num_classes)
+        self._truth = self._checked_labels()
+        self._folder = options.output / "predictions"
+        self._folder.mkdir(exist_ok=True)
+
+    def probabilities(self, scale: int) -> np.ndarray:
+        """Return one scale's (N, classes) float32, also in `predictions/<scale>.npy`.
+
+        Rows of broken images are nan. While the scale is under way its file ends in `.part`.
+        """
+        partial = self._folder / f"{scale}.npy.part"
+        rows = self._open_rows(partial, self._folder / f"{scale}.npy")
+        todo = [self._session.samples[index] for index in np.flatnonzero(_untested(rows))]
+        loaded = self._session.load(todo, lambda sample: self._inputs(sample, scale))
+        with progress_bar(total=len(rows), unit="image", desc=f"scale {scale}") as bar:
+            bar.update(len(rows) - len(todo))
+            for group in grouped(loaded, self._session.group_images):
+                indices = [sample.index for sample, _ in group]
+                rows[indices] = self._predict([inputs for _, inputs in group])
+                bar.update(len(group))
+                if self._session.has_labels:
+                    bar.set_postfix(top1_error=f"{self._errors(rows)[1]:.2f}", refresh=False)
+        rows.flush()
+        os.replace(partial, self._folder / f"{scale}.npy")
+        return np.array(rows)
+
+    def report(self, probabilities: list[np.ndarray]) -> ClassificationReport:
+        """Return the report of every scale's probabilities and write it to `scores.json`."""
+        mean = np.mean(probabilities, axis=0)
+        tested = int((~_untested(mean)).sum())
+        record = self._session.record(num_tested=tested)
+        errors, scale_errors, published = None, {}, self._published()
+        if self._session.has_labels:
+            errors = self._errors(mean)
+            for scale, rows in zip(self._options.test_scales, probabilities):
+                scale_errors[scale] = self._errors(rows)
+            record = {
+                **_named(errors),
+                "scales": {scale: _named(found) for scale, found in scale_errors.items()},
+                **record,
+            }
+        else:
+            self._write_submission(mean)
+        record["published"] = published_record(published)
+        write_json(self._options.output / "scores.json", record)
+        return ClassificationReport(errors, scale_errors, published, record)
+
+    def _open_rows(self, partial: Path, complete: Path) -> np.memmap:
+        """Return the file of a scale's rows, nan where an image is yet to be tested."""
+        if complete.is_file():  # finished before; broken images are tried once more
+            os.replace(complete, partial)
+        shape = (len(self._session.samples), self._num_classes)
+        if partial.is_file():
+            try:
+                rows = np.lib.format.open_memmap(partial, mode="r+")
+            except ValueError:  # cut short by a crash of the machine
+                rows = None
+            if rows is not None and (rows.shape, rows.dtype) == (shape, np.float32):
+                return rows
+        rows = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+        rows[:] = np.nan
+        return rows
+
+    def _inputs(self, sample: Sample, scale: int) -> np.ndarray:
+        """Return an image's (crops · flips, 3, scale, scale) float32 network inputs."""
+        image = transforms.resize_shorter(
+            transforms.load_image(sample.image), scale, choose=self._options.choose_interp_method
+        )
+        if self._options.test_3crops:
+            crops = transforms.three_crops(image, scale)
+        else:
+            crops = [transforms.center_crop(image, scale)]
+        normalized = [transforms.normalize(crop, self._session.normalization) for crop in crops]
+        if self._options.test_flipping:
+            normalized += [crop[:, :, ::-1] for crop in normalized]
+        return np.stack(normalized)
+
+    def _predict(self, inputs: list[np.ndarray]) -> np.ndarray:
+        """Return the (images, classes) mean probabilities over each image's inputs."""
+        outputs = self._session.predict(np.concatenate(inputs))
+        return outputs.reshape(len(inputs), -1, self._num_classes).mean(axis=1)
+
+    def _errors(self, probabilities: np.ndarray) -> dict[int, float]:
+        tested = ~_untested(probabilities)
+        return topk_errors(probabilities[tested], self._truth[tested], ks=_RANKS)
+
+    def _checked_labels(self) -> np.ndarray:
+        """Return the (N,) true classes, none where the split has no labels."""
+        if not self._session.has_labels:
+            return np.empty(0, int)
+        truth = np.array([sample.label for sample in self._session.samples])
+        if truth.max() >= self._num_classes:
+            worst = self._session.samples[int(truth.argmax())]
+            raise ValueError(
+                f"{worst.image}: label {worst.label} in the list, but {self._session.dataset.name} "
+                f"has classes 0 to {self._num_classes - 1}"
+            )
+        return truth
+
+    def _write_submission(self, probabilities: np.ndarray) -> None:
+        """Write five guesses a line, likeliest first; an image without a result guesses class 1."""
+        best = np.argsort(-np.nan_to_num(probabilities), axis=1, kind="stable")[:, : max(_RANKS)]
+        lines = [" ".join(str(self._class_ids[index]) for index in row) for row in best]
+        with replacing(self._options.output / "submission.txt") as file:
+            file.write("\n".join([*lines, ""]).encode())
+
+    def _published(self) -> Result | None:
+        options = self._options
+        if len(options.weights) > 1:
+            return None
+        return find_result(
+            str(self._session.label),
+            split=options.split,
+            test_scales=options.test_scales,
+            test_flipping=options.test_flipping,
+            test_steps=1,
+            test_3crops=options.test_3crops,
+            pool=options.pool,
+        )
+
+
+def _untested(rows: np.ndarray) -> np.ndarray:
+    """Return, (N,) bool, which rows are not whole."""
+    return np.isnan(rows).any(axis=1)
+
+
+def _named(errors: dict[int, float]) -> dict[str, float]:
+    return {f"top{rank}_error": error for rank, error in errors.items()}
+
+
+def _read_class_ids(path: Path | None, num_classes: int) -> list[int]:
+    if path is None:
+        return list(range(1, num_classes + 1))
+    fields = path.read_text().split()
+    if len(fields) != num_classes or not all(field.isdecimal() for field in fields):
+        raise ValueError(
+            f"--class-ids {path}: expected {num_classes} whole numbers, one a line, in the order "
+            f"of the classes; found {len(fields)} fields"
+        )
+    return [int(field) for field in fields]

@@ -1,0 +1,300 @@
+"""What testing a classifier and testing a segmentation network share."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+import ademx
+from ademx import runs
+from ademx.files import md5
+from ademx.labels import Label, parse_label
+from ademx.predictor import Devices, Predictor, check_same_task
+from ademx.published import RELEASED_FILES, Result
+from iters import transforms
+from iters.datasets import Dataset, get_dataset
+from iters.lists import Sample, find_samples
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How to test, for both tasks; the names are those of the command line.
+
+    Attributes:
+        weights: `.params` files; the probabilities of several are averaged.
+        data_root: folder of the dataset.
+        output: folder for everything that is written.
+        test_scales: lengths of the shorter (classification) or longer (segmentation) side that
+            an image is resized to, pixels.
+        model: label of the weights, where the file's name is not one.
+        dataset: name of the dataset, where it is not the label's.
+        split: such as "val"; "test" has no labels.
+        list_file: a list of the samples, in place of the dataset's layout.
+        test_flipping: average with the mirrored image.
+        choose_interp_method: choose the filter by the sizes, else bicubic always.
+        pool: geometry of max pooling.
+        precision: "float32" or "bfloat16".
+        devices: where to compute.
+        batch_images: network inputs that a device computes at a time.
+        prefetch_threads: threads that read and transform images ahead of the network.
+        resume: go on with an interrupted run.
+        overwrite: replace the results in `output`.
+    """
+
+    weights: tuple[Path, ...]
+    data_root: Path
+    output: Path
+    test_scales: tuple[int, ...]
+    model: str | None = None
+    dataset: str | None = None
+    split: str = "val"
+    list_file: Path | None = None
+    test_flipping: bool = False
+    choose_interp_method: bool = True
+    pool: str = "pad"
+    precision: str = "float32"
+    devices: Devices = field(default_factory=Devices)
+    batch_images: int = 1
+    prefetch_threads: int = 2
+    resume: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.weights:
+            raise ValueError("--weights: expected at least one .params file")
+        if not self.test_scales or min(self.test_scales) < 1:
+            raise ValueError(f"--test-scales {self.test_scales}: expected lengths above 0")
+        if len(set(self.test_scales)) < len(self.test_scales):
+            raise ValueError(f"--test-scales {self.test_scales}: a scale is given twice")
+        for name in ("batch_images", "prefetch_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: expected 1 or more")
+
+
+class Session:
+    """The samples, networks and folder of one test run.
+
+    Args:
+        options: how to test.
+        task: "classification" or "segmentation".
+        settings: what decides the results beside what the options of both tasks hold.
+
+    Raises:
+        ValueError: options that do not fit each other, the weights or the output folder.
+        FileNotFoundError: weights or data are missing.
+    """
+
+    def __init__(self, options: EvaluationOptions, *, task: str, settings: dict[str, Any]) -> None:
+        self.options = options
+        self.labels = tuple(_label(options, path, task) for path in options.weights)
+        check_same_task(self.labels)
+        self.dataset = _dataset(options, self.labels[0])
+        self.samples = find_samples(
+            self.dataset.name, options.data_root, options.split, list_file=options.list_file
+        )
+        self.has_labels = self.samples[0].label is not None
+        self.weights = [{"file": str(path), "md5": md5(path)} for path in options.weights]
+        self._settings = {**self._deciding_settings(), **settings}
+        self._predictors = tuple(map(self._predictor, options.weights, self.labels))
+        runs.open_folder(
+            options.output, self._settings, resume=options.resume, overwrite=options.overwrite
+        )
+        self.broken: dict[str, str] = {}  # path of an image -> why it could not be tested
+        self._start = time.monotonic()
+        self._describe()
+
+    @property
+    def label(self) -> Label:
+        """The label of the first weights."""
+        return self.labels[0]
+
+    @property
+    def normalization(self) -> transforms.Normalization:
+        """The input normalisation of the network's family."""
+        return transforms.RN if self.label.family == "rn" else transforms.RNA
+
+    def predict(self, images: Any) -> Any:
+        """Return the networks' mean output for (N, 3, H, W) float32 images."""
+        outputs = [model(images, batch=self.options.batch_images) for model in self._predictors]
+        return outputs[0] if len(outputs) == 1 else sum(outputs) / len(outputs)
+
+    def load(
+        self, samples: Sequence[Sample], function: Callable[[Sample], R]
+    ) -> Iterator[tuple[Sample, R]]:
+        """Yield samples with what `function` makes of them, read ahead by threads.
+
+        A broken or missing image is logged, added to `broken` and left out.
+        """
+
+        def attempt(sample: Sample) -> R | Exception:
+            try:
+                return function(sample)
+            except (transforms.BrokenImage, OSError) as error:
+                return error
+
+        for sample, result in prefetched(samples, attempt, threads=self.options.prefetch_threads):
+            if isinstance(result, Exception):
+                _log.error("left out: %s", result)
+                self.broken[str(sample.image)] = str(result)
+            else:
+                yield sample, result
+
+    @property
+    def group_images(self) -> int:
+        """Images to predict together: a batch for every device."""
+        devices = self.options.devices
+        return self.options.batch_images * max(len(devices.gpus), devices.cpus)
+
+    def record(self, *, num_tested: int) -> dict[str, Any]:
+        """Return what every score file says of its run, as JSON has it."""
+        seconds = time.monotonic() - self._start
+        return {
+            "dataset": self.dataset.name,
+            "num_images": len(self.samples),
+            "num_broken": len(self.broken),
+            "broken": [{"image": i, "error": e} for i, e in self.broken.items()],
+            "weights": self.weights,
+            "settings": self._settings,
+            "seconds": round(seconds, 3),
+            "images_per_second": round(num_tested / seconds, 3),
+            "versions": versions(),
+        }
+
+    def _predictor(self, path: Path, label: Label) -> Predictor:
+        options = self.options
+        return Predictor.from_file(
+            path, label, devices=options.devices, pool=options.pool, precision=options.precision
+        )
+
+    def _deciding_settings(self) -> dict[str, Any]:
+        options = self.options
+        names = "\n".join(f"{sample.image}\t{sample.label}" for sample in self.samples)
+        return {
+            "labels": [str(label) for label in self.labels],
+            "weights_md5": [weights["md5"] for weights in self.weights],
+            "dataset": self.dataset.name,
+            "split": options.split,
+            "samples_md5": hashlib.md5(names.encode(errors="surrogateescape")).hexdigest(),
+            "test_scales": options.test_scales,
+            "test_flipping": options.test_flipping,
+            "choose_interp_method": options.choose_interp_method,
+            "pool": options.pool,
+            "precision": options.precision,
+        }
+
+    def _describe(self) -> None:
+        for weights in self.weights:
+            name = Path(weights["file"]).name
+            known = RELEASED_FILES.get(name)
+            state = "no released file has this name"
+            if known is not None:
+                same = known == weights["md5"]
+                state = "the released file" if same else "not the released file of this name"
+            _log.info("%s: MD5 %s, %s", name, weights["md5"], state)
+        _log.info(
+            "%s %s: %d images, scales %s, writing to %s",
+            self.dataset.name,
+            self.options.split,
+            len(self.samples),
+            ", ".join(map(str, self.options.test_scales)),
+            self.options.output,
+        )
+
+
+def prefetched(
+    items: Iterable[T], function: Callable[[T], R], *, threads: int
+) -> Iterator[tuple[T, R]]:
+    """Yield items with their results in order, computed by threads a few items ahead.
+
+    Args:
+        items: what to work on.
+        function: what to do with each; an exception is raised when its turn comes.
+        threads: how many work at once; twice as many results are held.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        pending: deque[tuple[T, Future[R]]] = deque()
+        try:
+            for item in items:
+                pending.append((item, pool.submit(function, item)))
+                if len(pending) > 2 * threads:
+                    done, future = pending.popleft()
+                    yield done, future.result()
+            while pending:
+                done, future = pending.popleft()
+                yield done, future.result()
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+
+def progress_bar(**options: Any) -> tqdm[Any]:
+    """Return a progress bar on stderr, which tells a log file its state every 30 seconds."""
+    interval = 0.1 if sys.stderr.isatty() else 30
+    return tqdm(mininterval=interval, maxinterval=interval, smoothing=0, **options)
+
+
+def grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield the items in lists of `size`, the last one possibly shorter."""
+    group: list[T] = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide the numbers."""
+    found = {"ademx": ademx.__version__, "python": platform.python_version()}
+    for name in ("mxnet", "mxnet-cu112", "numpy", "pillow"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def published_record(result: Result | None) -> dict[str, Any] | None:
+    """Return a published result as JSON has it."""
+    if result is None:
+        return None
+    return {**result.values, "setting": result.setting, "source": result.source}
+
+
+def _label(options: EvaluationOptions, path: Path, task: str) -> Label:
+    label = parse_label(options.model or path)
+    if label.task != task:
+        raise ValueError(
+            f"{options.model or path}: a network for {label.task}; "
+            f"use `ademx evaluate {label.task}`"
+        )
+    return label
+
+
+def _dataset(options: EvaluationOptions, label: Label) -> Dataset:
+    dataset = get_dataset(options.dataset or label.dataset)
+    if dataset.task != label.task or dataset.num_classes != label.num_classes:
+        raise ValueError(
+            f"{label} has {label.num_classes} classes for {label.task}; {dataset.name} has "
+            f"{dataset.num_classes} for {dataset.task}: name a --dataset that fits"
+        )
+    return dataset

@@ -1,0 +1,242 @@
+"""Running a network on images: a graph without its loss, bound on one or several devices."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ademx import params
+from ademx.compat import import_mxnet
+from ademx.labels import Label
+from ademx.models import build_symbol
+from symbols.levels import get_network
+
+if TYPE_CHECKING:
+    from mxnet.symbol import Symbol
+
+PRECISIONS = ("float32", "bfloat16")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where to compute: GPUs by number, or else a number of CPU contexts.
+
+    Attributes:
+        gpus: numbers of the GPUs; empty for the CPU.
+        cpus: number of CPU contexts, which share the cores.
+    """
+
+    gpus: tuple[int, ...] = ()
+    cpus: int = 1
+
+    def contexts(self) -> list[Any]:
+        """Return the MXNet contexts.
+
+        Raises:
+            ValueError: a GPU that this machine or this build of MXNet does not have.
+        """
+        mx = import_mxnet()
+        if not self.gpus:
+            return [mx.cpu(number) for number in range(self.cpus)]
+        available = mx.context.num_gpus()
+        if max(self.gpus) >= available:
+            raise ValueError(
+                f"--gpus {','.join(map(str, self.gpus))}: MXNet finds {available} GPUs here; "
+                'use --gpus "" for the CPU'
+            )
+        return [mx.gpu(number) for number in self.gpus]
+
+
+def default_devices() -> Devices:
+    """Return the first GPU where MXNet finds one, else one CPU context."""
+    return Devices(gpus=(0,)) if import_mxnet().context.num_gpus() else Devices()
+
+
+class Predictor:
+    """Class probabilities of image batches, computed by one network on one or several devices.
+
+    The graph is the label's without its loss layer; width and head are read off the weights.
+    MXNet's MKLDNN backend folds BatchNorm into the convolution before it when the graph is bound
+    on a CPU, so nothing is folded here.
+
+    Args:
+        label: which network, classes and output stride.
+        arg_params: name -> float array, as :func:`ademx.params.load` returns them.
+        aux_params: the same for the moving statistics.
+        source: what the parameters come from, for messages.
+        devices: where to compute; the images of a batch are shared out.
+        pool: geometry of max pooling, "pad", "caffe" or "full".
+        precision: "float32", or "bfloat16" for twice the speed on CPUs that have it.
+
+    Raises:
+        ademx.params.CheckpointMismatch: graph and parameters do not fit.
+        ValueError: an unknown precision or one that the device does not have.
+    """
+
+    def __init__(
+        self,
+        label: Label,
+        arg_params: dict[str, np.ndarray],
+        aux_params: dict[str, np.ndarray],
+        *,
+        source: str,
+        devices: Devices,
+        pool: str = "pad",
+        precision: str = "float32",
+    ) -> None:
+        _check_precision(precision, devices)
+        # MXNet announces its backend on stderr at every bind; that is noise in a progress bar.
+        os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
+        graph = _test_graph(label, arg_params, pool)
+        check_fit(graph, arg_params, aux_params, source=source)
+        mx = import_mxnet()
+        arrays = {name: mx.nd.array(value, dtype=np.float32) for name, value in arg_params.items()}
+        states = {name: mx.nd.array(value, dtype=np.float32) for name, value in aux_params.items()}
+        if precision == "bfloat16":
+            graph, arrays, states = mx.contrib.amp.convert_model(
+                graph, arrays, states, target_dtype="bfloat16", cast_optional_params=True
+            )
+        self._replicas = [
+            _Replica(graph, arrays, states, context) for context in devices.contexts()
+        ]
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], label: Label, **options: Any) -> Predictor:
+        """Return the predictor of a `.params` file; `options` are those of the class."""
+        arg_params, aux_params = params.load(path)
+        return cls(label, arg_params, aux_params, source=str(Path(path)), **options)
+
+    def __call__(self, images: np.ndarray, *, batch: int) -> np.ndarray:
+        """Return the network's output for images of any number.
+
+        Args:
+            images: (N, 3, H, W) float32, normalised.
+            batch: images that one device computes at a time.
+
+        Returns:
+            (N, classes) or (N, classes, H/s, W/s) float32 probabilities.
+        """
+        chunks = [images[start : start + batch] for start in range(0, len(images), batch)]
+        outputs: list[np.ndarray] = []
+        for start in range(0, len(chunks), len(self._replicas)):
+            # MXNet computes while Python goes on: start every device, then wait for each.
+            running = [
+                replica.start(chunk)
+                for replica, chunk in zip(
+                    self._replicas, chunks[start : start + len(self._replicas)]
+                )
+            ]
+            outputs.extend(output.asnumpy() for output in running)
+        return np.concatenate(outputs)
+
+
+class _Replica:
+    """The graph on one device, bound anew for every shape of input, with one set of weights."""
+
+    _MAX_SHAPES = 4
+
+    def __init__(self, graph: Symbol, args: dict, auxs: dict, context: Any) -> None:
+        self._graph = graph
+        self._context = context
+        self._args = {name: value.as_in_context(context) for name, value in args.items()}
+        self._auxs = {name: value.as_in_context(context) for name, value in auxs.items()}
+        self._executors: dict[tuple[int, ...], Any] = {}
+
+    def start(self, images: np.ndarray) -> Any:
+        """Start computing and return the NDArray that will hold the output."""
+        executor = self._executors.get(images.shape) or self._bind(images.shape)
+        return executor.forward(is_train=False, data=images)[0]
+
+    def _bind(self, shape: tuple[int, ...]) -> Any:
+        mx = import_mxnet()
+        if len(self._executors) == self._MAX_SHAPES:  # each holds its activations' memory
+            self._executors.pop(next(iter(self._executors)))
+        data = mx.nd.zeros(shape, ctx=self._context)
+        self._executors[shape] = self._graph.bind(
+            self._context, {**self._args, "data": data}, aux_states=self._auxs, grad_req="null"
+        )
+        return self._executors[shape]
+
+
+def check_fit(
+    graph: Symbol,
+    arg_params: dict[str, np.ndarray],
+    aux_params: dict[str, np.ndarray],
+    *,
+    source: str,
+) -> None:
+    """Raise CheckpointMismatch, listing everything, unless the parameters are the graph's.
+
+    Args:
+        graph: a graph whose only input is "data".
+        arg_params: name -> array.
+        aux_params: name -> array.
+        source: what the parameters come from, for the message.
+    """
+    arg_shapes, _, aux_shapes = graph.infer_shape(data=(1, 3, 224, 224))
+    expected = dict(zip(graph.list_arguments(), arg_shapes))
+    del expected["data"]
+    expected.update(zip(graph.list_auxiliary_states(), aux_shapes))
+    params.check_parameters(expected, {**arg_params, **aux_params}, source=source)
+
+
+def _test_graph(label: Label, arg_params: dict[str, np.ndarray], pool: str) -> Symbol:
+    """Return the label's graph with a plain softmax in place of its loss."""
+    mx = import_mxnet()
+    graph = build_symbol(
+        label,
+        pool=pool,
+        width=_width(label, arg_params),
+        head="2conv" if "conv6a_weight" in arg_params else "1conv",
+    )
+    scores = graph.get_internals()[f"linear{label.num_classes}_output"]
+    return mx.sym.softmax(scores, axis=1, name="probabilities")
+
+
+def _width(label: Label, arg_params: dict[str, np.ndarray]) -> float:
+    """Return the width multiplier: the head's input channels over the full network's."""
+    top = "conv6a_weight" if "conv6a_weight" in arg_params else f"linear{label.num_classes}_weight"
+    if top not in arg_params or arg_params[top].ndim < 2:
+        return 1.0  # the comparison of graph and parameters names what is missing
+    full = get_network(label.family, label.variant).levels[-1].channels[-1]
+    return arg_params[top].shape[1] / full
+
+
+def _check_precision(precision: str, devices: Devices) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if precision == "bfloat16" and devices.gpus:
+        raise ValueError("precision bfloat16: MXNet has it on CPUs only; use --precision float32")
+    if precision == "bfloat16" and not cpu_has_bfloat16():
+        _log.warning("this CPU has no bfloat16 instructions: expect no gain over float32")
+
+
+def cpu_has_bfloat16() -> bool:
+    """Return whether the CPU multiplies bfloat16 in hardware (Linux; elsewhere False)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return re.search(r"\b(avx512_bf16|amx_bf16)\b", flags) is not None
+
+
+def check_same_task(labels: Sequence[Label]) -> None:
+    """Raise ValueError unless the labels' outputs can be averaged."""
+    first = labels[0]
+    for label in labels[1:]:
+        for field in ("dataset", "num_classes", "output_stride"):
+            ours, theirs = getattr(first, field), getattr(label, field)
+            if ours != theirs:
+                raise ValueError(
+                    f"weights of {first} and {label} cannot be averaged: {field} is {ours} in one "
+                    f"and {theirs} in the other"
+                )
