@@ -1,0 +1,52 @@
+"""Pictures of results: coloured label maps, over the image and beside the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+_MARGIN = 6  # pixels between panels
+_CAPTION = 16
+
+
+def colourise(stored_ids: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """Return a label map's colours.
+
+    Args:
+        stored_ids: (H, W) uint8.
+        palette: RGB colour of each stored id; ids beyond it are white.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    table = np.full((256, 3), 255, np.uint8)
+    table[: len(palette)] = palette
+    return table[stored_ids]
+
+
+def overlay(image: np.ndarray, colours: np.ndarray, *, opacity: float = 0.6) -> np.ndarray:
+    """Return an (H, W, 3) uint8 image with a label map's colours laid over it, but for black.
+
+    Black is the background's colour: what is not an object stays as it was.
+    """
+    weight = np.where(colours.any(axis=2, keepdims=True), opacity, 0.0)
+    return np.round(image * (1 - weight) + colours * weight).astype(np.uint8)
+
+
+def side_by_side(panels: Sequence[tuple[str, np.ndarray]], *, zoom: int = 1) -> Image.Image:
+    """Return panels, (H, W, 3) uint8 of equal size, in a row with their captions above."""
+    height, width = (side * zoom for side in panels[0][1].shape[:2])
+    canvas = Image.new(
+        "RGB",
+        (len(panels) * (width + _MARGIN) - _MARGIN, height + _CAPTION),
+        "white",
+    )
+    draw = ImageDraw.Draw(canvas)
+    for position, (caption, pixels) in enumerate(panels):
+        left = position * (width + _MARGIN)
+        draw.text((left + 2, 2), caption, fill="black")
+        panel = Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
+        canvas.paste(panel, (left, _CAPTION))
+    return canvas
