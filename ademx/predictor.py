@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import re
@@ -102,7 +103,8 @@ class Predictor:
         arrays = {name: mx.nd.array(value, dtype=np.float32) for name, value in arg_params.items()}
         states = {name: mx.nd.array(value, dtype=np.float32) for name, value in aux_params.items()}
         if precision == "bfloat16":
-            graph, arrays, states = mx.contrib.amp.convert_model(
+            amp = importlib.import_module("mxnet.contrib.amp")  # MXNet does not load it by itself
+            graph, arrays, states = amp.convert_model(
                 graph, arrays, states, target_dtype="bfloat16", cast_optional_params=True
             )
         self._replicas = [

@@ -1,4 +1,4 @@
-"""`bench.py evaluation`: what follows the network when a segmentation is evaluated.
+"""`bench.py evaluation`: the network's forward pass, and what follows it in segmentation.
 
 Each row times ours and a reference in turns, in the same process, and gives their ratio. To add
 a row, write a function from the number of runs to a :class:`Row` and list it in `MEASUREMENTS`.
@@ -8,18 +8,14 @@ One row takes about two seconds a run on one core. BLAS uses all cores unless to
 
 from __future__ import annotations
 
-import statistics
-import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-
-from ademx.files import write_json
+from bench_rows import Row, report, time_in_turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import numpy as np
     from numpy.typing import NDArray
@@ -30,46 +26,21 @@ STRIDE = 8
 NUM_CLASSES = 19
 
 
-@dataclass(frozen=True)
-class Row:
-    """One comparison.
-
-    Attributes:
-        what: what was measured, on what.
-        ours_s: median seconds of ours.
-        reference_s: median seconds of the reference.
-        target_ratio: how many times as fast as the reference ours should be.
-        note: what the reference is, and how well the results agree.
-    """
-
-    what: str
-    ours_s: float
-    reference_s: float
-    target_ratio: float
-    note: str
-
-    @property
-    def ratio(self) -> float:
-        """How many times as fast as the reference ours is."""
-        return self.reference_s / self.ours_s
-
-    @property
-    def verdict(self) -> str:
-        """Either "met" or "missed"."""
-        return "met" if self.ratio >= self.target_ratio else "missed"
-
-
 @click.command()
 @click.option("--repeat", default=5, show_default=True, type=click.IntRange(min=1), help="Runs.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
 def evaluation(repeat: int, json_file: Path | None) -> None:
-    """Time the enlarging of score maps and the counting of confusion matrices."""
-    rows = [measure(repeat) for measure in MEASUREMENTS]
-    for line in format_table(rows):
-        click.echo(line)
-    if json_file is not None:
-        table = [{**asdict(row), "ratio": row.ratio, "verdict": row.verdict} for row in rows]
-        write_json(json_file, table)
+    """Time forward passes, the enlarging of score maps, the counting of confusion matrices."""
+    import bench_forward
+
+    measurements = (
+        *MEASUREMENTS,
+        bench_forward.measure_bind,
+        bench_forward.measure_bfloat16,
+        bench_forward.measure_torch_float32,
+        bench_forward.measure_torch_bfloat16,
+    )
+    report([measure(repeat) for measure in measurements], json_file)
 
 
 def measure_best_class(repeat: int) -> Row:
@@ -159,37 +130,3 @@ def make_labels() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     prediction = np.where(rng.random(IMAGE) < 0.1, guesses, label)
     label[rng.random(IMAGE) < 0.05] = 255
     return label, prediction
-
-
-def time_in_turns(
-    ours: Callable[[], object], reference: Callable[[], object], repeat: int
-) -> tuple[float, float]:
-    """Return the median seconds of both, run in turns so that both see the same machine."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeat):
-        for function, taken in zip((ours, reference), seconds):
-            start = time.perf_counter()
-            function()
-            taken.append(time.perf_counter() - start)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
-
-
-def format_table(rows: Sequence[Row]) -> list[str]:
-    """Return the lines of an aligned table."""
-    cells = [("what", "ours", "reference", "ratio", "target", "verdict", "note")]
-    cells += [
-        (
-            row.what,
-            f"{row.ours_s * 1e3:.1f} ms",
-            f"{row.reference_s * 1e3:.1f} ms",
-            f"{row.ratio:.1f}x",
-            f"{row.target_ratio:g}x",
-            row.verdict,
-            row.note,
-        )
-        for row in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells
-    ]

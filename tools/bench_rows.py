@@ -1,0 +1,95 @@
+"""What the benchmarks share: a row of two timings, and the table of rows."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+import click
+
+from ademx.files import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        what: what was measured, on what.
+        ours_s: median seconds of ours.
+        reference_s: median seconds of the reference.
+        target_ratio: how many times as fast as the reference ours should be; None where the
+            reference is only shown beside ours.
+        note: what the reference is, and how well the results agree.
+    """
+
+    what: str
+    ours_s: float
+    reference_s: float
+    target_ratio: float | None
+    note: str
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast as the reference ours is."""
+        return self.reference_s / self.ours_s
+
+    @property
+    def verdict(self) -> str:
+        """One of "met", "missed" and, without a target, "–"."""
+        if self.target_ratio is None:
+            return "–"
+        return "met" if self.ratio >= self.target_ratio else "missed"
+
+    def without_target(self, reason: str) -> Row:
+        """Return the row with its target waived and the reason in its note."""
+        return replace(self, target_ratio=None, note=f"{self.note}; {reason}")
+
+
+def time_in_turns(
+    ours: Callable[[], object], reference: Callable[[], object], repeat: int
+) -> tuple[float, float]:
+    """Return the median seconds of both, run in turns so that both see the same machine."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeat):
+        for function, taken in zip((ours, reference), seconds):
+            start = time.perf_counter()
+            function()
+            taken.append(time.perf_counter() - start)
+    return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+def format_table(rows: Sequence[Row]) -> list[str]:
+    """Return the lines of an aligned table."""
+    cells = [("what", "ours", "reference", "ratio", "target", "verdict", "note")]
+    cells += [
+        (
+            row.what,
+            f"{row.ours_s * 1e3:.1f} ms",
+            f"{row.reference_s * 1e3:.1f} ms",
+            f"{row.ratio:.2f}x" if row.ratio < 10 else f"{row.ratio:.0f}x",
+            "–" if row.target_ratio is None else f"{row.target_ratio:g}x",
+            row.verdict,
+            row.note,
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells
+    ]
+
+
+def report(rows: Sequence[Row], json_file: Path | None) -> None:
+    """Print the table of the rows, and write them to a file if one is given."""
+    for line in format_table(rows):
+        click.echo(line)
+    if json_file is not None:
+        table = [{**asdict(row), "ratio": row.ratio, "verdict": row.verdict} for row in rows]
+        write_json(json_file, table)
