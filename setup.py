@@ -4,9 +4,12 @@ from setuptools import setup
 
 # MXNet 1.9.1 reads names that numpy 2 no longer has, and numpy 1.26 is the last 1.x: it has
 # wheels for Python 3.9 to 3.12. `ademx.compat` bridges the rest.
-CPU = ["mxnet==1.9.1"]
+# MXNet reads `distutils`, which left Python with 3.12 and lives on in setuptools.
+DISTUTILS = "setuptools; python_version >= '3.12'"
+CPU = ["mxnet==1.9.1", DISTUTILS]
 GPU = [
     "mxnet-cu112==1.9.1",
+    DISTUTILS,
     # The CUDA libraries that the wheel links to, so that no system CUDA is needed.
     "nvidia-cublas-cu11==11.11.3.6",
     "nvidia-cuda-nvrtc-cu11==11.8.89",

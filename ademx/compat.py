@@ -57,8 +57,11 @@ def import_mxnet() -> ModuleType:
     try:
         return importlib.import_module("mxnet")
     except ModuleNotFoundError as error:
-        if error.name != "mxnet":
-            raise
+        if error.name != "mxnet":  # such as distutils, which Python 3.12 dropped
+            package = {"distutils": "setuptools"}.get(str(error.name), error.name)
+            raise MissingDependency(
+                f"MXNet needs {error.name}, which is not installed: run `pip install {package}`"
+            ) from None
         raise MissingDependency(
             "this needs MXNet, which is not installed: run `pip install 'ademx[cpu]'`, "
             "or `pip install 'ademx[gpu]'` on a machine with an NVIDIA GPU"
