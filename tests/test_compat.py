@@ -112,14 +112,17 @@ def test_a_missing_library_is_named_with_its_remedy(monkeypatch):
         compat.import_mxnet()
 
 
-def test_a_package_that_mxnet_lacks_is_reported_as_itself(monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "package"), [("requests", "requests"), ("distutils", "setuptools")]
+)
+def test_a_package_that_mxnet_lacks_is_named_with_its_cure(monkeypatch, module, package):
     def load(name):
-        raise ModuleNotFoundError("No module named 'requests'", name="requests")
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
     monkeypatch.setattr(compat.importlib, "import_module", load)
-    with pytest.raises(ModuleNotFoundError, match="No module named 'requests'") as caught:
+    message = f"MXNet needs {module}, which is not installed: run `pip install {package}`"
+    with pytest.raises(compat.MissingDependency, match=message):
         compat.import_mxnet()
-    assert not isinstance(caught.value, compat.MissingDependency)
 
 
 def test_aliases_that_numpy_still_has_are_left_alone(monkeypatch):
@@ -128,3 +131,18 @@ def test_aliases_that_numpy_still_has_are_left_alone(monkeypatch):
     compat.prepare_numpy()
     assert np.bool == "numpy's own"
     assert np.int is int
+
+
+@pytest.mark.parametrize(("siblings", "threads"), [("0\n", "6"), ("0,3\n", "3"), ("0-1\n", "3")])
+def test_mxnet_gets_a_thread_for_each_core(monkeypatch, siblings, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(compat.os, "sched_getaffinity", lambda pid: set(range(6)))
+    monkeypatch.setattr(compat.Path, "read_text", lambda path: siblings)
+    compat._use_every_core()
+    assert compat.os.environ["OMP_NUM_THREADS"] == threads
+
+
+def test_the_users_number_of_threads_stands(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    compat._use_every_core()
+    assert compat.os.environ["OMP_NUM_THREADS"] == "1"
