@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from iters.datasets import get_dataset
+from iters.sources import read_record_file
 
 
 @dataclass(frozen=True)
@@ -17,17 +18,23 @@ class Sample:
 
     Attributes:
         index: position in the split, from 0.
-        image: path of the image.
+        image: path of the image, or of the RecordIO file that holds it.
         label: path of the label image (segmentation), class id (classification), or None where
             the truth is not public.
         name: what output files are called: the image's file name without its suffix, unique in
             the split.
+        offset: where its record begins in a RecordIO file, bytes; None for a file of its own.
     """
 
     index: int
     image: Path
     label: Path | int | None
     name: str
+    offset: int | None = None
+
+    def __str__(self) -> str:
+        """Return what messages call it."""
+        return str(self.image if self.offset is None else f"{self.image}, record {self.name}")
 
 
 _Pairs = list[tuple[Path, "Path | int | None"]]
@@ -43,7 +50,8 @@ def find_samples(
     """Return the samples of a split, in the order of the list or of the file names.
 
     The first of these that is there decides: `list_file`; the layout in which the dataset is
-    distributed (VOC, Cityscapes, ADE20K); `<root>/<split>.lst`. The images and labels
+    distributed (VOC, Cityscapes, ADE20K); `<root>/<split>.lst`; for classification also
+    `<root>/<split>.rec` with its `.idx`, and a folder for each class. The images and labels
     themselves are not looked for here.
 
     Args:
@@ -51,33 +59,59 @@ def find_samples(
         root: folder of the dataset.
         split: such as "train" or "val". The truth of "test" is not public: its labels are None,
             whatever the list says.
-        list_file: a list, with paths that are absolute or relative to `root`.
+        list_file: a list, with paths that are absolute or relative to `root`, or a RecordIO
+            file, `.rec`.
 
     Raises:
-        ValueError: the dataset is unknown or the list is malformed.
+        ValueError: the dataset is unknown, or the list or the RecordIO file is malformed.
         FileNotFoundError: the root, the list or the split is missing; the message names the paths
             that were looked for.
     """
     task, root = get_dataset(dataset_name).task, Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder: give the root of {dataset_name}")
-    layout = _LAYOUTS.get(dataset_name)
-    found = layout.find(root, split) if layout and list_file is None else []
-    if found:
-        return _make_samples(_with_labels(found, split))
-    if list_file is None:
-        list_file = root / f"{split}.lst"
-        if not list_file.is_file():
-            places = f"{layout.description}, and for <split>.lst" if layout else "<split>.lst"
-            raise FileNotFoundError(
-                f"no {split!r} split of {dataset_name} in {root}: looked there for "
-                f"{places.replace('<split>', split)}: "
-                "correct the root or the split, or give a list with --list-file"
-            )
-    samples = read_list_file(list_file, task=task, root=root)
+    if list_file is not None:
+        samples = _read_samples(Path(list_file), task=task, root=root)
+    else:
+        samples = _look_for_samples(dataset_name, root, split)
     if split == "test":
         return [dataclasses.replace(sample, label=None) for sample in samples]
     return samples
+
+
+def _look_for_samples(dataset_name: str, root: Path, split: str) -> list[Sample]:
+    task, layout = get_dataset(dataset_name).task, _LAYOUTS.get(dataset_name)
+    found = layout.find(root, split) if layout else []
+    if found:
+        return _make_samples(_with_labels(found, split))
+    for suffix in _LIST_SUFFIXES[task]:
+        if (root / f"{split}{suffix}").is_file():
+            return _read_samples(root / f"{split}{suffix}", task=task, root=root)
+    pairs = _find_class_folders(root, split) if task == "classification" else []
+    if pairs:
+        return _make_samples(pairs)
+    places = [layout.description] if layout else []
+    places += [f"<split>{suffix}" for suffix in _LIST_SUFFIXES[task]]
+    places += ["<split>/<class>/*.JPEG"] if task == "classification" else []
+    raise FileNotFoundError(
+        f"no {split!r} split of {dataset_name} in {root}: looked there for "
+        f"{', and for '.join(places).replace('<split>', split)}: "
+        "correct the root or the split, or give a list with --list-file"
+    )
+
+
+_LIST_SUFFIXES = {"classification": (".lst", ".rec"), "segmentation": (".lst",)}
+
+
+def _read_samples(path: Path, *, task: str, root: Path) -> list[Sample]:
+    if path.suffix != ".rec":
+        return read_list_file(path, task=task, root=root)
+    if task != "classification":
+        raise ValueError(f"{path}: a RecordIO file has class ids, and no labels for {task}")
+    return [
+        Sample(index, path, record.label, f"{record.key:08d}", record.offset)
+        for index, record in enumerate(read_record_file(path))
+    ]
 
 
 def read_list_file(path: str | Path, *, task: str, root: str | Path) -> list[Sample]:
@@ -207,6 +241,39 @@ def _find_ade20k(root: Path, split: str) -> _Candidates:
             labels = base / "annotations" / folder
             return [(image, [labels / f"{image.stem}.png"]) for image in images]
     return []
+
+
+_IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png"}
+
+
+def _find_class_folders(root: Path, split: str) -> _Pairs:
+    """Return the images below `<root>/<split>/<class>`, the classes in sorted order.
+
+    The folders of "train" number the classes of all splits: another one may lack some.
+
+    Raises:
+        ValueError: the split has a class that "train" has not.
+    """
+    names = _folder_names(root / split)
+    known = _folder_names(root / "train") or names
+    strange = sorted(set(names) - set(known))
+    if strange:
+        raise ValueError(
+            f"{root / split / strange[0]}: there is no such class in {root / 'train'}: "
+            "expected the folders of train, or some of them"
+        )
+    pairs: _Pairs = []
+    for label, name in enumerate(known):
+        if name in names:
+            images = sorted((root / split / name).iterdir())
+            pairs += [(path, label) for path in images if path.suffix.lower() in _IMAGE_SUFFIXES]
+    return pairs
+
+
+def _folder_names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
 
 
 def _with_labels(found: _Candidates, split: str) -> _Pairs:

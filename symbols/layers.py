@@ -6,16 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ademx.compat import import_mxnet
+from symbols.levels import BN_EPSILON, POOL_GEOMETRIES, check_choice
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
 
 mx = import_mxnet()
-
-# The smallest epsilon that cuDNN takes is 1e-5; the release stays just above it (SPEC §2).
-BN_EPSILON = 1.001e-5
-
-POOL_GEOMETRIES = ("pad", "caffe", "full")
 
 # (learning rate, weight decay) multipliers of weights and gammas, and of biases and betas.
 _MULTIPLIERS = {
@@ -132,9 +128,3 @@ class Layers:
         if chosen is None:
             return mx.sym.Variable(name)
         return mx.sym.Variable(name, lr_mult=float(chosen[0]), wd_mult=float(chosen[1]))
-
-
-def check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise ValueError, listing the choices, where `value` is not one of them."""
-    if value not in choices:
-        raise ValueError(f"{argument} {value!r}: choose one of {', '.join(choices)}")

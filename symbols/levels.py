@@ -12,6 +12,15 @@ from dataclasses import dataclass
 # The network of arXiv:1611.10080 ends at 7 × 7 whatever it is trained at.
 FINAL_SIZE = 7
 
+# The smallest epsilon that cuDNN takes is 1e-5; the release stays just above it (SPEC §2).
+BN_EPSILON = 1.001e-5
+
+POOL_GEOMETRIES = ("pad", "caffe", "full")
+HEADS = ("1conv", "2conv")
+# The paper's "2 conv" top (SPEC §2).
+HEAD_CHANNELS = 512
+HEAD_DILATION = 12
+
 
 @dataclass(frozen=True)
 class LevelSpec:
@@ -316,3 +325,9 @@ def block_names(level: LevelSpec) -> tuple[str, ...]:
 def branch_names(level: LevelSpec) -> tuple[str, ...]:
     """Return the released names of an `rna` block's stages: `branch2a branch2b1 (branch2b2)`."""
     return ("branch2a",) + tuple(f"branch2b{n}" for n in range(1, len(level.kernels)))
+
+
+def check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError, listing the choices, where `value` is not one of them."""
+    if value not in choices:
+        raise ValueError(f"{argument} {value!r}: choose one of {', '.join(choices)}")

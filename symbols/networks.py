@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ademx.compat import import_mxnet
-from symbols.layers import Layers, check_choice
-from symbols.levels import Network, get_network, with_output_stride, with_width
+from symbols.layers import Layers
+from symbols.levels import (
+    HEAD_CHANNELS,
+    HEAD_DILATION,
+    HEADS,
+    Network,
+    check_choice,
+    get_network,
+    with_output_stride,
+    with_width,
+)
 from symbols.losses import ohem_softmax, softmax
 from symbols.rn import rn_features
 from symbols.rna import rna_features
@@ -16,13 +25,9 @@ if TYPE_CHECKING:
 
 mx = import_mxnet()
 
-HEADS = ("1conv", "2conv")
 LOSSES = ("softmax", "ohem")
 TASKS = ("classification", "segmentation")
 
-# The paper's "2 conv" top (SPEC §2).
-_HEAD_CHANNELS = 512
-_HEAD_DILATION = 12
 # The Cityscapes recipe (SPEC §4).
 _OHEM_THRESH = 0.6
 _OHEM_MIN_KEPT = 256
@@ -106,9 +111,9 @@ def _segmentation_top(
     check_choice("loss", loss, LOSSES)
     check_choice("head", head, HEADS)
     if head == "2conv":
-        channels = max(1, round(_HEAD_CHANNELS * width))
+        channels = max(1, round(HEAD_CHANNELS * width))
         features = layers.convolution(
-            features, "conv6a", channels=channels, kernel=3, dilation=_HEAD_DILATION, bias=True
+            features, "conv6a", channels=channels, kernel=3, dilation=HEAD_DILATION, bias=True
         )
         features = layers.relu(features, "conv6a_relu")
     scores = layers.convolution(
@@ -116,7 +121,7 @@ def _segmentation_top(
         f"linear{num_classes}",
         channels=num_classes,
         kernel=3,
-        dilation=_HEAD_DILATION,
+        dilation=HEAD_DILATION,
         bias=True,
     )
     if loss == "softmax":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 from bench_evaluation import evaluation
+from bench_iterators import iterators
 from bench_params import params
 
 
@@ -13,6 +14,7 @@ def main() -> None:
 
 
 main.add_command(evaluation)
+main.add_command(iterators)
 main.add_command(params)
 
 if __name__ == "__main__":

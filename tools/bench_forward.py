@@ -148,8 +148,7 @@ def _torch_forward(precision: str) -> Callable[[], np.ndarray]:
     import torch
     from torch.nn import functional
 
-    from symbols.layers import BN_EPSILON
-    from symbols.levels import block_names, branch_names, get_network
+    from symbols.levels import BN_EPSILON, block_names, branch_names, get_network
 
     dtype = getattr(torch, precision)
     args, auxs = _parameters()

@@ -1,0 +1,259 @@
+"""The training augmentation of a segmentation network: a crop of an image and its label, scaled.
+
+Draws are made first and passed on, so that a sample can be computed without chance. The image
+stands in a frame of the mean colour, and its label in one of void; the crop may reach into the
+frame, which is never made: only what the crop holds of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from iters.datasets import VOID, decode_label, get_dataset
+from iters.decode import Box, decode_image, decode_stored_ids, image_size
+from iters.transforms import BrokenImage, normalize, resize
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from iters.transforms import Normalization, Size
+
+
+@dataclass(frozen=True)
+class SegmentationDraws:
+    """What is left to chance in a sample.
+
+    Attributes:
+        target_size: length that the image's longer side is thought to be scaled to, pixels.
+        corner: top and left of the crop in the frame, in pixels of the original image.
+        mirrored: whether left and right are exchanged.
+    """
+
+    target_size: int
+    corner: tuple[int, int]
+    mirrored: bool
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The crop in the original image.
+
+    Attributes:
+        side: of the crop, pixels.
+        box: the part of the image that it holds, or None.
+        at: top and left of that part in the crop.
+    """
+
+    side: int
+    box: Box | None
+    at: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SegmentationAugmentation:
+    """How an image and its label become a sample for training.
+
+    Attributes:
+        crop_size: side of the sample, pixels; rounded up to a multiple of the stride.
+        origin_size: length of the longer side at scale 1, pixels.
+        scale_range: smallest and largest scale.
+        stride: the network's output stride, pixels.
+        max_shape: height of the dataset's tallest and width of its widest image, pixels.
+        normalization: of the network's input.
+        dataset_name: key of :data:`iters.datasets.DATASETS`: how labels are stored.
+        choose_interp_method: see `iters.transforms.interpolation`.
+    """
+
+    crop_size: int
+    origin_size: int
+    scale_range: tuple[float, float]
+    stride: int
+    max_shape: Size
+    normalization: Normalization
+    dataset_name: str
+    choose_interp_method: bool = True
+
+    @property
+    def sample_size(self) -> int:
+        """Side of a sample, pixels: the crop size rounded up to a multiple of the stride."""
+        return -(-self.crop_size // self.stride) * self.stride
+
+    @property
+    def target_range(self) -> tuple[int, int]:
+        """Smallest and largest length that the longer side is scaled to, pixels."""
+        low, high = self.scale_range
+        return int(low * self.origin_size), int(high * self.origin_size)
+
+    def draw(self, rng: np.random.Generator, image_size: Size) -> SegmentationDraws:
+        """Return the draws for an image of this height and width.
+
+        Raises:
+            ValueError: the image does not fit the frame that `max_shape` gives.
+        """
+        self._check_fits(image_size)
+        target = int(rng.integers(*self.target_range, endpoint=True))
+        side, stride, offset = self._geometry(target, max(image_size))
+        top, left = (
+            int(rng.integers(max(1, int(stride), offset + length - side + 1)))
+            for length in image_size
+        )
+        return SegmentationDraws(target, (top, left), bool(rng.random() < 0.5))
+
+    def apply(
+        self,
+        encoded_image: bytes,
+        encoded_label: bytes,
+        rng: np.random.Generator,
+        out: NDArray[np.float32],
+        out_label: NDArray[Any],
+    ) -> SegmentationDraws:
+        """Draw, decode and transform one image and its label.
+
+        Args:
+            encoded_image: the image file.
+            encoded_label: the label file, with the dataset's stored ids.
+            rng: source of the draws.
+            out: (3, T, T) float32, written to; T is `sample_size`.
+            out_label: ((T / stride)²,) of class ids or void, any type that holds 255, written to.
+
+        Raises:
+            BrokenImage: one cannot be decoded, or they differ in size; the message gives the cause.
+            ValueError: the image does not fit the frame that `max_shape` gives.
+        """
+        size = image_size(encoded_image)
+        _check_same_size(size, image_size(encoded_label))
+        draws = self.draw(rng, size)
+        self.augment_encoded(encoded_image, encoded_label, draws, out, out_label)
+        return draws
+
+    def augment_encoded(
+        self,
+        encoded_image: bytes,
+        encoded_label: bytes,
+        draws: SegmentationDraws,
+        out: NDArray[np.float32],
+        out_label: NDArray[Any],
+    ) -> None:
+        """Transform two files by given draws; see `apply`.
+
+        Raises:
+            BrokenImage: one cannot be decoded, or they differ in size; the message gives the cause.
+        """
+        size = image_size(encoded_image)
+        _check_same_size(size, image_size(encoded_label))
+        window = self._window(draws, size)
+        if window.box is None:
+            image, classes = np.empty((0, 0, 3), np.uint8), np.empty((0, 0), np.uint8)
+        else:
+            image = np.asarray(decode_image(encoded_image, window.box))
+            stored = decode_stored_ids(encoded_label, window.box)
+            classes = decode_label(get_dataset(self.dataset_name), stored)
+        self._write(image, classes, window, draws, out=out, out_label=out_label)
+
+    def augment_pair(
+        self,
+        image: NDArray[np.uint8],
+        classes: NDArray[np.uint8],
+        draws: SegmentationDraws,
+        out: NDArray[np.float32],
+        out_label: NDArray[Any],
+    ) -> None:
+        """Transform an image and its label by given draws.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            classes: (H, W) uint8 class ids or void.
+            draws: see `draw`.
+            out: see `apply`.
+            out_label: see `apply`.
+
+        Raises:
+            BrokenImage: the two differ in size.
+        """
+        height, width = image.shape[:2]
+        _check_same_size((height, width), classes.shape)
+        window = self._window(draws, (height, width))
+        top, left, rows, columns = window.box or (0, 0, 0, 0)
+        part = slice(top, top + rows), slice(left, left + columns)
+        self._write(image[part], classes[part], window, draws, out=out, out_label=out_label)
+
+    def _geometry(self, target: int, longer: int) -> tuple[int, float, int]:
+        """Return the crop's side, the stride, and where the image begins in the frame.
+
+        All are in pixels of the original image, whose longer side is given.
+        """
+        rate = target / longer
+        stride = self.stride / rate
+        return max(1, int(self.sample_size / rate)), stride, max(1, int(stride / 2))
+
+    def _window(self, draws: SegmentationDraws, size: Size) -> _Window:
+        side, _, offset = self._geometry(draws.target_size, max(size))
+        starts = [corner - offset for corner in draws.corner]
+        first = [max(0, start) for start in starts]
+        stop = [min(length, start + side) for length, start in zip(size, starts)]
+        at = first[0] - starts[0], first[1] - starts[1]
+        rows, columns = stop[0] - first[0], stop[1] - first[1]
+        box = (first[0], first[1], rows, columns) if rows > 0 and columns > 0 else None
+        return _Window(side, box, at)
+
+    def _write(
+        self,
+        image: NDArray[np.uint8],
+        classes: NDArray[np.uint8],
+        window: _Window,
+        draws: SegmentationDraws,
+        *,
+        out: NDArray[np.float32],
+        out_label: NDArray[Any],
+    ) -> None:
+        """Frame, resize, mirror and normalise what the window holds of an image and its label."""
+        side, (top, left), (height, width) = window.side, window.at, classes.shape
+        place = slice(top, top + height), slice(left, left + width)
+        framed = np.empty((side, side, 3), np.uint8)
+        framed[:] = self._mean_colour()
+        framed[place] = image
+        framed_label = np.full((side, side), VOID, np.uint8)
+        framed_label[place] = classes
+        size = self.sample_size
+        sample = resize(framed, (size, size), choose=self.choose_interp_method)
+        kept = _nearest(side, size)[self.stride // 2 :: self.stride]
+        label = framed_label[np.ix_(kept, kept)]
+        if draws.mirrored:
+            # Release: the label is mirrored after it was thinned out.
+            sample, label = sample[:, ::-1], label[:, ::-1]
+        out[:] = normalize(sample, self.normalization)
+        out_label[:] = label.reshape(-1)
+
+    def _mean_colour(self) -> NDArray[np.uint8]:
+        # Release: cut to an integer, not rounded.
+        colour = np.array(self.normalization.mean) / self.normalization.scale
+        return colour.astype(np.uint8)
+
+    def _check_fits(self, size: Size) -> None:
+        smallest = max(1, self.target_range[0])
+        limit = max(self.sample_size * max(self.max_shape) // smallest, *self.max_shape)
+        if max(size) > limit:
+            raise ValueError(
+                f"image {size[0]}×{size[1]}: the frame for images up to {self.max_shape} holds "
+                f"{limit}×{limit}: give a max_shape that the dataset's largest image fits"
+            )
+
+
+@lru_cache(maxsize=1024)
+def _nearest(length: int, new_length: int) -> NDArray[np.intp]:
+    """Return the pixel that each of Pillow's nearest-neighbour resize comes from."""
+    indices = Image.fromarray(np.arange(length, dtype=np.int32)[None])
+    nearest = indices.resize((new_length, 1), Image.Resampling.NEAREST)
+    return np.asarray(nearest)[0].astype(np.intp)
+
+
+def _check_same_size(image: Size, label: tuple[int, ...]) -> None:
+    if image != label:
+        raise BrokenImage(f"the image is {image[0]}×{image[1]}, its label {label[0]}×{label[1]}")

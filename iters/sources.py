@@ -1,0 +1,154 @@
+"""Where the bytes of a sample lie: files of their own, or records in a RecordIO file."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from iters.transforms import BrokenImage
+
+# A record: magic, then 3 bits that say which part of a record this is and 29 bits of length,
+# then the data, filled up to a multiple of 4 bytes. Where the data holds the magic at such a
+# multiple, it is split there into several parts and the magic is left out.
+_MAGIC = struct.pack("<I", 0xCED7230A)
+_FRAME = struct.Struct("<4sI")
+_LENGTH_BITS = 29
+_WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
+
+# What im2rec puts before the image: number of further labels, label, two ids.
+_HEADER = struct.Struct("<IfQQ")
+
+
+class Record(NamedTuple):
+    """An image in a RecordIO file.
+
+    Attributes:
+        key: its number in the index.
+        offset: where it begins, bytes.
+        label: class id.
+    """
+
+    key: int
+    offset: int
+    label: int
+
+
+def read_bytes(path: str | Path, offset: int | None = None) -> bytes:
+    """Return an encoded image.
+
+    Args:
+        path: the image, or a RecordIO file.
+        offset: where the image's record begins, bytes; None for a file of its own.
+
+    Raises:
+        OSError: the file cannot be read.
+        BrokenImage: there is no whole record at the offset.
+    """
+    if offset is None:
+        return Path(path).read_bytes()
+    with open(path, "rb") as file:
+        file.seek(offset)
+        try:
+            data = _read_record(file)
+            num_labels = _HEADER.unpack_from(data)[0]
+        except (ValueError, struct.error) as error:
+            raise BrokenImage(f"{path}, record at byte {offset}: {error}") from None
+    return data[_HEADER.size + 4 * num_labels :]
+
+
+def _read_record(file: BinaryIO | mmap.mmap) -> bytes:
+    """Return the data of the record that begins here.
+
+    Raises:
+        ValueError: there is none, or it is cut short.
+    """
+    parts: list[bytes] = []
+    while True:
+        kind, length = _parse_frame(file.read(_FRAME.size))
+        if kind not in ((_MIDDLE, _LAST) if parts else (_WHOLE, _FIRST)):
+            raise ValueError(f"part {len(parts)} of the record is of kind {kind}")
+        data = file.read(length)
+        if len(data) < length:
+            raise ValueError(f"the file ends after {len(data)} of {length} bytes")
+        parts.append(data)
+        if kind in (_WHOLE, _LAST):
+            return _MAGIC.join(parts)
+        file.seek(-length % 4, 1)
+
+
+def _parse_frame(frame: bytes) -> tuple[int, int]:
+    """Return which part of a record follows, and its length in bytes."""
+    if len(frame) < _FRAME.size or frame[:4] != _MAGIC:
+        raise ValueError(f"found {frame[:4].hex() or 'the end'}: expected {_MAGIC.hex()}")
+    value = _FRAME.unpack(frame)[1]
+    return value >> _LENGTH_BITS, value & ((1 << _LENGTH_BITS) - 1)
+
+
+def read_record_file(path: str | Path) -> list[Record]:
+    """Return the records of a RecordIO file as im2rec packs them, in the order of its index.
+
+    The index lies beside it, `.idx` in place of `.rec`. The labels lie in the records, so that
+    each is visited; the images are not read.
+
+    Raises:
+        FileNotFoundError: the file or its index is missing.
+        ValueError: one of them is malformed, or an image has several labels; the message names
+            the file and the line or the record.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"RecordIO file {path}: no such file")
+    places = _read_index(path.with_suffix(".idx"))
+    if not path.stat().st_size:
+        raise ValueError(f"{path}: the file is empty: pack it again")
+    records = []
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        for key, offset in places:
+            try:
+                records.append(Record(key, offset, _read_label(view, offset)))
+            except (ValueError, struct.error) as error:
+                raise ValueError(
+                    f"{path}, record {key} at byte {offset}: {error}: pack the file again"
+                ) from None
+    return records
+
+
+def _read_index(path: Path) -> list[tuple[int, int]]:
+    """Return key and offset of each record."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file: a .rec file needs the index that im2rec writes beside it; "
+            "MXNet's tools/rec2idx.py makes it anew"
+        )
+    places = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            key, offset = (int(field) for field in line.split("\t"))
+        except ValueError:
+            raise ValueError(
+                f"{path}, line {number}: found {line!r}: expected a number and an offset in "
+                "bytes, separated by a tab"
+            ) from None
+        places.append((key, offset))
+    if not places:
+        raise ValueError(f"{path}: the index is empty")
+    return places
+
+
+def _read_label(view: mmap.mmap, offset: int) -> int:
+    """Return the class id in the record that begins at this offset."""
+    kind, length = _parse_frame(view[offset : offset + _FRAME.size])
+    start = offset + _FRAME.size
+    if kind == _WHOLE and start + length <= len(view):
+        data = view[start : start + min(length, _HEADER.size + 4)]
+    else:  # seldom: in parts, or broken
+        view.seek(offset)
+        data = _read_record(view)
+    num_labels, label = _HEADER.unpack_from(data)[:2]
+    if num_labels == 1:
+        (label,) = struct.unpack_from("<f", data, _HEADER.size)
+    if num_labels > 1 or label < 0 or not label.is_integer():
+        raise ValueError(f"{num_labels or 1} label(s), {label}: expected one class id")
+    return int(label)

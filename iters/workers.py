@@ -1,0 +1,481 @@
+"""Workers, processes or threads, that read and augment samples into shared memory.
+
+A worker knows nothing of the dataset or of the epoch's order: a task says which samples to write
+into which rows of which batch, so that the result cannot depend on who does it. Results are small
+messages; the pixels stay where they are.
+
+A worker process is a new interpreter, started as multiprocessing's "spawn" does, but without
+running the caller's main module again: a script needs no `if __name__ == "__main__"`, and what
+it imports (MXNet) is not imported once more by each worker. The memory has no name, and a worker
+ends when its connection does, so that nothing is left behind however the caller ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from iters.sources import read_bytes
+from iters.transforms import BrokenImage
+
+PREFETCHERS = ("process", "thread")
+
+_IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class WorkerError(RuntimeError):
+    """A worker raised, or its process died; the message names the file that it was on."""
+
+
+class Row(NamedTuple):
+    """A sample, and where it goes.
+
+    Attributes:
+        row: row of the batch.
+        position: position in the epoch, which decides the random draws.
+        sample: number of the sample in the split.
+        image: path of the image or of a RecordIO file.
+        offset: where the record begins in a RecordIO file, bytes, or None.
+        label: class id, or path of the label image.
+    """
+
+    row: int
+    position: int
+    sample: int
+    image: str
+    offset: int | None
+    label: int | str
+
+
+class Task(NamedTuple):
+    """Rows of one batch to fill: the slot of the batch, the epoch, the rows."""
+
+    slot: int
+    epoch: int
+    rows: Sequence[Row]
+
+
+class Outcome(NamedTuple):
+    """A task that is done: its slot, how many rows it had, which of them are broken and why."""
+
+    slot: int
+    num_rows: int
+    broken: dict[int, str]
+
+
+class Failure(NamedTuple):
+    """A task that raised: the sample it was on (-1: none), the exception, its traceback."""
+
+    sample: int
+    error: str
+    trace: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker does with every task.
+
+    Attributes:
+        augmentation: its `apply` gets the bytes of the image, for segmentation those of the
+            label, a random generator, and the row, for segmentation that of the labels, to fill.
+        seed: seed of all draws.
+        cache_images: whether encoded images are kept in memory.
+        num_slots: batches that the memory holds.
+        num_workers: workers that report in the memory.
+        data_shape: (N, 3, H, W) of a batch.
+        label_shape: (N,) or (N, cells) of its labels.
+    """
+
+    augmentation: Any
+    seed: int
+    cache_images: bool
+    num_slots: int
+    num_workers: int
+    data_shape: tuple[int, ...]
+    label_shape: tuple[int, ...]
+
+    @property
+    def arrays(self) -> tuple[tuple[Any, tuple[int, ...]], ...]:
+        """Type and shape of what lies in the shared memory: data, labels, state of workers."""
+        return (
+            (_STATE, (max(1, self.num_workers),)),
+            (np.dtype(np.float32), (self.num_slots, *self.data_shape)),
+            (np.dtype(np.float32), (self.num_slots, *self.label_shape)),
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the shared memory."""
+        return sum(_round_up(dtype.itemsize * _product(shape)) for dtype, shape in self.arrays)
+
+
+# What a worker reports while it is at work: the sample it is on or was on last (-1: none yet),
+# whether it is on it still, and rows finished since the start.
+_STATE = np.dtype([("sample", "i8"), ("busy", "i8"), ("finished", "i8")])
+
+
+def _round_up(num_bytes: int) -> int:
+    return -(-num_bytes // 64) * 64
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape, dtype=np.int64))
+
+
+class Memory:
+    """The shared memory of all workers.
+
+    Attributes:
+        states: (workers,) of :data:`_STATE`.
+        data: (slots, N, 3, H, W) float32.
+        labels: (slots, N) or (slots, N, cells) float32.
+    """
+
+    def __init__(self, job: Job, file: int) -> None:
+        buffer = mmap.mmap(file, job.num_bytes)
+        views, start = [], 0
+        for dtype, shape in job.arrays:
+            flat = np.frombuffer(buffer, dtype, _product(shape), start)
+            views.append(flat.reshape(shape))
+            start += _round_up(flat.nbytes)
+        self.states, self.data, self.labels = views
+
+
+def _open_memory(num_bytes: int) -> IO[bytes]:
+    """Return a file without a name: it is gone when the last process that has it open ends."""
+    if hasattr(os, "memfd_create"):  # in memory, and not bound by the size of /dev/shm
+        file: IO[bytes] = os.fdopen(os.memfd_create("batches"), "r+b", buffering=0)
+    else:
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # the caller closes it
+    file.truncate(num_bytes)
+    return file
+
+
+class Filler:
+    """Fills rows of batches; each worker has one."""
+
+    def __init__(self, job: Job, memory: Memory, worker: int, stopped: Callable[[], bool]) -> None:
+        """Take a worker's place.
+
+        Args:
+            job: what to do.
+            memory: where.
+            worker: number of the worker.
+            stopped: asked before each row whether to give up.
+        """
+        self._job = job
+        self._stopped = stopped
+        self._memory = memory
+        self._state = memory.states[worker : worker + 1]
+        self._cache: dict[tuple[str, int | None], bytes] = {}
+
+    @property
+    def sample(self) -> int:
+        """The sample that it is on, or was on last; -1 before the first."""
+        return int(self._state["sample"][0])
+
+    def run(self, task: Task) -> Outcome | None:
+        """Fill the rows of a task; None when told to stop.
+
+        Broken images are left out and reported. Whatever else goes wrong is raised.
+        """
+        broken = {}
+        for row in task.rows:
+            if self._stopped():
+                return None
+            self._state["sample"] = row.sample
+            self._state["busy"] = 1
+            try:
+                self._fill(task, row)
+            except (BrokenImage, OSError) as error:
+                broken[row.row] = str(error)
+            self._state["busy"] = 0
+            self._state["finished"] += 1
+        return Outcome(task.slot, len(task.rows), broken)
+
+    def _fill(self, task: Task, row: Row) -> None:
+        rng = np.random.default_rng([self._job.seed, task.epoch, row.position])
+        data = self._memory.data[task.slot, row.row]
+        labels = self._memory.labels[task.slot]
+        image = self._read(row.image, row.offset)
+        if isinstance(row.label, str):
+            label = self._read(row.label, None)
+            self._job.augmentation.apply(image, label, rng, data, labels[row.row])
+        else:
+            self._job.augmentation.apply(image, rng, data)
+            labels[row.row] = row.label
+
+    def _read(self, path: str, offset: int | None) -> bytes:
+        if not self._job.cache_images:
+            return read_bytes(path, offset)
+        if (path, offset) not in self._cache:
+            self._cache[path, offset] = read_bytes(path, offset)
+        return self._cache[path, offset]
+
+
+def serve(connection: Connection, filler: Filler) -> None:
+    """Answer each task with an outcome or a failure, until the other side closes."""
+    with connection, contextlib.suppress(EOFError, OSError):
+        while True:
+            task = connection.recv()
+            try:
+                answer: Outcome | Failure | None = filler.run(task)
+            except Exception as error:  # reported, whatever it is: the caller raises it
+                answer = _failure(filler.sample, error)
+            if answer is None:
+                return
+            connection.send(answer)
+
+
+def _failure(sample: int, error: Exception) -> Failure:
+    return Failure(sample, f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+# The first thing that a worker process runs. Its modules are found where the caller's are.
+_BOOT = "import sys; sys.path[:] = sys.argv[4:]; from iters.workers import main; main()"
+
+
+def main() -> None:
+    """Be a worker process: arguments are the connection, the memory and the worker's number."""
+    parent = os.getppid()
+    for number in _IGNORED_SIGNALS:  # Ctrl-C reaches all: the caller ends, then its workers
+        signal.signal(number, signal.SIG_IGN)
+    connection_file, memory_file, worker = (int(value) for value in sys.argv[1:4])
+    connection = Connection(connection_file)
+    try:
+        job = connection.recv()
+        filler = Filler(job, Memory(job, memory_file), worker, lambda: os.getppid() != parent)
+    except EOFError:
+        return
+    except Exception as error:
+        connection.send(_failure(-1, error))
+        return
+    os.close(memory_file)
+    serve(connection, filler)
+
+
+class _ProcessWorker:
+    """A worker in a process of its own."""
+
+    def __init__(self, number: int, job: bytes, memory: IO[bytes]) -> None:
+        self.connection, theirs = Pipe()
+        files = (theirs.fileno(), memory.fileno())
+        arguments = [*(str(value) for value in (*files, number)), *(str(path) for path in sys.path)]
+        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        with theirs, _signals_blocked():
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, *arguments],
+                stdin=subprocess.DEVNULL,
+                pass_fds=files,
+                env={**os.environ, **one_thread},
+            )
+        with contextlib.suppress(OSError):  # it died already: found out by who waits for it
+            self.connection.send_bytes(job)
+        self.name = f"worker {number} (process {self._process.pid})"
+
+    def describe_end(self) -> str:
+        """Return how a process whose connection broke has ended."""
+        try:
+            code = self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            return "closed its connection"
+        if code >= 0:
+            return f"ended with status {code}"
+        cure = ""
+        if code == -signal.SIGKILL:
+            cure = " (as the system does when memory runs out: use fewer workers or less memory)"
+        return f"was killed by {signal.Signals(-code).name}{cure}"
+
+    def close(self) -> None:
+        """End the process; it holds nothing that would have to be put in order."""
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a dead network drive
+            self._process.wait(timeout=5)
+        self.connection.close()
+
+
+class _ThreadWorker:
+    """A worker in a thread of this process."""
+
+    def __init__(self, number: int, job: Job, memory: Memory) -> None:
+        self.connection, theirs = Pipe()
+        self._stop = threading.Event()
+        filler = Filler(job, memory, number, self._stop.is_set)
+        self.name = f"worker {number} (thread)"
+        self._thread = threading.Thread(
+            target=serve, args=(theirs, filler), name=self.name, daemon=True
+        )
+        self._thread.start()
+
+    def describe_end(self) -> str:
+        """Return how a thread whose connection broke has ended."""
+        return "ended"
+
+    def close(self) -> None:
+        """End the thread once it is done with its sample."""
+        self._stop.set()
+        self.connection.close()
+        self._thread.join(timeout=5)
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Keep signals from a process that is started here until it is ready to ignore them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class WorkerPool:
+    """Workers that fill batches in shared memory.
+
+    They end when it is closed or no longer used, and at the interpreter's exit.
+
+    Attributes:
+        memory: where the batches are.
+    """
+
+    def __init__(self, job: Job, *, prefetcher: str, file_name: Callable[[int], str]) -> None:
+        """Start the workers.
+
+        Args:
+            job: what they do; without workers, the caller's thread does it in `receive`.
+            prefetcher: "process" or "thread".
+            file_name: gives the name of a sample's file, for messages.
+
+        Raises:
+            ValueError: there is no such prefetcher, or the augmentation cannot be sent.
+        """
+        if prefetcher not in PREFETCHERS:
+            raise ValueError(f"unknown prefetcher {prefetcher!r}: expected process or thread")
+        self._job = job
+        self._file_name = file_name
+        self._sent = np.zeros(job.num_workers, np.int64)
+        self._own_tasks: deque[Task] = deque()
+        self._workers: list[_ProcessWorker | _ThreadWorker] = []
+        self._finalizer = weakref.finalize(self, _close_all, self._workers)
+        with _open_memory(job.num_bytes) as file:
+            self.memory = Memory(job, file.fileno())
+            self.memory.states["sample"] = -1
+            self._own = Filler(job, self.memory, 0, lambda: False) if not job.num_workers else None
+            packed = _pack(job) if prefetcher == "process" and job.num_workers else b""
+            try:
+                for number in range(job.num_workers):
+                    if packed:
+                        self._workers.append(_ProcessWorker(number, packed, file))
+                    else:
+                        self._workers.append(_ThreadWorker(number, job, self.memory))
+            except BaseException:
+                self.close()
+                raise
+
+    def submit(self, task: Task) -> None:
+        """Hand out the rows of a task.
+
+        Raises:
+            WorkerError: a worker has died.
+        """
+        if self._own is not None:
+            self._own_tasks.append(task)
+            return
+        for number, rows in enumerate(self._share(task.rows)):
+            if rows:
+                try:
+                    self._workers[number].connection.send(task._replace(rows=rows))
+                except OSError:
+                    self._raise_death(number)
+
+    def _share(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """Give each row to the worker with the least to do, or to the one that may hold it."""
+        shares: list[list[Row]] = [[] for _ in self._workers]
+        load = list(self._sent - self.memory.states["finished"])
+        for row in rows:
+            number = row.sample % len(shares) if self._job.cache_images else load.index(min(load))
+            shares[number].append(row)
+            load[number] += 1
+        self._sent += [len(share) for share in shares]
+        return shares
+
+    def receive(self) -> Outcome:
+        """Return the next task, or part of one, that is done.
+
+        Raises:
+            WorkerError: a worker raised or has died.
+        """
+        if self._own is not None:
+            return self._run_own(self._own)
+        connections = [worker.connection for worker in self._workers]
+        number = connections.index(wait(connections)[0])  # type: ignore[arg-type]
+        try:
+            answer = connections[number].recv()
+        except (EOFError, OSError):
+            self._raise_death(number)
+        if isinstance(answer, Failure):
+            self._raise_failure(self._workers[number].name, answer)
+        return answer  # type: ignore[no-any-return]
+
+    def _run_own(self, filler: Filler) -> Outcome:
+        try:
+            outcome = filler.run(self._own_tasks.popleft())
+        except Exception as error:
+            self._raise_failure("the reader", _failure(filler.sample, error))
+        return outcome  # type: ignore[return-value]  # None only when told to stop
+
+    def _raise_failure(self, worker: str, failure: Failure) -> None:
+        if failure.sample < 0:
+            raise WorkerError(
+                f"{worker} could not start: {failure.error}: the augmentation's class must be in a "
+                f"module that can be imported without the main script\n{failure.trace}"
+            )
+        name = self._file_name(failure.sample)
+        raise WorkerError(f"{name}: {worker} raised {failure.error}\n{failure.trace}")
+
+    def _raise_death(self, number: int) -> None:
+        state, worker = self.memory.states[number], self._workers[number]
+        place = "before its first file"
+        if state["sample"] >= 0:
+            name = self._file_name(int(state["sample"]))
+            place = f"while on {name}" if state["busy"] else f"after {name}"
+        raise WorkerError(f"{worker.name} {worker.describe_end()} {place}")
+
+    def close(self) -> None:
+        """End the workers. What was not received is lost; closing twice does no harm."""
+        self._finalizer()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return not self._finalizer.alive
+
+
+def _close_all(workers: list[_ProcessWorker | _ThreadWorker]) -> None:
+    for worker in workers:
+        worker.close()
+
+
+def _pack(job: Job) -> bytes:
+    try:
+        return pickle.dumps(job)
+    except Exception as error:  # what pickle raises is not bounded
+        raise ValueError(
+            f"the augmentation cannot be sent to a process: {error}: expected an object that "
+            "can be pickled, or use the prefetcher thread"
+        ) from error

@@ -1,0 +1,158 @@
+"""RecordIO files against MXNet's own writer, and class folders."""
+
+import random
+import struct
+
+import pytest
+
+import ademx  # noqa: F401  # makes numpy ready for MXNet
+from iters.lists import find_samples
+from iters.sources import read_bytes, read_record_file
+from iters.transforms import BrokenImage
+
+MAGIC = struct.pack("<I", 0xCED7230A)
+
+
+def contents():
+    """Images of all remainders of 4, empty, and with the magic where it splits a record."""
+    source = random.Random(0)
+    plain = [source.randbytes(length) for length in (0, 1, 30, 31, 32, 1000)]
+    return [*plain, MAGIC, MAGIC * 3, b"abcd" + MAGIC + b"xy", b"ab" + MAGIC, plain[4] + MAGIC]
+
+
+def write_records(folder, images, labels=None, keys=None):
+    mx = pytest.importorskip("mxnet")
+    path = folder / "train.rec"
+    writer = mx.recordio.MXIndexedRecordIO(str(folder / "train.idx"), str(path), "w")
+    for number, image in enumerate(images):
+        label = number % 7 if labels is None else labels[number]
+        key = number if keys is None else keys[number]
+        writer.write_idx(key, mx.recordio.pack(mx.recordio.IRHeader(0, label, key, 0), image))
+    writer.close()
+    return path
+
+
+def test_records_come_back_as_mxnet_packed_them(tmp_path):
+    path = write_records(tmp_path, contents(), keys=[10 * i for i in range(11)])
+    records = read_record_file(path)
+    assert [record.key for record in records] == [10 * i for i in range(11)]
+    assert [record.label for record in records] == [i % 7 for i in range(11)]
+    assert [read_bytes(path, record.offset) for record in records] == contents()
+
+
+def test_label_array_of_one_counts_as_a_label(tmp_path):
+    path = write_records(tmp_path, [b"image"], labels=[[5.0]])
+    (record,) = read_record_file(path)
+    assert record.label == 5
+    assert read_bytes(path, record.offset) == b"image"
+
+
+def test_a_file_of_its_own(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8")
+    assert read_bytes(tmp_path / "a.jpg") == b"\xff\xd8"
+
+
+@pytest.mark.parametrize("label", [[1.0, 2.0], 2.5, -1, float("nan")])
+def test_a_label_that_is_no_class_id(tmp_path, label):
+    path = write_records(tmp_path, [b"image"], labels=[label])
+    with pytest.raises(ValueError, match=r"train\.rec, record 0 at byte 0: .*label.*expected one"):
+        read_record_file(path)
+
+
+def test_record_cut_short(tmp_path):
+    path = write_records(tmp_path, [bytes(100), bytes(100)])
+    offset = read_record_file(path)[1].offset
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(BrokenImage, match=f"record at byte {offset}: the file ends after 74 of"):
+        read_bytes(path, offset)
+    with pytest.raises(ValueError, match=r"record 1 at byte .*the file ends after 74 of 124 bytes"):
+        read_record_file(path)
+
+
+@pytest.mark.parametrize("offset", [4, 10**6])
+def test_offset_where_no_record_begins(tmp_path, offset):
+    path = write_records(tmp_path, [bytes(100)])
+    with pytest.raises(BrokenImage, match=f"record at byte {offset}: found .*expected 0a23d7ce"):
+        read_bytes(path, offset)
+    (tmp_path / "train.idx").write_text(f"0\t{offset}\n")
+    with pytest.raises(ValueError, match=f"record 0 at byte {offset}: found .*: pack the file"):
+        read_record_file(path)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [("", "index is empty"), ("0\t0\nx\n", r"train\.idx, line 2: found 'x': expected a number")],
+)
+def test_malformed_index(tmp_path, index, message):
+    path = write_records(tmp_path, [b"image"])
+    (tmp_path / "train.idx").write_text(index)
+    with pytest.raises(ValueError, match=message):
+        read_record_file(path)
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"RecordIO file .*train\.rec: no such file"):
+        read_record_file(tmp_path / "train.rec")
+    (tmp_path / "train.rec").touch()
+    with pytest.raises(FileNotFoundError, match=r"train\.idx: no such file.*rec2idx"):
+        read_record_file(tmp_path / "train.rec")
+    (tmp_path / "train.idx").write_text("0\t0\n")
+    with pytest.raises(ValueError, match=r"train\.rec: the file is empty"):
+        read_record_file(tmp_path / "train.rec")
+
+
+def test_samples_of_a_record_file(tmp_path):
+    path = write_records(tmp_path, [b"one", b"two"], labels=[4, 2])
+    for list_file in (None, path):
+        samples = find_samples("ilsvrc-cls", tmp_path, "train", list_file=list_file)
+        assert [(s.index, s.image, s.label, s.name) for s in samples] == [
+            (0, path, 4, "00000000"),
+            (1, path, 2, "00000001"),
+        ]
+        assert [read_bytes(s.image, s.offset) for s in samples] == [b"one", b"two"]
+        assert str(samples[1]) == f"{path}, record 00000001"
+
+
+def test_a_record_file_does_not_serve_segmentation(tmp_path):
+    with pytest.raises(ValueError, match="class ids, and no labels for segmentation"):
+        find_samples("voc", tmp_path, "train", list_file=tmp_path / "train.rec")
+
+
+def make_files(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def test_class_folders_are_numbered_in_sorted_order(tmp_path):
+    make_files(
+        tmp_path,
+        *("train/n02/b.JPEG", "train/n02/a.JPEG", "train/n01/c.jpg", "train/n10/d.png"),
+        *("train/n01/notes.txt", "train/README", "val/n10/e.JPEG", "val/n02/f.JPEG"),
+    )
+    samples = find_samples("ilsvrc-cls", tmp_path, "train")
+    assert [(s.image.name, s.label) for s in samples] == [
+        ("c.jpg", 0),
+        ("a.JPEG", 1),
+        ("b.JPEG", 1),
+        ("d.png", 2),
+    ]
+    # "train" numbers the classes of a split that lacks some.
+    samples = find_samples("ilsvrc-cls", tmp_path, "val")
+    assert [(s.image.name, s.label) for s in samples] == [("f.JPEG", 1), ("e.JPEG", 2)]
+    make_files(tmp_path, "val/n03/x.JPEG")
+    with pytest.raises(ValueError, match=r"val/n03: there is no such class in .*train"):
+        find_samples("ilsvrc-cls", tmp_path, "val")
+
+
+def test_a_list_goes_before_class_folders(tmp_path):
+    make_files(tmp_path, "train/n01/a.JPEG")
+    (tmp_path / "train.lst").write_text("0\t7\tb.JPEG\n")
+    assert [s.label for s in find_samples("ilsvrc-cls", tmp_path, "train")] == [7]
+
+
+def test_nothing_found_names_all_places(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"for train.lst, and for train.rec, and for train/<cl"
+    ):
+        find_samples("places", tmp_path, "train")

@@ -1,0 +1,435 @@
+"""Worker pools: what they write, and how they end.
+
+Workers import this module to find the augmentations below: it must not import MXNet.
+"""
+
+import gc
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ademx import compat
+from iters.transforms import BrokenImage
+from iters.workers import Job, Row, Task, WorkerError, WorkerPool
+
+BACKENDS = [("process", 0), ("process", 1), ("process", 3), ("thread", 1), ("thread", 3)]
+
+
+class FakeAugmentation:
+    """Writes the first bytes of an image and a draw; some bytes stand for trouble."""
+
+    crop_size = 2
+    stride = 1
+
+    def apply(self, encoded, *others):
+        if len(others) == 2:
+            rng, out = others
+        else:
+            label, rng, out, out_label = others
+            out_label[:] = np.frombuffer(label, np.uint8)[: out_label.size]
+        if encoded == b"broken":
+            out[:] = -1  # half an image
+            raise BrokenImage("not an image")
+        if encoded == b"raise":
+            raise KeyError("some bug")
+        if encoded == b"memory":
+            bytearray(1 << 60)
+        if encoded == b"killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if encoded == b"exit":
+            os._exit(3)
+        if encoded == b"slow":
+            time.sleep(0.5)
+        out[0] = int.from_bytes(encoded[:3], "little")
+        out[1] = rng.random()
+        out[2] = rng.random()
+
+
+class Spying(FakeAugmentation):
+    """Writes whether MXNet or torch was imported, and how many threads BLAS may use."""
+
+    def apply(self, encoded, rng, out):
+        out[0] = "mxnet" in sys.modules
+        out[1] = "torch" in sys.modules
+        out[2] = float(os.environ.get("OPENBLAS_NUM_THREADS", 0))
+
+
+class Unpicklable(FakeAugmentation):
+    def __reduce__(self):
+        raise TypeError("has an open file")
+
+
+class CannotLoad(FakeAugmentation):
+    def __reduce__(self):
+        return __import__, ("no_such_module",)
+
+
+class MemoryHog(FakeAugmentation):
+    def apply(self, encoded, rng, out):
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 32, 1 << 32))
+        np.ones(1 << 30)  # 8 GiB of 4
+
+
+def make_job(num_workers, *, augmentation=None, batch=4, **changes):
+    settings = {
+        "augmentation": augmentation or FakeAugmentation(),
+        "seed": 5,
+        "cache_images": False,
+        "num_slots": 2,
+        "num_workers": num_workers,
+        "data_shape": (batch, 3, 2, 2),
+        "label_shape": (batch,),
+    }
+    return Job(**{**settings, **changes})
+
+
+def make_pool(prefetcher, num_workers, **options):
+    job = make_job(num_workers, **options)
+    return WorkerPool(job, prefetcher=prefetcher, file_name=lambda sample: f"image-{sample}.jpg")
+
+
+def write_rows(folder, contents, labels=None):
+    paths = [folder / f"{number}.bin" for number in range(len(contents))]
+    for path, content in zip(paths, contents):
+        path.write_bytes(content)
+    return [
+        Row(i, 10 + i, i, str(path), None, i * 7 if labels is None else labels[i])
+        for i, path in enumerate(paths)
+    ]
+
+
+def receive_all(pool, num_rows):
+    broken = {}
+    while num_rows:
+        outcome = pool.receive()
+        num_rows -= outcome.num_rows
+        broken.update(outcome.broken)
+    return broken
+
+
+def children():
+    """Return the processes that this one has started and not reaped: pid and command line."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[1]) == os.getpid():
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().split(b"\0")
+        except (OSError, IndexError):
+            continue  # it has ended meanwhile
+    return found
+
+
+def worker_processes():
+    return [
+        pid for pid, command in children().items() if any(b"iters.workers" in c for c in command)
+    ]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """Check that a test leaves no process, no named shared memory, no file."""
+    shared, files = set(os.listdir("/dev/shm")), len(os.listdir("/proc/self/fd"))
+    yield
+    if len(os.listdir("/proc/self/fd")) > files:
+        gc.collect()  # what hangs on a traceback
+    assert worker_processes() == []
+    assert set(os.listdir("/dev/shm")) <= shared
+    assert len(os.listdir("/proc/self/fd")) <= files
+
+
+@pytest.mark.parametrize(("prefetcher", "num_workers"), BACKENDS)
+def test_rows_are_written_where_and_as_the_task_says(tmp_path, prefetcher, num_workers):
+    rows = write_rows(tmp_path, [b"\1", b"\2\1", b"broken", b"\4"])
+    pool = make_pool(prefetcher, num_workers)
+    try:
+        pool.submit(Task(1, 6, rows))
+        assert receive_all(pool, 4) == {2: "not an image"}
+        good = [0, 1, 3]
+        assert pool.memory.data[1, good, 0, 0, 0].tolist() == [1, 258, 4]
+        draws = [np.random.default_rng([5, 6, 10 + row]).random(2) for row in good]
+        assert np.allclose(pool.memory.data[1, good, 1:, 1, 1], draws)
+        assert pool.memory.labels[1, good].tolist() == [0, 7, 21]
+        assert not pool.memory.data[0].any()
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize(("prefetcher", "num_workers"), [("process", 1), ("thread", 2)])
+def test_label_images(tmp_path, prefetcher, num_workers):
+    label = tmp_path / "label"
+    label.write_bytes(bytes([9, 8, 255, 6]))
+    pool = make_pool(prefetcher, num_workers, batch=1, label_shape=(1, 4))
+    try:
+        pool.submit(Task(0, 0, write_rows(tmp_path, [b"\1"], labels=[str(label)])))
+        receive_all(pool, 1)
+        assert pool.memory.labels[0].tolist() == [[9, 8, 255, 6]]
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("prefetcher", ["process", "thread"])
+def test_a_missing_file_is_broken(tmp_path, prefetcher):
+    pool = make_pool(prefetcher, 1)
+    try:
+        pool.submit(Task(0, 0, [Row(0, 0, 0, str(tmp_path / "none.jpg"), None, 1)]))
+        assert "none.jpg" in receive_all(pool, 1)[0]
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize(("prefetcher", "num_workers"), BACKENDS)
+def test_cached_images_are_not_read_again(tmp_path, prefetcher, num_workers):
+    rows = write_rows(tmp_path, [b"\1", b"\2", b"\3", b"\4"])
+    pool = make_pool(prefetcher, num_workers, cache_images=True)
+    try:
+        pool.submit(Task(0, 0, rows))
+        receive_all(pool, 4)
+        for path in tmp_path.iterdir():
+            path.unlink()
+        pool.submit(Task(1, 0, rows[::-1]))
+        assert receive_all(pool, 4) == {}
+        assert (pool.memory.data[0] == pool.memory.data[1]).all()
+    finally:
+        pool.close()
+
+
+def test_worker_processes_have_no_mxnet_and_one_blas_thread(tmp_path):
+    compat.import_mxnet()
+    pytest.importorskip("torch")
+    rows = write_rows(tmp_path, [b"\1"])
+    for num_workers, expected in ((1, [0, 0, 1]), (0, [1, 1])):
+        pool = make_pool("process", num_workers, augmentation=Spying())
+        try:
+            pool.submit(Task(0, 0, rows))
+            receive_all(pool, 1)
+            assert pool.memory.data[0, 0, :, 0, 0].tolist()[: len(expected)] == expected
+        finally:
+            pool.close()
+
+
+@pytest.mark.parametrize(
+    ("prefetcher", "num_workers"), [("process", 0), ("process", 2), ("thread", 2)]
+)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"raise", r"image-2\.jpg: .* raised KeyError: 'some bug'\n(.*\n)*.*in apply"),
+        (b"memory", r"image-2\.jpg: .* raised MemoryError"),
+    ],
+)
+def test_an_exception_names_the_file(tmp_path, prefetcher, num_workers, content, message):
+    rows = write_rows(tmp_path, [b"\1", b"\2", content, b"\4"])
+    pool = make_pool(prefetcher, num_workers)
+    try:
+        with pytest.raises(WorkerError, match=message):
+            pool.submit(Task(0, 0, rows))
+            receive_all(pool, 4)
+    finally:
+        pool.close()
+
+
+def test_memory_that_runs_out_names_the_file(tmp_path):
+    pool = make_pool("process", 1, augmentation=MemoryHog())
+    try:
+        pool.submit(Task(0, 0, write_rows(tmp_path, [b"\1"])))
+        with pytest.raises(WorkerError, match=r"image-0\.jpg: worker 0 .* raised .*MemoryError"):
+            receive_all(pool, 1)
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"killed", r"worker \d \(process \d+\) was killed by SIGKILL .*memory.* while on image-3"),
+        (b"exit", r"worker \d \(process \d+\) ended with status 3 while on image-3"),
+    ],
+)
+def test_a_dead_process_names_the_file(tmp_path, content, message):
+    rows = write_rows(tmp_path, [b"\1", b"\2", b"\3", content])
+    pool = make_pool("process", 2)
+    start = time.monotonic()
+    try:
+        pool.submit(Task(0, 0, rows))
+        with pytest.raises(WorkerError, match=message):
+            receive_all(pool, 4)
+    finally:
+        pool.close()
+    assert time.monotonic() - start < 5
+
+
+def test_killed_before_the_first_file():
+    pool = make_pool("process", 1)
+    try:
+        os.kill(worker_processes()[0], signal.SIGKILL)
+        with pytest.raises(WorkerError, match=r"killed by SIGKILL .* before its first file"):
+            pool.receive()
+    finally:
+        pool.close()
+
+
+def test_killed_from_outside_while_at_work_and_while_idle(tmp_path):
+    rows = write_rows(tmp_path, [b"\1", b"slow"])
+    for tasks, place in (([rows[:1], rows[1:]], "while on image-1"), ([rows[:1]], "after image-0")):
+        pool = make_pool("process", 1)
+        try:
+            for task in tasks:
+                pool.submit(Task(0, 0, task))
+            receive_all(pool, 1)
+            while not (pool.memory.states["sample"] == len(tasks) - 1).all():
+                time.sleep(0.01)
+            os.kill(worker_processes()[0], signal.SIGKILL)
+            start = time.monotonic()
+            with pytest.raises(WorkerError, match=f"killed by SIGKILL .* {place}"):
+                pool.receive()
+            assert time.monotonic() - start < 2
+            with pytest.raises(WorkerError, match=place):
+                pool.submit(Task(0, 0, rows[:1]))
+        finally:
+            pool.close()
+
+
+def test_interrupts_do_not_end_a_worker(tmp_path):
+    pool = make_pool("process", 2)
+    try:
+        for _ in range(50):  # from the first moment on, while the interpreters start
+            for pid in worker_processes():
+                os.kill(pid, signal.SIGINT)
+                os.kill(pid, signal.SIGTERM)
+            time.sleep(0.01)
+        pool.submit(Task(0, 0, write_rows(tmp_path, [b"\1", b"\2"])))
+        assert receive_all(pool, 2) == {}
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("prefetcher", ["process", "thread"])
+def test_close_does_not_wait_for_work_and_may_come_twice(tmp_path, prefetcher):
+    pool = make_pool(prefetcher, 2)
+    rows = write_rows(tmp_path, [b"slow"] * 10)
+    pool.submit(Task(0, 0, [row._replace(row=0) for row in rows]))
+    start = time.monotonic()
+    pool.close()
+    pool.close()
+    # Five samples of half a second for each worker: a thread ends its first.
+    assert time.monotonic() - start < 1.5
+
+
+def test_a_pool_that_is_dropped_ends_its_workers():
+    make_pool("process", 2)
+    assert worker_processes() == []
+
+
+def test_an_augmentation_that_cannot_be_sent():
+    with pytest.raises(ValueError, match=r"cannot be sent .*has an open file: expected .*pickled"):
+        make_pool("process", 1, augmentation=Unpicklable())
+    make_pool("thread", 1, augmentation=Unpicklable()).close()
+
+
+def test_an_augmentation_that_cannot_be_loaded(tmp_path):
+    pool = make_pool("process", 1, augmentation=CannotLoad())
+    try:
+        with pytest.raises(
+            WorkerError, match=r"could not start: ModuleNotFoundError: .*no_such_mo"
+        ):
+            pool.receive()
+    finally:
+        pool.close()
+
+
+def test_unknown_prefetcher():
+    with pytest.raises(ValueError, match="unknown prefetcher 'fork': expected process or thread"):
+        make_pool("fork", 1)
+
+
+# A script without a main guard: what a worker must not run again.
+SCRIPT = """
+    import os, pathlib, sys, time
+    with open("runs", "a") as file:
+        file.write("run ")
+    from test_workers import make_pool, write_rows, receive_all, Task, worker_processes
+    pool = make_pool("process", 2)
+    rows = write_rows(pathlib.Path("."), [b"1", b"2", *[b"slow"] * 60])
+    pool.submit(Task(0, 0, rows[:2]))
+    receive_all(pool, 2)
+    pool.submit(Task(0, 0, [row._replace(row=0) for row in rows[2:]]))
+    pathlib.Path("pids.new").write_text(" ".join(map(str, worker_processes())))
+    os.rename("pids.new", "pids")
+    {end}
+"""
+
+
+def run_script(folder, end, stop=None):
+    """Run the script, send it a signal once its workers are there; return its exit and stderr."""
+    script = folder / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT).format(end=end))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        cwd=folder,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 20
+    while not (folder / "pids").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    if stop == signal.SIGINT:
+        os.killpg(process.pid, stop)  # as a terminal does
+    elif stop:
+        process.send_signal(stop)
+    stderr = process.communicate(timeout=10)[1]
+    return process.returncode, stderr, [int(pid) for pid in (folder / "pids").read_text().split()]
+
+
+def running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone(pids, seconds=5):
+    deadline = time.monotonic() + seconds
+    while any(running(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("end", "stop", "code"),
+    [
+        ("pool.close()", None, 0),
+        ("", None, 0),
+        ("pool.receive()", signal.SIGINT, -signal.SIGINT),
+        ("pool.receive()", signal.SIGTERM, -signal.SIGTERM),
+        ("pool.receive()", signal.SIGKILL, -signal.SIGKILL),
+    ],
+)
+def test_however_a_script_ends_nothing_stays(tmp_path, end, stop, code):
+    returncode, stderr, pids = run_script(tmp_path, end, stop)
+    assert returncode == code
+    assert len(pids) == 2
+    assert "resource_tracker" not in stderr
+    assert stderr.count("Traceback") == (1 if stop == signal.SIGINT else 0)
+    assert (tmp_path / "runs").read_text() == "run "
+    assert gone(pids)
+
+
+def test_job_survives_pickling():
+    job = make_job(3, augmentation=pickle.loads)
+    assert pickle.loads(pickle.dumps(job)) == job

@@ -1,0 +1,404 @@
+"""`bench.py iterators`: how fast training images are decoded and augmented, in images per second.
+
+Each row times ours and a reference in turns, on the same files in memory with the same draws, in
+one process and one thread. To add a row, write a function from the number of runs to a
+:class:`Rate`, or to None where it cannot be measured here, and list it in `MEASUREMENTS`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from bench_evaluation import time_in_turns
+
+from ademx.files import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from iters.augment_segmentation import SegmentationAugmentation
+    from iters.lists import Sample
+
+PHOTO = (375, 500)  # height and width of an ILSVRC or VOC photograph
+STREET = (1024, 2048)  # and of a Cityscapes one
+CROP = 224
+NUM_PHOTOS = 64
+NUM_STREETS = 6
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One comparison.
+
+    Attributes:
+        what: what was measured, on what.
+        ours: images a second.
+        reference: images a second of the reference.
+        target_ratio: how many times as fast as the reference ours should be; 0: no target.
+        note: what the reference is, and how well the results agree.
+    """
+
+    what: str
+    ours: float
+    reference: float
+    target_ratio: float
+    note: str
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast as the reference ours is."""
+        return self.ours / self.reference
+
+    @property
+    def verdict(self) -> str:
+        """Either "met", "missed", or "-" without a target."""
+        if not self.target_ratio:
+            return "-"
+        return "met" if self.ratio >= self.target_ratio else "missed"
+
+
+@click.command()
+@click.option("--repeat", default=5, show_default=True, type=click.IntRange(min=1), help="Runs.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+def iterators(repeat: int, json_file: Path | None) -> None:
+    """Time the training augmentations."""
+    rates = [rate for measure in MEASUREMENTS if (rate := measure(repeat)) is not None]
+    for line in format_rates(rates):
+        click.echo(line)
+    if json_file is not None:
+        table = [{**asdict(rate), "ratio": rate.ratio, "verdict": rate.verdict} for rate in rates]
+        write_json(json_file, table)
+
+
+def measure_classification(repeat: int) -> Rate:
+    """Time the whole pipeline of a classifier, against the same written plainly."""
+    import numpy as np
+
+    ours, plain = augment_photos(), augment_photos_plainly()
+    std = np.array([0.229, 0.224, 0.225]).reshape(3, 1, 1)
+    error = np.abs((ours - plain) * std).max() * 255
+    ours_s, plain_s = time_in_turns(augment_photos, augment_photos_plainly, repeat)
+    return Rate(
+        what=f"ILSVRC training, crop {CROP} of {PHOTO[1]}x{PHOTO[0]} JPEG",
+        ours=NUM_PHOTOS / ours_s,
+        reference=NUM_PHOTOS / plain_s,
+        target_ratio=2.5,
+        note=f"Pillow and float64 step by step; they differ by {error:.1g}/255; mark to beat: 4x",
+    )
+
+
+def measure_against_decoding(repeat: int) -> Rate:
+    """Time the whole pipeline of a classifier, against the bare decoding of the same files."""
+    ours_s, decode_s = time_in_turns(augment_photos, decode_photos, repeat)
+    return Rate(
+        what=f"ILSVRC training, crop {CROP} of {PHOTO[1]}x{PHOTO[0]} JPEG",
+        ours=NUM_PHOTOS / ours_s,
+        reference=NUM_PHOTOS / decode_s,
+        target_ratio=0.5,
+        note=f"Pillow decoding the whole of them, {mean_kilobytes(photos()):.0f} KB each",
+    )
+
+
+def measure_torch_loader(repeat: int) -> Rate | None:
+    """Time PyTorch's DataLoader over the plain pipeline, one worker, beside ours in one process."""
+    try:
+        import torch.utils.data
+    except ImportError:
+        click.echo("PyTorch is not installed: its DataLoader is left out", err=True)
+        return None
+
+    loader = torch.utils.data.DataLoader(
+        PlainPhotos(), batch_size=16, num_workers=1, persistent_workers=True
+    )
+    ours_s, loader_s = time_in_turns(augment_photos, lambda: list(loader), repeat + 1)
+    return Rate(
+        what=f"ILSVRC training, crop {CROP} of {PHOTO[1]}x{PHOTO[0]} JPEG",
+        ours=NUM_PHOTOS / ours_s,
+        reference=NUM_PHOTOS / loader_s,
+        target_ratio=0,
+        note=f"torch {torch.__version__} DataLoader over the plain pipeline, 1 worker process",
+    )
+
+
+def measure_streets(repeat: int) -> Rate:
+    """Time crops of Cityscapes' size, against the same written plainly."""
+    from iters.augment_segmentation import SegmentationAugmentation
+    from iters.transforms import RNA
+
+    augmentation = SegmentationAugmentation(500, 2048, (0.7, 1.3), 8, STREET, RNA, "cityscapes")
+    return measure_segmentation(augmentation, streets(), "2048x1024 PNG", repeat)
+
+
+def measure_voc(repeat: int) -> Rate:
+    """Time crops of VOC's size, against the same written plainly."""
+    from iters.augment_segmentation import SegmentationAugmentation
+    from iters.transforms import RNA
+
+    augmentation = SegmentationAugmentation(500, 500, (0.7, 1.3), 8, (500, 500), RNA, "voc")
+    return measure_segmentation(augmentation, photos()[:24], "500x375 JPEG", repeat)
+
+
+def measure_two_workers(repeat: int) -> Rate | None:
+    """Time two worker processes that feed a classifier, against one."""
+    from ademx.compat import MissingDependency
+
+    with tempfile.TemporaryDirectory() as folder:
+        samples = write_photos(Path(folder))
+        try:
+            turns = [(feed(samples, 2), feed(samples, 1)) for _ in range(repeat)]
+        except MissingDependency as error:
+            click.echo(f"two workers are left out: {error}", err=True)
+            return None
+    two, one = (statistics.median(rates) for rates in zip(*turns))
+    return Rate(
+        what=f"ClassificationIter, 2 worker processes, crop {CROP} of {PHOTO[1]}x{PHOTO[0]} JPEG",
+        ours=two,
+        reference=one,
+        target_ratio=1.7,
+        note=f"1 worker process; {os.cpu_count()} cores, which have to be idle",
+    )
+
+
+MEASUREMENTS: tuple[Callable[[int], Rate | None], ...] = (
+    measure_classification,
+    measure_against_decoding,
+    measure_torch_loader,
+    measure_streets,
+    measure_voc,
+    measure_two_workers,
+)
+
+
+def measure_segmentation(
+    augmentation: SegmentationAugmentation, images: Sequence[bytes], what: str, repeat: int
+) -> Rate:
+    """Time segmentation crops of these images, against the same written plainly."""
+    import numpy as np
+
+    from iters.decode import decode_image, decode_stored_ids, image_size
+
+    height, width = image_size(images[0])
+    label = encode_label_image(height, width)
+    size, cells = augmentation.sample_size, augmentation.sample_size // augmentation.stride
+    out, out_label = np.empty((3, size, size), np.float32), np.empty(cells**2, np.float32)
+
+    def ours() -> None:
+        for seed, image in enumerate(images):
+            augmentation.apply(image, label, np.random.default_rng(seed), out, out_label)
+
+    def plain() -> None:
+        for seed, image in enumerate(images):
+            augment_plainly(augmentation, image, label, seed)
+
+    def decode() -> None:
+        for image in images:
+            decode_image(image)
+            decode_stored_ids(label)
+
+    decode_s, ours_s = time_in_turns(decode, ours, repeat)
+    ours_again_s, plain_s = time_in_turns(ours, plain, repeat)
+    return Rate(
+        what=f"segmentation, crop {size} of {what}",
+        ours=len(images) / ours_again_s,
+        reference=len(images) / plain_s,
+        target_ratio=0,
+        note=f"Pillow and float64; whole decoding alone takes {decode_s / ours_s:.0%} of our time, "
+        f"{mean_kilobytes(images):.0f} KB each",
+    )
+
+
+def write_photos(folder: Path) -> list[Sample]:
+    """Write all photographs to files."""
+    from iters.lists import Sample
+
+    samples = []
+    for index, photo in enumerate(photos()):
+        path = folder / f"{index}.jpg"
+        path.write_bytes(photo)
+        samples.append(Sample(index, path, 0, path.stem))
+    return samples
+
+
+def feed(samples: Sequence[Sample], num_workers: int) -> float:
+    """Return how many images a second come from these workers once they are at work."""
+    from iters.augment_classification import ClassificationAugmentation
+    from iters.iterators import ClassificationIter
+    from iters.transforms import RNA
+
+    batch_size, num_batches = 16, 48
+    with ClassificationIter(
+        samples,
+        augmentation=ClassificationAugmentation(CROP, RNA),
+        batch_size=batch_size,
+        num_workers=num_workers,
+    ) as iterator:
+        for number in range(4 + num_batches):
+            if number == 4:  # from here to the end, the same number of batches is ahead
+                start = time.perf_counter()
+            iterator.seek(*divmod(number, iterator.num_batches))
+            iterator.next()
+        return batch_size * num_batches / (time.perf_counter() - start)
+
+
+def augment_photos() -> NDArray[np.float32]:
+    """Return the samples of all photographs, (N, 3, CROP, CROP), by our pipeline."""
+    import numpy as np
+
+    from iters.augment_classification import ClassificationAugmentation
+    from iters.transforms import RNA
+
+    augmentation = ClassificationAugmentation(CROP, RNA)
+    samples = sample_memory()
+    for seed, (photo, out) in enumerate(zip(photos(), samples)):
+        augmentation.apply(photo, np.random.default_rng(seed), out)
+    return samples
+
+
+@lru_cache(maxsize=1)
+def sample_memory() -> NDArray[np.float32]:
+    """Return the memory that our samples are written to, as a worker's: the same every time."""
+    import numpy as np
+
+    return np.zeros((NUM_PHOTOS, 3, CROP, CROP), np.float32)
+
+
+def augment_photos_plainly() -> NDArray[np.float32]:
+    """Return the same samples by the plain pipeline."""
+    import numpy as np
+
+    return np.stack([PlainPhotos()[index] for index in range(NUM_PHOTOS)])
+
+
+class PlainPhotos:
+    """The plain pipeline over all photographs, as a dataset that PyTorch's DataLoader reads."""
+
+    def __len__(self) -> int:
+        """Return the number of photographs."""
+        return NUM_PHOTOS
+
+    def __getitem__(self, index: int) -> NDArray[np.float32]:
+        """Return a sample, (3, CROP, CROP) float32."""
+        import numpy as np
+        from plain_augmentation import plain_classification, plain_decode, plain_normalize
+
+        from iters.augment_classification import ClassificationAugmentation
+        from iters.transforms import RNA
+
+        image = plain_decode(photos()[index])
+        rng = np.random.default_rng(index)
+        draws = ClassificationAugmentation(CROP, RNA).draw(rng, image.shape[:2])
+        return plain_normalize(plain_classification(image, draws, CROP)).astype(np.float32)
+
+
+def augment_plainly(
+    augmentation: SegmentationAugmentation, encoded: bytes, encoded_label: bytes, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Return one segmentation sample by the plain pipeline."""
+    import numpy as np
+    from PIL import Image
+    from plain_augmentation import plain_decode, plain_normalize, plain_segmentation
+
+    from iters.datasets import decode_label, get_dataset
+
+    image = plain_decode(encoded)
+    stored = np.array(Image.open(io.BytesIO(encoded_label)))
+    picture, label = plain_segmentation(
+        image,
+        decode_label(get_dataset(augmentation.dataset_name), stored),
+        augmentation.draw(np.random.default_rng(seed), image.shape[:2]),
+        crop_size=augmentation.crop_size,
+        stride=augmentation.stride,
+        frame=2 * max(image.shape),
+    )
+    return plain_normalize(picture).astype(np.float32), label
+
+
+def decode_photos() -> None:
+    """Decode all photographs and do nothing with them."""
+    from plain_augmentation import plain_decode
+
+    for photo in photos():
+        plain_decode(photo)
+
+
+@lru_cache(maxsize=1)
+def photos() -> tuple[bytes, ...]:
+    """Return JPEG files of photographs' size, in pixels and in bytes."""
+    return tuple(encode_picture(PHOTO, seed, "JPEG") for seed in range(NUM_PHOTOS))
+
+
+@lru_cache(maxsize=1)
+def streets() -> tuple[bytes, ...]:
+    """Return PNG files of Cityscapes' size."""
+    return tuple(encode_picture(STREET, seed, "PNG") for seed in range(NUM_STREETS))
+
+
+def encode_picture(size: tuple[int, int], seed: int, kind: str) -> bytes:
+    """Return a file of a drawn picture: blots of all sizes, small ones fainter, and grain."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(seed)
+    height, width = size
+    picture = np.full((height, width, 3), 120, np.float32)
+    for blots in (3, 8, 20, 60, 150):
+        coarse = rng.standard_normal((max(2, blots * height // width), blots, 3), np.float32)
+        for channel in range(3):
+            blot = Image.fromarray(coarse[:, :, channel]).resize((width, height), Image.BICUBIC)
+            picture[:, :, channel] += np.asarray(blot) * 40 / blots**0.35
+    grain = 6 if kind == "JPEG" else 1.5
+    picture += grain * rng.standard_normal((height, width, 1), np.float32)
+    pixels = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+    buffer = io.BytesIO()
+    pixels.save(buffer, kind, quality=90)
+    return buffer.getvalue()
+
+
+def encode_label_image(height: int, width: int) -> bytes:
+    """Return a PNG file of square regions of stored ids 0 to 20."""
+    import numpy as np
+    from PIL import Image
+
+    regions = np.random.default_rng(0).integers(21, size=(height // 32 + 1, width // 32 + 1))
+    label = regions.astype(np.uint8).repeat(32, axis=0).repeat(32, axis=1)[:height, :width]
+    buffer = io.BytesIO()
+    Image.fromarray(label).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def mean_kilobytes(files: Sequence[bytes]) -> float:
+    """Return the mean size of files."""
+    return sum(map(len, files)) / len(files) / 1e3
+
+
+def format_rates(rates: Sequence[Rate]) -> list[str]:
+    """Return the lines of an aligned table."""
+    cells = [("what", "ours/s", "reference/s", "ratio", "target", "verdict", "note")]
+    cells += [
+        (
+            rate.what,
+            f"{rate.ours:.0f}",
+            f"{rate.reference:.0f}",
+            f"{rate.ratio:.2f}x",
+            f"{rate.target_ratio:g}x" if rate.target_ratio else "-",
+            rate.verdict,
+            rate.note,
+        )
+        for rate in rates
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells
+    ]
