@@ -1,0 +1,65 @@
+"""SGD with Torch's Nesterov momentum, as an MXNet optimiser.
+
+KVStore servers import this module to unpickle the optimiser that a worker sends them. They do so
+in the middle of `import mxnet`, which only returns when the training is over: `mxnet.nd` and its
+kind do not exist there yet, their modules do.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ademx.compat import import_mxnet
+
+if TYPE_CHECKING:
+    from mxnet.ndarray import NDArray
+
+import_mxnet()
+nd = importlib.import_module("mxnet.ndarray")
+optimizer = importlib.import_module("mxnet.optimizer")
+
+
+@optimizer.register
+class TorchNesterov(optimizer.Optimizer):
+    """g ← rescale·grad + wd·w;  m ← μ·m + g;  w ← w − lr·(g + μ·m).
+
+    MXNet's own NAG keeps the rate inside its momentum, which is another rule as soon as the rate
+    changes. The rate is asked for before the update is counted: the first is `lr_scheduler(0)`,
+    for every parameter alike. (In the release the parameters after the first of an update would
+    have the next update's rate. Deviation: all have the same.)
+
+    Args:
+        momentum: μ.
+        options: those of `mx.optimizer.Optimizer`; `clip_gradient` is not among them.
+
+    Raises:
+        ValueError: `clip_gradient` is given.
+
+    Source: SPEC §4; ademxapp:util/optimizer.py, TorchNesterov.
+    """
+
+    def __init__(self, *, momentum: float = 0.9, **options: Any) -> None:
+        super().__init__(**options)
+        if self.clip_gradient is not None:
+            raise ValueError("TorchNesterov does not clip gradients: leave clip_gradient out")
+        self.momentum = momentum
+
+    def create_state(self, index: int | str, weight: NDArray) -> NDArray:
+        """Return the momentum of a weight, zeros of its shape, type and device."""
+        return nd.zeros(weight.shape, weight.context, dtype=weight.dtype)
+
+    def update(self, index: int | str, weight: NDArray, grad: NDArray, state: NDArray) -> None:
+        """Update a weight and its momentum in place."""
+        self.num_update = self._index_update_count.get(index, self.begin_num_update)
+        lr, wd = self._get_lr(index), self._get_wd(index)
+        self._update_count(index)
+        # Three fused passes. `sgd_mom_update` at rate −1 is m ← μ·m + g; the weight that it would
+        # write besides is not wanted. The other two make w ← w − lr·g − lr·μ·m.
+        gradient = {"wd": wd, "rescale_grad": self.rescale_grad}
+        unwanted = nd.empty(weight.shape, weight.context, dtype=weight.dtype)
+        nd.sgd_mom_update(
+            weight, grad, state, out=unwanted, lr=-1.0, momentum=self.momentum, **gradient
+        )
+        nd.sgd_update(weight, grad, out=weight, lr=lr, **gradient)
+        nd.sgd_update(weight, state, out=weight, lr=lr * self.momentum, wd=0.0)

@@ -1,0 +1,121 @@
+"""Learning rates as functions of the number of updates; no MXNet is needed.
+
+A schedule is called with the number of updates that its run has counted and returns the rate. It
+starts `offset` updates into the whole training: a resumed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+LR_TYPES = ("fixed", "step", "linear")
+
+
+@dataclass(frozen=True)
+class FixedSchedule:
+    """The same rate throughout.
+
+    Attributes:
+        base_lr: the rate.
+    """
+
+    base_lr: float
+
+    def __call__(self, num_update: int) -> float:
+        """Return the rate after `num_update` updates."""
+        return self.base_lr
+
+
+@dataclass(frozen=True)
+class StepSchedule:
+    """A rate that falls at given updates.
+
+    Attributes:
+        steps: numbers of updates, rising; update `step` (from 0) is the first with a lower rate.
+        base_lr: the rate before the first step.
+        offset: updates of the whole training that come before this run.
+        factor: what each step multiplies the rate by.
+    """
+
+    steps: tuple[int, ...]
+    base_lr: float
+    offset: int = 0
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.steps or min(self.steps) < 1 or list(self.steps) != sorted(set(self.steps)):
+            raise ValueError(f"steps {self.steps}: expected rising numbers of updates, 1 or more")
+
+    def __call__(self, num_update: int) -> float:
+        """Return the rate after `num_update` updates."""
+        passed = sum(self.offset + num_update >= step for step in self.steps)
+        return self.base_lr * self.factor**passed
+
+
+class LinearSchedule:
+    """A rate that falls in a straight line: base · (1 − n / total), never below a floor.
+
+    Args:
+        total: updates after which the line reaches 0. For a whole training it is one more than
+            its updates, so that the last one still moves (SPEC §4).
+        stop_lr: the floor.
+        offset: updates of the whole training that come before this run.
+        base_lr: the rate at the start of the whole training.
+
+    Raises:
+        ValueError: `total` is below 1.
+
+    Source: SPEC §4; ademxapp:util/lr_scheduler.py, LinearScheduler.
+    """
+
+    def __init__(
+        self, total: int, *, stop_lr: float = 1e-6, offset: int = 0, base_lr: float = 0.1
+    ) -> None:
+        if total < 1:
+            raise ValueError(f"total {total}: expected a number of updates, 1 or more")
+        self.total = total
+        self.stop_lr = stop_lr
+        self.offset = offset
+        self.base_lr = base_lr
+
+    def __call__(self, num_update: int) -> float:
+        """Return the rate after `num_update` updates."""
+        rate = self.base_lr * (1 - (self.offset + num_update) / self.total)
+        return max(rate, self.stop_lr)
+
+
+Schedule = Union[FixedSchedule, StepSchedule, LinearSchedule]
+
+
+def make_schedule(
+    lr_type: str,
+    *,
+    base_lr: float,
+    num_updates: int,
+    offset: int = 0,
+    stop_lr: float = 1e-6,
+    steps: tuple[int, ...] = (),
+) -> Schedule:
+    """Return the schedule of a training.
+
+    Args:
+        lr_type: "fixed", "step" or "linear".
+        base_lr: the rate at the start of the whole training.
+        num_updates: updates of the whole training.
+        offset: updates that come before this run.
+        stop_lr: the floor of "linear".
+        steps: where "step" falls to a tenth, updates of the whole training.
+
+    Raises:
+        ValueError: an unknown type, "step" without steps, or steps without "step".
+    """
+    if lr_type not in LR_TYPES:
+        raise ValueError(f"--lr-type {lr_type!r}: choose one of {', '.join(LR_TYPES)}")
+    if bool(steps) != (lr_type == "step"):
+        raise ValueError(f"--lr-type {lr_type} with --lr-steps {steps}: give both or neither")
+    if lr_type == "fixed":
+        return FixedSchedule(base_lr)
+    if lr_type == "step":
+        return StepSchedule(steps, base_lr, offset=offset)
+    return LinearSchedule(num_updates + 1, stop_lr=stop_lr, offset=offset, base_lr=base_lr)

@@ -1,0 +1,398 @@
+"""One update after another: a network on one or several devices, one or several workers.
+
+MXNet's Module computes; what Module.fit and Module.update would do around it is done here, so
+that the optimiser's states can be saved without pickle and that every worker learns, one update
+late and without waiting, what all of them found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import ademx.optimizer  # noqa: F401  (MXNet finds TorchNesterov by its name)
+from ademx.compat import import_mxnet
+
+if TYPE_CHECKING:
+    from mxnet.io import DataBatch
+    from mxnet.symbol import Symbol
+
+mx = import_mxnet()
+# MXNet announces its backend on stderr at every bind; that is noise in a progress bar.
+os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
+
+KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async")
+PRECISIONS = ("float32", "float16", "bfloat16")
+
+Arrays = Mapping[str, np.ndarray]
+
+# Keeps the logarithm of a probability that underflowed finite, and lets a nan through.
+_TINY = 1e-37
+_IGNORE_LABEL = 255
+_LABEL = "softmax_label"
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What one update found, over all devices and synchronous workers.
+
+    Attributes:
+        loss: sum of the cross-entropies of all valid labels; nan where the network broke down.
+        top1: labels whose class has the highest probability.
+        top5: labels whose class is among the five highest (classification; else 0).
+        count: valid labels.
+        stop: workers that were asked to stop.
+    """
+
+    loss: float
+    top1: float
+    top5: float
+    count: float
+    stop: float
+
+
+class Workers:
+    """The processes that train together: this one alone, or those of a distributed KVStore.
+
+    Args:
+        kind: one of :data:`KVSTORES`.
+        num_devices: devices of this process.
+
+    Attributes:
+        kvstore: MXNet's KVStore; None for one device of one process, which needs none.
+        rank: number of this worker, from 0.
+        count: number of workers.
+        synchronous: every update is that of all workers together.
+
+    Raises:
+        ValueError: an unknown kind, NCCL without GPUs, or a distributed kind in a process that
+            no launcher has started as a worker.
+    """
+
+    def __init__(self, kind: str, num_devices: int) -> None:
+        _check_kvstore(kind)
+        distributed = kind.startswith("dist")
+        self.kvstore = mx.kv.create(kind) if distributed or num_devices > 1 else None
+        self.rank = self.kvstore.rank if distributed else 0
+        self.count = self.kvstore.num_workers if distributed else 1
+        self.synchronous = kind != "dist_async"
+
+    def gather(self, key: str, value: int) -> list[int]:
+        """Return every worker's value, by rank; all workers wait for each other.
+
+        Asynchronous workers do not exchange values: each gets its own alone.
+        """
+        if self.count == 1 or not self.synchronous:
+            return [value]
+        values = np.zeros(self.count, np.float32)
+        values[self.rank] = value  # whole numbers up to 2**24 are exact
+        self.kvstore.init(key, mx.nd.zeros(self.count))
+        array = mx.nd.array(values)
+        self.kvstore.pushpull(key, array)
+        return [int(found) for found in array.asnumpy()]
+
+
+class Trainer:
+    """A network being trained.
+
+    Args:
+        graph: the network with its loss, output "softmax".
+        contexts: MXNet's devices; each gets an equal share of a batch.
+        data_shapes: what the iterator's `provide_data` says.
+        label_shapes: what the iterator's `provide_label` says.
+        values: the parameters and moving statistics to start from, by name.
+        optimizer: MXNet's name of the optimiser.
+        optimizer_params: its arguments; `rescale_grad` must be among them.
+        workers: the processes that train together.
+        precision: "float32", "bfloat16" (CPUs) or "float16" (GPUs, with loss scaling). Weights
+            and momentum are float32 throughout.
+        backward_do_mirror: compute cheap layers again in the backward pass to save memory.
+        scale_loss: scale the loss against underflow; by default in float16 only.
+    """
+
+    def __init__(
+        self,
+        graph: Symbol,
+        *,
+        contexts: Sequence[Any],
+        data_shapes: Sequence[Any],
+        label_shapes: Sequence[Any],
+        values: Arrays,
+        optimizer: str,
+        optimizer_params: Mapping[str, Any],
+        workers: Workers,
+        precision: str = "float32",
+        backward_do_mirror: bool = False,
+        scale_loss: bool | None = None,
+    ) -> None:
+        self._graph = graph if precision == "float32" else _low_precision(graph, precision)
+        self._contexts = list(contexts)
+        self._shapes = (list(data_shapes), list(label_shapes))
+        self._workers = workers
+        self._mirror = backward_do_mirror
+        self._draws = any(node["op"] == "Dropout" for node in json.loads(graph.tojson())["nodes"])
+        self._scaler = _loss_scaler() if scale_loss or precision == "float16" else None
+        self._rescale = optimizer_params["rescale_grad"]
+        self._bind({name: mx.nd.array(value) for name, value in values.items()})
+        self._optimizer = mx.optimizer.create(
+            optimizer, sym=graph, param_idx2name=self._index_names(), **optimizer_params
+        )
+        self._optimizer.rescale_grad = self._rescale / self.loss_scale
+        self._updater = mx.optimizer.get_updater(self._optimizer)
+        self._join()
+
+    @property
+    def loss_scale(self) -> float:
+        """What the loss is multiplied by before the gradient is taken."""
+        return self._scaler.loss_scale if self._scaler else 1.0
+
+    def step(self, batch: DataBatch, *, seed: int, stop: bool = False) -> Callable[[], Sums]:
+        """Start one update and return what waits for its sums.
+
+        Args:
+            batch: data and labels, for all devices of this worker.
+            seed: of the random numbers of this update (dropout), 0 or above.
+            stop: whether this worker was asked to stop; the sums tell all workers.
+        """
+        if self._draws:
+            mx.random.seed(seed)
+        self._module.forward_backward(batch)
+        metric = _DeviceSums()
+        self._module.update_metric(metric, batch.label)
+        found = mx.nd.add_n(*metric.found, mx.nd.array([0, 0, 0, 0, float(stop)]))
+        if self._workers.count > 1 and self._workers.synchronous:
+            self._workers.kvstore.pushpull("sums", found)
+        self._update()
+        return lambda: Sums(*map(float, found.asnumpy()))
+
+    def parameters(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Return `(arg_params, aux_params)`; statistics are the mean over this worker's devices."""
+        group = self._module._exec_group
+        args = {n: arrays[0].asnumpy() for n, arrays in zip(group.param_names, group.param_arrays)}
+        devices = self.statistics()
+        return args, {n: np.mean([d[n] for d in devices], axis=0) for n in devices[0]}
+
+    def statistics(self) -> list[dict[str, np.ndarray]]:
+        """Return the moving statistics of each device, by name."""
+        group = self._module._exec_group
+        return [
+            {name: arrays[k].asnumpy() for name, arrays in zip(group.aux_names, group.aux_arrays)}
+            for k in range(len(self._contexts))
+        ]
+
+    def momentum(self) -> dict[str, np.ndarray]:
+        """Return the momentum of each parameter; none where servers hold it (dist_async)."""
+        names, states = self._index_names(), self._updater.states
+        step = len(self._contexts)  # every device's momentum is the same
+        return {
+            names[index]: state.asnumpy()
+            for index, state in states.items()
+            if index % step == 0 and state is not None
+        }
+
+    def scaling(self) -> tuple[float, int] | None:
+        """Return the loss scale and for how many updates it has held; None without scaling."""
+        return (self.loss_scale, self._scaler._unskipped) if self._scaler else None
+
+    def restore_scaling(self, scale: float, unskipped: int) -> None:
+        """Take up the loss scale as `scaling` gave it."""
+        self._scaler._next_loss_scale, self._scaler._unskipped = scale, unskipped
+        self._change_scale()
+
+    def restore(self, momentum: Arrays, statistics: Sequence[Arrays]) -> None:
+        """Take up momentum and device statistics as `momentum` and `statistics` gave them."""
+        for index, name in self._index_names().items():
+            if name in momentum:
+                context = self._contexts[index % len(self._contexts)]
+                self._updater.states[index] = mx.nd.array(momentum[name], ctx=context)
+                self._updater.states_synced[index] = True
+        group = self._module._exec_group
+        for device, values in enumerate(statistics):
+            for name, arrays in zip(group.aux_names, group.aux_arrays):
+                arrays[device][:] = values[name]
+
+    def _bind(self, values: Mapping[str, Any]) -> None:
+        """Make the module anew with these parameters and the present loss scale."""
+        graph = self._graph if self._scaler is None else _with_scale(self._graph, self.loss_scale)
+        self._module = mx.mod.Module(graph, context=self._contexts, label_names=(_LABEL,))
+        with _mirroring(self._mirror):
+            self._module.bind(*self._shapes)
+        names = set(graph.list_auxiliary_states())
+        self._module.init_params(
+            initializer=None,
+            arg_params={name: value for name, value in values.items() if name not in names},
+            aux_params={name: value for name, value in values.items() if name in names},
+        )
+
+    def _join(self) -> None:
+        """Give the parameters to the KVStore, and take worker 0's from a distributed one."""
+        group, store = self._module._exec_group, self._workers.kvstore
+        if store is None:
+            return
+        for name, weights in zip(group.param_names, group.param_arrays):
+            store.init(name, weights[0].as_in_context(mx.cpu()))
+            store.pull(name, out=weights)
+        if self._workers.count > 1 and self._workers.synchronous:
+            store.init("sums", mx.nd.zeros(5))
+        if not self._workers.synchronous:
+            if self._workers.rank == 0:
+                store.set_optimizer(self._optimizer)
+            store._barrier()  # no gradient comes before the optimiser
+
+    def _update(self) -> None:
+        group, store = self._module._exec_group, self._workers.kvstore
+        if store is not None:
+            for index, name in enumerate(group.param_names):
+                # Asynchronous servers update the weights; else gradients are only added up, and
+                # each worker updates by itself, so that worker 0 has all there is to save.
+                out = None if self._workers.synchronous else group.param_arrays[index]
+                store.pushpull(name, group.grad_arrays[index], out=out, priority=-index)
+        if not (self._scaler and self._overflows()):
+            self._apply()
+        if self._scaler and self._scaler._next_loss_scale != self.loss_scale:
+            self._change_scale()
+
+    def _apply(self) -> None:
+        """Update the weights of every device by its (summed) gradients."""
+        if not self._workers.synchronous:
+            return
+        group, count = self._module._exec_group, len(self._contexts)
+        rows = range(len(group.param_names))
+        for device in range(count):
+            self._updater(
+                [row * count + device for row in rows],
+                [group.grad_arrays[row][device] for row in rows],
+                [group.param_arrays[row][device] for row in rows],
+            )
+
+    def _overflows(self) -> bool:
+        """Return whether a gradient is not finite; the scaler then lowers its next scale."""
+        gradients = self._module._exec_group.grad_arrays
+        found: bool = self._scaler.has_overflow([SimpleNamespace(_grad=g) for g in gradients])
+        return found
+
+    def _change_scale(self) -> None:
+        """Bind the network anew with the scaler's next scale, which the graph holds."""
+        args, auxs = self.parameters()
+        statistics = self.statistics()
+        # MXNet's scaler would use the old scale for one update more.
+        self._scaler._loss_scale = self._scaler._next_loss_scale
+        self._optimizer.rescale_grad = self._rescale / self.loss_scale
+        del self._module  # its memory goes before the new one's comes
+        self._bind({name: mx.nd.array(value) for name, value in {**args, **auxs}.items()})
+        self.restore({}, statistics)
+
+    def _index_names(self) -> dict[int, str]:
+        """Return the parameter of each of the optimiser's indices, as Module numbers them."""
+        # Servers number the parameters in the order in which the KVStore was given them.
+        count = len(self._contexts) if self._workers.synchronous else 1
+        names = self._module._exec_group.param_names
+        return {i * count + k: name for i, name in enumerate(names) for k in range(count)}
+
+
+class _DeviceSums(mx.metric.EvalMetric):
+    """Collects each device's (5,) sums, in the order of :class:`Sums`, without waiting."""
+
+    def __init__(self) -> None:
+        super().__init__("sums")
+        self.found: list[Any] = []
+
+    def update(self, labels: list[Any], preds: list[Any]) -> None:
+        """Add the sums of one device: (N,) or (N, P) labels, (N, C) or (N, C, h, w) outputs."""
+        output = preds[0]
+        label = labels[0].as_in_context(output.context)
+        sums = _classification_sums if output.ndim == 2 else _segmentation_sums
+        self.found.append(sums(output, label).as_in_context(mx.cpu()))
+
+
+def _classification_sums(output: Any, label: Any) -> Any:
+    true = mx.nd.pick(output, label, axis=1)
+    rank = (output > true.expand_dims(1)).sum(axis=1)
+    count = mx.nd.ones_like(rank)
+    return _stacked(-mx.nd.log(true + _TINY), rank < 1, rank < 5, count)
+
+
+def _segmentation_sums(output: Any, label: Any) -> Any:
+    output = output.reshape((0, 0, -1))
+    valid = label != _IGNORE_LABEL
+    true = mx.nd.pick(output, label * valid, axis=1)
+    correct = (output.max(axis=1) == true) * valid
+    # `where`, since nan times 0 would be nan.
+    loss = mx.nd.where(valid, -mx.nd.log(true + _TINY), mx.nd.zeros_like(true))
+    return _stacked(loss, correct, mx.nd.zeros_like(true), valid)
+
+
+def _stacked(*values: Any) -> Any:
+    """Return the sum of each array, and 0 for `stop`, as (5,)."""
+    sums = [value.sum() for value in values]
+    return mx.nd.concat(*sums, mx.nd.zeros((1,), sums[0].context), dim=0)
+
+
+def _check_kvstore(kind: str) -> None:
+    if kind not in KVSTORES:
+        raise ValueError(f"--kvstore {kind!r}: choose one of {', '.join(KVSTORES)}")
+    if kind == "nccl" and not mx.runtime.Features().is_enabled("NCCL"):
+        raise ValueError("--kvstore nccl: this MXNet has no NCCL; use device, or the GPU build")
+    if kind.startswith("dist") and os.environ.get("DMLC_ROLE") != "worker":
+        raise ValueError(
+            f"--kvstore {kind}: this process is not one of several workers (DMLC_ROLE is "
+            f"{os.environ.get('DMLC_ROLE')!r}); start it by "
+            "`ademx launch --workers 2 --servers 1 -- train …`"
+        )
+
+
+@contextmanager
+def _mirroring(wanted: bool) -> Iterator[None]:
+    """Let MXNet plan for recomputation while a network is bound."""
+    name = "MXNET_BACKWARD_DO_MIRROR"
+    before = os.environ.get(name)
+    if wanted:
+        os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if wanted and before is None:
+            del os.environ[name]
+
+
+def _low_precision(graph: Symbol, precision: str) -> Symbol:
+    """Return a float32 graph with its costly layers computed in `precision`."""
+    from mxnet.contrib import amp  # `mxnet.contrib` does not load it by itself
+
+    converted = amp.convert_symbol(graph, target_dtype=precision)
+
+    def declare(node: dict[str, Any]) -> None:
+        if node["op"] == "null":  # else MXNet cannot tell the dtype of what is cast
+            node.setdefault("attrs", {})["__dtype__"] = "0"
+
+    return _edited(converted, declare)
+
+
+def _with_scale(graph: Symbol, scale: float) -> Symbol:
+    """Return a graph whose loss is multiplied by `scale` in the backward pass."""
+
+    def declare(node: dict[str, Any]) -> None:
+        if node["op"] == "SoftmaxOutput":
+            node.setdefault("attrs", {})["grad_scale"] = repr(scale)
+
+    return _edited(graph, declare)
+
+
+def _edited(graph: Symbol, edit: Callable[[dict[str, Any]], None]) -> Symbol:
+    tree = json.loads(graph.tojson(remove_amp_cast=False))
+    for node in tree["nodes"]:
+        edit(node)
+    return mx.sym.load_json(json.dumps(tree))
+
+
+def _loss_scaler() -> Any:
+    from mxnet.contrib.amp.loss_scaler import LossScaler
+
+    return LossScaler()

@@ -1,0 +1,477 @@
+"""Training on a dataset, as the release does it (SPEC §4): resumable and deterministic.
+
+What is random is drawn from (seed, worker, update), and all the rest is in the checkpoints: a run
+that was stopped and resumed ends with the bits of one that was not, on the CPU and with as many
+devices, workers and threads (OMP_NUM_THREADS). Three or more workers add up their gradients in
+the order in which they come, and asynchronous ones do as they like: there the last digits differ
+from run to run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ademx import checkpoints
+from ademx.checkpoints import Checkpoint, State
+from ademx.evaluation import versions
+from ademx.files import write_json
+from ademx.initial import initial_values, load_weights
+from ademx.models import build_symbol
+from ademx.predictor import cpu_has_bfloat16
+from ademx.progress import METRICS_FILE, Progress
+from ademx.trainer import Sums, Trainer, Workers
+from ademx.training_data import find_labelled_samples, make_iterator
+from ademx.training_options import SegmentationTrainOptions, TrainOptions
+from iters.lists import Sample
+
+if TYPE_CHECKING:
+    from mxnet.io import DataBatch
+    from mxnet.symbol import Symbol
+
+RUN_FILE = "run.json"
+
+_log = logging.getLogger(__name__)
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no number any more."""
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """How a run ended.
+
+    Attributes:
+        params_path: the newest parameters that worker 0 wrote, or what the run started from.
+        epoch: complete epochs.
+        batch: batches of the next one that are done too.
+        signal: number of the signal that stopped the run; None if it came to its end.
+    """
+
+    params_path: Path | None
+    epoch: int
+    batch: int
+    signal: int | None
+
+
+def train(options: TrainOptions) -> TrainReport:
+    """Train a network and write checkpoints, `metrics.jsonl` and `run.json` to the output folder.
+
+    SIGTERM and Ctrl-C end it after the update that is under way, with a checkpoint that
+    `resume` goes on from, in the middle of an epoch too.
+
+    Raises:
+        ValueError: options that do not fit each other, the weights, the data or the output
+            folder; or too many broken images.
+        FileNotFoundError: weights or data are missing.
+        OSError: a checkpoint could not be written; those before it are untouched.
+        TrainingDiverged: the loss became nan; nothing was written after that.
+
+    Source: SPEC §4; ademxapp:iclass/ilsvrc.py and issegm/voc.py.
+    """
+    if options.precision == "bfloat16" and not cpu_has_bfloat16():
+        _log.warning("this CPU has no bfloat16 instructions: expect no gain over float32")
+    workers = Workers(options.kvstore, options.num_devices)
+    dataset = options.find_dataset()
+    samples = find_labelled_samples(options, dataset)
+    with make_iterator(options, dataset, samples, workers) as iterator:
+        return _Run(options, workers, samples, iterator).go()
+
+
+class _Run:
+    """One run, from what it starts with to its last checkpoint.
+
+    A position is (complete epochs, batches of the next one that are done).
+    """
+
+    def __init__(
+        self, options: TrainOptions, workers: Workers, samples: list[Sample], iterator: Any
+    ) -> None:
+        self._options, self._workers, self._iterator = options, workers, iterator
+        self._label = str(options.label)
+        self._settings = json.loads(json.dumps(options.settings(samples)))
+        contexts = options.devices.contexts()
+        self._hardware = {
+            "workers": workers.count,
+            "devices": [str(one) for one in contexts],
+            # MKLDNN's sums go by them.
+            "threads": int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count(),
+        }
+        checkpoint = self._find_checkpoint()
+        self._start = (options.first_epoch, 0)
+        if checkpoint is not None:
+            self._start = (checkpoint.state.epoch, checkpoint.state.batch)
+        self._check_agreement()
+        self._schedule = options.schedule(iterator.num_batches, offset=self._count(self._start))
+        self._trainer = self._make_trainer(contexts, checkpoint)
+        self._newest = checkpoint.params_path if checkpoint else options.weights
+        if workers.rank == 0:
+            self._open_folder(checkpoint)
+
+    def go(self) -> TrainReport:
+        """Train until the last epoch or a signal."""
+        options, position = self._options, self._start
+        progress = self._progress() if self._workers.rank == 0 else nullcontext()
+        with _StopSignal() as stop, progress as shown:
+            while position[0] < options.last_epoch and not stop.agreed:
+                position = self._train_epoch(position, stop, shown)
+                if position[1] == 0 and options.has_checkpoint(position[0]):
+                    self._save(position, interrupted=False)
+                elif stop.agreed:
+                    self._save(position, interrupted=True)
+        number = stop.number if stop.agreed and position[0] < options.last_epoch else None
+        if number is not None:
+            _log.warning(
+                "stopped by %s after %d complete epochs and %d batches; --resume goes on from %s",
+                *(signal.Signals(number).name, *position, self._newest),
+            )
+        return TrainReport(self._newest, *position, signal=number)
+
+    def _train_epoch(
+        self, position: tuple[int, int], stop: _StopSignal, progress: Progress | None
+    ) -> tuple[int, int]:
+        """Train to the end of an epoch, or to where all workers stop; return the position."""
+        epoch, first = position
+        self._iterator.seek(epoch, first)
+        if progress is not None:
+            progress.begin_epoch()
+        pending: _Update | None = None
+        for number in range(first, self._iterator.num_batches):
+            started = time.monotonic()
+            batch = self._iterator.next()
+            wait = time.monotonic() - started
+            update = self._count((epoch, number))
+            sums = self._trainer.step(batch, seed=self._draw(update), stop=stop.number is not None)
+            # The update before is read while this one is computed.
+            if pending is not None:
+                stop.agreed |= self._account(pending, progress)
+            pending = _Update(update, self._rate(update), batch, sums, wait)
+            if stop.agreed:
+                break
+        if pending is not None:
+            stop.agreed |= self._account(pending, progress)
+        number += 1
+        return (epoch, number) if number < self._iterator.num_batches else (epoch + 1, 0)
+
+    def _account(self, update: _Update, progress: Progress | None) -> bool:
+        """Wait for an update and show it; return whether a worker was asked to stop."""
+        sums = update.sums()
+        if not math.isfinite(sums.loss):
+            files = "\n  ".join(self._iterator.files(update.batch))
+            raise TrainingDiverged(
+                f"the loss became {sums.loss} at update {update.number + 1} (epoch "
+                f"{update.number // self._iterator.num_batches + 1}), learning rate {update.lr:g}; "
+                f"the newest checkpoint is {self._newest}: go on from it, or start again, with a "
+                f"lower --base-lr; worker {self._workers.rank}'s batch:\n  {files}"
+            )
+        if progress is not None:
+            progress.update(
+                update.number + 1,
+                lr=update.lr,
+                sums=self._metrics(sums),
+                count=sums.count,
+                images=self._options.batch_images * self._workers.count,
+                wait=update.wait,
+            )
+        return sums.stop > 0
+
+    def _metrics(self, sums: Sums) -> dict[str, float]:
+        """Return what is shown, summed over the labels; errors and accuracies in percent."""
+        if self._options.task == "segmentation":
+            return {"loss": sums.loss, "pixel_accuracy": 100 * sums.top1}
+        return {
+            "loss": sums.loss,
+            "top1_error": 100 * (sums.count - sums.top1),
+            "top5_error": 100 * (sums.count - sums.top5),
+        }
+
+    def _count(self, position: tuple[int, int]) -> int:
+        """Return the updates of the whole training that are done at a position."""
+        return position[0] * int(self._iterator.num_batches) + position[1]
+
+    def _draw(self, update: int) -> int:
+        """Return the seed of an update's random numbers, different for every worker."""
+        sequence = np.random.SeedSequence([self._options.seed, self._workers.rank, update])
+        return int(sequence.generate_state(1)[0] >> 1)
+
+    def _rate(self, update: int) -> float:
+        """Return the learning rate of an update, counted from 0."""
+        # MXNet's SGD counts an update before it asks for the rate; TorchNesterov after.
+        counted = update - self._count(self._start) + (self._options.task == "segmentation")
+        return self._schedule(counted)
+
+    def _find_checkpoint(self) -> Checkpoint | None:
+        """Return what to go on from, or check that nothing would be overwritten."""
+        options = self._options
+        if options.overwrite:
+            return None
+        if not options.resume:
+            held = checkpoints.held_files(options.output, self._label, after=options.first_epoch)
+            if held:
+                raise ValueError(
+                    f"--output {options.output}: holds {held[0].name} and {len(held) - 1} more "
+                    f"files of a training of {self._label}: go on with it by --resume, remove "
+                    "them by --overwrite, or choose another folder"
+                )
+            return None
+        checkpoint = checkpoints.find_newest(options.output, self._label)
+        if checkpoint is None:
+            _log.info("--resume: no complete checkpoint in %s: starting", options.output)
+            return None
+        self._check_resumable(checkpoint)
+        _log.info("going on from %s", checkpoint.params_path)
+        return checkpoint
+
+    def _check_resumable(self, checkpoint: Checkpoint) -> None:
+        held = checkpoint.state.record["settings"]
+        differences = "; ".join(
+            f"{name} was {held.get(name)!r}, now {self._settings.get(name)!r}"
+            for name in sorted(held.keys() | self._settings.keys())
+            if held.get(name) != self._settings.get(name)
+        )
+        if differences:
+            raise ValueError(
+                f"--resume: {checkpoint.params_path} was made with other settings: {differences}; "
+                "give those, or start from it by --weights with another --output"
+            )
+        if checkpoint.state.record["hardware"] != self._hardware:
+            _log.warning(
+                "going on with %s after %s: results will differ in their last digits",
+                *(self._hardware, checkpoint.state.record["hardware"]),
+            )
+
+    def _check_agreement(self) -> None:
+        """Raise ValueError unless all workers start at the same update."""
+        starts = self._workers.gather("start", self._count(self._start))
+        if len(set(starts)) > 1:
+            raise ValueError(
+                f"workers would start after {starts} updates: give all the same options and the "
+                "same --output, which all of them must see"
+            )
+
+    def _make_trainer(self, contexts: list[Any], checkpoint: Checkpoint | None) -> Trainer:
+        options, iterator = self._options, self._iterator
+        graph = _build_graph(options)
+        segmentation = options.task == "segmentation"
+        # A segmentation loss is a mean already, on each device; that of a classifier is a sum.
+        shares = options.num_devices if segmentation else options.batch_images
+        if self._workers.synchronous:
+            shares *= self._workers.count
+        trainer = Trainer(
+            graph,
+            contexts=contexts,
+            data_shapes=iterator.provide_data,
+            label_shapes=iterator.provide_label,
+            values=self._values(graph, checkpoint),
+            optimizer="sgd" if segmentation else "TorchNesterov",
+            optimizer_params={
+                "momentum": options.momentum,
+                "wd": options.weight_decay,
+                "rescale_grad": 1 / shares,
+                "lr_scheduler": self._schedule,
+            },
+            workers=self._workers,
+            precision=options.precision,
+            backward_do_mirror=options.backward_do_mirror,
+        )
+        if checkpoint is not None:
+            self._restore(trainer, checkpoint.state)
+        return trainer
+
+    def _values(self, graph: Symbol, checkpoint: Checkpoint | None) -> dict[str, Any]:
+        """Return all parameters and moving statistics to start with."""
+        options = self._options
+        data = self._iterator.provide_data[0]
+        arg_shapes, _, aux_shapes = graph.infer_shape(data=data.shape)
+        shapes = dict(zip(graph.list_arguments(), arg_shapes))
+        del shapes["data"], shapes["softmax_label"]
+        shapes.update(zip(graph.list_auxiliary_states(), aux_shapes))
+        if checkpoint is not None:
+            return load_weights(checkpoint.params_path, options.label, shapes)
+        values: dict[str, Any] = {}
+        if options.weights is not None:
+            values = load_weights(options.weights, options.label, shapes)
+        drawn = initial_values(shapes, task=options.task, seed=options.seed)
+        return {**drawn, **values}
+
+    def _restore(self, trainer: Trainer, state: State) -> None:
+        # On as many devices as before; on others the mean statistics of the file will do.
+        same = len(state.device_statistics) == self._options.num_devices
+        trainer.restore(state.momentum, state.device_statistics if same else ())
+        if state.record["loss_scaling"] is not None and self._options.precision == "float16":
+            trainer.restore_scaling(*state.record["loss_scaling"])
+        if not self._workers.synchronous:
+            _log.warning("dist_async: the servers' momentum is not in a checkpoint: it starts at 0")
+
+    def _save(self, position: tuple[int, int], *, interrupted: bool) -> None:
+        """Write a checkpoint (worker 0), and remove interrupted ones that it supersedes."""
+        if self._workers.rank:
+            return
+        output = self._options.output
+        if interrupted:
+            path = checkpoints.interrupted_path(output, self._label, self._count(position))
+        else:
+            path = checkpoints.epoch_path(output, self._label, position[0])
+        arg_params, aux_params = self._trainer.parameters()
+        broken = [name for name, value in arg_params.items() if not np.isfinite(value).all()]
+        if broken:
+            raise TrainingDiverged(
+                f"the last update made {len(broken)} parameters infinite or nan ({broken[0]}, …): "
+                f"they are not saved; the newest checkpoint is {self._newest}; lower --base-lr"
+            )
+        statistics = self._trainer.statistics() if self._options.num_devices > 1 else []
+        state = State(
+            epoch=position[0],
+            batch=position[1],
+            record={
+                "settings": self._settings,
+                "hardware": self._hardware,
+                "versions": versions(),
+                "num_batches": self._iterator.num_batches,
+                "lr": self._rate(self._count(position)),
+                "loss_scaling": self._trainer.scaling(),
+            },
+            momentum=self._trainer.momentum(),
+            device_statistics=tuple(statistics),
+        )
+        try:
+            checkpoints.save(path, arg_params, aux_params, state)
+        except OSError as error:
+            message = (
+                f"{error.strerror}; the newest checkpoint is {self._newest}; mend it, --resume"
+            )
+            raise OSError(error.errno, message, str(path)) from error
+        self._newest = path
+        checkpoints.remove_interrupted(output, self._label, keep=path)
+
+    def _open_folder(self, checkpoint: Checkpoint | None) -> None:
+        """Make the output folder ready and write `run.json`."""
+        options = self._options
+        output = options.output
+        output.mkdir(parents=True, exist_ok=True)
+        _set_aside(output, self._label)
+        checkpoints.remove_partial(output, self._label)
+        if options.overwrite:
+            held = checkpoints.held_files(output, self._label, after=options.first_epoch)
+            for path in (*held, output / METRICS_FILE):
+                path.unlink(missing_ok=True)
+        weights = options.weights
+        write_json(
+            output / RUN_FILE,
+            {
+                "label": self._label,
+                "settings": self._settings,
+                "hardware": {**self._hardware, "kvstore": options.kvstore},
+                "weights": str(weights) if weights else None,
+                "resumed_from": str(checkpoint.params_path) if checkpoint else None,
+                "first_update": self._count(self._start),
+                "updates_per_epoch": self._iterator.num_batches,
+                "versions": versions(),
+            },
+        )
+
+    def _progress(self) -> Progress:
+        return Progress(
+            self._options.output,
+            label=self._label,
+            first_update=self._count(self._start),
+            last_update=self._count((self._options.last_epoch, 0)),
+            num_batches=self._iterator.num_batches,
+            num_epochs=self._options.to_epoch,
+            tensorboard=self._options.tensorboard,
+        )
+
+
+@dataclass(frozen=True)
+class _Update:
+    """An update that is under way.
+
+    Attributes:
+        number: from 0, in the whole training.
+        lr: its rate.
+        batch: this worker's images.
+        sums: waits for the update and returns what it found.
+        wait: seconds that the batch was waited for.
+    """
+
+    number: int
+    lr: float
+    batch: DataBatch
+    sums: Callable[[], Sums]
+    wait: float
+
+
+class _StopSignal:
+    """Notes SIGTERM and Ctrl-C; a second Ctrl-C interrupts at once. A context manager.
+
+    Attributes:
+        number: number of the signal, once it has come.
+        agreed: all workers know that they stop after the update that is under way.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.agreed = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
+
+def _build_graph(options: TrainOptions) -> Symbol:
+    chosen = {}
+    if isinstance(options, SegmentationTrainOptions):
+        chosen = {"loss": options.loss, "head": options.head}
+    return build_symbol(
+        options.label,
+        width=options.width,
+        pool=options.pool,
+        frozen_statistics=options.frozen_statistics,
+        **chosen,
+    )
+
+
+def _set_aside(output: Path, label: str) -> None:
+    """Rename `run.json` and `metrics.jsonl` of another label, to go before those of this one.
+
+    The release keeps all of its models in one folder.
+    """
+    try:
+        other = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))["label"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if other != label:
+        for name in (RUN_FILE, METRICS_FILE):
+            if (output / name).exists():
+                (output / name).rename(output / f"{other}_{name}")

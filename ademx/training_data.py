@@ -1,0 +1,92 @@
+"""What a training reads: the samples of its split, and the iterator over them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ademx.trainer import Workers
+from ademx.training_options import SegmentationTrainOptions, TrainOptions
+from iters import transforms
+from iters.datasets import Dataset
+from iters.lists import Sample, find_samples
+from symbols.levels import get_network, native_stride
+
+# Longer sides at scale 1, pixels, as in testing.
+_ORIGIN_SIZES = {"cityscapes": 2048}
+_OTHER_ORIGIN_SIZE = 500
+
+
+def find_labelled_samples(options: TrainOptions, dataset: Dataset) -> list[Sample]:
+    """Return the samples of the options' split.
+
+    Raises:
+        ValueError: they have no labels, or labels that the network has no class for.
+        FileNotFoundError: the split is not there.
+    """
+    samples = find_samples(
+        dataset.name, options.data_root, options.split, list_file=options.list_file
+    )
+    if samples[0].label is None:
+        raise ValueError(f"--split {options.split}: has no labels to train on")
+    if options.task == "classification":
+        worst = max(samples, key=lambda sample: sample.label)
+        if worst.label >= options.label.num_classes:
+            raise ValueError(
+                f"{worst}: class {worst.label}; {options.label} has classes 0 to "
+                f"{options.label.num_classes - 1}: name a label with more, or mend the list"
+            )
+    return samples
+
+
+def make_iterator(
+    options: TrainOptions, dataset: Dataset, samples: list[Sample], workers: Workers
+) -> Any:
+    """Return the iterator over a worker's part of the samples."""
+    from iters import iterators
+    from iters.augment_classification import ClassificationAugmentation
+    from iters.augment_segmentation import SegmentationAugmentation
+
+    label = options.label
+    common = {
+        "normalization": transforms.RN if label.family == "rn" else transforms.RNA,
+        "choose_interp_method": options.choose_interp_method,
+    }
+    augmentation: Any
+    if isinstance(options, SegmentationTrainOptions):
+        kind = iterators.SegmentationIter
+        augmentation = SegmentationAugmentation(
+            options.crop_size,
+            origin_size=options.origin_size or _ORIGIN_SIZES.get(dataset.name, _OTHER_ORIGIN_SIZE),
+            scale_range=options.scale_rate_range,
+            stride=min(
+                label.output_stride, native_stride(get_network(label.family, label.variant))
+            ),
+            max_shape=_max_shape(options, dataset),
+            dataset_name=dataset.name,
+            **common,
+        )
+    else:
+        kind = iterators.ClassificationIter
+        augmentation = ClassificationAugmentation(options.crop_size, **common)
+    return kind(
+        samples,
+        augmentation=augmentation,
+        batch_size=options.batch_images,
+        sampler=options.sampler,
+        seed=options.seed,
+        num_parts=workers.count,
+        part_index=workers.rank,
+        prefetcher=options.prefetcher,
+        num_workers=options.prefetch_threads,
+        max_broken=options.max_broken,
+        cache_images=options.cache_images,
+    )
+
+
+def _max_shape(options: TrainOptions, dataset: Dataset) -> tuple[int, int]:
+    """Return height and width of the largest images; with COCO's among them, VOC's are COCO's."""
+    if dataset.name == "voc" and options.split == "train++":  # Release: its name for VOC + COCO
+        return 640, 640
+    if dataset.max_shape is None:
+        raise ValueError(f"{dataset.name}: the size of its largest image is not known")
+    return dataset.max_shape
