@@ -16,6 +16,8 @@ from types import ModuleType
 
 import numpy as np
 
+from ademx import cuda_libraries
+
 _DROPPED_ALIASES = {
     "bool": bool,
     "int": int,
@@ -24,6 +26,16 @@ _DROPPED_ALIASES = {
     "complex": complex,
     "str": str,
 }
+# A library that the system must bring -> how.
+_SYSTEM_LIBRARIES = {
+    "libcuda.so.1": "install the NVIDIA driver, or the CPU build by `pip uninstall mxnet-cu112` "
+    "and `pip install 'ademx[cpu]'`",
+    "libgomp.so.1": "run `apt-get install libgomp1`",
+    "libquadmath.so.0": "run `apt-get install libquadmath0`",
+}
+_REINSTALL = (
+    "run `pip install 'ademx[cpu]'`, or `pip install 'ademx[gpu]'`, which brings the CUDA libraries"
+)
 
 
 class MissingDependency(ImportError):
@@ -44,6 +56,8 @@ def prepare_numpy() -> None:
 def import_mxnet() -> ModuleType:
     """Return the `mxnet` module.
 
+    For the GPU wheel the CUDA libraries from PyPI are loaded first, where the system has none.
+
     Raises:
         MissingDependency: MXNet is not installed, or numpy is too new for it; the message is one
             line and names the command that mends it.
@@ -54,6 +68,8 @@ def import_mxnet() -> ModuleType:
         )
     prepare_numpy()
     _use_every_core()
+    if "mxnet" not in sys.modules and cuda_libraries.installed_version(cuda_libraries.GPU_WHEEL):
+        cuda_libraries.load_libraries()
     try:
         return importlib.import_module("mxnet")
     except ModuleNotFoundError as error:
@@ -66,11 +82,22 @@ def import_mxnet() -> ModuleType:
             "this needs MXNet, which is not installed: run `pip install 'ademx[cpu]'`, "
             "or `pip install 'ademx[gpu]'` on a machine with an NVIDIA GPU"
         ) from None
-    except OSError as error:  # a shared library of the GPU build was not found
+    except OSError as error:  # a shared library was not found
+        cures = [cure for name, cure in _SYSTEM_LIBRARIES.items() if name in str(error)]
         raise MissingDependency(
-            f"MXNet is installed but does not load ({error}): run `pip install 'ademx[cpu]'`, "
-            "or `pip install 'ademx[gpu]'`, which brings the CUDA libraries"
+            f"MXNet is installed but does not load ({error}): {(cures or [_REINSTALL])[0]}"
         ) from error
+
+
+def usable_cores() -> int | None:
+    """Return the number of cores that this process may use; None where that is not known."""
+    try:
+        processors = len(os.sched_getaffinity(0))
+        siblings = Path("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list").read_text()
+    except (AttributeError, OSError):  # not Linux
+        return None
+    threads_per_core = len(re.findall(r"\d+", siblings))
+    return max(1, processors // threads_per_core)
 
 
 def _use_every_core() -> None:
@@ -80,13 +107,9 @@ def _use_every_core() -> None:
     has its own (most virtual machines) that halves its speed. It reads the variable once, when
     it is loaded.
     """
-    try:
-        processors = len(os.sched_getaffinity(0))
-        siblings = Path("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list").read_text()
-    except (AttributeError, OSError):  # not Linux: MXNet's own choice stands
-        return
-    threads_per_core = len(re.findall(r"\d+", siblings))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, processors // threads_per_core)))
+    cores = usable_cores()
+    if cores is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
 
 
 def import_gluoncv() -> ModuleType:

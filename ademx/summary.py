@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,6 +78,7 @@ class Graph:
         input_shape: (batch, 3, height, width).
         width: multiplier of all channels but the classes.
         nodes: all nodes, each after those that it reads.
+        symbol: the network itself.
     """
 
     label: str
@@ -83,6 +86,7 @@ class Graph:
     input_shape: tuple[int, int, int, int]
     width: float
     nodes: tuple[Node, ...]
+    symbol: Symbol
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,32 @@ class Summary:
     activation_bytes: int
 
 
+@dataclass(frozen=True)
+class TrainingMemory:
+    """What one device holds while it trains on batches of a graph's size, in bytes, float32.
+
+    Attributes:
+        parameters: weights and moving statistics.
+        gradients: one for each weight.
+        momentum: one for each weight.
+        inputs: images and labels of a batch.
+        plan: activations and their gradients, as MXNet lays them out over each other; whole MiB.
+        workspace: the most that a convolution may take besides on a GPU; not in the total.
+    """
+
+    parameters: int
+    gradients: int
+    momentum: int
+    inputs: int
+    plan: int
+    workspace: int
+
+    @property
+    def total(self) -> int:
+        """Bytes that every update needs. MXNet itself and the CUDA context come on top."""
+        return self.parameters + self.gradients + self.momentum + self.inputs + self.plan
+
+
 def full_label(name: str) -> str:
     """Return a label as it is, and for a network's bare name its ImageNet label.
 
@@ -184,7 +214,7 @@ def load_graph(
     if min(shape) < 1:
         raise ValueError(f"batch {batch}, input {input_size}: expected positive numbers")
     symbol = build_symbol(parsed, width=width, pool=pool, head=head)
-    return Graph(str(parsed), network.origin, shape, width, _nodes(symbol, shape))
+    return Graph(str(parsed), network.origin, shape, width, _nodes(symbol, shape), symbol)
 
 
 def summarise(graph: Graph) -> Summary:
@@ -203,6 +233,47 @@ def summarise(graph: Graph) -> Summary:
         macs=sum(level.macs for level in levels),
         activation_bytes=sum(level.activation_bytes for level in levels),
     )
+
+
+def training_memory(graph: Graph, *, backward_do_mirror: bool = False) -> TrainingMemory:
+    """Return the memory that training takes on one device, from MXNet's own plan.
+
+    The network is bound on the CPU, which reserves addresses: no memory is filled, and no weight
+    is computed.
+
+    Args:
+        graph: its batch is that of one device.
+        backward_do_mirror: plan for computing cheap layers again in the backward pass.
+    """
+    symbol = graph.symbol
+    requests = {name: "null" if name in _INPUTS else "write" for name in symbol.list_arguments()}
+    with _mirroring(backward_do_mirror):
+        executor = symbol.simple_bind(
+            import_mxnet().cpu(), grad_req=requests, data=graph.input_shape
+        )
+    (plan,) = re.findall(r"Total (\d+) MB allocated", executor.debug_str())
+    weights = _FLOAT32_BYTES * _elements(node for node in graph.nodes if node.is_parameter)
+    statistics = _FLOAT32_BYTES * _elements(node for node in graph.nodes if node.auxiliary)
+    workspaces = [int(node.attributes.get("workspace", 0)) for node in graph.nodes]
+    return TrainingMemory(
+        parameters=weights + statistics,
+        gradients=weights,
+        momentum=weights,
+        inputs=_FLOAT32_BYTES * _elements(node for node in graph.nodes if node.name in _INPUTS),
+        plan=int(plan) * 2**20,
+        workspace=max(workspaces) * 2**20,
+    )
+
+
+@contextmanager
+def _mirroring(wanted: bool) -> Iterator[None]:
+    """Let MXNet plan for recomputation while a network is bound."""
+    before = os.environ.get("MXNET_BACKWARD_DO_MIRROR", "0")
+    os.environ["MXNET_BACKWARD_DO_MIRROR"] = "1" if wanted else before
+    try:
+        yield
+    finally:
+        os.environ["MXNET_BACKWARD_DO_MIRROR"] = before
 
 
 def _nodes(symbol: Symbol, data_shape: tuple[int, int, int, int]) -> tuple[Node, ...]:

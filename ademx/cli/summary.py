@@ -13,7 +13,7 @@ import click
 from ademx.files import replacing, write_json
 
 if TYPE_CHECKING:
-    from ademx.summary import LevelSummary, Summary
+    from ademx.summary import LevelSummary, Summary, TrainingMemory
 
 _ORIGINS = {
     "released": "released",
@@ -68,6 +68,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     show_default=True,
     help="Top of a segmentation network.",
 )
+@click.option("--training", is_flag=True, help="Memory of training; the batch is a device's.")
+@click.option("--backward-do-mirror", is_flag=True, help="As in training: compute layers again.")
 @click.option("--plot", type=_FILE, help="Draw the graph: a .pdf, .png or .svg file.")
 @click.option("--json", "json_file", type=_FILE, help="Write the numbers as JSON.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
@@ -78,6 +80,8 @@ def summary(
     width: float,
     pool: str,
     head: str,
+    training: bool,
+    backward_do_mirror: bool,
     plot: Path | None,
     json_file: Path | None,
     overwrite: bool,
@@ -86,11 +90,17 @@ def summary(
 
     LABEL is a model label (voc_rna-a1_cls21_s8) or a network's name (a1, rn-50).
     """
-    from ademx.summary import load_graph, summarise
+    from ademx.summary import load_graph, summarise, training_memory
 
-    _check_writable([plot, json_file], overwrite=overwrite)
+    check_writable([plot, json_file], overwrite=overwrite)
     graph = load_graph(label, input_size=input_size, batch=batch, width=width, pool=pool, head=head)
     result = summarise(graph)
+    numbers = dataclasses.asdict(result)
+    report = _report(result)
+    if training or backward_do_mirror:
+        memory = training_memory(graph, backward_do_mirror=backward_do_mirror)
+        numbers["training"] = {**dataclasses.asdict(memory), "total": memory.total}
+        report += _training_report(memory, result.input_shape[0])
     if plot:
         from ademx.drawing import draw
 
@@ -98,8 +108,8 @@ def summary(
         with replacing(plot) as file:
             file.write(picture)
     if json_file:
-        write_json(json_file, dataclasses.asdict(result))
-    click.echo(_report(result))
+        write_json(json_file, numbers)
+    click.echo(report)
 
 
 def _report(result: Summary) -> str:
@@ -120,6 +130,25 @@ def _report(result: Summary) -> str:
             "allocates about two thirds of it, as some operators write over their input.",
         ]
     )
+
+
+def _training_report(memory: TrainingMemory, batch: int) -> str:
+    """Return the memory of training, a line for each part."""
+    rows = {
+        "parameters": memory.parameters,
+        "gradients": memory.gradients,
+        "momentum": memory.momentum,
+        "inputs": memory.inputs,
+        "activations, planned": memory.plan,
+        "total": memory.total,
+    }
+    lines = [f"{name:20}  {value / 2**20:10,.1f} MiB" for name, value in rows.items()]
+    title = f"training, float32, batch of {batch} on each device:"
+    note = (
+        f"On a GPU the CUDA context and up to {memory.workspace / 2**20:,.0f} MiB of workspace "
+        "come on top."
+    )
+    return "\n".join(["\n", title, *lines, note])
 
 
 def _row(level: LevelSummary) -> tuple[str, ...]:
@@ -147,7 +176,7 @@ def _costs(row: LevelSummary | Summary) -> tuple[str, ...]:
     )
 
 
-def _check_writable(paths: Sequence[Path | None], *, overwrite: bool) -> None:
+def check_writable(paths: Sequence[Path | None], *, overwrite: bool) -> None:
     """Raise OSError, before any work is done, for a file that could not be written at its end."""
     for path in filter(None, paths):
         if path.exists() and not overwrite:

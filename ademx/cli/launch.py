@@ -1,0 +1,46 @@
+"""`ademx launch`: several workers of one training on this machine."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes.")
+@click.option(
+    "--servers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes that hold the parameters.",
+)
+@click.option(
+    "--scheduler-port", type=click.IntRange(1, 65535), help="TCP port.  [default: a free one]"
+)
+@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_context
+def launch(
+    ctx: click.Context,
+    workers: int,
+    servers: int,
+    scheduler_port: int | None,
+    arguments: tuple[str, ...],
+) -> None:
+    """Run `ademx ARGUMENTS` as several workers that train together on this machine.
+
+    For example: ademx launch --workers 2 -- train segmentation --kvstore dist_sync …
+
+    Worker 0's output comes through as it is, that of the others prefixed on stderr. Ctrl-C and
+    SIGTERM are passed on to the workers, which save first; a second one ends all at once.
+    """
+    from ademx.launch import launch as run
+
+    if arguments[0] == "train" and not any("dist_" in argument for argument in arguments):
+        raise click.UsageError(
+            "without --kvstore dist_sync, dist_device_sync or dist_async each worker would train "
+            "alone: add it to the arguments of train"
+        )
+    command = [sys.executable, "-m", "ademx", *arguments]
+    ctx.exit(run(command, workers=workers, servers=servers, scheduler_port=scheduler_port))

@@ -1,0 +1,164 @@
+"""The curves of training runs, from their `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from ademx.compat import MissingDependency
+from ademx.progress import METRICS_FILE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = ("pdf", "png", "svg")
+
+_POSITION = ("epoch", "update", "seconds")  # where a line is, not what was measured
+_RATE = "lr"
+_TITLES = {
+    "lr": "learning rate",
+    "data_wait": "share of time waiting for data",
+    "images_per_second": "images per second",
+}
+_PANEL = (6.0, 3.2)  # inches
+
+
+@dataclass(frozen=True)
+class Run:
+    """The curves of one run.
+
+    Attributes:
+        name: for the legend.
+        curves: kind of line ("update" or "epoch") -> what was measured -> update -> value.
+    """
+
+    name: str
+    curves: dict[str, dict[str, dict[int, float]]]
+
+    def measured(self) -> list[str]:
+        """Return what was measured, in the order of the file."""
+        return list(dict.fromkeys(name for curves in self.curves.values() for name in curves))
+
+
+def load_runs(paths: Sequence[Path]) -> list[Run]:
+    """Return the curves of runs, each named by its folder, or its path where names would agree.
+
+    Args:
+        paths: folders with a `metrics.jsonl`, or such files.
+
+    Raises:
+        FileNotFoundError: a folder has none.
+        ValueError: a line that is not one of a run's metrics, or no line at all. The last line
+            may be cut off, as it is while a run writes it.
+    """
+    files = [path / METRICS_FILE if path.is_dir() else path for path in paths]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file}: there is no such file; name the --output folder of `ademx train`"
+            )
+    names = [file.resolve().parent.name for file in files]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    return [Run(name, _curves(file)) for name, file in zip(names, files)]
+
+
+def _curves(file: Path) -> dict[str, dict[str, dict[int, float]]]:
+    curves: dict[str, dict[str, dict[int, float]]] = {}
+    lines = file.read_text().splitlines()
+    for number, text in enumerate(lines, 1):
+        try:
+            line = json.loads(text)
+            kind, update = line.get("kind", "update"), int(line["update"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            if number == len(lines):
+                break
+            raise ValueError(
+                f'{file}, line {number}: expected a JSON object with "update", found {text[:80]!r}'
+            ) from None
+        for name, value in line.items():
+            # A resumed run writes updates again: the last line counts.
+            if name not in _POSITION and _is_number(value):
+                curves.setdefault(kind, {}).setdefault(name, {})[update] = float(value)
+    if not curves:
+        raise ValueError(f"{file}: holds no complete line of metrics yet")
+    return curves
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def draw(runs: Sequence[Run], file: BinaryIO, picture_format: str) -> None:
+    """Draw one panel for each thing measured, over updates, with all runs that measured it.
+
+    Thin lines are parts of an epoch, dots whole epochs.
+
+    Args:
+        runs: as :func:`load_runs` returns them.
+        file: to write the picture to.
+        picture_format: one of :data:`FORMATS`.
+
+    Raises:
+        ValueError: an unknown format.
+        MissingDependency: matplotlib is not installed.
+    """
+    if picture_format not in FORMATS:
+        raise ValueError(f"picture format {picture_format!r}: choose one of {', '.join(FORMATS)}")
+    figure = _figure()
+    names = _panels(runs)
+    columns = 1 if len(names) == 1 else 2
+    rows = math.ceil(len(names) / columns)
+    figure.set_size_inches(_PANEL[0] * columns, _PANEL[1] * rows + 0.4)
+    for position, name in enumerate(names, 1):
+        _draw_panel(figure.add_subplot(rows, columns, position), runs, name)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+    figure.savefig(file, format=picture_format, dpi=120)
+
+
+def _figure() -> Figure:
+    try:
+        module = importlib.import_module("matplotlib.figure")
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        raise MissingDependency(
+            "drawing curves needs matplotlib, which is not installed: run "
+            "`pip install 'ademx[plot]'`"
+        ) from None
+    figure: Figure = module.Figure(layout="constrained")
+    return figure
+
+
+def _panels(runs: Sequence[Run]) -> list[str]:
+    """Return what any run measured: the loss, which is first in the files, the rate, the rest."""
+    names = list(dict.fromkeys(name for run in runs for name in run.measured()))
+    if _RATE in names:
+        names.remove(_RATE)
+        names.insert(1, _RATE)
+    return names
+
+
+def _draw_panel(axes: Axes, runs: Sequence[Run], name: str) -> None:
+    for number, run in enumerate(runs):
+        colour = f"C{number}"
+        parts = run.curves.get("update", {}).get(name, {})
+        epochs = run.curves.get("epoch", {}).get(name, {})
+        # Each run has a line in each panel, even an empty one, for the legend of them all.
+        axes.plot(*_points(parts), color=colour, linewidth=1, label=run.name)
+        axes.plot(*_points(epochs), color=colour, linestyle="", marker="o", markersize=4)
+    axes.set_title(_TITLES.get(name, name.replace("_", " ")), fontsize="medium")
+    axes.set_xlabel("update")
+    axes.grid(alpha=0.3)
+
+
+def _points(curve: dict[int, float]) -> tuple[list[int], list[float]]:
+    updates = sorted(curve)
+    return updates, [curve[update] for update in updates]

@@ -1,0 +1,237 @@
+"""What MXNet finds on this machine, and a cure for each thing that is wrong."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from ademx.compat import MissingDependency, import_mxnet, usable_cores
+from ademx.cuda_libraries import (
+    GPU_WHEEL,
+    LIBRARIES,
+    SYSTEM,
+    Library,
+    installed_version,
+    load_libraries,
+)
+from ademx.predictor import cpu_has_bfloat16
+
+_FEATURES = ("CUDA", "CUDNN", "NCCL", "MKLDNN", "OPENCV", "DIST_KVSTORE")
+# Package, or packages that have the same module -> what to do without it.
+_PACKAGES = {
+    ("numpy",): "`pip install 'numpy<2'`",
+    ("pillow",): "`pip install pillow`",
+    ("gluoncv",): "optional: `pip install gluoncv==0.10.5.post0`",
+    ("torch",): "optional, for converting weights: `pip install 'ademx[torch]'`",
+    ("opencv-python", "opencv-python-headless", "opencv-contrib-python"): (
+        "optional: `pip install 'opencv-python<4.12'`"
+    ),
+    ("matplotlib",): "optional, for `ademx plot`: `pip install 'ademx[plot]'`",
+}
+# Packages for CUDA 12 whose files have the names of those for CUDA 11, and lie in the same folder.
+_CLASHING = tuple(
+    f"nvidia-{name}-cu12" for name in ("curand", "cusolver", "nccl", "nvtx")
+)  # cuDNN, cuBLAS and the others carry a version in their file's name that differs
+_CUDA_OF_WHEEL = 11
+_SHARED_MEMORY = Path("/dev/shm")
+_SHARED_MEMORY_NEEDED = 2**30  # bytes: a few batches of 256 ImageNet images in float32
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong, and what to do about it."""
+
+    what: str
+    cure: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        usable: whether MXNet loads and computes.
+        facts: what -> what was found, in order.
+        problems: what is wrong, the worst first.
+    """
+
+    usable: bool
+    facts: dict[str, str]
+    problems: tuple[Problem, ...]
+
+
+def examine() -> Report:
+    """Return what MXNet, and what it needs, is like on this machine."""
+    chosen_threads = os.environ.get("OMP_NUM_THREADS")
+    wheels = {name: installed_version(name) for name in ("mxnet", GPU_WHEEL)}
+    libraries = load_libraries() if wheels[GPU_WHEEL] else ()
+    gpus, driver = nvidia_gpus(), driver_cuda_version()
+    mx, problems = _load_mxnet()
+    problems += [
+        *_wheel_problems(wheels, gpus=gpus),
+        *_library_problems(libraries),
+        *_driver_problems(mx, driver=driver, gpus=gpus, gpu_wheel=bool(wheels[GPU_WHEEL])),
+        *_thread_problems(chosen_threads, usable_cores()),
+        *_shared_memory_problems(_SHARED_MEMORY),
+    ]
+    facts = {
+        "python": f"{sys.version.split()[0]} ({sys.executable})",
+        "mxnet": _wheel_line(wheels),
+        **_mxnet_facts(mx),
+        "threads": _thread_line(chosen_threads, os.environ.get("OMP_NUM_THREADS")),
+        "bfloat16": "this CPU has it" if cpu_has_bfloat16() else "not on this CPU",
+        "driver": f"for CUDA {driver[0]}.{driver[1]}" if driver else "no libcuda.so.1",
+        "nvidia gpus": "; ".join(gpus) or "none found by nvidia-smi",
+        **{library.name: library.source or library.problem for library in libraries},
+        **{names[0]: _package_line(names, cure) for names, cure in _PACKAGES.items()},
+        "graphviz dot": shutil.which("dot") or "optional, for drawings: `apt install graphviz`",
+    }
+    return Report(mx is not None, facts, tuple(problems))
+
+
+def nvidia_gpus() -> list[str]:
+    """Return name, driver version and memory of each GPU that `nvidia-smi` lists."""
+    command = [
+        "nvidia-smi",
+        "--query-gpu=name,driver_version,memory.total",
+        "--format=csv,noheader",
+    ]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in result.stdout.splitlines() if line.strip()]
+
+
+def driver_cuda_version() -> tuple[int, int] | None:
+    """Return the newest CUDA that the NVIDIA driver can serve; None without a driver."""
+    number = ctypes.c_int()
+    try:
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number)) != 0:
+            return None
+    except (OSError, AttributeError):
+        return None
+    return number.value // 1000, number.value % 1000 // 10
+
+
+def _load_mxnet() -> tuple[ModuleType | None, list[Problem]]:
+    try:
+        mx = import_mxnet()
+        mx.nd.ones((2, 2)).asnumpy()
+    except MissingDependency as error:
+        what, _, cure = str(error).rpartition(": ")
+        return None, [Problem(what, cure)]
+    except Exception as error:  # whatever a broken installation raises is the finding
+        cure = "run `pip install --force-reinstall --no-deps mxnet==1.9.1`"
+        return None, [Problem(f"MXNet does not work ({type(error).__name__}: {error})", cure)]
+    return mx, []
+
+
+def _mxnet_facts(mx: ModuleType | None) -> dict[str, str]:
+    if mx is None:
+        return {}
+    features = mx.runtime.Features()
+    return {
+        "features": ", ".join(name for name in _FEATURES if features.is_enabled(name)) or "none",
+        "devices": ", ".join(["cpu(0)", *(f"gpu({n})" for n in range(_num_gpus(mx)))]),
+    }
+
+
+def _num_gpus(mx: ModuleType) -> int:
+    try:
+        return int(mx.context.num_gpus())
+    except mx.MXNetError:  # a GPU build whose driver does not answer
+        return 0
+
+
+def _wheel_line(wheels: dict[str, str]) -> str:
+    found = [f"{version} (wheel {name})" for name, version in wheels.items() if version]
+    return ", ".join(found) or "not installed by pip"
+
+
+def _wheel_problems(wheels: dict[str, str], *, gpus: list[str]) -> Iterator[Problem]:
+    if all(wheels.values()):
+        yield Problem(
+            f"mxnet and {GPU_WHEEL} are both installed, each over files of the other",
+            f"run `pip uninstall mxnet {GPU_WHEEL}`, then install one of them",
+        )
+    elif wheels["mxnet"] and gpus:
+        yield Problem(
+            "there is a GPU, but MXNet's CPU build is installed",
+            "run `pip uninstall mxnet`, then `pip install 'ademx[gpu]'`",
+        )
+
+
+def _library_problems(libraries: tuple[Library, ...]) -> Iterator[Problem]:
+    """Yield what keeps the GPU build from its libraries; none are given for the CPU build."""
+    for library in libraries:
+        if not library.source:
+            package = LIBRARIES[library.name]
+            yield Problem(
+                f"{library.name} is not loaded ({library.problem})",
+                f"run `pip install --force-reinstall --no-deps {package}`, with the version in "
+                "setup.py",
+            )
+    clashing = [name for name in _CLASHING if installed_version(name)]
+    if clashing and any(library.source not in ("", SYSTEM) for library in libraries):
+        yield Problem(
+            f"{', '.join(clashing)} replaced files of the CUDA 11 packages",
+            "install torch for the CPU, or in another environment",
+        )
+
+
+def _driver_problems(
+    mx: ModuleType | None,
+    *,
+    driver: tuple[int, int] | None,
+    gpus: list[str],
+    gpu_wheel: bool,
+) -> Iterator[Problem]:
+    if not gpu_wheel:
+        return
+    if driver and driver[0] < _CUDA_OF_WHEEL:
+        yield Problem(
+            f"the NVIDIA driver serves CUDA {driver[0]}.{driver[1]}, {GPU_WHEEL} needs 11",
+            "update the driver to 450.80 or later",
+        )
+    elif mx is not None and not _num_gpus(mx):
+        cure = "check CUDA_VISIBLE_DEVICES" if gpus else "install the NVIDIA driver"
+        yield Problem(f"{GPU_WHEEL} finds no GPU", f"{cure}, or train on the CPU by --gpus ''")
+
+
+def _thread_line(chosen: str | None, used: str | None) -> str:
+    if used is None:
+        return "MXNet's own choice"
+    return f"{used} ({'OMP_NUM_THREADS' if chosen else 'one for each core'})"
+
+
+def _thread_problems(chosen: str | None, cores: int | None) -> Iterator[Problem]:
+    if chosen and chosen.isdigit() and cores and int(chosen) < cores:
+        yield Problem(
+            f"OMP_NUM_THREADS={chosen} keeps MXNet to {chosen} of {cores} cores",
+            "unset OMP_NUM_THREADS, unless other processes need the rest",
+        )
+
+
+def _shared_memory_problems(folder: Path) -> Iterator[Problem]:
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:  # not Linux: shared memory is no folder
+        return
+    if free < _SHARED_MEMORY_NEEDED:
+        yield Problem(
+            f"{folder} has {free / 2**20:.0f} MiB, little for batches in shared memory",
+            "start the container with `--shm-size 8g`, or train with --prefetcher thread",
+        )
+
+
+def _package_line(names: tuple[str, ...], cure: str) -> str:
+    found = [version for version in map(installed_version, names) if version]
+    return found[0] if found else f"not installed ({cure})"

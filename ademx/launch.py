@@ -1,0 +1,254 @@
+"""Scheduler, servers and workers of MXNet's distributed KVStore, all on this machine.
+
+They talk over the loopback interface alone: a KVStore server runs what workers send it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from types import FrameType
+from typing import IO
+
+from ademx.compat import import_mxnet, usable_cores
+
+_HOST = "127.0.0.1"
+_POLL_SECONDS = 0.05
+# How long the others may take to end by themselves, after all workers have ended well or one has
+# not; and after a signal, when they may be writing a checkpoint.
+_GRACE_SECONDS = 5.0
+_SAVING_SECONDS = 60.0
+_PR_SET_PDEATHSIG = 1
+
+_log = logging.getLogger(__name__)
+
+
+def launch(
+    command: Sequence[str], *, workers: int, servers: int, scheduler_port: int | None = None
+) -> int:
+    """Run a command as several workers of one distributed KVStore until all have ended.
+
+    Worker 0's output goes to this process's; lines of the others go to stderr, prefixed. SIGINT
+    and SIGTERM are passed on to the workers, which may save before they end; a second one ends
+    everything at once. When a process dies, all are ended. Whatever the workers have started
+    in their sessions ends with them.
+
+    Args:
+        command: program and arguments, the same for all workers.
+        workers: number of workers. Their ranks are in the order in which they are started.
+        servers: number of servers, which hold the parameters.
+        scheduler_port: TCP port of the scheduler; a free one by default.
+
+    Returns:
+        0 if every worker's exit status was 0; else that of the first process to fail, 128 + the
+        signal's number if a signal ended it.
+
+    Raises:
+        ValueError: not at least one worker and one server.
+        OSError: the command cannot be started.
+    """
+    if workers < 1 or servers < 1:
+        raise ValueError(f"{workers} workers, {servers} servers: expected at least 1 of each")
+    scheduler, *ports = _free_ports(1 + workers)
+    environment = {
+        **os.environ,
+        "DMLC_PS_ROOT_URI": _HOST,
+        "DMLC_PS_ROOT_PORT": str(scheduler_port or scheduler),
+        "DMLC_NODE_HOST": _HOST,
+        "DMLC_NUM_WORKER": str(workers),
+        "DMLC_NUM_SERVER": str(servers),
+    }
+    cores = usable_cores()
+    if cores is not None:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
+    with ExitStack() as stack, _signals() as received:
+        copies: list[threading.Thread] = []
+        stack.callback(_join, copies)  # when all processes, entered later, have ended
+        services = [
+            stack.enter_context(_process(_SERVICE, {**environment, "DMLC_ROLE": role}))
+            for role in ["scheduler", *["server"] * servers]
+        ]
+        processes = []
+        for rank, port in enumerate(sorted(ports)):
+            # MXNet ranks the workers of a host by the ports that they listen on.
+            own = {**environment, "DMLC_ROLE": "worker", "PORT": str(port)}
+            processes.append(stack.enter_context(_process(command, own, prefixed=rank > 0)))
+        copies += _prefix(processes)
+        return _supervise(processes, services, received)
+
+
+def serve() -> None:
+    """Be the scheduler or server that DMLC_ROLE names, until all workers have ended.
+
+    SIGTERM and SIGINT, which a batch system sends to everyone, are left to the workers.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    # MXNet serves as soon as it is imported; the optimiser that workers send must be there first.
+    role = os.environ.pop("DMLC_ROLE")
+    mx = import_mxnet()
+    import ademx.optimizer  # noqa: F401  # registers TorchNesterov
+
+    os.environ["DMLC_ROLE"] = role
+    mx.kvstore.kvstore_server._init_kvstore_server_module()
+
+
+_SERVICE = (sys.executable, "-c", "from ademx.launch import serve; serve()")
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((_HOST, 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect the numbers of the SIGINTs and SIGTERMs that come instead of obeying them."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _process(
+    command: Sequence[str], environment: dict[str, str], *, prefixed: bool = False
+) -> Iterator[subprocess.Popen[str]]:
+    """Start a process in a session of its own, and end that whole session at last."""
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if prefixed else None,
+        stderr=subprocess.STDOUT if prefixed else None,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # Ctrl-C reaches it through this process only
+        preexec_fn=_end_with_parent(),  # safe: no thread has been started by now
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _end_with_parent() -> Callable[[], object] | None:
+    """Return what makes Linux kill a child when this process is gone, however it went."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _prefix(processes: Sequence[subprocess.Popen[str]]) -> list[threading.Thread]:
+    """Start copying the piped output of workers to stderr, each line with its rank."""
+
+    def copy(rank: int, stream: IO[str]) -> None:
+        for line in stream:
+            sys.stderr.write(f"[worker {rank}] {line}")
+            sys.stderr.flush()
+
+    threads = [
+        threading.Thread(target=copy, args=(rank, process.stdout), daemon=True)
+        for rank, process in enumerate(processes)
+        if process.stdout is not None
+    ]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def _join(threads: Sequence[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join(timeout=_GRACE_SECONDS)
+
+
+def _supervise(
+    workers: Sequence[subprocess.Popen[str]],
+    services: Sequence[subprocess.Popen[str]],
+    received: Sequence[int],
+) -> int:
+    """Wait until all workers have ended, or one process has died, or a user insists."""
+    passed = 0
+    while True:
+        if len(received) > 1:
+            _log.warning("a second signal: ending all processes")
+            return 128 + received[-1]
+        if len(received) > passed:
+            passed = len(received)
+            _log.info("passing %s on to the workers", signal.Signals(received[0]).name)
+            for worker in workers:
+                worker.send_signal(received[0])
+        status = _failure(workers, services)
+        if status:
+            _end(workers, _SAVING_SECONDS if received else _GRACE_SECONDS, received)
+            return status
+        if all(worker.poll() == 0 for worker in workers):
+            _wait([*workers, *services], _GRACE_SECONDS, received)
+            return 0
+        time.sleep(_POLL_SECONDS)
+
+
+def _failure(
+    workers: Sequence[subprocess.Popen[str]], services: Sequence[subprocess.Popen[str]]
+) -> int:
+    """Return the exit status of a process that ended as it should not have; 0 if none has."""
+    for rank, worker in enumerate(workers):
+        if worker.poll():
+            _log.error("worker %d ended: %s", rank, _ending(worker.returncode))
+            return _status(worker.returncode)
+    for service in services:
+        if service.poll():  # with 0 it ends by itself, once the last worker has said goodbye
+            _log.error("a KVStore server ended: %s", _ending(service.returncode))
+            return _status(service.returncode)
+    return 0
+
+
+def _end(workers: Sequence[subprocess.Popen[str]], seconds: float, received: Sequence[int]) -> None:
+    """Give the other workers time to end by themselves; leaving the context kills them."""
+    if not received:
+        for worker in workers:
+            worker.terminate()
+    _wait(workers, seconds, received)
+
+
+def _wait(
+    processes: Sequence[subprocess.Popen[str]], seconds: float, received: Sequence[int]
+) -> None:
+    """Wait until all have ended, the time is up or another signal has come."""
+    deadline, signals = time.monotonic() + seconds, len(received)
+    while time.monotonic() < deadline and len(received) == signals:
+        if all(process.poll() is not None for process in processes):
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _status(returncode: int) -> int:
+    return returncode if returncode >= 0 else 128 - returncode
+
+
+def _ending(returncode: int) -> str:
+    if returncode < 0:
+        return f"killed by {signal.Signals(-returncode).name}"
+    return f"exit status {returncode}"

@@ -1,0 +1,190 @@
+"""`ademx doctor`: what it finds with MXNet, without it, and on machines that are not this one."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from ademx import compat, doctor
+from ademx.cli import main
+from ademx.cuda_libraries import LIBRARIES, Library
+from ademx.doctor import examine
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Return what sets up another machine: packages, GPUs, driver, MXNet, libraries."""
+
+    def set_up(packages, *, gpus=(), driver=None, num_gpus=0, libraries=(), threads=None, cores=8):
+        features = SimpleNamespace(is_enabled=lambda name: name == "MKLDNN")
+        mx = SimpleNamespace(
+            runtime=SimpleNamespace(Features=lambda: features),
+            context=SimpleNamespace(num_gpus=lambda: num_gpus),
+            MXNetError=RuntimeError,
+        )
+        mx.nd = SimpleNamespace(ones=lambda shape: SimpleNamespace(asnumpy=lambda: np.ones(shape)))
+        monkeypatch.setattr(doctor, "installed_version", lambda name: packages.get(name, ""))
+        monkeypatch.setattr(doctor, "load_libraries", lambda: tuple(libraries))
+        monkeypatch.setattr(doctor, "nvidia_gpus", lambda: list(gpus))
+        monkeypatch.setattr(doctor, "driver_cuda_version", lambda: driver)
+        monkeypatch.setattr(doctor, "import_mxnet", lambda: mx)
+        monkeypatch.setattr(doctor, "usable_cores", lambda: cores)
+        monkeypatch.setattr(doctor, "_SHARED_MEMORY_NEEDED", 0)
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if threads:
+            monkeypatch.setenv("OMP_NUM_THREADS", threads)
+
+    return set_up
+
+
+def problems():
+    return [f"{problem.what}: {problem.cure}" for problem in examine().problems]
+
+
+H100 = "NVIDIA H100, 535.1, 81559 MiB"
+GPU = {"mxnet-cu112": "1.9.1"}
+
+
+def test_what_is_found_here_is_what_python_finds():
+    mx = pytest.importorskip("mxnet")
+    report = examine()
+    assert report.usable
+    assert mx.__version__ in report.facts["mxnet"]
+    found = set(report.facts["features"].split(", "))
+    features = mx.runtime.Features()
+    assert found == {name for name in doctor._FEATURES if features.is_enabled(name)}
+    assert report.facts["numpy"] == np.__version__
+    assert report.facts["devices"].startswith("cpu(0)")
+
+
+def test_without_mxnet_the_rest_is_found_and_the_status_is_1():
+    code = """if True:
+        import sys
+        class Absent:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] == "mxnet":
+                    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        sys.meta_path.insert(0, Absent())
+        from ademx.cli import main
+        main(["doctor"])
+    """
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr
+    assert np.__version__ in result.stdout
+    (line,) = [line for line in result.stdout.splitlines() if "PROBLEM" in line]
+    assert line.startswith("PROBLEM: this needs MXNet, which is not installed: run `pip install")
+
+
+def test_a_healthy_gpu_machine_has_no_problem(machine):
+    libraries = [Library(name, f"/site/{name}") for name in LIBRARIES]
+    machine(GPU, gpus=[H100], driver=(12, 2), num_gpus=2, libraries=libraries)
+    report = examine()
+    assert report.problems == ()
+    assert report.facts["devices"] == "cpu(0), gpu(0), gpu(1)"
+    assert report.facts["driver"] == "for CUDA 12.2"
+    assert report.facts["nvidia gpus"] == H100
+    assert report.facts["libcudnn.so.8"] == "/site/libcudnn.so.8"
+    assert report.facts["mxnet"] == "1.9.1 (wheel mxnet-cu112)"
+
+
+@pytest.mark.parametrize(
+    ("packages", "state", "expected"),
+    [
+        ({"mxnet": "1.9.1"}, {"gpus": [H100]}, "there is a GPU, but MXNet's CPU build.*uninstall"),
+        ({"mxnet": "1.9.1", **GPU}, {"num_gpus": 1}, "both installed.*uninstall mxnet mxnet-cu112"),
+        (GPU, {"driver": (10, 2)}, "the NVIDIA driver serves CUDA 10.2.*update the driver"),
+        (GPU, {}, "finds no GPU: install the NVIDIA driver"),
+        (GPU, {"gpus": [H100]}, "finds no GPU: check CUDA_VISIBLE_DEVICES"),
+        (
+            GPU,
+            {"num_gpus": 1, "libraries": [Library("libcudnn.so.8", "", "not found")]},
+            r"libcudnn.so.8 is not loaded \(not found\): run `pip install.*nvidia-cudnn-cu11",
+        ),
+        (
+            {**GPU, "nvidia-nccl-cu12": "2.27"},
+            {"num_gpus": 1, "libraries": [Library("libnccl.so.2", "/site/libnccl.so.2")]},
+            "nvidia-nccl-cu12 replaced files of the CUDA 11 packages: install torch for the CPU",
+        ),
+        ({"mxnet": "1.9.1"}, {"threads": "1"}, "OMP_NUM_THREADS=1 keeps MXNet to 1 of 8 cores"),
+    ],
+)
+def test_each_problem_has_one_line_with_its_cure(packages, state, expected, machine):
+    machine(packages, **state)
+    (line,) = problems()
+    assert re.search(expected, line), line
+
+
+def test_no_problem_where_there_is_none(machine):
+    machine({"mxnet": "1.9.1"}, threads="8")
+    assert problems() == []
+    assert examine().facts["threads"] == "8 (OMP_NUM_THREADS)"
+
+
+def test_a_mxnet_that_breaks_is_reported_not_raised(machine, monkeypatch):
+    machine({"mxnet": "1.9.1"})
+
+    def fail():
+        raise AttributeError("module 'numpy' has no attribute 'bool'")
+
+    monkeypatch.setattr(doctor, "import_mxnet", fail)
+    report = examine()
+    assert not report.usable
+    assert "MXNet does not work (AttributeError: module 'numpy'" in report.problems[0].what
+
+
+def test_the_cure_is_told_from_the_problem(machine, monkeypatch):
+    machine(GPU)
+
+    def fail():
+        raise compat.MissingDependency("does not load (libcuda.so.1: absent): install the driver")
+
+    monkeypatch.setattr(doctor, "import_mxnet", fail)
+    problem, *_ = examine().problems
+    assert problem == doctor.Problem("does not load (libcuda.so.1: absent)", "install the driver")
+
+
+def test_little_shared_memory_is_a_problem(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
+    (problem,) = doctor._shared_memory_problems(tmp_path)
+    assert problem.what == f"{tmp_path} has 64 MiB, little for batches in shared memory"
+    assert "--shm-size" in problem.cure
+
+
+def test_nvidia_smi_is_asked(monkeypatch, tmp_path):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'A, 1.2, 3 MiB'\necho\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert doctor.nvidia_gpus() == ["A, 1.2, 3 MiB"]
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert doctor.nvidia_gpus() == []
+
+
+def test_the_drivers_version_is_split(monkeypatch):
+    def version(pointer):
+        pointer._obj.value = 12020
+        return 0
+
+    library = SimpleNamespace(cuDriverGetVersion=version)
+    monkeypatch.setattr(doctor.ctypes, "CDLL", lambda name: library)
+    assert doctor.driver_cuda_version() == (12, 2)
+
+
+def test_the_command_writes_json(tmp_path):
+    path = tmp_path / "doctor.json"
+    result = CliRunner().invoke(main, ["doctor", "--json", str(path)])
+    written = json.loads(path.read_text())
+    assert result.exit_code == (0 if written["usable"] else 1)
+    assert written["facts"]["numpy"] == np.__version__
+    again = CliRunner().invoke(main, ["doctor", "--json", str(path)])
+    assert again.exit_code == 1
+    assert "exists: choose another name or add --overwrite" in again.stderr
+    assert [each for each in Path(tmp_path).iterdir()] == [path]

@@ -1,0 +1,283 @@
+"""`ademx launch` with real schedulers, servers and workers: what they say, and what is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ademx.cli import main
+from ademx.launch import launch
+
+pytest.importorskip("mxnet")
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="processes are counted in /proc"
+)
+
+# Every worker adds 1 + its rank; the sum says that both took part.
+MEETS = """
+import ademx
+from ademx.compat import import_mxnet
+mx = import_mxnet()
+store = mx.kv.create("dist_sync")
+store.init("sum", mx.nd.zeros(1))
+value = mx.nd.array([1 + store.rank])
+store.pushpull("sum", value)
+print("rank", store.rank, "of", store.num_workers, "found", int(value.asscalar()), flush=True)
+"""
+# Workers that need no MXNet: `PORT` is higher for the later ones, the marker is for finding them.
+WAITS = """
+import os, signal, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+def leave(number, frame):
+    (folder / f"saved-{os.getpid()}").touch()
+    sys.exit(128 + number)
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, leave)
+(folder / f"worker-{os.getpid()}").touch()
+time.sleep(60)
+"""
+
+
+def start(code, *arguments, workers=2):
+    """Start a launcher that runs `code` as its workers, with a mark in their environment."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    main = f"import sys; from ademx.launch import launch; sys.exit(launch({command!r}, "
+    main += f"workers={workers}, servers=1))"
+    mark = f"launched-{os.getpid()}-{time.monotonic_ns()}"
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", main],
+        env={**os.environ, "ADEMX_TEST_MARK": mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return launcher, mark
+
+
+def left(mark):
+    """Return the command lines of processes, but for zombies, that carry the mark."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and mark.encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+        except OSError:  # it has ended, or is another user's
+            pass
+    return found
+
+
+def soon(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def workers_of(folder):
+    return sorted(int(path.name.partition("-")[2]) for path in folder.glob("worker-*"))
+
+
+def finish(launcher, mark):
+    output, errors = launcher.communicate(timeout=30)
+    soon(lambda: not left(mark), seconds=2)
+    return output, errors
+
+
+def test_workers_meet_and_worker_0_is_heard_as_it_is():
+    launcher, mark = start(MEETS)
+    output, errors = finish(launcher, mark)
+    assert launcher.returncode == 0, errors
+    assert output == "rank 0 of 2 found 3\n"
+    assert "[worker 1] rank 1 of 2 found 3\n" in errors
+
+
+def test_servers_update_by_the_projects_optimiser():
+    code = """if True:
+        from ademx.compat import import_mxnet
+        mx = import_mxnet()
+        from ademx.optimizer import TorchNesterov
+        store = mx.kv.create("dist_async")
+        weight = mx.nd.ones(1)
+        store.init("weight", weight)
+        rate = dict(learning_rate=0.1, momentum=0.5, wd=0.0)
+        store.set_optimizer(TorchNesterov(**rate))
+        store.push("weight", mx.nd.ones(1))
+        store.pull("weight", out=weight)
+        print(round(float(weight.asscalar()), 6))
+    """
+    launcher, mark = start(code, workers=1)
+    output, errors = finish(launcher, mark)
+    assert (launcher.returncode, output) == (0, "0.85\n"), errors  # 1 − 0.1·(1 + 0.5·1)
+
+
+def test_a_worker_that_fails_ends_all_with_its_status(tmp_path):
+    # The one with the mark file fails, whichever comes first; the other would stay for a minute.
+    code = f"""if True:
+        import os, sys, time
+        try:
+            os.close(os.open({str(tmp_path / "mark")!r}, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            sys.exit(3)
+        time.sleep(60)
+    """
+    before = time.monotonic()
+    launcher, mark = start(code)
+    _, errors = finish(launcher, mark)
+    assert launcher.returncode == 3
+    assert time.monotonic() - before < 10
+    assert "ended: exit status 3" in errors
+
+
+def test_a_worker_that_is_killed_ends_all(tmp_path):
+    launcher, mark = start(WAITS, tmp_path)
+    soon(lambda: len(workers_of(tmp_path)) == 2)
+    os.kill(workers_of(tmp_path)[1], signal.SIGKILL)
+    _, errors = finish(launcher, mark)
+    assert launcher.returncode == 128 + signal.SIGKILL
+    assert "ended: killed by SIGKILL" in errors
+
+
+def test_a_server_that_is_killed_ends_all(tmp_path):
+    launcher, mark = start(WAITS, tmp_path)
+    soon(lambda: len(workers_of(tmp_path)) == 2)
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    (victim, *_) = set(map(int, children)) - set(workers_of(tmp_path))
+    os.kill(victim, signal.SIGKILL)
+    _, errors = finish(launcher, mark)
+    assert launcher.returncode == 128 + signal.SIGKILL
+    assert "a KVStore server ended: killed by SIGKILL" in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_every_worker_which_may_save(number, tmp_path):
+    launcher, mark = start(WAITS, tmp_path)
+    soon(lambda: len(workers_of(tmp_path)) == 2)
+    launcher.send_signal(number)
+    finish(launcher, mark)
+    assert launcher.returncode == 128 + number
+    assert len(list(tmp_path.glob("saved-*"))) == 2
+
+
+def test_a_second_signal_ends_workers_that_do_not(tmp_path):
+    launcher, mark = start(WAITS.replace("sys.exit(128 + number)", "pass"), tmp_path)
+    soon(lambda: len(workers_of(tmp_path)) == 2)
+    launcher.send_signal(signal.SIGTERM)
+    soon(lambda: len(list(tmp_path.glob("saved-*"))) == 2)
+    assert launcher.poll() is None
+    launcher.send_signal(signal.SIGTERM)
+    finish(launcher, mark)
+    assert launcher.returncode == 128 + signal.SIGTERM
+
+
+def test_nothing_outlives_a_killed_launcher(tmp_path):
+    launcher, mark = start(WAITS, tmp_path)
+    soon(lambda: len(workers_of(tmp_path)) == 2)
+    assert len(left(mark)) == 5  # launcher, scheduler, server, two workers
+    launcher.kill()
+    finish(launcher, mark)
+
+
+def test_children_of_workers_end_too(tmp_path):
+    code = "import subprocess, sys; subprocess.Popen(['sleep', '60']); sys.exit(4)"
+    launcher, mark = start(code)
+    finish(launcher, mark)
+    assert launcher.returncode == 4
+
+
+@pytest.mark.parametrize(("workers", "servers"), [(0, 1), (1, 0)])
+def test_there_must_be_someone(workers, servers):
+    with pytest.raises(ValueError, match=f"{workers} workers, {servers} servers: expected at"):
+        launch(["true"], workers=workers, servers=servers)
+
+
+def test_a_command_that_does_not_exist_leaves_nothing():
+    with pytest.raises(FileNotFoundError, match="no-such-program"):
+        launch(["no-such-program"], workers=1, servers=1)
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    assert not [
+        child for child in children if "ademx.launch" in Path(f"/proc/{child}/cmdline").read_text()
+    ]
+
+
+def test_the_command_runs_ademx_as_its_workers():
+    launcher = subprocess.run(
+        [sys.executable, "-m", "ademx", "launch", "--", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert launcher.returncode == 0, launcher.stderr
+    assert launcher.stdout.startswith("ademx, version")
+    assert "[worker 1] ademx, version" in launcher.stderr
+
+
+def test_the_command_refuses_workers_that_would_not_meet():
+    result = CliRunner().invoke(main, ["launch", "--", "train", "segmentation"])
+    assert result.exit_code == 2
+    assert "without --kvstore dist_sync" in result.stderr
+
+
+def test_the_slurm_script_gives_each_node_its_roles(tmp_path):
+    """Stand-ins for Slurm's programs and for Python, which writes down how it was called."""
+    programs = {
+        "scontrol": 'echo "localhost\nnode-b"',
+        "srun": 'while [ "${1#--}" != "$1" ]; do shift; done\n'
+        'for n in 0 1; do SLURM_PROCID=$n "$@" & done; wait; sleep 0.2',
+        "python": 'echo "$DMLC_ROLE $DMLC_PS_ROOT_URI:$DMLC_PS_ROOT_PORT '
+        '$DMLC_NUM_WORKER $DMLC_NUM_SERVER $*"',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "ADEMX_PYTHON": str(tmp_path / "python"),
+        "SLURM_JOB_NODELIST": "all",
+        "SLURM_JOB_ID": "1234567",
+        "SLURM_JOB_NUM_NODES": "2",
+    }
+    script = Path(__file__).parent.parent / "tools" / "slurm_train.sh"
+    result = subprocess.run(
+        ["sh", script, "segmentation", "--model", "a b"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    common = "127.0.0.1:24567 2 2"
+    serve = "-c from ademx.launch import serve; serve()"
+    assert result.returncode == 0, result.stderr
+    assert sorted(result.stdout.splitlines()) == [
+        f"scheduler {common} {serve}",
+        *[f"server {common} {serve}"] * 2,
+        *[f"worker {common} -m ademx train segmentation --model a b"] * 2,
+    ]
+
+
+def test_servers_leave_signals_to_the_workers(tmp_path):
+    code = MEETS.replace(
+        "store.init",
+        f"""
+import os, pathlib, time
+(pathlib.Path({str(tmp_path)!r}) / f"worker-{{os.getpid()}}").touch()
+while not pathlib.Path({str(tmp_path / "go")!r}).exists():
+    time.sleep(0.02)
+store.init""",
+        1,
+    )
+    launcher, mark = start(code)
+    soon(lambda: len(workers_of(tmp_path)) == 2)
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    for service in set(map(int, children)) - set(workers_of(tmp_path)):
+        os.kill(service, signal.SIGTERM)
+    (tmp_path / "go").touch()
+    output, errors = finish(launcher, mark)
+    assert (launcher.returncode, output) == (0, "rank 0 of 2 found 3\n"), errors
