@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ademx.evaluation import EvaluationOptions, Session, grouped, progress_bar, published_record
+from ademx.evaluation import EvaluationOptions, Session, grouped, progress_bar
 from ademx.files import replacing, write_json
 from ademx.metrics import topk_errors
-from ademx.published import Result, find_result
+from ademx.published import Result
 from iters import transforms
 from iters.lists import Sample
 
@@ -77,6 +77,7 @@ class _Tester:
         self._num_classes = self._session.dataset.num_classes
         self._class_ids = _read_class_ids(options.class_ids, self._num_classes)
         self._truth = self._checked_labels()
+        self._session.open_folder()
         self._folder = options.output / "predictions"
         self._folder.mkdir(exist_ok=True)
 
@@ -87,16 +88,21 @@ class _Tester:
         """
         partial = self._folder / f"{scale}.npy.part"
         rows = self._open_rows(partial, self._folder / f"{scale}.npy")
-        todo = [self._session.samples[index] for index in np.flatnonzero(_untested(rows))]
-        loaded = self._session.load(todo, lambda sample: self._inputs(sample, scale))
-        with progress_bar(total=len(rows), unit="image", desc=f"scale {scale}") as bar:
-            bar.update(len(rows) - len(todo))
+        rest = [self._session.samples[index] for index in np.flatnonzero(_untested(rows))]
+        done = len(rows) - len(rest)
+        with progress_bar(
+            total=len(rows), initial=done, unit="image", desc=f"scale {scale}"
+        ) as bar:
+            loaded = self._session.load(rest, lambda sample: self._inputs(sample, scale), bar=bar)
+            tested, wrong = 0, 0.0  # of this run: rows of earlier ones are not read again
             for group in grouped(loaded, self._session.group_images):
                 indices = [sample.index for sample, _ in group]
                 rows[indices] = self._predict([inputs for _, inputs in group])
                 bar.update(len(group))
                 if self._session.has_labels:
-                    bar.set_postfix(top1_error=f"{self._errors(rows)[1]:.2f}", refresh=False)
+                    tested += len(group)
+                    wrong += len(group) * topk_errors(rows[indices], self._truth[indices])[1]
+                    bar.set_postfix(top1_error=f"{wrong / tested:.2f}", refresh=False)
         rows.flush()
         os.replace(partial, self._folder / f"{scale}.npy")
         return np.array(rows)
@@ -104,9 +110,9 @@ class _Tester:
     def report(self, probabilities: list[np.ndarray]) -> ClassificationReport:
         """Return the report of every scale's probabilities and write it to `scores.json`."""
         mean = np.mean(probabilities, axis=0)
-        tested = int((~_untested(mean)).sum())
-        record = self._session.record(num_tested=tested)
-        errors, scale_errors, published = None, {}, self._published()
+        published = self._session.published(test_3crops=self._options.test_3crops)
+        record = self._session.record(published)
+        errors, scale_errors = None, {}
         if self._session.has_labels:
             errors = self._errors(mean)
             for scale, rows in zip(self._options.test_scales, probabilities):
@@ -118,7 +124,6 @@ class _Tester:
             }
         else:
             self._write_submission(mean)
-        record["published"] = published_record(published)
         write_json(self._options.output / "scores.json", record)
         return ClassificationReport(errors, scale_errors, published, record)
 
@@ -128,14 +133,17 @@ class _Tester:
             os.replace(complete, partial)
         shape = (len(self._session.samples), self._num_classes)
         if partial.is_file():
-            try:
-                rows = np.lib.format.open_memmap(partial, mode="r+")
-            except ValueError:  # cut short by a crash of the machine
+            try:  # read-only first: numpy fills up with zeros what it opens for writing
+                rows = np.load(partial, mmap_mode="r")
+            except (ValueError, EOFError):  # cut short by a crash of the machine
                 rows = None
             if rows is not None and (rows.shape, rows.dtype) == (shape, np.float32):
-                return rows
-        rows = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+                return np.lib.format.open_memmap(partial, mode="r+")
+        # Named only when it is filled: a run killed here must not leave zeros that look tested.
+        fresh = partial.with_suffix(".new")
+        rows = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.float32, shape=shape)
         rows[:] = np.nan
+        os.replace(fresh, partial)
         return rows
 
     def _inputs(self, sample: Sample, scale: int) -> np.ndarray:
@@ -154,7 +162,7 @@ class _Tester:
 
     def _predict(self, inputs: list[np.ndarray]) -> np.ndarray:
         """Return the (images, classes) mean probabilities over each image's inputs."""
-        outputs = self._session.predict(np.concatenate(inputs))
+        outputs = self._session.predict(chw for image in inputs for chw in image)
         return outputs.reshape(len(inputs), -1, self._num_classes).mean(axis=1)
 
     def _errors(self, probabilities: np.ndarray) -> dict[int, float]:
@@ -181,24 +189,13 @@ class _Tester:
         with replacing(self._options.output / "submission.txt") as file:
             file.write("\n".join([*lines, ""]).encode())
 
-    def _published(self) -> Result | None:
-        options = self._options
-        if len(options.weights) > 1:
-            return None
-        return find_result(
-            str(self._session.label),
-            split=options.split,
-            test_scales=options.test_scales,
-            test_flipping=options.test_flipping,
-            test_steps=1,
-            test_3crops=options.test_3crops,
-            pool=options.pool,
-        )
-
 
 def _untested(rows: np.ndarray) -> np.ndarray:
-    """Return, (N,) bool, which rows are not whole."""
-    return np.isnan(rows).any(axis=1)
+    """Return, (N,) bool, which rows are not probabilities, which add up to 1.
+
+    They are nan, or what a crash of the machine left of them.
+    """
+    return ~(np.abs(rows.sum(axis=1) - 1) < 0.05)
 
 
 def _named(errors: dict[int, float]) -> dict[str, float]:
@@ -208,7 +205,7 @@ def _named(errors: dict[int, float]) -> dict[str, float]:
 def _read_class_ids(path: Path | None, num_classes: int) -> list[int]:
     if path is None:
         return list(range(1, num_classes + 1))
-    fields = path.read_text().split()
+    fields = path.read_text(errors="replace").split()
     if len(fields) != num_classes or not all(field.isdecimal() for field in fields):
         raise ValueError(
             f"--class-ids {path}: expected {num_classes} whole numbers, one a line, in the order "

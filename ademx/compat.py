@@ -26,6 +26,14 @@ _DROPPED_ALIASES = {
     "complex": complex,
     "str": str,
 }
+_MXNET_SETTINGS = {
+    # On CPUs MXNet 1.9.1 fuses a convolution with the layers that follow it even where something
+    # else reads the convolution too (level 1 of Model B, a block's own output): the scores are
+    # then wrong by several percent. Without the fusion these networks take as long.
+    "MXNET_SUBGRAPH_BACKEND": "NONE",
+    # It announces that on stderr at every bind, in the middle of progress bars.
+    "MXNET_SUBGRAPH_VERBOSE": "0",
+}
 # A library that the system must bring -> how.
 _SYSTEM_LIBRARIES = {
     "libcuda.so.1": "install the NVIDIA driver, or the CPU build by `pip uninstall mxnet-cu112` "
@@ -67,7 +75,9 @@ def import_mxnet() -> ModuleType:
             f"MXNet 1.9.1 needs numpy below 2, found {np.__version__}: run `pip install 'numpy<2'`"
         )
     prepare_numpy()
-    _use_every_core()
+    share_cores(1)
+    for name, value in _MXNET_SETTINGS.items():
+        os.environ.setdefault(name, value)
     if "mxnet" not in sys.modules and cuda_libraries.installed_version(cuda_libraries.GPU_WHEEL):
         cuda_libraries.load_libraries()
     try:
@@ -100,16 +110,20 @@ def usable_cores() -> int | None:
     return max(1, processors // threads_per_core)
 
 
-def _use_every_core() -> None:
+def share_cores(parts: int) -> None:
     """Let MXNet compute on every core that this process may use, unless the user chose.
 
     MXNet takes half of the processors, for it supposes that two of them share a core; where each
     has its own (most virtual machines) that halves its speed. It reads the variable once, when
-    it is loaded.
+    it is loaded: a later call has no effect.
+
+    Args:
+        parts: CPU contexts or processes that compute at the same time. Threads in excess of the
+            cores wait for each other actively, at several times the cost.
     """
     cores = usable_cores()
     if cores is not None:
-        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // parts)))
 
 
 def import_gluoncv() -> ModuleType:

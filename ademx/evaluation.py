@@ -13,19 +13,27 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 import ademx
 from ademx import runs
+from ademx.convert import import_torch
 from ademx.files import md5
 from ademx.labels import Label, parse_label
-from ademx.predictor import Devices, Predictor, check_same_task
-from ademx.published import RELEASED_FILES, Result
+from ademx.predictor import Devices, Predictor, check_averageable
+from ademx.published import RELEASED_FILES, Result, find_result
 from iters import transforms
 from iters.datasets import Dataset, get_dataset
 from iters.lists import Sample, find_samples
+from symbols.levels import check_choice
+
+if TYPE_CHECKING:
+    from ademx.convert.torch_predictor import TorchPredictor
+
+BACKENDS = ("mxnet", "torch")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -51,6 +59,7 @@ class EvaluationOptions:
         choose_interp_method: choose the filter by the sizes, else bicubic always.
         pool: geometry of max pooling.
         precision: "float32" or "bfloat16".
+        backend: what computes the networks, "mxnet" or "torch".
         devices: where to compute.
         batch_images: network inputs that a device computes at a time.
         prefetch_threads: threads that read and transform images ahead of the network.
@@ -70,6 +79,7 @@ class EvaluationOptions:
     choose_interp_method: bool = True
     pool: str = "pad"
     precision: str = "float32"
+    backend: str = "mxnet"
     devices: Devices = field(default_factory=Devices)
     batch_images: int = 1
     prefetch_threads: int = 2
@@ -86,10 +96,27 @@ class EvaluationOptions:
         for name in ("batch_images", "prefetch_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: expected 1 or more")
+        if self.resume and self.overwrite:
+            raise ValueError("--resume and --overwrite exclude each other: give one of them")
+
+
+def default_test_scale(label: Label, dataset: str | None = None) -> int:
+    """Return the scale of the published tests (published.md), pixels.
+
+    Args:
+        label: of the weights.
+        dataset: name of the dataset, where it is not the label's.
+    """
+    if label.task == "classification":
+        return 320
+    return 2048 if (dataset or label.dataset) == "cityscapes" else 500
 
 
 class Session:
     """The samples, networks and folder of one test run.
+
+    Nothing is written before :meth:`open_folder`, so that a caller can check the rest of its
+    options first.
 
     Args:
         options: how to test.
@@ -97,27 +124,40 @@ class Session:
         settings: what decides the results beside what the options of both tasks hold.
 
     Raises:
-        ValueError: options that do not fit each other, the weights or the output folder.
+        ValueError: options that do not fit each other or the weights.
         FileNotFoundError: weights or data are missing.
     """
 
     def __init__(self, options: EvaluationOptions, *, task: str, settings: dict[str, Any]) -> None:
         self.options = options
         self.labels = tuple(_label(options, path, task) for path in options.weights)
-        check_same_task(self.labels)
+        check_averageable(self.labels)
         self.dataset = _dataset(options, self.labels[0])
         self.samples = find_samples(
             self.dataset.name, options.data_root, options.split, list_file=options.list_file
         )
         self.has_labels = self.samples[0].label is not None
         self.weights = [{"file": str(path), "md5": md5(path)} for path in options.weights]
-        self._settings = {**self._deciding_settings(), **settings}
+        self._settings = {
+            "command": f"evaluate {task}",
+            **self._deciding_settings(),
+            **settings,
+        }
         self._predictors = tuple(map(self._predictor, options.weights, self.labels))
+        self._broken: dict[Sample, str] = {}  # why it could not be tested
+        self._tested: set[Sample] = set()  # in this run, not in one that it resumes
+        self._start = time.monotonic()
+
+    def open_folder(self) -> None:
+        """Make the output folder ready, and log what is tested.
+
+        Raises:
+            ValueError, OSError: see :func:`ademx.runs.open_folder`.
+        """
+        options = self.options
         runs.open_folder(
             options.output, self._settings, resume=options.resume, overwrite=options.overwrite
         )
-        self.broken: dict[str, str] = {}  # path of an image -> why it could not be tested
-        self._start = time.monotonic()
         self._describe()
 
     @property
@@ -130,17 +170,38 @@ class Session:
         """The input normalisation of the network's family."""
         return transforms.RN if self.label.family == "rn" else transforms.RNA
 
-    def predict(self, images: Any) -> Any:
-        """Return the networks' mean output for (N, 3, H, W) float32 images."""
-        outputs = [model(images, batch=self.options.batch_images) for model in self._predictors]
-        return outputs[0] if len(outputs) == 1 else sum(outputs) / len(outputs)
+    def predict(self, images: Iterable[np.ndarray]) -> np.ndarray:
+        """Return the networks' mean output, (N, …) float32, for (3, H, W) float32 images.
+
+        The images are taken as they are needed, a batch for every device at a time.
+
+        Raises:
+            ValueError: an output is not finite.
+        """
+        outputs = []
+        for group in grouped(images, self.group_images):
+            batch = np.stack(group)
+            outputs.append(sum(self._probabilities(batch)) / len(self._predictors))
+        return np.concatenate(outputs)
+
+    def _probabilities(self, images: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield each network's output."""
+        for model, path in zip(self._predictors, self.options.weights):
+            output = model(images, batch=self.options.batch_images)
+            if not np.isfinite(output).all():
+                raise ValueError(
+                    f"{path}: the network's output is nan or infinite: the weights are damaged, "
+                    "or not those of this label"
+                )
+            yield output
 
     def load(
-        self, samples: Sequence[Sample], function: Callable[[Sample], R]
+        self, samples: Sequence[Sample], function: Callable[[Sample], R], *, bar: tqdm[Any]
     ) -> Iterator[tuple[Sample, R]]:
         """Yield samples with what `function` makes of them, read ahead by threads.
 
-        A broken or missing image is logged, added to `broken` and left out.
+        A broken or missing image is logged, listed in the record, counted by the progress bar
+        and left out.
         """
 
         def attempt(sample: Sample) -> R | Exception:
@@ -152,34 +213,58 @@ class Session:
         for sample, result in prefetched(samples, attempt, threads=self.options.prefetch_threads):
             if isinstance(result, Exception):
                 _log.error("left out: %s", result)
-                self.broken[str(sample.image)] = str(result)
+                self._broken[sample] = str(result)
+                bar.update()
             else:
+                self._tested.add(sample)
                 yield sample, result
 
     @property
     def group_images(self) -> int:
         """Images to predict together: a batch for every device."""
-        devices = self.options.devices
-        return self.options.batch_images * max(len(devices.gpus), devices.cpus)
+        return self.options.batch_images * self.options.devices.count
 
-    def record(self, *, num_tested: int) -> dict[str, Any]:
-        """Return what every score file says of its run, as JSON has it."""
+    def published(self, *, test_steps: int = 1, test_3crops: bool = False) -> Result | None:
+        """Return the published result with the same label, split and options, if any."""
+        options = self.options
+        if len(options.weights) > 1 or not options.choose_interp_method:
+            return None
+        return find_result(
+            str(self.label),
+            split=options.split,
+            test_scales=options.test_scales,
+            test_flipping=options.test_flipping,
+            test_steps=test_steps,
+            test_3crops=test_3crops,
+            pool=options.pool,
+        )
+
+    def record(self, published: Result | None) -> dict[str, Any]:
+        """Return what every score file says of its run, as JSON has it.
+
+        Images per second are those of this run, without what a run that it resumes had done.
+        """
         seconds = time.monotonic() - self._start
         return {
             "dataset": self.dataset.name,
             "num_images": len(self.samples),
-            "num_broken": len(self.broken),
-            "broken": [{"image": i, "error": e} for i, e in self.broken.items()],
+            "num_broken": len(self._broken),
+            "broken": [
+                {"image": str(sample.image), "error": error}
+                for sample, error in self._broken.items()
+            ],
             "weights": self.weights,
             "settings": self._settings,
             "seconds": round(seconds, 3),
-            "images_per_second": round(num_tested / seconds, 3),
+            "images_per_second": round(len(self._tested) / seconds, 3),
+            "devices": self.options.devices.names(),
             "versions": versions(),
+            "published": _published_record(published),
         }
 
-    def _predictor(self, path: Path, label: Label) -> Predictor:
+    def _predictor(self, path: Path, label: Label) -> Predictor | TorchPredictor:
         options = self.options
-        return Predictor.from_file(
+        return predictor_class(options.backend).from_file(
             path, label, devices=options.devices, pool=options.pool, precision=options.precision
         )
 
@@ -197,6 +282,7 @@ class Session:
             "choose_interp_method": options.choose_interp_method,
             "pool": options.pool,
             "precision": options.precision,
+            "backend": options.backend,
         }
 
     def _describe(self) -> None:
@@ -218,6 +304,22 @@ class Session:
         )
 
 
+def predictor_class(backend: str) -> type[Predictor] | type[TorchPredictor]:
+    """Return the class that computes by a backend, "mxnet" or "torch".
+
+    Raises:
+        ValueError: another backend.
+        MissingDependency: PyTorch is not installed.
+    """
+    check_choice("backend", backend, BACKENDS)
+    if backend == "mxnet":
+        return Predictor
+    import_torch()
+    from ademx.convert.torch_predictor import TorchPredictor
+
+    return TorchPredictor
+
+
 def prefetched(
     items: Iterable[T], function: Callable[[T], R], *, threads: int
 ) -> Iterator[tuple[T, R]]:
@@ -226,7 +328,7 @@ def prefetched(
     Args:
         items: what to work on.
         function: what to do with each; an exception is raised when its turn comes.
-        threads: how many work at once; twice as many results are held.
+        threads: how many work at once; up to twice as many results wait.
     """
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[tuple[T, Future[R]]] = deque()
@@ -265,7 +367,7 @@ def grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide the numbers."""
     found = {"ademx": ademx.__version__, "python": platform.python_version()}
-    for name in ("mxnet", "mxnet-cu112", "numpy", "pillow"):
+    for name in ("mxnet", "mxnet-cu112", "torch", "numpy", "pillow"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -273,7 +375,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def published_record(result: Result | None) -> dict[str, Any] | None:
+def _published_record(result: Result | None) -> dict[str, Any] | None:
     """Return a published result as JSON has it."""
     if result is None:
         return None

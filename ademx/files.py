@@ -47,7 +47,8 @@ def write_json(path: PathLike, value: Any) -> None:
     """Write a value as indented JSON, atomically; nan becomes null, as strict JSON has no nan."""
     text = json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as file:
-        file.write(text.encode() + b"\n")
+        # A file name that is not UTF-8 has surrogates, and this writes them as JSON's \udcXX.
+        file.write(text.encode(errors="backslashreplace") + b"\n")
 
 
 def md5(path: PathLike) -> str:

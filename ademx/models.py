@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import symbols
@@ -54,3 +56,17 @@ def build_symbol(
         multipliers=multipliers,
         frozen_statistics=frozen_statistics,
     )
+
+
+@contextmanager
+def mirroring(wanted: bool) -> Iterator[None]:
+    """Let MXNet plan for recomputation in the backward pass, while a graph is bound."""
+    name = "MXNET_BACKWARD_DO_MIRROR"
+    before = os.environ.get(name)
+    if wanted:
+        os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if wanted and before is None:
+            del os.environ[name]

@@ -23,7 +23,8 @@ def colourise(stored_ids: np.ndarray, palette: Sequence[tuple[int, int, int]]) -
     """
     table = np.full((256, 3), 255, np.uint8)
     table[: len(palette)] = palette
-    return table[stored_ids]
+    colours: np.ndarray = table[stored_ids]
+    return colours
 
 
 def overlay(image: np.ndarray, colours: np.ndarray, *, opacity: float = 0.6) -> np.ndarray:
@@ -32,7 +33,8 @@ def overlay(image: np.ndarray, colours: np.ndarray, *, opacity: float = 0.6) -> 
     Black is the background's colour: what is not an object stays as it was.
     """
     weight = np.where(colours.any(axis=2, keepdims=True), opacity, 0.0)
-    return np.round(image * (1 - weight) + colours * weight).astype(np.uint8)
+    mixed: np.ndarray = np.round(image * (1 - weight) + colours * weight)
+    return mixed.astype(np.uint8)
 
 
 def side_by_side(panels: Sequence[tuple[str, np.ndarray]], *, zoom: int = 1) -> Image.Image:

@@ -15,9 +15,10 @@ import numpy as np
 
 from ademx import params
 from ademx.compat import import_mxnet
+from ademx.convert import import_torch
 from ademx.labels import Label
 from ademx.models import build_symbol
-from symbols.levels import get_network
+from ademx.shapes import find_head, find_width
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
@@ -39,6 +40,16 @@ class Devices:
     gpus: tuple[int, ...] = ()
     cpus: int = 1
 
+    @property
+    def count(self) -> int:
+        """Number of contexts."""
+        return len(self.gpus) or self.cpus
+
+    def names(self) -> list[str]:
+        """Return the contexts' names, such as "gpu(0)"."""
+        kind, numbers = ("gpu", self.gpus) if self.gpus else ("cpu", range(self.cpus))
+        return [f"{kind}({number})" for number in numbers]
+
     def contexts(self) -> list[Any]:
         """Return the MXNet contexts.
 
@@ -49,7 +60,7 @@ class Devices:
         if not self.gpus:
             return [mx.cpu(number) for number in range(self.cpus)]
         available = mx.context.num_gpus()
-        if max(self.gpus) >= available:
+        if min(self.gpus) < 0 or max(self.gpus) >= available:
             raise ValueError(
                 f"--gpus {','.join(map(str, self.gpus))}: MXNet finds {available} GPUs here; "
                 'use --gpus "" for the CPU'
@@ -57,17 +68,21 @@ class Devices:
         return [mx.gpu(number) for number in self.gpus]
 
 
-def default_devices() -> Devices:
-    """Return the first GPU where MXNet finds one, else one CPU context."""
-    return Devices(gpus=(0,)) if import_mxnet().context.num_gpus() else Devices()
+def default_devices(backend: str = "mxnet") -> Devices:
+    """Return the first GPU where the backend, "mxnet" or "torch", finds one, else the CPU."""
+    if backend == "torch":
+        found = import_torch().cuda.is_available()
+    else:
+        found = import_mxnet().context.num_gpus() > 0
+    return Devices(gpus=(0,)) if found else Devices()
 
 
 class Predictor:
     """Class probabilities of image batches, computed by one network on one or several devices.
 
     The graph is the label's without its loss layer; width and head are read off the weights.
-    MXNet's MKLDNN backend folds BatchNorm into the convolution before it when the graph is bound
-    on a CPU, so nothing is folded here.
+    BatchNorm is not folded into the convolution before it: on CPUs that was measured to gain
+    nothing, in float32 and in bfloat16.
 
     Args:
         label: which network, classes and output stride.
@@ -95,8 +110,6 @@ class Predictor:
         precision: str = "float32",
     ) -> None:
         _check_precision(precision, devices)
-        # MXNet announces its backend on stderr at every bind; that is noise in a progress bar.
-        os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
         graph = _test_graph(label, arg_params, pool)
         check_fit(graph, arg_params, aux_params, source=source)
         mx = import_mxnet()
@@ -112,10 +125,26 @@ class Predictor:
         ]
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], label: Label, **options: Any) -> Predictor:
-        """Return the predictor of a `.params` file; `options` are those of the class."""
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        label: Label,
+        *,
+        devices: Devices,
+        pool: str = "pad",
+        precision: str = "float32",
+    ) -> Predictor:
+        """Return the predictor of a `.params` file; see the class for the options."""
         arg_params, aux_params = params.load(path)
-        return cls(label, arg_params, aux_params, source=str(Path(path)), **options)
+        return cls(
+            label,
+            arg_params,
+            aux_params,
+            source=os.fspath(path),
+            devices=devices,
+            pool=pool,
+            precision=precision,
+        )
 
     def __call__(self, images: np.ndarray, *, batch: int) -> np.ndarray:
         """Return the network's output for images of any number.
@@ -194,23 +223,15 @@ def check_fit(
 def _test_graph(label: Label, arg_params: dict[str, np.ndarray], pool: str) -> Symbol:
     """Return the label's graph with a plain softmax in place of its loss."""
     mx = import_mxnet()
+    shapes = {name: value.shape for name, value in arg_params.items()}
     graph = build_symbol(
         label,
         pool=pool,
-        width=_width(label, arg_params),
-        head="2conv" if "conv6a_weight" in arg_params else "1conv",
+        width=find_width(label, shapes),
+        head=find_head(shapes) or "2conv",
     )
     scores = graph.get_internals()[f"linear{label.num_classes}_output"]
     return mx.sym.softmax(scores, axis=1, name="probabilities")
-
-
-def _width(label: Label, arg_params: dict[str, np.ndarray]) -> float:
-    """Return the width multiplier: the head's input channels over the full network's."""
-    top = "conv6a_weight" if "conv6a_weight" in arg_params else f"linear{label.num_classes}_weight"
-    if top not in arg_params or arg_params[top].ndim < 2:
-        return 1.0  # the comparison of graph and parameters names what is missing
-    full = get_network(label.family, label.variant).levels[-1].channels[-1]
-    return arg_params[top].shape[1] / full
 
 
 def _check_precision(precision: str, devices: Devices) -> None:
@@ -231,11 +252,11 @@ def cpu_has_bfloat16() -> bool:
     return re.search(r"\b(avx512_bf16|amx_bf16)\b", flags) is not None
 
 
-def check_same_task(labels: Sequence[Label]) -> None:
-    """Raise ValueError unless the labels' outputs can be averaged."""
+def check_averageable(labels: Sequence[Label]) -> None:
+    """Raise ValueError unless the labels' networks take one input and their outputs one shape."""
     first = labels[0]
     for label in labels[1:]:
-        for field in ("dataset", "num_classes", "output_stride"):
+        for field in ("dataset", "family", "num_classes", "output_stride"):
             ours, theirs = getattr(first, field), getattr(label, field)
             if ours != theirs:
                 raise ValueError(

@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 
 _WRITERS = ("tensorboardX", "torch.utils.tensorboard")
 _LINES_PER_EPOCH = 50
+_SECONDS_PER_LINE = 10  # of a log that is no terminal
 
 
 @dataclass
@@ -81,6 +82,7 @@ class Progress:
         self._label, self._num_batches, self._num_epochs = label, num_batches, num_epochs
         self._first, self._last = first_update, last_update
         self._every = max(1, num_batches // _LINES_PER_EPOCH)
+        self._next_line = 0.0
         self._file = open_metrics(folder, keep=first_update)
         self._bar = tqdm(
             initial=first_update,
@@ -169,6 +171,10 @@ class Progress:
         shown = [f"lr {lr:.3g}", *(f"{name} {value:.4g}" for name, value in values.items())]
         text = ", ".join([*shown, f"{speed:.3g} images/s", f"data wait {100 * wait:.0f} %"])
         if self._bar.disable:
+            now = time.monotonic()
+            if now < self._next_line and update < self._last:
+                return
+            self._next_line = now + _SECONDS_PER_LINE
             left = (time.monotonic() - self._start) / (update - self._first)
             left *= self._last - update
             _log.info(

@@ -17,56 +17,53 @@ def open_folder(path: Path, settings: dict[str, Any], *, resume: bool, overwrite
     """Make a folder ready for a run, or for going on with the same one.
 
     `settings` are kept in the folder as `run.json`: results of other weights or options never
-    mix with those of this run.
+    mix with those of this run, and nothing that is not of such a run is ever removed.
 
     Args:
         path: folder of the run's files; made if need be.
-        settings: all that decides the results, as JSON has it.
+        settings: all that decides the results, as JSON has it; "command" says what writes them.
         resume: go on with what the folder holds.
         overwrite: remove the results that the folder holds; other files stay.
 
     Raises:
         ValueError: the folder holds results and neither flag is given, or they were made with
-            other settings; the message lists the differences.
+            other settings (the message lists the differences), or not by this command.
+        OSError: the folder cannot be made or written to.
     """
     settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
+    results = [name for name in _RESULTS if _holds_something(path / name)]
+    held = _held_settings(path)
+    if (held or {}).get("command") != settings["command"] and (held is not None or results):
+        raise ValueError(
+            f"--output {path}: holds {', '.join(results) or _SETTINGS} that "
+            f"`ademx {settings['command']}` did not write; choose another folder"
+        )
     if overwrite:
         _remove_results(path)
-    held = _held_settings(path)
-    if held is not None and not resume:
+    elif results and not resume:
         raise ValueError(
             f"--output {path}: holds the results of a run; go on with it by --resume, replace "
             "it by --overwrite, or choose another folder"
         )
-    if held is not None and held != settings:
+    elif results and held != settings:
         raise ValueError(
             f"--output {path}: cannot resume, its results were made with other settings: "
-            f"{_differences(held, settings)}; choose another folder, or replace them by "
+            f"{_differences(held or {}, settings)}; choose another folder, or replace them by "
             "--overwrite"
         )
     path.mkdir(parents=True, exist_ok=True)
-    if held is None:
-        write_json(path / _SETTINGS, settings)
+    write_json(path / _SETTINGS, settings)
 
 
 def _held_settings(path: Path) -> dict[str, Any] | None:
-    """Return the settings that made the folder's results; None where it holds no results."""
-    results = [name for name in _RESULTS if _holds_something(path / name)]
-    if not results:
-        return None
+    """Return the content of the folder's `run.json`, {} if it is no run's; None without one."""
     try:
-        held: dict[str, Any] = json.loads((path / _SETTINGS).read_text(encoding="utf-8"))
-        return held
+        held = json.loads((path / _SETTINGS).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(
-            f"--output {path}: holds {', '.join(results)} but not the {_SETTINGS} that says what "
-            "made them; choose another folder, or replace them by --overwrite"
-        ) from None
-    except ValueError as error:
-        raise ValueError(
-            f"{path / _SETTINGS}: not the settings of a run ({error}); choose another --output, "
-            "or replace the run by --overwrite"
-        ) from None
+        return None
+    except ValueError:
+        return {}
+    return held if isinstance(held, dict) else {}
 
 
 def _holds_something(path: Path) -> bool:
@@ -76,7 +73,7 @@ def _holds_something(path: Path) -> bool:
 def _remove_results(path: Path) -> None:
     for name in (*_RESULTS, _SETTINGS):
         target = path / name
-        if target.is_dir():
+        if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
-from ademx.evaluation import EvaluationOptions, Session, grouped, progress_bar, published_record
+from ademx.evaluation import EvaluationOptions, Session, grouped, progress_bar
 from ademx.files import replacing, write_json
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
-from ademx.published import Result, find_result
+from ademx.published import Result
 from ademx.scoremaps import ScoreResizer, best_class
 from iters import transforms
 from iters.datasets import VOID, decode_label, encode_label
@@ -68,14 +69,14 @@ class _Prepared:
     Attributes:
         original: height and width of the file's image.
         truth: (H, W) uint8 class ids with 255 void, or None.
-        inputs: per scale, (steps² · flips, 3, h, w) float32 canvases.
-        images: per scale, height and width of the resized image on the canvas.
+        images: per scale, the resized image, (3, h, w) float32, normalised.
+        canvases: per scale, height and width of the network's input.
     """
 
     original: tuple[int, int]
     truth: np.ndarray | None
-    inputs: tuple[np.ndarray, ...]
-    images: tuple[tuple[int, int], ...]
+    images: tuple[np.ndarray, ...]
+    canvases: tuple[tuple[int, int], ...]
 
 
 def evaluate_segmentation(options: SegmentationOptions) -> SegmentationReport:
@@ -107,6 +108,7 @@ class _Tester:
                 f"--test-steps {options.test_steps}: expected a divisor of the network's output "
                 f"stride, {stride}"
             )
+        self._session.open_folder()
         self._stride = stride
         dataset = self._session.dataset
         self._palette = [value for colour in dataset.palette or () for value in colour]
@@ -116,12 +118,20 @@ class _Tester:
 
     def run(self) -> np.ndarray:
         """Return the (C, C) int64 confusion matrix of all images, those done before included."""
-        classes = self._session.dataset.num_classes
+        samples, classes = self._session.samples, self._session.dataset.num_classes
         total = np.zeros((classes, classes), np.int64)
-        with progress_bar(total=len(self._session.samples), unit="image") as bar:
-            for done, counts in enumerate(self._counts(), start=1):
+        rest = []
+        for sample in samples:
+            counts = self._earlier_counts(sample) if self._options.resume else None
+            if counts is None:
+                rest.append(sample)
+            else:
                 total += counts
-                bar.update(done + len(self._session.broken) - bar.n)
+        done = len(samples) - len(rest)
+        with progress_bar(total=len(samples), initial=done, unit="image") as bar:
+            for counts in self._counts(rest, bar):
+                total += counts
+                bar.update()
                 if self._session.has_labels:
                     bar.set_postfix(mean_iou=f"{self._scores(total).mean_iou:.2f}", refresh=False)
         return total
@@ -131,8 +141,8 @@ class _Tester:
         session = self._session
         names = session.dataset.class_names
         scores = self._scores(confusion) if session.has_labels else None
-        published = self._published()
-        record = session.record(num_tested=len(session.samples) - len(session.broken))
+        published = session.published(test_steps=self._options.test_steps)
+        record = session.record(published)
         if scores is not None:
             record = {
                 "pixel_accuracy": scores.pixel_accuracy,
@@ -144,20 +154,13 @@ class _Tester:
                 "confusion": confusion.tolist(),
                 **record,
             }
-        record["published"] = published_record(published)
         write_json(self._options.output / "scores.json", record)
         return SegmentationReport(scores, confusion, names, published, record)
 
-    def _counts(self) -> Iterator[np.ndarray]:
-        """Yield each tested image's (C, C) confusion matrix, earlier results first."""
-        rest = []
-        for sample in self._session.samples:
-            counts = self._earlier_counts(sample) if self._options.resume else None
-            if counts is None:
-                rest.append(sample)
-            else:
-                yield counts
-        groups = grouped(self._session.load(rest, self._prepare), self._session.group_images)
+    def _counts(self, samples: list[Sample], bar: tqdm[Any]) -> Iterator[np.ndarray]:
+        """Test samples and yield the (C, C) confusion matrix of each that could be."""
+        loaded = self._session.load(samples, self._prepare, bar=bar)
+        groups = grouped(loaded, self._session.group_images)
         # One thread finishes a group (enlarges, writes, counts) while the next is computed.
         with ThreadPoolExecutor(1) as pool:
             finishing: Future[list[np.ndarray]] | None = None
@@ -179,35 +182,32 @@ class _Tester:
                     f"{sample.label}: {truth.shape[1]}×{truth.shape[0]} pixels, but its image has "
                     f"{image.shape[1]}×{image.shape[0]}"
                 )
-        inputs, sizes = [], []
+        images, canvases = [], []
         for scale in self._options.test_scales:
             resized = transforms.resize_longer(
                 image, scale, choose=self._options.choose_interp_method
             )
-            inputs.append(self._canvases(resized, scale))
-            sizes.append(resized.shape[:2])
-        return _Prepared(image.shape[:2], truth, tuple(inputs), tuple(sizes))
-
-    def _canvases(self, image: np.ndarray, scale: int) -> np.ndarray:
-        """Return the network's inputs for a resized image: shifts, row by row, then mirrored."""
-        canvas = transforms.canvas_size(
-            self._session.dataset.canvas,
-            test_scale=scale,
-            image_size=image.shape[:2],
-            stride=self._stride,
-        )
-        normalized = transforms.normalize(image, self._session.normalization)
-        steps = self._options.test_steps
-        shifted = [
-            transforms.shifted_canvas(
-                normalized, canvas=canvas, stride=self._stride, steps=steps, iy=iy, ix=ix
+            images.append(transforms.normalize(resized, self._session.normalization))
+            canvases.append(
+                transforms.canvas_size(
+                    self._session.dataset.canvas,
+                    test_scale=scale,
+                    image_size=resized.shape[:2],
+                    stride=self._stride,
+                )
             )
-            for iy in range(steps)
-            for ix in range(steps)
-        ]
-        if self._options.test_flipping:
-            shifted += [canvas_chw[:, :, ::-1] for canvas_chw in shifted]
-        return np.stack(shifted)
+        return _Prepared(image.shape[:2], truth, tuple(images), tuple(canvases))
+
+    def _inputs(self, image: np.ndarray, canvas: tuple[int, int]) -> Iterator[np.ndarray]:
+        """Yield the network's inputs for an image: shifts, row by row, each with its mirror."""
+        steps = self._options.test_steps
+        for iy, ix in np.ndindex(steps, steps):
+            shifted = transforms.shifted_canvas(
+                image, canvas=canvas, stride=self._stride, steps=steps, iy=iy, ix=ix
+            )
+            yield shifted
+            if self._options.test_flipping:
+                yield shifted[:, :, ::-1]
 
     def _network_scores(self, group: list[_Prepared]) -> list[list[np.ndarray]]:
         """Return, per image and scale, the network's (C, h·steps/s, w·steps/s) probabilities."""
@@ -215,19 +215,20 @@ class _Tester:
         for scale in range(len(self._options.test_scales)):
             by_canvas = defaultdict(list)
             for index, prepared in enumerate(group):
-                by_canvas[prepared.inputs[scale].shape].append(index)
-            for indices in by_canvas.values():
-                inputs = np.concatenate([group[index].inputs[scale] for index in indices])
+                by_canvas[prepared.canvases[scale]].append(index)
+            for canvas, indices in by_canvas.items():
+                images = [group[index].images[scale] for index in indices]
+                inputs = (chw for image in images for chw in self._inputs(image, canvas))
                 outputs = np.split(self._session.predict(inputs), len(indices))
                 for index, output in zip(indices, outputs):
                     scores[index].append(self._merged(output))
         return scores
 
     def _merged(self, output: np.ndarray) -> np.ndarray:
-        """Return one image's score maps from those of its shifts and mirrored shifts."""
+        """Return one image's score maps from the outputs for its `_inputs`."""
         steps = self._options.test_steps
         if self._options.test_flipping:
-            straight, mirrored = np.split(output, 2)
+            straight, mirrored = output[0::2], output[1::2]
             output = (straight + mirrored[..., ::-1]) / 2
         return transforms.interleave(output.reshape(steps, steps, *output.shape[1:]))
 
@@ -249,11 +250,11 @@ class _Tester:
         self, prepared: _Prepared, scores: list[np.ndarray]
     ) -> list[tuple[ScoreResizer, np.ndarray]]:
         parts = []
-        for inputs, image, maps in zip(prepared.inputs, prepared.images, scores):
+        for image, canvas, maps in zip(prepared.images, prepared.canvases, scores):
             resizer = ScoreResizer(
                 grid=maps.shape[1:],
-                canvas=inputs.shape[2:],
-                image=image,
+                canvas=canvas,
+                image=image.shape[1:],
                 original=prepared.original,
                 filter_name=None if self._options.choose_interp_method else "bicubic",
             )
@@ -295,7 +296,7 @@ class _Tester:
             if isinstance(sample.label, Path):
                 truth = decode_label(self._session.dataset, transforms.load_label(sample.label))
             return self._confusion(truth, decode_label(self._session.dataset, stored))
-        except ValueError:  # a picture cut short by a crash of the machine
+        except (ValueError, OSError):  # cut short by a crash of the machine, or a label is gone
             return None
 
     def _confusion(self, truth: np.ndarray | None, classes: np.ndarray) -> np.ndarray:
@@ -319,17 +320,3 @@ class _Tester:
     def _path(self, folder: str, sample: Sample) -> Path:
         suffix = ".npz" if folder == "scores" else ".png"
         return self._options.output / folder / f"{sample.name}{suffix}"
-
-    def _published(self) -> Result | None:
-        options = self._options
-        if len(options.weights) > 1 or not options.choose_interp_method:
-            return None
-        return find_result(
-            str(self._session.label),
-            split=options.split,
-            test_scales=options.test_scales,
-            test_flipping=options.test_flipping,
-            test_steps=options.test_steps,
-            test_3crops=False,
-            pool=options.pool,
-        )

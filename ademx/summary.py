@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ademx.compat import import_mxnet
 from ademx.labels import parse_label
-from ademx.models import build_symbol
+from ademx.models import build_symbol, mirroring
 from symbols.levels import get_network
 
 if TYPE_CHECKING:
@@ -247,7 +245,7 @@ def training_memory(graph: Graph, *, backward_do_mirror: bool = False) -> Traini
     """
     symbol = graph.symbol
     requests = {name: "null" if name in _INPUTS else "write" for name in symbol.list_arguments()}
-    with _mirroring(backward_do_mirror):
+    with mirroring(backward_do_mirror):
         executor = symbol.simple_bind(
             import_mxnet().cpu(), grad_req=requests, data=graph.input_shape
         )
@@ -263,17 +261,6 @@ def training_memory(graph: Graph, *, backward_do_mirror: bool = False) -> Traini
         plan=int(plan) * 2**20,
         workspace=max(workspaces) * 2**20,
     )
-
-
-@contextmanager
-def _mirroring(wanted: bool) -> Iterator[None]:
-    """Let MXNet plan for recomputation while a network is bound."""
-    before = os.environ.get("MXNET_BACKWARD_DO_MIRROR", "0")
-    os.environ["MXNET_BACKWARD_DO_MIRROR"] = "1" if wanted else before
-    try:
-        yield
-    finally:
-        os.environ["MXNET_BACKWARD_DO_MIRROR"] = before
 
 
 def _nodes(symbol: Symbol, data_shape: tuple[int, int, int, int]) -> tuple[Node, ...]:

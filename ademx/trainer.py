@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -19,14 +18,13 @@ import numpy as np
 
 import ademx.optimizer  # noqa: F401  (MXNet finds TorchNesterov by its name)
 from ademx.compat import import_mxnet
+from ademx.models import mirroring
 
 if TYPE_CHECKING:
     from mxnet.io import DataBatch
     from mxnet.symbol import Symbol
 
 mx = import_mxnet()
-# MXNet announces its backend on stderr at every bind; that is noise in a progress bar.
-os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
 
 KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async")
 PRECISIONS = ("float32", "float16", "bfloat16")
@@ -181,6 +179,8 @@ class Trainer:
 
     def statistics(self) -> list[dict[str, np.ndarray]]:
         """Return the moving statistics of each device, by name."""
+        # MXNet's reads do not wait for the backward pass that writes these.
+        mx.nd.waitall()
         group = self._module._exec_group
         return [
             {name: arrays[k].asnumpy() for name, arrays in zip(group.aux_names, group.aux_arrays)}
@@ -222,7 +222,7 @@ class Trainer:
         """Make the module anew with these parameters and the present loss scale."""
         graph = self._graph if self._scaler is None else _with_scale(self._graph, self.loss_scale)
         self._module = mx.mod.Module(graph, context=self._contexts, label_names=(_LABEL,))
-        with _mirroring(self._mirror):
+        with mirroring(self._mirror):
             self._module.bind(*self._shapes)
         names = set(graph.list_auxiliary_states())
         self._module.init_params(
@@ -346,20 +346,6 @@ def _check_kvstore(kind: str) -> None:
             f"{os.environ.get('DMLC_ROLE')!r}); start it by "
             "`ademx launch --workers 2 --servers 1 -- train …`"
         )
-
-
-@contextmanager
-def _mirroring(wanted: bool) -> Iterator[None]:
-    """Let MXNet plan for recomputation while a network is bound."""
-    name = "MXNET_BACKWARD_DO_MIRROR"
-    before = os.environ.get(name)
-    if wanted:
-        os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if wanted and before is None:
-            del os.environ[name]
 
 
 def _low_precision(graph: Symbol, precision: str) -> Symbol:

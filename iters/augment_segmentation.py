@@ -251,7 +251,8 @@ def _nearest(length: int, new_length: int) -> NDArray[np.intp]:
     """Return the pixel that each of Pillow's nearest-neighbour resize comes from."""
     indices = Image.fromarray(np.arange(length, dtype=np.int32)[None])
     nearest = indices.resize((new_length, 1), Image.Resampling.NEAREST)
-    return np.asarray(nearest)[0].astype(np.intp)
+    indices_of: NDArray[np.intp] = np.asarray(nearest)[0].astype(np.intp)
+    return indices_of
 
 
 def _check_same_size(image: Size, label: tuple[int, ...]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageFile
 
-from iters.transforms import _DECODING_ERRORS, _LABEL_MODES, BrokenImage, Size
+from iters.transforms import DECODING_ERRORS, LABEL_MODES, BrokenImage, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +36,7 @@ def image_size(encoded: bytes) -> Size:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             return image.height, image.width
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise _broken(error) from error
 
 
@@ -65,7 +65,7 @@ def decode_stored_ids(encoded: bytes, box: Box | None = None) -> NDArray[np.uint
         BrokenImage: it cannot be decoded, or has colours instead of one number a pixel.
     """
     image = _decode(encoded, box)
-    if image.mode not in _LABEL_MODES:
+    if image.mode not in LABEL_MODES:
         raise BrokenImage(
             f"cannot be used as a label: mode {image.mode}: "
             "expected one number a pixel (a grey or palette PNG)"
@@ -82,11 +82,11 @@ def _decode(encoded: bytes, box: Box | None) -> Image.Image:
     shortened = None if box is None else shorten(encoded, box[0] + box[2])
     if shortened is not None:
         # What cannot be shortened after all may be sound as a whole.
-        with contextlib.suppress(*_DECODING_ERRORS):
+        with contextlib.suppress(*DECODING_ERRORS):
             return _load(shortened, box)
     try:
         return _load(encoded, box)
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise _broken(error) from error
 
 

@@ -74,7 +74,8 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Return grey with a slope of brightness, (H, W, 3) uint8."""
-    slope = np.linspace(*rng.uniform(70, 190, size=2), num=width)[None, :, None]
+    left, right = rng.uniform(70, 190, size=2).tolist()
+    slope = np.linspace(left, right, num=width)[None, :, None]
     tint = rng.normal(0, 8, size=3)
     return np.clip(np.broadcast_to(slope + tint, (height, width, 3)), 0, 255).astype(np.uint8)
 

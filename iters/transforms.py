@@ -26,7 +26,7 @@ class BrokenImage(ValueError):
 
 
 # What Pillow's decoders raise on damaged or foreign bytes.
-_DECODING_ERRORS = (
+DECODING_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -38,7 +38,7 @@ _DECODING_ERRORS = (
     Image.DecompressionBombError,
 )
 
-_LABEL_MODES = ("P", "L", "I;16", "I")
+LABEL_MODES = ("P", "L", "I;16", "I")
 
 
 def load_image(path: str | Path) -> NDArray[np.uint8]:
@@ -72,14 +72,14 @@ def _decode(path: str | Path, mode: str | None) -> NDArray[Any]:
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         with Image.open(path) as image:
-            if mode is None and image.mode not in _LABEL_MODES:
+            if mode is None and image.mode not in LABEL_MODES:
                 raise ValueError(
                     f"mode {image.mode}: expected one number a pixel (a grey or palette PNG)"
                 )
             return np.array(image if mode is None else image.convert(mode))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such image file") from None
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise BrokenImage(f"{path}: cannot be used as an image: {error}") from error
 
 

@@ -138,11 +138,11 @@ def test_mxnet_gets_a_thread_for_each_core(monkeypatch, siblings, threads):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(compat.os, "sched_getaffinity", lambda pid: set(range(6)))
     monkeypatch.setattr(compat.Path, "read_text", lambda path: siblings)
-    compat._use_every_core()
+    compat.share_cores(1)
     assert compat.os.environ["OMP_NUM_THREADS"] == threads
 
 
 def test_the_users_number_of_threads_stands(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    compat._use_every_core()
+    compat.share_cores(1)
     assert compat.os.environ["OMP_NUM_THREADS"] == "1"

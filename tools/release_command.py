@@ -18,8 +18,8 @@ def run(task: str, arguments: Sequence[str]) -> None:
     """Run `ademx evaluate TASK` or `ademx train TASK` with the release's arguments.
 
     Long options may be shortened as the release's parser allows (`--weight`), `--phase` is
-    "train" unless given, and `--output` is the folder that holds one folder a run, named after
-    the weights (and the split, where it is not "val").
+    "train" unless given, and `--output` is the folder that holds one folder and one log a run,
+    named after the weights (and the split, where it is not "val").
 
     Args:
         task: "classification" or "segmentation".
@@ -29,8 +29,10 @@ def run(task: str, arguments: Sequence[str]) -> None:
     command = _command(phase, task)
     rest = _unabbreviated(rest, command)
     if phase == "val":
-        rest = _with_run_folder(rest)
-    main([_PHASES[phase], task, *rest], prog_name="ademx")
+        rest = _as_tested(rest, task)
+    debug = [argument for argument in rest if argument == "--debug"]  # `ademx` takes it first
+    rest = [argument for argument in rest if argument != "--debug"]
+    main([*debug, _PHASES[phase], task, *rest], prog_name="ademx")
 
 
 def _phase(arguments: Sequence[str]) -> tuple[str, list[str]]:
@@ -62,22 +64,27 @@ def _unabbreviated(arguments: Sequence[str], command: click.Command) -> list[str
     return result
 
 
-def _with_run_folder(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with `--output` naming the run's own folder, as the release has it."""
+def _as_tested(arguments: Sequence[str], task: str) -> list[str]:
+    """Return the arguments of `ademx evaluate` that do what these do in the release.
+
+    There the results go to a folder in `--output` that is named after the log file, and that
+    after the weights; and a classifier is tested at `--crop-size` where no scale is given.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--log-file", type=Path)
     known, rest = parser.parse_known_args(arguments)
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--split", default="train")  # Release: its default in both phases
+    for name in ("--weights", "--split", "--test-scales", "--crop-size"):
+        parser.add_argument(name)
     given = parser.parse_known_args(arguments)[0]
     if given.weights is None:
         return list(arguments)
-    folder = known.output if known.output is not None else given.weights.parent
-    suffix = "" if given.split == "val" else f"_{given.split}"
-    return [
-        "--split",
-        given.split,
-        *rest,
-        "--output",
-        str(folder / f"{given.weights.stem}{suffix}"),
-    ]
+    weights = Path(given.weights)
+    split = given.split or "train"  # Release: its default in both phases
+    folder = known.output if known.output is not None else weights.parent
+    suffix = "" if split == "val" else f"_{split}"
+    log_file = folder / (known.log_file or f"{weights.stem}{suffix}.log")
+    if task == "classification" and given.test_scales is None and given.crop_size is not None:
+        rest += ["--test-scales", given.crop_size]
+    rest += ["--split", split, "--log-file", str(log_file)]
+    return [*rest, "--output", str(log_file.with_suffix(""))]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,13 +14,9 @@ from ademx.labels import parse_label
 
 if TYPE_CHECKING:
     from ademx.classification import ClassificationReport
-    from ademx.predictor import Devices
     from ademx.segmentation import SegmentationReport
 
-_CLASSIFICATION_SCALES = (320,)
-# Longer sides of the published tests (published.md).
-_SEGMENTATION_SCALES = {"cityscapes": (2048,)}
-_OTHER_SEGMENTATION_SCALES = (500,)
+T = TypeVar("T")
 
 # Release: options of its one script for both phases that say nothing about testing.
 _WITHOUT_EFFECT = (
@@ -60,7 +55,7 @@ def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=shared.EXISTING_FILE,
             multiple=True,
             required=True,
-            help=".params file; several average their probabilities.",
+            help="File of weights; several average their probabilities.",
         ),
         click.option(
             "--data-root",
@@ -109,6 +104,13 @@ def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="bfloat16 is twice as fast on CPUs that have it.",
         ),
         click.option(
+            "--backend",
+            type=click.Choice(["mxnet", "torch"]),
+            default="mxnet",
+            show_default=True,
+            help="torch needs no MXNet, and reads .pth and .safetensors weights too.",
+        ),
+        click.option(
             "--batch-images",
             type=click.IntRange(min=1),
             default=1,
@@ -126,8 +128,8 @@ def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--resume", is_flag=True, help="Go on with an interrupted run."),
         click.option("--overwrite", is_flag=True, help="Replace the results in the output folder."),
         click.option("--log-file", type=shared.ANY_PATH, help="Append the log to this file too."),
-        click.option("--backward-do-mirror", is_flag=True, hidden=True),
-        *(click.option(name, hidden=True) for name in _WITHOUT_EFFECT),
+        click.option("--backward-do-mirror", is_flag=True, hidden=True, expose_value=False),
+        *(click.option(name, hidden=True, expose_value=False) for name in _WITHOUT_EFFECT),
     ]
     for option in reversed(add):
         command = option(command)
@@ -139,9 +141,8 @@ def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--test-scales",
     type=shared.INTEGERS,
-    default=_CLASSIFICATION_SCALES,
-    show_default="320",
-    help="Lengths of the shorter side; each is scored alone and all of them averaged.",
+    help="Lengths of the shorter side; each is scored alone and all of them averaged.  "
+    "[default: 320]",
 )
 @click.option("--test-3crops", is_flag=True, help="Average three crops along the longer side.")
 @click.option(
@@ -158,7 +159,7 @@ def classification(**arguments: Any) -> None:
     from ademx.classification import ClassificationOptions, evaluate_classification
 
     json_file = _prepare(arguments)
-    report = evaluate_classification(ClassificationOptions(**arguments))
+    report = evaluate_classification(_checked(ClassificationOptions, arguments))
     click.echo(classification_table(report))
     _finish(report.record, json_file, arguments["output"])
 
@@ -201,11 +202,8 @@ def segmentation(**arguments: Any) -> None:
     """
     from ademx.segmentation import SegmentationOptions, evaluate_segmentation
 
-    if arguments["test_scales"] is None:
-        dataset = arguments["dataset"] or _first_label(arguments).dataset
-        arguments["test_scales"] = _SEGMENTATION_SCALES.get(dataset, _OTHER_SEGMENTATION_SCALES)
     json_file = _prepare(arguments)
-    report = evaluate_segmentation(SegmentationOptions(**arguments))
+    report = evaluate_segmentation(_checked(SegmentationOptions, arguments))
     click.echo(segmentation_table(report))
     _finish(report.record, json_file, arguments["output"])
 
@@ -217,11 +215,11 @@ def classification_table(report: ClassificationReport) -> str:
         return "no labels in this split: predictions only"
     rows = [("scale", "top-1 error %", "top-5 error %")]
     rows += [
-        (str(scale), f"{errors[1]:.2f}", f"{errors[5]:.2f}")
+        (str(scale), _percent(errors[1]), _percent(errors[5]))
         for scale, errors in report.scale_errors.items()
     ]
     if len(report.scale_errors) > 1:
-        rows.append(("mean", f"{report.errors[1]:.2f}", f"{report.errors[5]:.2f}"))
+        rows.append(("mean", _percent(report.errors[1]), _percent(report.errors[5])))
     if published:
         top1, top5 = published["top1_error"], published["top5_error"]
         rows.append(("published", f"{top1:.2f}", f"{top5:.2f}"))
@@ -250,19 +248,29 @@ def segmentation_table(report: SegmentationReport) -> str:
 
 def _prepare(arguments: dict[str, Any]) -> Path | None:
     """Turn command-line arguments into those of the options class; return the JSON file."""
-    for name in ("backward_do_mirror", *(name[2:].replace("-", "_") for name in _WITHOUT_EFFECT)):
-        arguments.pop(name)
-    arguments["devices"] = _devices(arguments.pop("gpus"), arguments.pop("cpus"))
+    from ademx.evaluation import default_test_scale
+
+    if arguments["test_scales"] is None:
+        label = parse_label(arguments["model"] or arguments["weights"][0])
+        arguments["test_scales"] = (default_test_scale(label, arguments["dataset"]),)
+    gpus, cpus = arguments.pop("gpus"), arguments.pop("cpus")
+    arguments["devices"] = shared.chosen_devices(gpus, cpus, backend=arguments["backend"])
     if arguments["output"] is None:
         stem = arguments["weights"][0].stem
         arguments["output"] = Path("output") / f"{stem}_{arguments['split']}"
-    log_file = arguments.pop("log_file")
-    if log_file is not None:
-        handler = logging.FileHandler(log_file)
-        handler.setFormatter(logging.getLogger().handlers[0].formatter)
-        logging.getLogger().addHandler(handler)
+    shared.log_to(arguments.pop("log_file"))
     json_file: Path | None = arguments.pop("json_file")
+    if json_file is not None and not json_file.parent.is_dir():
+        raise click.UsageError(f"--json {json_file}: there is no folder {json_file.parent}")
     return json_file
+
+
+def _checked(options: type[T], arguments: dict[str, Any]) -> T:
+    """Return the options object; arguments that contradict each other are a usage error."""
+    try:
+        return options(**arguments)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _finish(record: dict[str, Any], json_file: Path | None, output: Path) -> None:
@@ -274,18 +282,6 @@ def _finish(record: dict[str, Any], json_file: Path | None, output: Path) -> Non
             f"{record['num_broken']} of {record['num_images']} images could not be tested and "
             f'are left out of the scores; "broken" in {output / "scores.json"} lists them'
         )
-
-
-def _devices(gpus: tuple[int, ...] | None, cpus: int) -> Devices:
-    from ademx.predictor import Devices, default_devices
-
-    if gpus is None and cpus == 1:
-        return default_devices()
-    return Devices(gpus=gpus or (), cpus=cpus)
-
-
-def _first_label(arguments: dict[str, Any]) -> Any:
-    return parse_label(arguments["model"] or arguments["weights"][0])
 
 
 def _percent(value: float) -> str:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from ademx.compat import share_cores
+
+if TYPE_CHECKING:
+    from ademx.predictor import Devices
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)
@@ -36,9 +42,7 @@ def devices(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option(
         "--cpus",
         type=click.IntRange(min=1),
-        default=1,
-        show_default=True,
-        help="CPU contexts that share the images, where no GPU is used.",
+        help="Compute on the CPU, in so many contexts that share the images.",
     )(command)
     return click.option(
         "--gpus",
@@ -46,3 +50,27 @@ def devices(command: Callable[..., Any]) -> Callable[..., Any]:
         default=None,
         help='GPUs to use, such as 0,1; "" for the CPU.  [default: the first GPU, if any]',
     )(command)
+
+
+def chosen_devices(
+    gpus: tuple[int, ...] | None, cpus: int | None, *, backend: str = "mxnet"
+) -> Devices:
+    """Return what `--gpus` and `--cpus` ask for; without either, the first GPU or one CPU."""
+    if gpus and cpus:
+        raise click.UsageError("--gpus and --cpus exclude each other: give one of them")
+    share_cores(cpus or 1)  # before MXNet is loaded
+    from ademx.predictor import Devices, default_devices
+
+    if gpus is None and cpus is None:
+        return default_devices(backend)
+    return Devices(gpus=gpus or (), cpus=cpus or 1)
+
+
+def log_to(path: Path | None) -> None:
+    """Write the log to a file too, behind what it holds; None writes none."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(logging.getLogger().handlers[0].formatter)
+    logging.getLogger().addHandler(handler)

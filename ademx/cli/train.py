@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -293,11 +292,7 @@ def _prepare(arguments: dict[str, Any]) -> None:
         arguments.pop(name[2:].replace("-", "_"))
     gpus, cpus = arguments.pop("gpus"), arguments.pop("cpus")
     arguments["devices"] = shared.chosen_devices(gpus, cpus)
-    log_file = arguments.pop("log_file")
-    if log_file is not None:
-        handler = logging.FileHandler(log_file)
-        handler.setFormatter(logging.getLogger().handlers[0].formatter)
-        logging.getLogger().addHandler(handler)
+    shared.log_to(arguments.pop("log_file"))
 
 
 def _run(options: TrainOptions) -> None:

@@ -1,0 +1,788 @@
+"""`ademx evaluate segmentation` as its user sees it, on narrow networks and drawn images."""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from narrow import VOC, write_weights
+from PIL import Image
+
+from ademx import params
+from ademx.cli import main
+from ademx.segmentation import SegmentationOptions, evaluate_segmentation
+from iters.datasets import DATASETS
+from iters.drawn import draw_scene, write_voc
+
+pytest.importorskip("mxnet")
+
+IMAGES = 5
+NAMES = [f"2007_{number:06d}" for number in range(3, 3 + IMAGES)]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    return write_weights(tmp_path_factory.mktemp("weights"), VOC)
+
+
+@pytest.fixture(scope="module")
+def other_weights(tmp_path_factory) -> Path:
+    return write_weights(tmp_path_factory.mktemp("weights"), VOC, seed=7)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Return a dataset in VOC's layout with five images in its val split."""
+    root = tmp_path_factory.mktemp("data")
+    write_voc(root, train=2, val=IMAGES, seed=0)
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(weights, data, tmp_path_factory) -> Path:
+    """Return the folder of a run at scale 64; do not write into it."""
+    output = tmp_path_factory.mktemp("run")
+    evaluate(weights, data, output)
+    return output
+
+
+def invoke(weights, data: Path, output: Path, *options: object):
+    """Run the command at scale 64 unless `options` say otherwise."""
+    files = [weights] if isinstance(weights, Path) else weights
+    arguments = [*(f"--weights={file}" for file in files), "--data-root", data, "--output", output]
+    if "--test-scales" not in options:
+        arguments += ["--test-scales", 64]
+    if not {"--gpus", "--cpus"} & set(options):
+        arguments += ["--cpus", 1]
+    command = ["evaluate", "segmentation", *map(str, (*arguments, *options))]
+    result = CliRunner().invoke(main, command)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def evaluate(weights, data: Path, output: Path, *options: object) -> dict:
+    """Run the command, which must succeed, and return its scores.json."""
+    result = invoke(weights, data, output, *options)
+    assert result.exit_code == 0, result.output
+    return scores_of(output)
+
+
+def scores_of(output: Path) -> dict:
+    return json.loads((output / "scores.json").read_text(), parse_constant=pytest.fail)
+
+
+def stored(path: Path) -> np.ndarray:
+    return np.array(Image.open(path))
+
+
+def labels(output: Path, names=NAMES) -> np.ndarray:
+    """Return the pixels of all label images, one after the other."""
+    return np.concatenate([stored(output / "labels" / f"{name}.png").ravel() for name in names])
+
+
+def agreement(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.mean(one == other))
+
+
+def counted(data: Path, names) -> int:
+    """Return how many pixels of the truth have a class."""
+    folder = data / "VOC2012" / "SegmentationClass"
+    return sum(int((stored(folder / f"{name}.png") != 255).sum()) for name in names)
+
+
+# ---- what is computed --------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_the_written_labels(finished, data):
+    folder = data / "VOC2012" / "SegmentationClass"
+    truth = np.concatenate([stored(folder / f"{name}.png").ravel() for name in NAMES])
+    found = labels(finished)[truth != 255]
+    truth = truth[truth != 255]
+    ious = {}
+    for number, name in enumerate(DATASETS["voc"].class_names):
+        union = np.sum((truth == number) | (found == number))
+        ious[name] = 100 * np.sum((truth == number) & (found == number)) / union if union else None
+
+    scores = scores_of(finished)
+
+    assert scores["class_iou"] == pytest.approx(ious)
+    known = [iou for iou in ious.values() if iou is not None]
+    assert 0 < len(known) < 21
+    assert scores["mean_iou"] == pytest.approx(np.mean(known))
+    assert scores["pixel_accuracy"] == pytest.approx(100 * np.mean(truth == found))
+    assert scores["absent_classes"] == "skip"
+    assert (scores["num_images"], scores["num_broken"], scores["broken"]) == (IMAGES, 0, [])
+    assert np.sum(scores["confusion"]) == len(truth)
+
+
+def test_correct_pixels_are_drawn_beside_the_labels(finished, data):
+    for name in NAMES:
+        truth = stored(data / "VOC2012" / "SegmentationClass" / f"{name}.png")
+        found = stored(finished / "labels" / f"{name}.png")
+        expected = np.where(truth == 255, 255, np.where(truth == found, 127, 0))
+        np.testing.assert_array_equal(stored(finished / "correct" / f"{name}.png"), expected)
+
+
+def test_label_images_have_the_palette_of_the_dataset(finished):
+    image = Image.open(finished / "labels" / f"{NAMES[0]}.png")
+    assert image.mode == "P"
+    assert image.getpalette()[3 * 15 : 3 * 16] == [192, 128, 128]  # VOC's colour for a person
+
+
+def test_several_scales_are_averaged_at_the_original_size(weights, data, tmp_path):
+    evaluate(weights, data, tmp_path, "--test-scales", "96,128", "--save-predictions")
+    expected = [_labels_by_pillow(data, tmp_path, name, (96, 128)).ravel() for name in NAMES]
+    # The saved scores are rounded to float16; the network read the unrounded ones.
+    assert agreement(labels(tmp_path), np.concatenate(expected)) > 0.999
+    alone = [_labels_by_pillow(data, tmp_path, name, (96,)).ravel() for name in NAMES]
+    assert agreement(np.concatenate(alone), np.concatenate(expected)) < 0.99
+
+
+def _labels_by_pillow(data: Path, output: Path, name: str, scales) -> np.ndarray:
+    """Return the best classes from the saved score maps, resized one by one and step by step."""
+    width, height = Image.open(data / "VOC2012" / "JPEGImages" / f"{name}.jpg").size
+    saved = np.load(output / "scores" / f"{name}.npz")
+    total = np.zeros((21, height, width))
+    for scale in scales:
+        new_height, new_width = (
+            round(scale * side / max(height, width)) for side in (height, width)
+        )
+        shrinks = height < new_height and width < new_width
+        grows = height > new_height and width > new_width
+        method = Image.Resampling.BILINEAR
+        if shrinks or grows:
+            method = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC
+        for number, scores in enumerate(saved[f"scores@{scale}"].astype(np.float32)):
+            canvas = Image.fromarray(scores).resize((scale, scale), Image.Resampling.BICUBIC)
+            image = canvas.crop((0, 0, new_width, new_height))
+            if image.size != (width, height):
+                image = image.resize((width, height), method)
+            total[number] += np.array(image)
+    return total.argmax(0)
+
+
+def test_several_weights_average_the_networks_outputs(weights, other_weights, data, tmp_path):
+    sets = {"one": weights, "two": other_weights, "both": [weights, other_weights]}
+    scores = {}
+    for name, files in sets.items():
+        evaluate(files, data, tmp_path / name, "--save-predictions", "--test-flipping")
+        scores[name] = [
+            np.load(tmp_path / name / "scores" / f"{image}.npz")["scores"].astype(np.float64)
+            for image in NAMES
+        ]
+    for one, two, both in zip(*scores.values()):
+        np.testing.assert_allclose(both, (one + two) / 2, atol=1e-3)  # float16
+        assert np.abs(one - two).max() > 0.1
+    files = [entry["file"] for entry in scores_of(tmp_path / "both")["weights"]]
+    assert files == [str(weights), str(other_weights)]
+
+
+@pytest.mark.parametrize("options", [("--cpus", 2), ("--cpus", 2, "--batch-images", 2)], ids=str)
+def test_several_contexts_share_the_images(options, weights, data, finished, tmp_path):
+    scores = evaluate(weights, data, tmp_path, *options)
+    # The order of float32 sums depends on the batch.
+    assert agreement(labels(tmp_path), labels(finished)) > 0.9999
+    assert scores["devices"] == ["cpu(0)", "cpu(1)"]
+
+
+@pytest.mark.parametrize("batch", [2, 16])
+def test_an_incomplete_last_batch_counts(batch, weights, data, finished, tmp_path):
+    scores = evaluate(weights, data, tmp_path, "--batch-images", batch, "--prefetch-threads", 1)
+    assert np.sum(scores["confusion"]) == counted(data, NAMES)
+    assert agreement(labels(tmp_path), labels(finished)) > 0.9999
+
+
+def test_bfloat16_is_close_to_float32(weights, data, tmp_path):
+    scores = {}
+    for precision in ("float32", "bfloat16"):
+        output = tmp_path / precision
+        evaluate(weights, data, output, "--precision", precision, "--save-predictions")
+        scores[precision] = [
+            np.load(output / "scores" / f"{name}.npz")["scores"].astype(float) for name in NAMES
+        ]
+    assert scores_of(tmp_path / "bfloat16")["settings"]["precision"] == "bfloat16"
+    difference = np.abs(np.subtract(scores["float32"], scores["bfloat16"]))
+    # Eight bits of mantissa through 38 layers, and with such weights many classes nearly tie.
+    assert 0 < difference.mean() < 0.005
+    assert agreement(labels(tmp_path / "float32"), labels(tmp_path / "bfloat16")) > 0.8
+
+
+def test_images_of_several_sizes_share_a_group(tmp_path):
+    """Cityscapes canvases follow the image, so that a group may need several batches."""
+    weights = write_weights(tmp_path, "cityscapes_rna-a1_cls19_s8")
+    rng = np.random.default_rng(3)
+    sizes = [(48, 96), (64, 80), (48, 96)]
+    _write_cityscapes(tmp_path / "data", [rng.choice([7, 11, 26], size=size) for size in sizes])
+    results = []
+    for batch in (1, 3):
+        output = tmp_path / f"batch{batch}"
+        evaluate(weights, tmp_path / "data", output, "--batch-images", batch)
+        names = sorted(path.stem for path in (output / "labels").iterdir())
+        shapes = [stored(output / "labels" / f"{name}.png").shape for name in names]
+        assert sorted(shapes) == sorted(sizes)
+        results.append(labels(output, names))
+    assert agreement(*results) > 0.9999
+
+
+# ---- splits and layouts ------------------------------------------------------------------------
+
+
+def test_the_test_split_gives_predictions_only(weights, data, finished, tmp_path):
+    lines = [f"VOC2012/JPEGImages/{name}.jpg\n" for name in NAMES]
+    (tmp_path / "test.lst").write_text("".join(lines))
+
+    options = ("--split", "test", "--list-file", tmp_path / "test.lst")
+    result = invoke(weights, data, tmp_path / "out", *options)
+
+    assert result.exit_code == 0
+    assert "predictions only" in result.output
+    scores = scores_of(tmp_path / "out")
+    assert not {"mean_iou", "pixel_accuracy", "class_iou", "confusion"} & set(scores)
+    assert scores["num_images"] == IMAGES
+    assert not (tmp_path / "out" / "correct").exists()
+    np.testing.assert_array_equal(labels(tmp_path / "out"), labels(finished))
+
+
+def test_numbers_that_are_no_class_are_void(weights, data, finished, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    path = root / "VOC2012" / "SegmentationClass" / f"{NAMES[0]}.png"
+    label = Image.open(path)
+    pixels = np.array(label)
+    pixels[:20] = 37
+    changed = Image.fromarray(pixels)
+    changed.putpalette(label.getpalette())
+    changed.save(path)
+
+    scores = evaluate(weights, root, tmp_path / "out")
+
+    removed = counted(data, NAMES) - np.sum(scores["confusion"])
+    original = stored(data / "VOC2012" / "SegmentationClass" / f"{NAMES[0]}.png")
+    assert removed == np.sum(original[:20] != 255) > 0
+    assert (stored(tmp_path / "out" / "correct" / f"{NAMES[0]}.png")[:20] == 255).all()
+
+
+def _write_cityscapes(root: Path, label_ids) -> list[str]:
+    names = []
+    rng = np.random.default_rng(0)
+    for number, ids in enumerate(label_ids):
+        city = "aachen" if number % 2 else "bonn"
+        name = f"{city}_{number:06d}_000019"
+        names.append(name)
+        for kind, suffix, pixels in (
+            ("leftImg8bit", "leftImg8bit", _scene(rng, ids.shape)),
+            ("gtFine", "gtFine_labelIds", ids.astype(np.uint8)),
+        ):
+            folder = root / kind / "val" / city
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / f"{name}_{suffix}.png")
+    return names
+
+
+def _scene(rng: np.random.Generator, size) -> np.ndarray:
+    return np.array(Image.fromarray(draw_scene(rng)[0]).resize((size[1], size[0])))
+
+
+def test_cityscapes_own_evaluation_of_our_labels_agrees(tmp_path):
+    weights = write_weights(tmp_path, "cityscapes_rna-a1_cls19_s8")
+    rng = np.random.default_rng(1)
+    # All label ids, the void ones 0 to 6, 9, 10, … among them; class 33 is nowhere.
+    grids = [rng.integers(0, 33, size=(8, 16)).repeat(8, 0).repeat(8, 1) for _ in range(3)]
+    names = _write_cityscapes(tmp_path / "data", grids)
+
+    ours = evaluate(weights, tmp_path / "data", tmp_path / "out", "--test-scales", 64)
+
+    theirs = _official_cityscapes_scores(tmp_path, names)
+    assert ours["mean_iou"] == pytest.approx(100 * theirs["averageScoreClasses"], abs=1e-4)
+    for name, iou in ours["class_iou"].items():
+        score = theirs["classScores"][name]
+        assert iou == (None if np.isnan(score) else pytest.approx(100 * score, abs=1e-4))
+    assert ours["mean_iou"] > 0
+
+
+def _official_cityscapes_scores(folder: Path, names) -> dict:
+    from cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling import args, evaluateImgLists
+
+    settings = argparse.Namespace(**vars(args))
+    settings.evalInstLevelScore = False
+    settings.JSONOutput = False
+    settings.quiet = True
+    truth = sorted((folder / "data" / "gtFine").rglob("*_labelIds.png"))
+    found = [
+        folder / "out" / "labels" / path.name.replace("gtFine_labelIds", "leftImg8bit")
+        for path in truth
+    ]
+    assert len(truth) == len(names)
+    return evaluateImgLists(list(map(str, found)), list(map(str, truth)), settings)
+
+
+def test_ade20k_stores_its_classes_from_one(tmp_path):
+    weights = write_weights(tmp_path, "ade20k_rna-a1_cls150_s8")
+    root, rng = tmp_path / "data", np.random.default_rng(2)
+    for folder in ("images/validation", "annotations/validation", "images/testing"):
+        (root / folder).mkdir(parents=True)
+    truths = []
+    for number in range(2):
+        pixels = _scene(rng, (64, 80))
+        truths.append(rng.integers(0, 151, size=(8, 10)).repeat(8, 0).repeat(8, 1))
+        name = f"ADE_val_{number:08d}"
+        Image.fromarray(pixels).save(root / f"images/validation/{name}.jpg")
+        label = Image.fromarray(truths[-1].astype(np.uint8))
+        label.save(root / f"annotations/validation/{name}.png")
+        Image.fromarray(pixels).save(root / f"images/testing/ADE_test_{number:08d}.jpg")
+
+    scores = evaluate(weights, root, tmp_path / "val")
+    evaluate(weights, root, tmp_path / "test", "--split", "test")
+
+    names = [f"ADE_val_{number:08d}" for number in range(2)]
+    found, truth = labels(tmp_path / "val", names), np.concatenate([t.ravel() for t in truths])
+    assert (found.min() >= 1) and (found.max() <= 150)
+    tests = [name.replace("val", "test") for name in names]
+    np.testing.assert_array_equal(labels(tmp_path / "test", tests), found)
+    # An absent class counts 0, as in the benchmark's tool; stored 0 is void.
+    found, truth = found[truth > 0], truth[truth > 0]
+    assert scores["pixel_accuracy"] == pytest.approx(100 * np.mean(found == truth))
+    hits = [np.sum((found == k) & (truth == k)) for k in range(1, 151)]
+    unions = [max(1, np.sum((found == k) | (truth == k))) for k in range(1, 151)]
+    assert scores["mean_iou"] == pytest.approx(100 * np.mean(np.divide(hits, unions)))
+    assert scores["absent_classes"] == "zero"
+
+
+# ---- what is printed and written ---------------------------------------------------------------
+
+
+def test_the_published_value_stands_beside_ours(weights, data, tmp_path):
+    name = NAMES[0]
+    line = f"VOC2012/JPEGImages/{name}.jpg\tVOC2012/SegmentationClass/{name}.png\n"
+    (tmp_path / "one.lst").write_text(line)
+    options = ("--list-file", tmp_path / "one.lst", "--test-scales", 500, "--test-flipping")
+
+    result = invoke(weights, data, tmp_path / "out", *options)
+
+    assert result.exit_code == 0
+    assert "published mean iou  80.84 %" in result.stdout
+    published = scores_of(tmp_path / "out")["published"]
+    assert published["mean_iou"] == 80.84
+    assert "not the released file of this name" in result.stderr
+
+
+def test_the_table_goes_to_stdout_and_the_log_to_stderr(weights, data, tmp_path):
+    result = invoke(weights, data, tmp_path)
+    scores = scores_of(tmp_path)
+    assert "published" not in result.stdout
+    rows = {line.rsplit(maxsplit=2)[0].strip(): line.split()[-2:] for line in _class_rows(result)}
+    assert rows["background"][0] == f"{scores['class_iou']['background']:.2f}"
+    assert rows["mean"] == [f"{scores['mean_iou']:.2f}", f"{scores['mean_accuracy']:.2f}"]
+    assert set(rows) == {*DATASETS["voc"].class_names, "mean"}
+    assert rows["boat"] == ["–", "–"]  # neither drawn nor predicted
+    assert f"voc val: {IMAGES} images" in result.stderr
+    assert "image/s" in result.stderr and "mean_iou=" in result.stderr
+
+
+def _class_rows(result) -> list[str]:
+    lines = result.stdout.splitlines()
+    return lines[1 : lines.index("")]
+
+
+def test_json_and_log_files_hold_what_was_shown(weights, data, tmp_path):
+    output, log = tmp_path / "out", tmp_path / "logs" / "run.log"
+    options = ("--json", tmp_path / "s.json", "--log-file", log)
+    scores = evaluate(weights, data, output, *options)
+    assert json.loads((tmp_path / "s.json").read_text()) == scores
+    assert scores["class_iou"]["boat"] is None
+    assert f"voc val: {IMAGES} images" in log.read_text()
+    assert scores["versions"]["numpy"] == np.__version__
+
+
+def test_no_save_results_writes_scores_alone(weights, data, finished, tmp_path):
+    scores = evaluate(weights, data, tmp_path, "--no-save-results")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "scores.json"]
+    assert scores["confusion"] == scores_of(finished)["confusion"]
+
+
+def test_absent_classes_can_count_zero(weights, data, finished, tmp_path):
+    zero = evaluate(weights, data, tmp_path, "--absent-classes", "zero")
+    skip = scores_of(finished)
+    present = [iou or 0 for iou in skip["class_iou"].values()]
+    assert zero["mean_iou"] == pytest.approx(np.mean(present))
+    assert zero["mean_iou"] < skip["mean_iou"]
+
+
+# ---- going on after an interruption ------------------------------------------------------------
+
+
+def _interrupted(command: list[str], *, enough, log: Path) -> None:
+    """Start a command and kill it, without a chance to clean up, once `enough()` is true."""
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ademx", *command], stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while not enough():
+            assert process.poll() is None, f"ended before its interruption: {log.read_text()}"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_killed_run_goes_on_where_it_stopped(weights, tmp_path):
+    root, output = tmp_path / "data", tmp_path / "out"
+    write_voc(root, train=0, val=12, seed=4)
+    options = ["--test-scales", "256", "--test-flipping", "--test-steps", "2"]
+    command = ["evaluate", "segmentation", "--cpus", "1", "--weights", str(weights)]
+    command += ["--data-root", str(root), "--output", str(output), *options]
+    done = output / "labels"
+    _interrupted(
+        command,
+        enough=lambda: done.is_dir() and len(list(done.glob("*.png"))) >= 2,
+        log=tmp_path / "log",
+    )
+    assert not (output / "scores.json").exists()
+    earlier = {path: path.stat().st_mtime_ns for path in done.glob("*.png")}
+    assert 2 <= len(earlier) < 12
+
+    scores = evaluate(weights, root, output, *options, "--resume")
+
+    assert {path: path.stat().st_mtime_ns for path in earlier} == earlier
+    assert len(list(done.glob("*.png"))) == 12
+    whole = evaluate(weights, root, tmp_path / "whole", *options)
+    assert scores["confusion"] == whole["confusion"]
+    assert scores["class_iou"] == whole["class_iou"]
+    assert scores["mean_iou"] == whole["mean_iou"]
+
+
+@pytest.fixture
+def unfinished(finished, tmp_path) -> Path:
+    """Return a copy of a run that lacks its scores and its last label image."""
+    output = tmp_path / "unfinished"
+    shutil.copytree(finished, output)
+    (output / "scores.json").unlink()
+    (output / "labels" / f"{NAMES[-1]}.png").unlink()
+    return output
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        (("--test-flipping",), "test_flipping was False, now True"),
+        (("--test-scales", "64,80"), "test_scales was [64], now [64, 80]"),
+        (("--test-steps", 2), "test_steps was 1, now 2"),
+        (("--split", "train"), "split was 'val', now 'train'"),
+        (("--no-choose-interp-method",), "choose_interp_method was True, now False"),
+        (("--precision", "bfloat16"), "precision was 'float32', now 'bfloat16'"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_run_with_other_options_is_not_resumed(options, difference, weights, data, unfinished):
+    before = {path: path.stat().st_mtime_ns for path in unfinished.rglob("*.*")}
+    result = invoke(weights, data, unfinished, *options, "--resume")
+    assert result.exit_code == 1
+    assert "cannot resume" in result.stderr and difference in result.stderr
+    assert {path: path.stat().st_mtime_ns for path in unfinished.rglob("*.*")} == before
+
+
+def test_a_run_with_other_weights_is_not_resumed(other_weights, data, unfinished):
+    result = invoke(other_weights, data, unfinished, "--resume")
+    assert result.exit_code == 1
+    assert "weights_md5 was" in result.stderr
+
+
+def test_a_label_that_is_cut_short_is_made_again(weights, data, finished, unfinished):
+    path = unfinished / "labels" / f"{NAMES[0]}.png"
+    path.write_bytes(path.read_bytes()[:60])
+    scores = evaluate(weights, data, unfinished, "--resume")
+    assert scores["confusion"] == scores_of(finished)["confusion"]
+    assert path.read_bytes() == (finished / "labels" / path.name).read_bytes()
+
+
+def test_a_truth_that_is_gone_does_not_stop_a_resumed_run(weights, data, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    evaluate(weights, root, tmp_path / "out")
+    (root / "VOC2012" / "SegmentationClass" / f"{NAMES[0]}.png").unlink()
+    result = invoke(weights, root, tmp_path / "out", "--resume")
+    assert result.exit_code == 1
+    (broken,) = scores_of(tmp_path / "out")["broken"]
+    assert broken["image"] == str(root / "VOC2012" / "JPEGImages" / f"{NAMES[0]}.jpg")
+    assert np.sum(scores_of(tmp_path / "out")["confusion"]) == counted(data, NAMES[1:])
+
+
+def test_images_per_second_are_those_of_the_resumed_run(weights, data, finished, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    assert evaluate(weights, data, output, "--resume")["images_per_second"] == 0
+
+
+# ---- the output folder -------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_not_replaced_unasked(weights, data, finished):
+    before = (finished / "scores.json").stat().st_mtime_ns
+    result = invoke(weights, data, finished)
+    assert result.exit_code == 1
+    assert "--resume" in result.stderr and "--overwrite" in result.stderr
+    assert (finished / "scores.json").stat().st_mtime_ns == before
+
+
+def test_overwriting_leaves_other_files_alone(weights, data, finished, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    (output / "notes.txt").write_text("mine")
+    (output / "labels" / "of an earlier split.png").write_text("old")
+    scores = evaluate(weights, data, output, "--overwrite", "--test-flipping")
+    assert (output / "notes.txt").read_text() == "mine"
+    assert len(list((output / "labels").iterdir())) == IMAGES
+    assert scores["settings"]["test_flipping"] is True
+
+
+@pytest.mark.parametrize("flags", [(), ("--overwrite",), ("--resume",)], ids=str)
+@pytest.mark.parametrize("content", [None, "[]", '{"command": "train segmentation"}'], ids=str)
+def test_a_folder_of_something_else_is_never_touched(content, flags, weights, data, tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "years of annotation.png").write_text("mine")
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    result = invoke(weights, data, tmp_path, *flags)
+    assert result.exit_code == 1
+    assert "did not write; choose another folder" in result.stderr
+    assert (tmp_path / "labels" / "years of annotation.png").read_text() == "mine"
+
+
+def test_wrong_options_do_not_cost_the_earlier_results(weights, data, finished, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    result = invoke(weights, data, output, "--test-steps", 3, "--overwrite")
+    assert result.exit_code == 1
+    assert "--test-steps 3: expected a divisor of the network's output stride, 8" in result.stderr
+    assert scores_of(output) == scores_of(finished)
+
+
+def test_an_output_that_cannot_be_written_is_named(weights, data, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    result = invoke(weights, data, tmp_path / "file" / "out")
+    assert result.exit_code == 1
+    assert str(tmp_path / "file") in result.stderr
+
+
+# ---- broken images -----------------------------------------------------------------------------
+
+
+def _broken_list(data: Path, folder: Path) -> tuple[Path, dict[str, str]]:
+    """Write a list of sound and broken samples; return it and a part of each broken one's error."""
+    base = data / "VOC2012"
+    sound = [
+        (base / "JPEGImages" / f"{name}.jpg", base / "SegmentationClass" / f"{name}.png")
+        for name in NAMES
+    ]
+    image, label = sound[0]
+    cut, page, small = folder / "cut.jpg", folder / "page.jpg", folder / "small.png"
+    cut.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
+    page.write_text("<html>404</html>")
+    Image.fromarray(stored(label)[:-1]).save(small)
+    copies = []
+    for name in ("other_size.jpg", "no_label.jpg", "colour_label.jpg"):
+        shutil.copy(image, folder / name)
+        copies.append(folder / name)
+    samples = [
+        (cut, label),
+        sound[0],
+        (folder / "nowhere.jpg", label),
+        (page, label),
+        sound[1],
+        sound[2],
+        (copies[0], small),
+        (copies[1], folder / "nowhere.png"),
+        (copies[2], image),
+        *sound[3:],
+    ]
+    path = folder / "broken.lst"
+    path.write_text("".join(f"{image}\t{label}\n" for image, label in samples))
+    return path, {
+        str(cut): "cut.jpg: cannot be used",
+        str(folder / "nowhere.jpg"): "nowhere.jpg: no such image file",
+        str(page): "page.jpg: cannot be used",
+        str(copies[0]): "small.png: ",
+        str(copies[1]): "nowhere.png: no such image file",
+        str(copies[2]): "mode RGB: expected one number a pixel",
+    }
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_broken_images_are_named_and_left_out(batch, weights, data, finished, tmp_path):
+    list_file, errors = _broken_list(data, tmp_path)
+    options = ("--list-file", list_file, "--batch-images", batch)
+
+    result = invoke(weights, data, tmp_path / "out", *options)
+
+    assert result.exit_code == 1
+    assert "6 of 11 images could not be tested" in result.stderr
+    scores = scores_of(tmp_path / "out")
+    assert (scores["num_images"], scores["num_broken"]) == (11, 6)
+    assert [entry["image"] for entry in scores["broken"]] == list(errors)
+    for entry, part in zip(scores["broken"], errors.values()):
+        assert part in entry["error"]
+        assert f"left out: {entry['error']}" in result.stderr
+    assert scores["confusion"] == scores_of(finished)["confusion"]
+    assert {path.stem for path in (tmp_path / "out" / "labels").iterdir()} == set(NAMES)
+
+
+def test_an_image_that_is_listed_twice_is_broken_twice(weights, data, tmp_path):
+    line = f"nowhere.jpg\tVOC2012/SegmentationClass/{NAMES[0]}.png\n"
+    sound = f"VOC2012/JPEGImages/{NAMES[0]}.jpg\tVOC2012/SegmentationClass/{NAMES[0]}.png\n"
+    (tmp_path / "twice.lst").write_text(line + sound + line)
+    result = invoke(weights, data, tmp_path / "out", "--list-file", tmp_path / "twice.lst")
+    assert result.exit_code == 1
+    assert scores_of(tmp_path / "out")["num_broken"] == 2
+
+
+def test_names_that_are_not_utf8_reach_the_json_and_the_log(weights, data, tmp_path):
+    image = b"caf\xe9.jpg"
+    line = image + f"\tVOC2012/SegmentationClass/{NAMES[0]}.png\n".encode()
+    (tmp_path / "latin.lst").write_bytes(line)
+    log = tmp_path / "run.log"
+    options = ("--list-file", tmp_path / "latin.lst", "--log-file", log)
+    result = invoke(weights, data, tmp_path / "out", *options)
+    assert result.exit_code == 1
+    (entry,) = scores_of(tmp_path / "out")["broken"]
+    assert os.fsencode(entry["image"]) == os.fsencode(data) + b"/" + image
+    assert "caf\\udce9.jpg" in log.read_text()
+
+
+def test_a_repaired_image_is_tested_by_resuming(weights, data, finished, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    path = root / "VOC2012" / "JPEGImages" / f"{NAMES[2]}.jpg"
+    image = path.read_bytes()
+    path.write_bytes(b"")
+    assert invoke(weights, root, tmp_path / "out").exit_code == 1
+    path.write_bytes(image)
+    scores = evaluate(weights, root, tmp_path / "out", "--resume")
+    assert scores["num_broken"] == 0
+    assert scores["confusion"] == scores_of(finished)["confusion"]
+
+
+# ---- errors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--test-scales", "sixty"), "'sixty': expected whole numbers"),
+        (("--test-scales", ""), "expected lengths above 0"),
+        (("--test-scales", "0"), "expected lengths above 0"),
+        (("--test-scales", "64,64"), "a scale is given twice"),
+        (("--test-steps", "0"), "--test-steps"),
+        (("--batch-images", "0"), "--batch-images"),
+        (("--absent-classes", "never"), "--absent-classes"),
+        (("--precision", "float16"), "--precision"),
+        (("--resume", "--overwrite"), "exclude each other"),
+        (("--gpus", "0", "--cpus", "1"), "exclude each other"),
+        (("--json", "nowhere/scores.json"), "there is no folder nowhere"),
+        (("--list-file", "nowhere.lst"), "does not exist"),
+        (("--test-scale-s", "64"), "No such option"),
+    ],
+    ids=str,
+)
+def test_wrong_usage_exits_with_status_2(options, message, weights, data, tmp_path):
+    result = invoke(weights, data, tmp_path / "out", *options)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--split", "holiday"), "no 'holiday' split of voc"),
+        (("--dataset", "cityscapes"), "name a --dataset that fits"),
+        (("--dataset", "vok"), "unknown dataset 'vok'"),
+        (("--model", "voc_a1"), "label 'voc_a1'"),
+        (("--model", "ilsvrc-cls_rna-a1_cls1000"), "use `ademx evaluate classification`"),
+        (("--gpus", "99"), "--gpus 99: MXNet finds"),
+        (("--gpus", "-1"), "--gpus -1: MXNet finds"),
+    ],
+    ids=str,
+)
+def test_wrong_requests_exit_with_status_1(options, message, weights, data, tmp_path):
+    result = invoke(weights, data, tmp_path / "out", *options)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_web_page_in_place_of_weights_is_recognised(data, tmp_path):
+    page = tmp_path / f"{VOC}_ep-0001.params"
+    page.write_text("<!DOCTYPE html><html>gone</html>")
+    result = invoke(page, data, tmp_path / "out")
+    assert result.exit_code == 1
+    assert str(page) in result.stderr and "a web page" in result.stderr
+
+
+def test_weights_that_do_not_fit_are_listed_in_full(weights, data, tmp_path):
+    arg_params, aux_params = params.load(weights)
+    del arg_params["res2a_branch1_weight"], aux_params["bn7_moving_mean"]
+    arg_params["stray_weight"] = np.zeros((3, 4), np.float32)
+    arg_params["conv1a_weight"] = arg_params["conv1a_weight"][:, :1]
+    path = tmp_path / weights.name
+    params.save(path, arg_params, aux_params)
+    result = invoke(path, data, tmp_path / "out")
+    assert result.exit_code == 1
+    for part in (
+        f"{path} does not fit the network",
+        "2 missing: ",
+        "res2a_branch1_weight",
+        "bn7_moving_mean",
+        "1 unexpected: stray_weight",
+        "1 misshapen: conv1a_weight is (4, 1, 3, 3), expected (4, 3, 3, 3)",
+    ):
+        assert part in result.stderr
+
+
+def test_weights_with_nan_are_named(weights, data, tmp_path):
+    arg_params, aux_params = params.load(weights)
+    arg_params["linear21_bias"][3] = np.nan
+    path = tmp_path / weights.name
+    params.save(path, arg_params, aux_params)
+    result = invoke(path, data, tmp_path / "out")
+    assert result.exit_code == 1
+    assert f"{path}: the network's output is nan or infinite" in result.stderr
+
+
+def test_weights_of_different_kinds_are_not_averaged(weights, data, tmp_path):
+    other = tmp_path / "ade20k_rna-a1_cls150_s8_ep-0001.params"
+    other.write_bytes(b"not read")
+    result = invoke([weights, other], data, tmp_path / "out")
+    assert result.exit_code == 1
+    assert "cannot be averaged: dataset is voc in one and ade20k in the other" in result.stderr
+
+
+def test_weights_under_another_name_need_their_label(weights, data, finished, tmp_path):
+    path = tmp_path / "best.params"
+    shutil.copy(weights, path)
+    result = invoke(path, data, tmp_path / "out")
+    assert result.exit_code == 1 and "best.params" in result.stderr
+    scores = evaluate(path, data, tmp_path / "out", "--model", VOC)
+    assert scores["confusion"] == scores_of(finished)["confusion"]
+
+
+def test_the_python_interface_gives_the_same_report(weights, data, finished, tmp_path):
+    options = SegmentationOptions(
+        weights=(weights,), data_root=data, output=tmp_path, test_scales=(64,)
+    )
+    report = evaluate_segmentation(options)
+    assert report.confusion.tolist() == scores_of(finished)["confusion"]
+    assert report.scores.mean_iou == scores_of(finished)["mean_iou"]
+    assert report.published is None

@@ -1,0 +1,85 @@
+"""What both tests share: reading ahead, grouping, options, and writing JSON."""
+
+import dataclasses
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ademx.evaluation import EvaluationOptions, grouped, prefetched
+from ademx.files import write_json
+
+OPTIONS = EvaluationOptions(
+    weights=(Path("a.params"),), data_root=Path(), output=Path("out"), test_scales=(64,)
+)
+
+
+def test_results_come_in_order_whatever_takes_longer():
+    found = prefetched(range(8), lambda n: time.sleep(0.02 * (n % 3 == 0)) or n * n, threads=3)
+    assert list(found) == [(n, n * n) for n in range(8)]
+
+
+def test_threads_work_ahead_but_not_far():
+    taken, lock = [], threading.Lock()
+
+    def items():
+        for number in range(100):
+            with lock:
+                taken.append(number)
+            yield number
+
+    results = prefetched(items(), lambda number: number, threads=2)
+    next(results)
+    assert 2 <= len(taken) <= 6  # else a dataset would pile up in memory
+    results.close()
+
+
+def test_an_error_is_raised_in_its_turn():
+    def fail(number):
+        if number == 2:
+            raise KeyError("second")
+        return number
+
+    results = prefetched(range(5), fail, threads=4)
+    assert [next(results), next(results)] == [(0, 0), (1, 1)]
+    with pytest.raises(KeyError, match="second"):
+        next(results)
+
+
+def test_groups_are_full_but_for_the_last():
+    assert list(grouped(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(grouped([], 3)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": ()}, "--weights: expected at least one"),
+        ({"test_scales": ()}, "expected lengths above 0"),
+        ({"test_scales": (64, -1)}, "expected lengths above 0"),
+        ({"test_scales": (64, 80, 64)}, "a scale is given twice"),
+        ({"batch_images": 0}, "batch_images 0: expected 1 or more"),
+        ({"prefetch_threads": 0}, "prefetch_threads 0: expected 1 or more"),
+        ({"resume": True, "overwrite": True}, "exclude each other"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(OPTIONS, **change)
+
+
+def test_json_has_neither_nan_nor_half_characters(tmp_path):
+    path = tmp_path / "scores.json"
+    write_json(
+        path,
+        {"iou": float("nan"), "images": ("été", b"caf\xe9".decode("utf-8", "surrogateescape"))},
+    )
+    text = path.read_bytes().decode("utf-8")
+    assert "été" in text
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "iou": None,
+        "images": ["été", "caf\udce9"],
+    }

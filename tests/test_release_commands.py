@@ -1,0 +1,130 @@
+"""tools/voc.py and tools/ilsvrc.py with the command lines of the release, each in a process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from narrow import ILSVRC, VOC, write_weights
+from PIL import Image
+
+from iters.drawn import draw_scene, write_voc
+
+pytest.importorskip("mxnet")
+
+TOOLS = Path(__file__).parent.parent / "tools"
+# Options of the release that decide nothing when testing.
+WITHOUT_EFFECT = ["--kvstore", "local", "--prefetcher", "process", "--backward-do-mirror"]
+
+
+def run(tool: str, *arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, TOOLS / tool, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(TOOLS.parent)},
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Return a folder with two images and their val.lst for classification."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        Image.fromarray(draw_scene(rng)[0]).save(root / f"{number}.jpg")
+    (root / "val.lst").write_text("0\t3\t0.jpg\n1\t999\t1.jpg\n")
+    return root
+
+
+def test_voc(tmp_path):
+    weights = write_weights(tmp_path, VOC)
+    write_voc(tmp_path / "data", train=0, val=2, seed=0)
+    result = run(
+        "voc.py",
+        *("--data-root", tmp_path / "data", "--output", tmp_path / "out", "--phase", "val"),
+        *("--weight", weights, "--split", "val", "--test-scales", 64, "--test-flipping"),
+        *("--gpus", "", "--cache-images", 0, "--save-predictions", *WITHOUT_EFFECT),
+    )
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "out" / f"{VOC}_ep-0001"
+    scores = json.loads((folder / "scores.json").read_text())
+    assert f"mean IoU        {scores['mean_iou']:.2f} %" in result.stdout
+    assert scores["settings"]["test_flipping"] and scores["devices"] == ["cpu(0)"]
+    assert len(list((folder / "labels").glob("*.png"))) == 2
+    assert len(list((folder / "scores").glob("*.npz"))) == 2
+    assert "voc val: 2 images" in (tmp_path / "out" / f"{VOC}_ep-0001.log").read_text()
+
+
+def test_ilsvrc(images, tmp_path):
+    label = "ilsvrc-cls_rna-a_cls1000"
+    weights = write_weights(tmp_path, label)
+    result = run(
+        "ilsvrc.py",
+        *("--data-root", images, "--output", tmp_path / "out", "--batch-images", 10),
+        *("--phase", "val", "--weight", weights, "--split", "val", "--test-scales", "64,80"),
+        *("--test-flipping", "--test-3crops", "--no-choose-interp-method"),
+        *("--pool-top-infer-style", "caffe", "--gpus", "", *WITHOUT_EFFECT),
+    )
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "out" / f"{label}_ep-0001"
+    settings = json.loads((folder / "scores.json").read_text())["settings"]
+    expected = {
+        "labels": [label],
+        "test_scales": [64, 80],
+        "pool": "caffe",
+        "choose_interp_method": False,
+        "test_3crops": True,
+        "test_flipping": True,
+    }
+    assert {key: settings[key] for key in expected} == expected
+    assert np.load(folder / "predictions" / "80.npy").shape == (2, 1000)
+
+
+def test_defaults_are_the_releases(images, tmp_path):
+    """The train split, at the crop's size, into a folder beside the weights."""
+    weights = write_weights(tmp_path / "models", ILSVRC)
+    (images / "train.lst").write_text("0\t3\t0.jpg\n")
+    result = run(
+        "ilsvrc.py",
+        *("--data-root", images, "--phase=val", "--weights", weights, "--crop-size", 64),
+        *("--gpus", "", "--debug"),
+    )
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "models" / f"{ILSVRC}_ep-0001_train"
+    settings = json.loads((folder / "scores.json").read_text())["settings"]
+    assert (settings["split"], settings["test_scales"]) == ("train", [64])
+    assert folder.with_suffix(".log").is_file()
+
+
+def test_the_folder_is_named_after_the_log_file(images, tmp_path):
+    weights = write_weights(tmp_path / "models", ILSVRC)
+    result = run(
+        "ilsvrc.py",
+        *("--data-root", images, "--output", tmp_path / "out", "--phase", "val"),
+        *("--weights", weights, "--split", "val", "--test-scales", 64, "--gpus", ""),
+        *("--log-file", "second_try.log"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / "second_try" / "scores.json").is_file()
+    assert (tmp_path / "out" / "second_try.log").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--phase", "val"], 2, "Missing option '--weights'"),
+        (["--phase", "test"], 2, "invalid choice: 'test'"),
+        (["--phase", "val", "--test-scales", "big"], 2, "expected whole numbers"),
+    ],
+    ids=str,
+)
+def test_wrong_usage_is_explained(arguments, status, message):
+    result = run("voc.py", *arguments)
+    assert result.returncode == status
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
