@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10 python3
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.stamp
-	$(BIN)/ademx demo --output demo --overwrite
+	$(BIN)/ademx demo --output demo
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -c tests/pytest.ini tests
@@ -30,9 +30,9 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-# A stamp is younger than setup.py once the extra of its name is installed.
+# A stamp is younger than setup.py once what its target needs is installed.
 $(VENV)/demo.stamp: setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[cpu]'
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,plot]'
 	touch $@
 
 $(VENV)/test.stamp: setup.py | $(BIN)/python

@@ -1,36 +1,35 @@
-"""A small run of everything on generated data: fit a narrow network, test it, show its labels."""
+"""A small run of everything on generated data: train a narrow network, test it, show its labels."""
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from ademx import params
-from ademx.compat import import_mxnet
-from ademx.evaluation import progress_bar
-from ademx.models import build_symbol
+from ademx import curves
+from ademx.compat import MissingDependency, share_cores
+from ademx.evaluation import versions
+from ademx.files import replacing, write_json
 from ademx.pictures import colourise, overlay, side_by_side
+from ademx.predictor import Devices
 from ademx.segmentation import SegmentationOptions, SegmentationReport, evaluate_segmentation
 from iters import transforms
-from iters.datasets import DATASETS, VOID, decode_label
+from iters.datasets import DATASETS
 from iters.drawn import write_voc
 from iters.lists import Sample, find_samples
 
 LABEL = "voc_rna-a1_cls21_s8"
 
 _WIDTH = 1 / 16
-_STRIDE = 8
-_CANVAS = 128  # pixels; the drawn images are no larger
+_NUM_DEVICES = 2
 _TEST_SCALES = (128, 160)
-_BATCH = 8
-_UPDATES = 900
-_LEARNING_RATE = 2e-3
+_EPOCHS = 90
+_CHECK_STEP = 15
+_BASE_LR = 0.05
+_MARK = "demo.json"  # says that a folder is a demo's, and how it was made
 
 _log = logging.getLogger(__name__)
 
@@ -40,35 +39,39 @@ class DemoResult:
     """Where the demo's files are and what it reached.
 
     Attributes:
-        weights: the `.params` file of the fitted network.
+        weights: the `.params` file of the trained network.
         report: scores on the validation images.
         pictures: overlays beside the truth, one PNG an image.
+        curves: PNG of the training's curves; None where matplotlib is not installed.
     """
 
     weights: Path
     report: SegmentationReport
     pictures: tuple[Path, ...]
+    curves: Path | None
 
 
-def run_demo(output: Path, *, overwrite: bool = False, seed: int = 0) -> DemoResult:
-    """Draw a dataset, fit a narrow Model A1 to it, test that and draw its labels.
+def run_demo(output: Path, *, resume: bool = False, seed: int = 0) -> DemoResult:
+    """Draw a dataset, train a narrow Model A1 on it, test that and draw its labels.
+
+    The network learns from scratch, on two CPU contexts, from the hard pixels (OHEM). Unlike the
+    paper's networks, which start from a classifier's weights, it has to learn its features, and
+    so BatchNorm uses the batch's own statistics.
 
     Args:
-        output: folder for everything.
-        overwrite: remove the folder's earlier demo first.
-        seed: of the drawn images and the initial weights.
+        output: folder for everything; an earlier demo in it is replaced.
+        resume: go on with the folder's demo instead.
+        seed: of the drawn images, the initial weights and the augmentation.
 
     Raises:
-        ValueError: the folder is not empty and `overwrite` is off.
+        ValueError: the folder holds something that is no demo, or `resume` finds none.
         ademx.compat.MissingDependency: MXNet is not installed.
     """
-    _make_empty(output, overwrite=overwrite)
+    _open_folder(output, resume=resume, seed=seed)
     data = output / "data"
     _log.info("drawing a dataset in VOC's layout: %s", data)
     write_voc(data, train=96, val=16, seed=seed)
-    weights = output / "models" / f"{LABEL}_ep-0001.params"
-    weights.parent.mkdir()
-    params.save(weights, *_fit(find_samples("voc", data, "train"), seed=seed))
+    weights = _train(data, output / "models", resume=resume, seed=seed)
     report = evaluate_segmentation(
         SegmentationOptions(
             weights=(weights,),
@@ -76,70 +79,80 @@ def run_demo(output: Path, *, overwrite: bool = False, seed: int = 0) -> DemoRes
             output=output / "val",
             test_scales=_TEST_SCALES,
             test_flipping=True,
+            overwrite=True,
         )
     )
     samples = find_samples("voc", data, "val")
-    return DemoResult(weights, report, tuple(_pictures(samples, output)))
+    pictures = tuple(_pictures(samples, output))
+    return DemoResult(weights, report, pictures, _draw_curves(output))
 
 
-def _make_empty(output: Path, *, overwrite: bool) -> None:
-    if output.is_dir() and any(output.iterdir()):
-        if not overwrite:
-            raise ValueError(f"--output {output}: not empty; replace the demo by --overwrite")
-        for name in ("data", "models", "val", "pictures"):
-            shutil.rmtree(output / name, ignore_errors=True)
+def _open_folder(output: Path, *, resume: bool, seed: int) -> None:
+    """Make the folder ready; what is not a demo's is never touched."""
+    mark = output / _MARK
+    if resume:
+        try:
+            held = json.loads(mark.read_text(encoding="utf-8"))["seed"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ValueError(f"--resume: there is no demo in {output}: run it without") from None
+        if held != seed:
+            raise ValueError(f"--resume: the demo in {output} has --seed {held}, not {seed}")
+        return
+    if output.is_dir() and any(output.iterdir()) and not mark.is_file():
+        raise ValueError(f"--output {output}: holds no demo and is not empty; choose another")
+    for name in ("data", "models", "val", "pictures"):
+        shutil.rmtree(output / name, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
+    write_json(mark, {"seed": seed, "versions": versions()})
 
 
-def _fit(samples: list[Sample], *, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the parameters of a narrow Model A1 after a few hundred updates by Adam.
+def _train(data: Path, output: Path, *, resume: bool, seed: int) -> Path:
+    """Return the weights after the last epoch."""
+    share_cores(_NUM_DEVICES)  # before MXNet is loaded, by the next line
+    from ademx.training import train
+    from ademx.training_options import SegmentationTrainOptions
 
-    Not how the paper trains: whole small images, no augmentation, no schedule, BatchNorm on the
-    batch's own statistics. It is enough to have something to test.
-    """
-    mx = import_mxnet()
-    mx.random.seed(seed)
-    data, label = _arrays(samples)
-    module = mx.mod.Module(build_symbol(LABEL, width=_WIDTH, frozen_statistics=False))
-    module.bind(
-        [("data", (_BATCH, *data.shape[1:]))], [("softmax_label", (_BATCH, label.shape[1]))]
+    report = train(
+        SegmentationTrainOptions(
+            data_root=data,
+            output=output,
+            model=LABEL,
+            to_epoch=_EPOCHS,
+            check_step=_CHECK_STEP,
+            batch_images=8,
+            crop_size=96,
+            origin_size=128,
+            lr_type="linear",
+            base_lr=_BASE_LR,
+            loss="ohem",
+            width=_WIDTH,
+            frozen_statistics=False,
+            devices=Devices(cpus=_NUM_DEVICES),
+            cache_images=True,
+            seed=seed,
+            resume=resume,
+        )
     )
-    module.init_params(mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2))
-    module.init_optimizer(
-        kvstore=None,
-        optimizer="adam",
-        optimizer_params={"learning_rate": _LEARNING_RATE, "rescale_grad": 1.0},
-    )
-    rng = np.random.default_rng(seed)
-    for _ in progress_bar(iterable=range(_UPDATES), unit="update", desc="fitting"):
-        chosen = rng.choice(len(data), size=_BATCH, replace=False)
-        batch = mx.io.DataBatch([mx.nd.array(data[chosen])], [mx.nd.array(label[chosen])])
-        module.forward_backward(batch)
-        module.update()
-        module.get_outputs()[0].wait_to_read()  # else the bar runs ahead of the work
-    return tuple(
-        {name: value.asnumpy() for name, value in values.items()} for values in module.get_params()
-    )
+    if report.signal is not None or report.params_path is None:
+        raise ValueError("the training was stopped: `ademx demo --resume` goes on with it")
+    return report.params_path
 
 
-def _arrays(samples: list[Sample]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images on canvases, (N, 3, 128, 128), and a label for each output cell."""
-    data = np.zeros((len(samples), 3, _CANVAS, _CANVAS), np.float32)
-    label = np.full((len(samples), _CANVAS, _CANVAS), VOID, np.float32)
-    for index, sample in enumerate(samples):
-        image = transforms.load_image(sample.image)
-        height, width = image.shape[:2]
-        data[index, :, :height, :width] = transforms.normalize(image, transforms.RNA)
-        stored = transforms.load_label(Path(str(sample.label)))
-        label[index, :height, :width] = decode_label(DATASETS["voc"], stored)
-    cells = slice(_STRIDE // 2, None, _STRIDE)
-    return data, label[:, cells, cells].reshape(len(samples), -1)
+def _draw_curves(output: Path) -> Path | None:
+    path = output / "curves.png"
+    try:
+        with replacing(path) as file:
+            curves.draw(curves.load_runs([output / "models"]), file, "png")
+    except MissingDependency as error:
+        _log.warning("the curves are not drawn: %s", error)
+        return None
+    return path
 
 
 def _pictures(samples: list[Sample], output: Path) -> Iterator[Path]:
     """Write, and yield the path of, each image beside its prediction and its truth."""
     folder = output / "pictures"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     palette = DATASETS["voc"].palette or ()
     for sample in samples:
         image = transforms.load_image(sample.image)
@@ -151,5 +164,6 @@ def _pictures(samples: list[Sample], output: Path) -> Iterator[Path]:
             ("truth", overlay(image, colourise(truth, palette))),
         ]
         path = folder / f"{sample.name}.png"
-        side_by_side(panels, zoom=2).save(path)
+        with replacing(path, durable=False) as file:
+            side_by_side(panels, zoom=2).save(file, "PNG")
         yield path

@@ -19,16 +19,19 @@ from ademx.cli.evaluate import segmentation_table
     help="Folder for the data, the weights, the scores and the pictures.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws other images.")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier demo in the folder.")
-def demo(output: Path, seed: int, overwrite: bool) -> None:
-    """Fit a narrow Model A1 to drawn shapes, test it, and save pictures of its labels.
+@click.option("--resume", is_flag=True, help="Go on with an interrupted demo.")
+def demo(output: Path, seed: int, resume: bool) -> None:
+    """Train a narrow Model A1 on drawn shapes, test it, and save pictures of its labels.
 
-    Takes a few minutes on two cores. Scores are those of 16 held-out images.
+    Takes a few minutes on two cores. Scores are those of 16 images that it was not trained on. An
+    earlier demo in the folder is replaced.
     """
     from ademx.demo import run_demo
 
-    result = run_demo(output, overwrite=overwrite, seed=seed)
+    result = run_demo(output, resume=resume, seed=seed)
     click.echo(segmentation_table(result.report))
     click.echo(f"\nweights   {result.weights}")
     click.echo(f"scores    {output / 'val' / 'scores.json'}")
+    if result.curves is not None:
+        click.echo(f"curves    {result.curves}")
     click.echo(f"pictures  {result.pictures[0].parent}/ ({len(result.pictures)} PNG files)")
