@@ -20,8 +20,11 @@ GPU = [
     "nvidia-cusolver-cu11==11.4.1.48",
     "nvidia-cusparse-cu11==11.7.5.86",
     "nvidia-nccl-cu11==2.21.5",
+    "nvidia-nvtx-cu11==11.8.86",
 ]
-TORCH = ["torch>=2.0"]
+TORCH = ["torch>=2.0", "safetensors>=0.4"]
+PLOT = ["matplotlib>=3.5"]
+ONNX = ["onnx>=1.14", "onnxruntime>=1.15"]
 
 setup(
     name="ademx",
@@ -29,15 +32,20 @@ setup(
     description="The Wider or Deeper networks (ResNet-38, arXiv:1611.10080) on MXNet 1.9",
     license="Apache-2.0",
     python_requires=">=3.9,<3.13",
-    packages=["ademx", "ademx.cli", "symbols", "iters"],
+    packages=["ademx", "ademx.cli", "ademx.convert", "symbols", "iters"],
+    package_data={"iters": ["imagenet_classes.txt"]},
     install_requires=["numpy>=1.23,<2", "pillow>=9.1", "click>=8.1", "tqdm>=4.60"],
     extras_require={
         "cpu": CPU,
         "gpu": GPU,
         "torch": TORCH,
-        "onnx": ["onnx>=1.14", "onnxruntime>=1.15"],
+        "plot": PLOT,
+        "tensorboard": ["tensorboardX>=2.6"],
+        "onnx": ONNX,
         "test": [
             *CPU,
+            *PLOT,
+            *ONNX,
             # One torch release, the one that the test suite was written against.
             "torch==2.13.0; python_version >= '3.10'",
             "torch>=2.0; python_version < '3.10'",
@@ -49,6 +57,7 @@ setup(
             "opencv-python>=4.7,<4.12",  # 4.12 asks for numpy 2
             "pytest>=7.4",
             "ruff==0.17.5",
+            "safetensors>=0.4",
         ],
     },
     entry_points={"console_scripts": ["ademx=ademx.cli:main"]},

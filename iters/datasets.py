@@ -8,6 +8,7 @@ places that know how.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -163,8 +164,15 @@ _COCO_CLASSES = _names(
 _COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 _COCO_IDS = tuple(number for number in range(91) if number not in _COCO_GAPS)
 
+
+def _imagenet_classes() -> tuple[str, ...]:
+    """Return the first name of each synset, in sorted order of their numbers; two occur twice."""
+    text = Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
+
+
 DATASETS: dict[str, Dataset] = {
-    "ilsvrc-cls": Dataset("ilsvrc-cls", "classification", 1000),
+    "ilsvrc-cls": Dataset("ilsvrc-cls", "classification", 1000, class_names=_imagenet_classes()),
     "places": Dataset("places", "classification", 365),
     "voc": Dataset(
         "voc",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from bench_convert import convert
 from bench_evaluation import evaluation
 from bench_iterators import iterators
 from bench_params import params
@@ -13,6 +14,7 @@ def main() -> None:
     """Measure how fast parts of ademx are, as ratios between two things run in turns."""
 
 
+main.add_command(convert)
 main.add_command(evaluation)
 main.add_command(iterators)
 main.add_command(params)

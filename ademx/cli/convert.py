@@ -1,0 +1,105 @@
+"""`ademx convert`: weights from one file kind and layout to another."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from ademx.cli import options as shared
+from ademx.convert.layouts import LAYOUTS
+
+
+def _parse_input(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    """Return height and width of "HxW" in pixels, None for "free"."""
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", value or "")
+    if match is None and value not in (None, "free"):
+        raise click.BadParameter(f"{value!r}: expected height x width, such as 504x504, or free")
+    return (int(match[1]), int(match[2])) if match else None
+
+
+@click.command()
+@click.argument("src", type=shared.EXISTING_FILE)
+@click.argument("dst", type=shared.ANY_PATH)
+@click.option(
+    "--layout",
+    type=click.Choice(LAYOUTS),
+    help="Parameter names in DST.  [default: release for .params, else native]",
+)
+@click.option("--label", help="Model label of the weights.  [default: from a file's name]")
+@click.option(
+    "--with-head/--without-head",
+    default=None,
+    help="Keep the classifier.  [default: where the layout's own network has one]",
+)
+@click.option(
+    "--norm-suffix",
+    default="",
+    help="After the normalisations' names in wider_resnet layouts: \".0\" for NVIDIA's.",
+)
+@click.option("--module-prefix", is_flag=True, help="Write `module.` before every key.")
+@click.option("--wrap-state-dict", is_flag=True, help='Write {"state_dict": …} (.pth).')
+@click.option(
+    *("--input", "input_size"),
+    metavar="HxW|free",
+    callback=_parse_input,
+    help="Size that an .onnx file takes, pixels.  [default: free, that is any]",
+)
+@click.option(
+    "--pool",
+    type=click.Choice(["pad", "caffe", "full"]),
+    help="Geometry of max pooling in an .onnx file.  [default: pad]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace DST if it exists.")
+def convert(
+    src: Path,
+    dst: Path,
+    layout: str | None,
+    label: str | None,
+    with_head: bool | None,
+    norm_suffix: str,
+    module_prefix: bool,
+    wrap_state_dict: bool,
+    input_size: tuple[int, int] | None,
+    pool: str | None,
+    overwrite: bool,
+) -> None:
+    """Write the weights in SRC to DST: a .params, .pth or .safetensors file each.
+
+    DST may also be an .onnx file, which is the whole network: it maps "data", (batch, 3, height,
+    width) float32 as its metadata says, to "probabilities". Opset 13.
+
+    The layout of SRC is recognised by its names. Numbers are kept bit by bit. Layouts: release
+    (the .params names), native (the networks of ademx.convert.torch_model), resnet38d
+    (jiwoon-ahn/psa), wider_resnet and wider_resnet_a2 (mapillary/inplace_abn,
+    NVIDIA/semantic-segmentation). What names do not show is warned of on stderr.
+    """
+    from ademx.convert import files
+
+    if dst.exists() and not overwrite:
+        raise FileExistsError(f"{dst} exists: choose another name or add --overwrite")
+    if dst.suffix == ".onnx":
+        from ademx.onnx_export import convert_to_onnx
+
+        if layout or norm_suffix or module_prefix or wrap_state_dict or with_head is not None:
+            raise click.UsageError(f"{dst}: an .onnx file has its own names and always a head")
+        built = convert_to_onnx(src, dst, label=label, input_size=input_size, pool=pool or "pad")
+        click.echo(f"{dst}: names and shapes are those of {built}")
+        return
+    if input_size or pool:
+        raise click.UsageError(f"{dst}: --input and --pool are for .onnx files")
+    found = files.convert(
+        src,
+        dst,
+        layout=layout,
+        label=label,
+        with_head=with_head,
+        norm_suffix=norm_suffix,
+        module_prefix=module_prefix,
+        wrap_state_dict=wrap_state_dict,
+    )
+    checked = f"names and shapes are those of {found}" if found else "no label to check it against"
+    click.echo(f"{dst}: {checked}")

@@ -1,0 +1,140 @@
+"""`ademx weights list`, `verify` and `show`."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ademx.cli import options as shared
+from ademx.files import write_json
+
+if TYPE_CHECKING:
+    from ademx.weights import ArrayStatistics, Guess, ReleasedFile, Verdict
+
+_BAR_DELAY = 2  # seconds before a progress bar shows
+
+
+@click.group()
+def weights() -> None:
+    """The released weights: list them, verify files, show what a file holds. Needs no MXNet.
+
+    The host that served the released files has shut down. A file from any mirror is genuine if
+    its MD5 is the one that `list` shows, which is that of the release's own checksum file;
+    `verify` compares it.
+    """
+
+
+@weights.command("list")
+@click.option("--models", type=shared.ANY_PATH, help="Folder to look for the files in.")
+def list_files(models: Path | None) -> None:
+    """The released files, what was published of them, their sizes and MD5."""
+    from ademx.weights import GONE, released_files
+
+    click.echo("\n\n".join(_released(row) for row in released_files(models)))
+    click.echo("\nSizes are computed from the parameters' shapes; no file is read for them.")
+    click.echo(textwrap.fill(GONE, 100))
+
+
+def _released(row: ReleasedFile) -> str:
+    facts = [f"{row.label.task}, {row.nbytes / 1e6:.1f} MB, MD5 {row.md5}", *row.results]
+    if row.state:
+        facts.append(row.state)
+    return "\n".join([row.name, *(f"  {fact}" for fact in facts)])
+
+
+@weights.command()
+@click.argument("files", type=shared.EXISTING_FILE, nargs=-1, required=True)
+@click.option("--model", help="Label that the files should have.  [default: from each file's name]")
+def verify(files: tuple[Path, ...], model: str | None) -> None:
+    """Say of each FILE whether it is a released one, and whether it can be used.
+
+    Compared are the MD5 with the released one, names and shapes of all parameters with the
+    model's, and whether the numbers can be a network's: none nan or infinite, variances positive.
+    The exit status is 0 if every file is a released one, or one of own training that fits.
+    """
+    from ademx.evaluation import progress_bar
+    from ademx.labels import parse_label
+    from ademx.weights import verify as verify_file
+
+    label = parse_label(model) if model else None
+    verdicts = []
+    total = 2 * sum(path.stat().st_size for path in files)
+    with progress_bar(total=total, unit="B", unit_scale=True, leave=False, delay=_BAR_DELAY) as bar:
+        for path in files:
+            verdicts.append(verify_file(path, label=label, advance=bar.update))
+    for verdict in verdicts:
+        click.echo(_verdict(verdict))
+    failed = sum(not verdict.ok for verdict in verdicts)
+    if failed:
+        raise click.ClickException(f"{failed} of {len(files)} files did not pass")
+
+
+def _verdict(verdict: Verdict) -> str:
+    return "\n".join([f"{verdict.path}: {verdict.message}", *(f"  {p}" for p in verdict.problems)])
+
+
+@weights.command()
+@click.argument("file", type=shared.EXISTING_FILE)
+@click.option("--json", "json_file", type=shared.ANY_PATH, help="Write all of it as JSON too.")
+def show(file: Path, json_file: Path | None) -> None:
+    """Names, shapes, dtypes and statistics of all arrays of a .params FILE, and its model."""
+    from ademx.evaluation import progress_bar
+    from ademx.params import open_params
+    from ademx.weights import guess_model, statistics
+
+    with open_params(file) as opened:
+        total = len(opened)
+        rows = list(
+            progress_bar(
+                iterable=statistics(opened),
+                total=total,
+                unit="array",
+                leave=False,
+                delay=_BAR_DELAY,
+            )
+        )
+    guess = guess_model({row.name: row.shape for row in rows})
+    if json_file:
+        write_json(json_file, _record(file, guess, rows))
+    click.echo(_table(rows))
+    learnt = sum(_count(row) for row in rows if row.kind == "arg")
+    states = sum(_count(row) for row in rows if row.kind == "aux")
+    click.echo(f"\n{len(rows)} arrays, {learnt:,} parameters, {states:,} moving statistics")
+    click.echo(f"model: {guess or 'none that is known here'}")
+
+
+def _table(rows: Sequence[ArrayStatistics]) -> str:
+    """Return the rows aligned: texts to the left, numbers to the right."""
+    cells = [("name", "kind", "shape", "dtype", "min", "mean", "max", "std")]
+    for row in rows:
+        numbers = (f"{x:.4g}" for x in (row.minimum, row.mean, row.maximum, row.std))
+        shape = "×".join(map(str, row.shape)) or "scalar"
+        cells.append((row.name, row.kind, shape, row.dtype, *numbers))  # type: ignore[arg-type]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if position < 4 else cell.rjust(width)
+            for position, (cell, width) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in cells
+    )
+
+
+def _count(row: ArrayStatistics) -> int:
+    count = 1
+    for side in row.shape:
+        count *= side
+    return count
+
+
+def _record(file: Path, guess: Guess | None, rows: Sequence[ArrayStatistics]) -> dict[str, Any]:
+    return {
+        "file": str(file),
+        "model": dataclasses.asdict(guess) if guess else None,
+        "arrays": [dataclasses.asdict(row) for row in rows],
+    }

@@ -1,0 +1,167 @@
+"""What the names in a layout do not show, and what follows from it. Loads neither torch nor MXNet.
+
+The foreign layouts belong to networks that down-sample, dilate, rectify and normalise in their own
+way. Names and shapes fit all the same, so that a mistake shows only in the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from ademx.convert.layouts import WIDER_LAYOUTS, count_blocks
+from ademx.labels import Label
+from symbols.levels import BN_EPSILON, RNA_NETWORKS, LevelSpec, get_network
+
+
+@dataclass(frozen=True)
+class _Home:
+    """The network that a foreign layout belongs to.
+
+    Attributes:
+        name: of its class.
+        variant: the network of ours that down-samples like it.
+        output_strides: that it can be built with, pixels.
+    """
+
+    name: str
+    variant: str
+    output_strides: tuple[int, ...]
+
+
+# Read from jiwoon-ahn/psa: network/resnet38d.py; mapillary/inplace_abn:
+# scripts/models/wider_resnet.py; NVIDIA/semantic-segmentation: network/wider_resnet.py.
+_HOMES = {
+    "resnet38d": _Home("resnet38d.Net", "a1", (8,)),
+    "wider_resnet": _Home("WiderResNet", "a", (32,)),
+    "wider_resnet_a2": _Home("WiderResNetA2", "a2", (32, 8)),
+}
+
+
+def writing_caveats(
+    layout: str, parameters: Mapping[str, npt.NDArray[Any]], label: Label | None
+) -> list[str]:
+    """Return what to know before weights are used in a foreign layout's network.
+
+    Args:
+        layout: the layout that is written.
+        parameters: released name -> array.
+        label: of the network that the weights were trained in, where it is known.
+    """
+    if layout not in _HOMES:
+        return []
+    home = _HOMES[layout]
+    notes = [*_geometry(home, label), *_blocks(home, parameters)]
+    if layout in WIDER_LAYOUTS:
+        notes.append(
+            f"build {home.name} with ReLU: mapillary's normalisation is a leaky ReLU (slope 0.01) "
+            "unless it is told otherwise, and then the scores are wrong; NVIDIA's is a ReLU"
+        )
+        negative = sum(int((v < 0).sum()) for n, v in parameters.items() if n.endswith("_gamma"))
+        if negative:
+            notes.append(
+                f"{negative} BatchNorm weights are negative, and mapillary's InPlaceABN takes "
+                "their absolute value: use its ABN, or BatchNorm2d and ReLU"
+            )
+    notes.append(
+        f"{home.name} normalises with epsilon 1e-5, these weights with {BN_EPSILON:g}: no channel "
+        "changes by more than 0.05 %; set it for the same numbers"
+    )
+    return notes
+
+
+def reading_caveats(
+    layout: str, parameters: Mapping[str, npt.NDArray[Any]], label: Label | None
+) -> list[str]:
+    """Return what was taken for granted of weights that came in a foreign layout.
+
+    Args:
+        layout: the layout that was read.
+        parameters: released name -> array.
+        label: of the network that the weights are to be used in, where it is known.
+    """
+    if layout not in _HOMES:
+        return []
+    notes = [*_geometry(_HOMES[layout], label), *_blocks(_HOMES[layout], parameters)]
+    if layout in WIDER_LAYOUTS:
+        notes.append(
+            "WiderResNet and WiderResNetA2 have the same keys: take label rna-a for the first, "
+            "which pools before levels 2 to 6, and rna-a2 for the second; with the other, scores "
+            "are wrong"
+        )
+    notes.append(
+        "the file does not say with which activation and epsilon it was trained: ReLU and "
+        f"{BN_EPSILON:g} are used here; weights trained with leaky ReLU (mapillary's) or epsilon "
+        "1e-3 (Keras ports) give wrong scores"
+    )
+    return notes
+
+
+def _geometry(home: _Home, label: Label | None) -> Iterator[str]:
+    """Yield how strides, pooling and dilation differ between a network and the layout's own."""
+    if label is None or label.family != "rna":
+        yield (
+            f"{home.name} down-samples as rna-{home.variant} does: scores of any other network's "
+            "weights are wrong in it (--label tells which network these are for)"
+        )
+    else:
+        yield from _down_sampling(home, label)
+        yield from _output_stride(home, label)
+        if label.variant == home.variant == "a":
+            yield (
+                f"{home.name} pools with padding 1; the released Model A was trained without "
+                'padding (pool="full") and is tested with pool="caffe": its scores change a little'
+            )
+    if 8 in home.output_strides and home.variant == "a2":
+        yield (
+            f"with dilation=True the first convolution of level 5 has dilation 2 in {home.name} "
+            "and 1 here at output stride 8: set dilation and padding of "
+            "mod5.block1.convs.conv1 to 1 for the same scores"
+        )
+
+
+def _down_sampling(home: _Home, label: Label) -> Iterator[str]:
+    theirs = RNA_NETWORKS[home.variant].levels
+    ours = get_network(label.family, label.variant).levels
+    differing = [pair for pair in zip(ours, theirs) if _entry(pair[0]) != _entry(pair[1])]
+    if differing:
+        levels = ", ".join(
+            f"{own.index} ({_entry(own)} in {label.network}, {_entry(other)} in {home.name})"
+            for own, other in differing
+        )
+        yield (
+            f"scores will be wrong: down-sampling differs on entry to levels {levels}; use "
+            "a network that down-samples as theirs did, such as that of layout native"
+        )
+
+
+def _output_stride(home: _Home, label: Label) -> Iterator[str]:
+    if label.output_stride not in home.output_strides:
+        yield (
+            f"{home.name} computes at output stride {home.output_strides[0]} and {label} at "
+            f"{label.output_stride}: the same weights give other features"
+        )
+    elif 8 in home.output_strides and label.output_stride == 8 and home.variant == "a2":
+        yield f"build {home.name} with dilation=True for output stride 8"
+
+
+def _entry(level: LevelSpec) -> str:
+    if level.stride == 1:
+        return "none"
+    return "pooling" if level.pooled else "stride"
+
+
+def _blocks(home: _Home, parameters: Mapping[str, npt.NDArray[Any]]) -> Iterator[str]:
+    """Yield how the numbers of blocks differ."""
+    theirs = tuple(level.blocks for level in RNA_NETWORKS[home.variant].levels)
+    ours = count_blocks(parameters)
+    if ours == theirs:
+        return
+    found = "-".join(map(str, ours))
+    if home.variant == "a1" or ours[0]:
+        yield f"{home.name} cannot have {found} blocks on levels 1 to 7: extend it to load these"
+    else:
+        yield f"build {home.name} with structure={list(ours[1:])}"

@@ -1,0 +1,131 @@
+"""Running a network by PyTorch: what :class:`ademx.predictor.Predictor` does, without MXNet."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+
+from ademx.convert import split, to_torch
+from ademx.convert.files import check_weights, read_weights
+from ademx.convert.torch_model import build
+from ademx.labels import Label
+from ademx.predictor import PRECISIONS, Devices
+from ademx.shapes import find_head, find_width
+from symbols.levels import check_choice
+
+
+class TorchPredictor:
+    """Class probabilities of image batches, computed by the twin of the label's graph.
+
+    Width and head are read off the weights. On the CPU one network uses every core, whatever
+    `devices.cpus` says.
+
+    Args:
+        label: which network, classes and output stride.
+        arg_params: released name -> array.
+        aux_params: the same for the moving statistics.
+        source: what the parameters come from, for messages.
+        devices: where to compute; the images of a batch are shared out.
+        pool: geometry of max pooling, "pad", "caffe" or "full".
+        precision: "float32", or "bfloat16" by autocast.
+
+    Raises:
+        ademx.params.CheckpointMismatch: label and parameters do not fit.
+        ValueError: an unknown precision, or a GPU that is not there.
+    """
+
+    def __init__(
+        self,
+        label: Label,
+        arg_params: dict[str, np.ndarray],
+        aux_params: dict[str, np.ndarray],
+        *,
+        source: str,
+        devices: Devices,
+        pool: str = "pad",
+        precision: str = "float32",
+    ) -> None:
+        check_choice("precision", precision, PRECISIONS)
+        parameters = {**arg_params, **aux_params}
+        check_weights(label, parameters, source=source, allow_headless=False)
+        self._precision = precision
+        shapes = {name: value.shape for name, value in parameters.items()}
+        self._replicas = []
+        for device in _torch_devices(devices):
+            network = build(
+                label,
+                width=find_width(label, shapes),
+                pool=pool,
+                head=find_head(shapes) or "2conv",
+            )
+            network.load_state_dict(to_torch(arg_params, aux_params, "native"))
+            self._replicas.append((network.eval().to(device), device))
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        label: Label,
+        *,
+        devices: Devices,
+        pool: str = "pad",
+        precision: str = "float32",
+    ) -> TorchPredictor:
+        """Return the predictor of a `.params`, `.pth` or `.safetensors` file in any layout."""
+        arg_params, aux_params = split(read_weights(path, label=label).parameters)
+        return cls(
+            label,
+            arg_params,
+            aux_params,
+            source=os.fspath(path),
+            devices=devices,
+            pool=pool,
+            precision=precision,
+        )
+
+    def __call__(self, images: np.ndarray, *, batch: int) -> np.ndarray:
+        """Return the network's output for images of any number.
+
+        Args:
+            images: (N, 3, H, W) float32, normalised.
+            batch: images that one device computes at a time.
+
+        Returns:
+            (N, classes) or (N, classes, H/s, W/s) float32 probabilities.
+        """
+        chunks = [images[start : start + batch] for start in range(0, len(images), batch)]
+        outputs: list[np.ndarray] = []
+        for start in range(0, len(chunks), len(self._replicas)):
+            # A GPU computes while Python goes on: start every one, then wait for each.
+            running = [
+                self._start(network, device, chunk)
+                for (network, device), chunk in zip(self._replicas, chunks[start:])
+            ]
+            outputs.extend(output.cpu().numpy() for output in running)
+        return np.concatenate(outputs)
+
+    def _start(
+        self, network: torch.nn.Module, device: torch.device, images: np.ndarray
+    ) -> torch.Tensor:
+        data = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+        with torch.inference_mode(), self._autocast(device):
+            scores: torch.Tensor = network(data)
+        return scores.float().softmax(dim=1)
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[None]:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bfloat16")
+
+
+def _torch_devices(devices: Devices) -> list[torch.device]:
+    if not devices.gpus:
+        return [torch.device("cpu")]
+    available = torch.cuda.device_count()
+    if min(devices.gpus) < 0 or max(devices.gpus) >= available:
+        raise ValueError(
+            f"--gpus {','.join(map(str, devices.gpus))}: PyTorch finds {available} GPUs here; "
+            'use --gpus "" for the CPU'
+        )
+    return [torch.device("cuda", number) for number in devices.gpus]

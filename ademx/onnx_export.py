@@ -1,0 +1,312 @@
+"""Networks as ONNX files, written straight from the tables: neither MXNet nor torch is needed.
+
+The input is named `data`, (batch, 3, height, width) float32, RGB, normalised as the file's
+metadata says: (pixel · scale - mean) / std for each channel. The output is named `probabilities`,
+(batch, classes), or (batch, classes, height/s, width/s) for segmentation. Parameters and the
+outputs of the layers have their released names.
+
+Operators are those of opset 13, the first whose Softmax works along one axis, and the file format
+is version 7, so that onnxruntime 1.6 and all later ones read the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+import ademx
+from ademx.compat import MissingDependency
+from ademx.convert import split
+from ademx.convert.files import read_weights
+from ademx.files import PathLike, md5, replacing
+from ademx.labels import Label, parse_label
+from ademx.params import Array, check_parameters
+from ademx.shapes import DATA, PROBABILITIES, Layer, find_head, find_width, list_layers
+from iters import transforms
+from symbols.levels import BN_EPSILON
+
+OPSET = 13
+FILE_VERSION = 7
+
+_PRODUCER = "ademx"
+_AUX_SUFFIXES = ("_moving_mean", "_moving_var")
+_END = np.iinfo(np.int64).max  # of a slice: as far as it goes
+
+
+def import_onnx(name: str = "onnx") -> ModuleType:
+    """Return the `onnx` or the `onnxruntime` module.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise MissingDependency(
+            f"this needs {name}, which is not installed: run `pip install 'ademx[onnx]'`"
+        ) from None
+
+
+def write_onnx(
+    path: PathLike,
+    label: Label,
+    arg_params: Mapping[str, Array],
+    aux_params: Mapping[str, Array],
+    *,
+    source: str,
+    source_md5: str = "",
+    input_size: tuple[int, int] | None = None,
+    pool: str = "pad",
+) -> None:
+    """Write a network as an ONNX file; the old one stays whole until the new one is.
+
+    Args:
+        path: where to.
+        label: which network, classes and output stride; width and head are read off the weights.
+        arg_params: released name -> array.
+        aux_params: the same for the moving statistics.
+        source: the file that the parameters come from, for messages and the metadata.
+        source_md5: its MD5, for the metadata.
+        input_size: height and width that the network is to take, pixels; None: any.
+        pool: geometry of max pooling, "pad", "caffe" or "full".
+
+    Raises:
+        ademx.params.CheckpointMismatch: label and parameters do not fit.
+        ademx.compat.MissingDependency: the `onnx` package is not installed.
+        OSError: the file cannot be written.
+    """
+    model = build_model(
+        label,
+        arg_params,
+        aux_params,
+        source=source,
+        source_md5=source_md5,
+        input_size=input_size,
+        pool=pool,
+    )
+    with replacing(path) as file:
+        file.write(model.SerializeToString())
+
+
+def convert_to_onnx(
+    source: PathLike,
+    target: PathLike,
+    *,
+    label: str | None = None,
+    input_size: tuple[int, int] | None = None,
+    pool: str = "pad",
+) -> Label:
+    """Write the weights of a `.params`, `.pth` or `.safetensors` file as an ONNX file.
+
+    Args:
+        source: weights in any layout, with their head.
+        target: where to.
+        label: of the network; by default that of the source's metadata, of its name or of the
+            target's name.
+        input_size: see :func:`write_onnx`.
+        pool: see :func:`write_onnx`.
+
+    Returns:
+        The label.
+
+    Raises:
+        FileNotFoundError: there is no such source.
+        ValueError: a file or a label that does not fit; see :func:`write_onnx` for the rest.
+    """
+    import_onnx()  # before the work
+    known = parse_label(label) if label else None
+    weights = read_weights(source, label=known)
+    known = known or _first_label(weights.metadata.get("label", ""), source, target)
+    arg_params, aux_params = split(weights.parameters)
+    write_onnx(
+        target,
+        known,
+        arg_params,
+        aux_params,
+        source=os.fspath(source),
+        source_md5=md5(source),
+        input_size=input_size,
+        pool=pool,
+    )
+    return known
+
+
+def _first_label(*texts: PathLike) -> Label:
+    """Return the first label among texts."""
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            return parse_label(text)
+    raise ValueError(f"{os.fspath(texts[1])}: its name is no model label: give --label")
+
+
+def build_model(
+    label: Label,
+    arg_params: Mapping[str, Array],
+    aux_params: Mapping[str, Array],
+    *,
+    source: str,
+    source_md5: str = "",
+    input_size: tuple[int, int] | None = None,
+    pool: str = "pad",
+) -> Any:
+    """Return a network as an `onnx.ModelProto`; see :func:`write_onnx`."""
+    onnx = import_onnx()
+    found = {**arg_params, **aux_params}
+    shapes = {name: array.shape for name, array in found.items()}
+    width, head = find_width(label, shapes), find_head(shapes) or "2conv"
+    layers = list_layers(label, width=width, pool=pool, head=head)
+    expected = {name: shape for layer in layers for name, shape in layer.parameters().items()}
+    check_parameters(expected, found, source=source)
+    constants = {name: np.ascontiguousarray(found[name], np.float32) for name in expected}
+    nodes: list[Any] = []
+    for layer in layers:
+        constants.update(_constants(layer))
+        nodes += _nodes(onnx, layer)
+    graph = onnx.helper.make_graph(
+        nodes,
+        str(label),
+        [_value(onnx, DATA, ("batch", 3, *(input_size or ("height", "width"))))],
+        [_value(onnx, PROBABILITIES, _output_shape(label, layers, input_size))],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = onnx.helper.make_model(
+        graph,
+        producer_name=_PRODUCER,
+        producer_version=ademx.__version__,
+        ir_version=FILE_VERSION,
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+    )
+    settings = {"width": width, "head": head, "pool": pool}
+    onnx.helper.set_model_props(model, _metadata(label, source, source_md5, settings))
+    return model
+
+
+def read_onnx(path: PathLike) -> tuple[dict[str, Array], dict[str, Array], dict[str, str]]:
+    """Return `(arg_params, aux_params, metadata)` of an ONNX file that was written here.
+
+    Raises:
+        ValueError: it is no ONNX file, or was not written here.
+        ademx.compat.MissingDependency: the `onnx` package is not installed.
+    """
+    onnx = import_onnx()
+    try:
+        model = onnx.load(path)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # protobuf's own errors differ between its implementations
+        raise ValueError(f"{path}: not an ONNX file, or a damaged one: {error}") from error
+    metadata = {item.key: item.value for item in model.metadata_props}
+    check_written_here(path, model.producer_name, metadata)
+    arrays = {
+        item.name: np.array(onnx.numpy_helper.to_array(item))  # else they cannot be written to
+        for item in model.graph.initializer
+        if item.data_type == onnx.TensorProto.FLOAT
+    }
+    aux_params = {name: array for name, array in arrays.items() if name.endswith(_AUX_SUFFIXES)}
+    arg_params = {name: array for name, array in arrays.items() if name not in aux_params}
+    return arg_params, aux_params, metadata
+
+
+def check_written_here(path: PathLike, producer: str, metadata: Mapping[str, str]) -> None:
+    """Raise ValueError unless an ONNX file is one that this module wrote."""
+    if producer != _PRODUCER or "label" not in metadata:
+        raise ValueError(
+            f"{os.fspath(path)}: an ONNX file by {producer or 'an unknown program'}: expected one "
+            "that `ademx convert` wrote"
+        )
+
+
+def _metadata(
+    label: Label, source: str, source_md5: str, settings: Mapping[str, object]
+) -> dict[str, str]:
+    normalization = transforms.RN if label.family == "rn" else transforms.RNA
+    return {
+        "label": str(label),
+        "layout": "release",
+        "source": Path(source).name,
+        "source_md5": source_md5,
+        "scale": repr(normalization.scale),
+        "mean": json.dumps(normalization.mean),
+        "std": json.dumps(normalization.std),
+        **{name: str(value) for name, value in settings.items()},
+    }
+
+
+def _value(onnx: ModuleType, name: str, shape: tuple[int | str, ...]) -> Any:
+    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+
+
+def _output_shape(
+    label: Label, layers: tuple[Layer, ...], input_size: tuple[int, int] | None
+) -> tuple[int | str, ...]:
+    if label.task == "classification":
+        return "batch", label.num_classes
+    if input_size is None:
+        return "batch", label.num_classes, "rows", "columns"
+    sizes = {DATA: input_size}
+    for layer in layers:
+        sizes[layer.name] = layer.output_size(sizes[layer.inputs[0]])
+    return "batch", label.num_classes, *sizes[PROBABILITIES]
+
+
+def _constants(layer: Layer) -> dict[str, Array]:
+    """Return the arrays that a layer's node reads beside its parameters, by name."""
+    if layer.kind == "zero_pad":
+        missing = layer.channels - layer.in_channels
+        return {f"{layer.name}_pads": np.array([0, 0, 0, 0, 0, missing, 0, 0])}
+    if layer.kind == "subsample":
+        rows = {"starts": (0, 0), "ends": (_END, _END), "axes": (2, 3)}
+        rows["steps"] = (layer.stride, layer.stride)
+        return {f"{layer.name}_{name}": np.array(values) for name, values in rows.items()}
+    return {}
+
+
+def _nodes(onnx: ModuleType, layer: Layer) -> Iterator[Any]:
+    """Yield a layer's node; the pooling over the whole image takes two."""
+    if layer.kind == "global_pool":
+        pooled = f"{layer.name}_pooled"
+        yield onnx.helper.make_node("GlobalAveragePool", layer.inputs, [pooled], pooled)
+        yield onnx.helper.make_node("Flatten", [pooled], [layer.name], layer.name)
+        return
+    operator = {
+        "convolution": "Conv",
+        "batch_norm": "BatchNormalization",
+        "relu": "Relu",
+        "max_pool": "MaxPool",
+        "linear": "Gemm",
+        "add": "Add",
+        "subsample": "Slice",
+        "zero_pad": "Pad",
+        "softmax": "Softmax",
+    }[layer.kind]
+    inputs = [*layer.inputs, *layer.parameters(), *_constants(layer)]
+    yield onnx.helper.make_node(operator, inputs, [layer.name], layer.name, **_attributes(layer))
+
+
+def _attributes(layer: Layer) -> dict[str, Any]:
+    if layer.kind == "batch_norm":
+        return {"epsilon": BN_EPSILON}
+    if layer.kind == "linear":
+        return {"transB": 1}
+    if layer.kind == "softmax":
+        return {"axis": 1}
+    if layer.kind not in ("convolution", "max_pool"):
+        return {}
+    windows = {
+        "kernel_shape": [layer.kernel] * 2,
+        "strides": [layer.stride] * 2,
+        "pads": [layer.padding] * 4,
+    }
+    if layer.kind == "convolution":
+        return {**windows, "dilations": [layer.dilation] * 2}
+    return {**windows, "ceil_mode": int(layer.ceil)}

@@ -1,0 +1,126 @@
+"""Running a network by onnxruntime: what :class:`ademx.predictor.Predictor` does, without MXNet."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from ademx.labels import Label
+from ademx.onnx_export import build_model, check_written_here, import_onnx
+from ademx.predictor import Devices
+
+
+def default_onnx_devices() -> Devices:
+    """Return the first GPU where onnxruntime has CUDA, else the CPU."""
+    has_cuda = "CUDAExecutionProvider" in import_onnx("onnxruntime").get_available_providers()
+    return Devices(gpus=(0,)) if has_cuda else Devices()
+
+
+class OnnxPredictor:
+    """Class probabilities of image batches, computed by onnxruntime.
+
+    Args:
+        label: which network, classes and output stride.
+        arg_params: released name -> array.
+        aux_params: the same for the moving statistics.
+        source: what the parameters come from, for messages.
+        devices: where to compute: the CPU, or one GPU.
+        pool: geometry of max pooling, "pad", "caffe" or "full".
+        precision: "float32", the only one.
+
+    Raises:
+        ademx.params.CheckpointMismatch: label and parameters do not fit.
+        ademx.compat.MissingDependency: `onnx` or `onnxruntime` is not installed.
+        ValueError: a precision or device that is not to be had.
+    """
+
+    def __init__(
+        self,
+        label: Label,
+        arg_params: dict[str, np.ndarray],
+        aux_params: dict[str, np.ndarray],
+        *,
+        source: str,
+        devices: Devices,
+        pool: str = "pad",
+        precision: str = "float32",
+    ) -> None:
+        if precision != "float32":
+            raise ValueError(f"precision {precision!r}: onnxruntime computes float32 here")
+        model = build_model(label, arg_params, aux_params, source=source, pool=pool)
+        self._open(model.SerializeToString(), source, devices)
+
+    @classmethod
+    def from_onnx(cls, path: str | os.PathLike[str], *, devices: Devices) -> OnnxPredictor:
+        """Return the predictor of an ONNX file as it stands.
+
+        Raises:
+            ValueError: it is no ONNX file, or was not written by `ademx convert`.
+        """
+        predictor = cls.__new__(cls)
+        predictor._open(os.fspath(path), os.fspath(path), devices)
+        found = predictor._session.get_modelmeta()
+        check_written_here(path, found.producer_name, found.custom_metadata_map)
+        return predictor
+
+    def _open(self, model: str | bytes, source: str, devices: Devices) -> None:
+        runtime = import_onnx("onnxruntime")
+        runtime.set_default_logger_severity(3)  # errors only: it warns of devices that are absent
+        self._source = source
+        providers = _providers(runtime, devices)
+        try:
+            self._session = runtime.InferenceSession(model, providers=providers)
+        except Exception as error:  # onnxruntime's own have no public names
+            raise ValueError(f"{source}: onnxruntime cannot use it: {error}") from error
+        (self._input,) = self._session.get_inputs()
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the file says of itself, see :mod:`ademx.onnx_export`."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """Height and width that the network takes, pixels; None: any."""
+        height, width = self._input.shape[2:]
+        return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+    def __call__(self, images: np.ndarray, *, batch: int) -> np.ndarray:
+        """Return the network's output for images of any number.
+
+        Args:
+            images: (N, 3, H, W) float32, normalised.
+            batch: images to compute at a time.
+
+        Returns:
+            (N, classes) or (N, classes, H/s, W/s) float32 probabilities.
+
+        Raises:
+            ValueError: the network takes images of another size only.
+        """
+        if self.input_size not in (None, images.shape[2:]):
+            expected, found = ("×".join(map(str, s)) for s in (self.input_size, images.shape[2:]))
+            raise ValueError(
+                f"{self._source}: takes inputs of {expected} pixels only, found {found}: give the "
+                "--test-scales that fit, or convert the weights with --input free"
+            )
+        chunks = [images[start : start + batch] for start in range(0, len(images), batch)]
+        return np.concatenate([self._run(chunk) for chunk in chunks])
+
+    def _run(self, images: np.ndarray) -> Any:
+        return self._session.run(None, {self._input.name: np.ascontiguousarray(images)})[0]
+
+
+def _providers(runtime: Any, devices: Devices) -> list[Any]:
+    if not devices.gpus:
+        return ["CPUExecutionProvider"]
+    if len(devices.gpus) > 1:
+        raise ValueError(f"--gpus {','.join(map(str, devices.gpus))}: onnxruntime takes one")
+    if "CUDAExecutionProvider" not in runtime.get_available_providers():
+        raise ValueError(
+            f"--gpus {devices.gpus[0]}: this onnxruntime has no CUDA; install onnxruntime-gpu, "
+            'or use --gpus "" for the CPU'
+        )
+    return [("CUDAExecutionProvider", {"device_id": devices.gpus[0]}), "CPUExecutionProvider"]

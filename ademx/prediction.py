@@ -1,0 +1,405 @@
+"""From any images and any file of weights to labels that a person can look at."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ademx.convert import split
+from ademx.convert.files import read_weights
+from ademx.evaluation import default_test_scale, predictor_class
+from ademx.files import replacing, write_json
+from ademx.labels import Label, parse_label
+from ademx.legend import LegendRow, draw_classes
+from ademx.onnx_export import read_onnx
+from ademx.onnx_predictor import OnnxPredictor, default_onnx_devices
+from ademx.pictures import colourise
+from ademx.predictor import Devices, default_devices
+from ademx.scoremaps import ScoreResizer, best_class
+from iters import transforms
+from iters.datasets import DATASETS, Dataset, encode_label, get_dataset
+from iters.shown import SUFFIXES, load_as_shown
+from symbols.levels import get_network, native_stride
+
+BACKENDS = ("mxnet", "torch", "onnx")
+
+_RANKS = 5
+
+
+@dataclass(frozen=True)
+class PredictionOptions:
+    """How to predict; the names are those of the command line.
+
+    Attributes:
+        weights: a `.params`, `.pth`, `.safetensors` or `.onnx` file.
+        output: folder for everything that is written.
+        backend: one of :data:`BACKENDS`; None: onnx for an `.onnx` file, else the first of them
+            that is installed.
+        label: of the weights, where neither the file's name nor its metadata says it.
+        test_scales: lengths of the shorter (classification) or longer (segmentation) side that
+            an image is resized to, pixels; the probabilities of several are averaged. None: that
+            of `ademx evaluate`, or what a file with a fixed input takes.
+        test_flipping: average with the mirrored image.
+        pool: geometry of max pooling; an `.onnx` file has its own.
+        devices: where to compute; None: the first GPU that the backend finds, else the CPU.
+        overwrite: replace files in `output`.
+    """
+
+    weights: Path
+    output: Path
+    backend: str | None = None
+    label: str | None = None
+    test_scales: tuple[int, ...] | None = None
+    test_flipping: bool = False
+    pool: str = "pad"
+    devices: Devices | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.backend not in (None, *BACKENDS):
+            raise ValueError(f"--backend {self.backend}: choose one of {', '.join(BACKENDS)}")
+        if self.test_scales is not None and (not self.test_scales or min(self.test_scales) < 1):
+            raise ValueError(f"--test-scales {self.test_scales}: expected lengths above 0")
+
+
+@dataclass(frozen=True)
+class ClassShare:
+    """A class and what it has of an image.
+
+    Attributes:
+        index: class id.
+        name: the class's.
+        value: its probability, or the fraction of the pixels that it has.
+    """
+
+    index: int
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was found in one image.
+
+    Attributes:
+        image: the file.
+        classes: the five best classes, or those with a pixel, highest value first.
+        error: why the image could not be used; "" if it could.
+    """
+
+    image: Path
+    classes: tuple[ClassShare, ...] = ()
+    error: str = ""
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Return the files, and the image files of the folders among them in order of their names.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or a folder has no image.
+        ValueError: two files would have results of the same name.
+    """
+    images: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(
+                file
+                for file in path.iterdir()
+                if file.suffix.lower() in SUFFIXES and file.is_file()
+            )
+            if not found:
+                raise FileNotFoundError(f"{path}: no image in this folder ({', '.join(SUFFIXES)})")
+            images += found
+        elif path.exists():
+            images.append(path)
+        else:
+            raise FileNotFoundError(f"{path}: no such file or folder")
+    (stem, count), *_ = Counter(path.stem for path in images).most_common(1)
+    if count > 1:
+        same = ", ".join(str(path) for path in images if path.stem == stem)
+        raise ValueError(
+            f"{same}: their results would have the same name, {stem}: give them one at a time, "
+            "each with its own --output"
+        )
+    return images
+
+
+def predict(images: Sequence[Path], options: PredictionOptions) -> Iterator[Prediction]:
+    """Predict images one after the other and write the results under `options.output`.
+
+    For every image: classification `classes/<image>.json` with the five best; segmentation
+    `labels/<image>.png` in the dataset's own label ids, `overlays/<image>.png` and
+    `shares/<image>.json`. An image that cannot be read has its error in place of classes.
+
+    Raises:
+        ValueError: weights or options that do not fit; a network whose output is not finite.
+        FileExistsError: a result is there already, and `overwrite` is off.
+        ademx.compat.MissingDependency: the backend is not installed.
+    """
+    network = _open_network(options)
+    task = _Classifier if network.label.task == "classification" else _Segmenter
+    worker = task(network, options)
+    outputs = [file for image in images for file in worker.files(image).values()]
+    there = [file for file in outputs if file.exists()]
+    if there and not options.overwrite:
+        raise FileExistsError(f"{there[0]} exists: choose another --output or add --overwrite")
+    for folder in {file.parent for file in outputs}:
+        folder.mkdir(parents=True, exist_ok=True)
+    for image in images:
+        try:
+            pixels = load_as_shown(image)
+        except (transforms.BrokenImage, OSError) as error:
+            yield Prediction(image, error=str(error))
+            continue
+        yield Prediction(image, worker.predict(image, pixels))
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A network that is ready to run.
+
+    Attributes:
+        label: which one it is.
+        run: (N, 3, H, W) float32, batch=… -> probabilities, as the predictors do.
+        input_size: height and width of its input, pixels; None: any.
+        source: the file.
+    """
+
+    label: Label
+    run: Callable[..., np.ndarray]
+    input_size: tuple[int, int] | None
+    source: Path
+
+    @property
+    def dataset(self) -> Dataset:
+        """Names, colours and label ids of the classes; plain numbers for a new set of classes."""
+        dataset = get_dataset(self.label.dataset)
+        if dataset.num_classes == self.label.num_classes:
+            return dataset
+        return dataclasses.replace(
+            dataset,
+            num_classes=self.label.num_classes,
+            class_names=(),
+            stored_ids=None,
+            palette=dataset.palette and DATASETS["voc"].palette,
+        )
+
+    def prepared(self, image: np.ndarray) -> np.ndarray:
+        """Return an (H, W, 3) uint8 image as (3, H, W) float32, normalised."""
+        family = transforms.RN if self.label.family == "rn" else transforms.RNA
+        return transforms.normalize(image, family)
+
+    def probabilities(self, image: np.ndarray, *, flip: bool) -> np.ndarray:
+        """Return one (3, H, W) input's output, the mean with its mirror image's if asked for."""
+        images = np.stack([image, image[:, :, ::-1]] if flip else [image])
+        output = self.run(images, batch=1)
+        if not np.isfinite(output).all():
+            raise ValueError(
+                f"{self.source}: the network's output is nan or infinite: the weights are "
+                "damaged, or not those of this label"
+            )
+        if flip and output.ndim == 4:
+            output[1] = output[1, :, :, ::-1].copy()
+        mean: np.ndarray = output.mean(axis=0)
+        return mean
+
+    def class_name(self, index: int) -> str:
+        """Return a class's name, or its number where the project has no names."""
+        names = self.dataset.class_names
+        return names[index] if names else f"class {index}"
+
+
+class _Classifier:
+    """Predicts the class of an image from its central square."""
+
+    def __init__(self, network: _Network, options: PredictionOptions) -> None:
+        self._network = network
+        self._options = options
+        size = network.input_size
+        scale = size[0] if size else default_test_scale(network.label)
+        self._scales = options.test_scales or (scale,)
+
+    def files(self, image: Path) -> dict[str, Path]:
+        return {"classes": self._options.output / "classes" / f"{image.stem}.json"}
+
+    def predict(self, image: Path, pixels: np.ndarray) -> tuple[ClassShare, ...]:
+        outputs = []
+        for scale in self._scales:
+            crop = transforms.center_crop(transforms.resize_shorter(pixels, scale), scale)
+            outputs.append(
+                self._network.probabilities(
+                    self._network.prepared(crop), flip=self._options.test_flipping
+                )
+            )
+        probabilities = np.mean(outputs, axis=0)
+        best = _ranked(self._network, probabilities)[:_RANKS]
+        record = {"image": str(image), "label": str(self._network.label), "classes": _records(best)}
+        write_json(self.files(image)["classes"], record)
+        return best
+
+
+class _Segmenter:
+    """Predicts the class of every pixel of an image."""
+
+    def __init__(self, network: _Network, options: PredictionOptions) -> None:
+        self._network = network
+        self._options = options
+        label = network.label
+        # A label's stride may be larger than what its network has.
+        self._stride = min(
+            label.output_stride, native_stride(get_network(label.family, label.variant))
+        )
+
+    def files(self, image: Path) -> dict[str, Path]:
+        kinds = {"labels": ".png", "overlays": ".png", "shares": ".json"}
+        return {
+            folder: self._options.output / folder / f"{image.stem}{suffix}"
+            for folder, suffix in kinds.items()
+        }
+
+    def predict(self, image: Path, pixels: np.ndarray) -> tuple[ClassShare, ...]:
+        classes = best_class([self._part(pixels, scale) for scale in self._scales(pixels)])
+        counts = np.bincount(classes.reshape(-1), minlength=self._network.label.num_classes)
+        ranked = _ranked(self._network, counts / classes.size)
+        shares = tuple(share for share in ranked if share.value > 0)
+        self._write(image, pixels, classes, shares)
+        return shares
+
+    def _scales(self, pixels: np.ndarray) -> tuple[int, ...]:
+        """Return the lengths of the longer side; what fits, where the network's input is fixed."""
+        if self._options.test_scales:
+            return self._options.test_scales
+        size = self._network.input_size
+        if size is None:
+            return (default_test_scale(self._network.label),)
+        rate = min(size[0] / pixels.shape[0], size[1] / pixels.shape[1])
+        return (max(1, int(rate * max(pixels.shape[:2]) + 1e-6)),)
+
+    def _part(self, pixels: np.ndarray, scale: int) -> tuple[ScoreResizer, np.ndarray]:
+        """Return one scale's score maps and their way to the image."""
+        resized = transforms.resize_longer(pixels, scale)
+        canvas = self._network.input_size or transforms.canvas_size(
+            self._network.dataset.canvas,
+            test_scale=scale,
+            image_size=_size(resized),
+            stride=self._stride,
+        )
+        if resized.shape[0] > canvas[0] or resized.shape[1] > canvas[1]:
+            raise ValueError(
+                f"--test-scales {scale}: {self._network.source} takes inputs of "
+                f"{canvas[0]}×{canvas[1]} pixels, and an image would have {resized.shape[0]}×"
+                f"{resized.shape[1]}: leave the option out, or convert with --input free"
+            )
+        inputs = np.zeros((3, *canvas), np.float32)
+        inputs[:, : resized.shape[0], : resized.shape[1]] = self._network.prepared(resized)
+        maps = self._network.probabilities(inputs, flip=self._options.test_flipping)
+        resizer = ScoreResizer(
+            grid=_size(maps[0]),
+            canvas=(maps.shape[1] * self._stride, maps.shape[2] * self._stride),
+            image=_size(resized),
+            original=_size(pixels),
+        )
+        return resizer, maps
+
+    def _write(
+        self,
+        image: Path,
+        pixels: np.ndarray,
+        classes: np.ndarray,
+        shares: tuple[ClassShare, ...],
+    ) -> None:
+        dataset, files = self._network.dataset, self.files(image)
+        stored = encode_label(dataset, classes)
+        palette = dataset.palette or ()
+        labels = Image.fromarray(stored)
+        labels.putpalette([value for colour in palette for value in colour])
+        _save_png(files["labels"], labels)
+        legend = [
+            LegendRow(share.name, palette[_stored_id(dataset, share.index)], share.value)
+            for share in shares
+        ]
+        _save_png(
+            files["overlays"], draw_classes(pixels, classes, colourise(stored, palette), legend)
+        )
+        record = {"image": str(image), "label": str(self._network.label)}
+        write_json(files["shares"], {**record, "classes": _records(shares)})
+
+
+def _size(array: np.ndarray) -> tuple[int, int]:
+    """Return the first two sides."""
+    return array.shape[0], array.shape[1]
+
+
+def _ranked(network: _Network, values: np.ndarray) -> tuple[ClassShare, ...]:
+    """Return all classes with their values, highest first; of equal ones the lower class."""
+    order = np.argsort(-values, kind="stable")
+    return tuple(
+        ClassShare(int(index), network.class_name(int(index)), float(values[index]))
+        for index in order
+    )
+
+
+def _records(classes: Sequence[ClassShare]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(one) for one in classes]
+
+
+def _stored_id(dataset: Dataset, index: int) -> int:
+    return int(encode_label(dataset, np.array([index]))[0])
+
+
+def _save_png(path: Path, image: Image.Image) -> None:
+    with replacing(path, durable=False) as file:
+        image.save(file, "PNG")
+
+
+def _open_network(options: PredictionOptions) -> _Network:
+    """Return the network of a file of weights on the chosen backend."""
+    path = options.weights
+    backend = options.backend or _default_backend(path)
+    devices = options.devices or _default_devices(backend)
+    if backend == "onnx" and path.suffix == ".onnx":
+        as_it_stands = OnnxPredictor.from_onnx(path, devices=devices)
+        label = parse_label(options.label or as_it_stands.metadata["label"])
+        return _Network(label, as_it_stands, as_it_stands.input_size, path)
+    arg_params, aux_params, metadata = _read(path, options.label)
+    label = parse_label(options.label or metadata.get("label") or path)
+    predictor = (OnnxPredictor if backend == "onnx" else predictor_class(backend))(
+        label,
+        arg_params,
+        aux_params,
+        source=str(path),
+        devices=devices,
+        pool=metadata.get("pool", options.pool),
+    )
+    return _Network(label, predictor, None, path)
+
+
+def _default_devices(backend: str) -> Devices:
+    return default_onnx_devices() if backend == "onnx" else default_devices(backend)
+
+
+def _read(
+    path: Path, label: str | None
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, str]]:
+    """Return `(arg_params, aux_params, metadata)` of a file of any kind."""
+    if path.suffix == ".onnx":
+        return read_onnx(path)
+    weights = read_weights(path, label=parse_label(label) if label else None)
+    return *split(weights.parameters), dict(weights.metadata)
+
+
+def _default_backend(path: Path) -> str:
+    """Return onnx for an ONNX file, else the first backend that is installed."""
+    packages = {"mxnet": "mxnet", "torch": "torch", "onnx": "onnxruntime"}
+    installed = [name for name, package in packages.items() if find_spec(package)]
+    if path.suffix == ".onnx" and "onnx" in installed:
+        return "onnx"
+    return installed[0] if installed else "mxnet"  # whose absence has an error of its own

@@ -1,0 +1,434 @@
+"""The released weights: which they are, whether a file is one of them, and what a file holds.
+
+Nothing here needs MXNet. The host that served the released files has shut down. A file from any
+mirror is proved genuine by its MD5, which stands in the release's own checksum file and in
+:data:`ademx.published.RELEASED_FILES`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ademx import params
+from ademx.files import PathLike, md5
+from ademx.labels import TASKS, Label, parse_label
+from ademx.params import Array, CheckpointMismatch, ParamsError, ParamsFile
+from ademx.published import RELEASED_FILES, RESULTS
+from ademx.shapes import Shape, find_head, find_width, parameter_shapes
+from iters.datasets import DATASETS
+from symbols.levels import RN_NETWORKS, RNA_NETWORKS
+
+GONE = (
+    "The host that served these files has shut down. A file from any mirror is genuine if its MD5 "
+    "is the one in this table, which is that of the release's own checksum file: "
+    "`ademx weights verify FILE`."
+)
+
+# Bytes of a `.params` file beside its arrays' data: see `ademx.params` for the layout.
+_FILE_HEADER = 8 * 4  # magic, reserved, number of arrays, number of names
+_NAME_HEADER = 8 + len("arg:")
+_DEVICE_AND_DTYPE = 12
+# What a V0 array has per dimension and before them, and what later versions have.
+_DIMENSION = {0: 4, 1: 8, 2: 8, 3: 8}
+_BEFORE = {0: 4, 1: 8, 2: 12, 3: 12}
+# The release is older than MXNet 0.11, which began with V1.
+_RELEASED_VERSION = 0
+
+_BLOCK_SIZE = 1 << 20  # numbers that statistics are computed on at a time
+_LEVELS = range(1, 8)
+_BLOCK = re.compile(r"res\d(a|b\d+)_branch2a_weight")
+_TOP = re.compile(r"linear\d+_weight")
+
+
+@dataclass(frozen=True)
+class ReleasedFile:
+    """A row of `ademx weights list`.
+
+    Attributes:
+        name: file name.
+        label: model label.
+        md5: 32 hexadecimal digits.
+        nbytes: size of the file, bytes, computed from its parameters' shapes.
+        results: what was published of it, such as "top-1 error 19.54 %".
+        state: "present, genuine", "present, NOT genuine" or "absent"; "" if no folder was given.
+    """
+
+    name: str
+    label: Label
+    md5: str
+    nbytes: int
+    results: tuple[str, ...]
+    state: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a file turned out to be.
+
+    Attributes:
+        path: the file.
+        ok: whether it can be used: a released file, or one of own training that fits its label.
+        status: "released", "own", "altered", "truncated", "page", "another model", "misfit",
+            "unusable numbers" or "unreadable".
+        message: one sentence.
+        problems: what is wrong in detail, a line each.
+    """
+
+    path: Path
+    ok: bool
+    status: str
+    message: str
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Which network a set of parameters belongs to, as far as names and shapes tell.
+
+    Attributes:
+        networks: networks with just these parameters; Models A, A1 and A2 share theirs.
+        num_classes: classes that the network tells apart.
+        task: "classification" or "segmentation".
+        datasets: datasets with this task and as many classes.
+        width: multiplier of all channels.
+        head: "2conv" or "1conv"; "" in classification.
+    """
+
+    networks: tuple[str, ...]
+    num_classes: int
+    task: str
+    datasets: tuple[str, ...]
+    width: float
+    head: str
+
+    def __str__(self) -> str:
+        parts = [
+            " or ".join(self.networks) + (" (same parameters)" if len(self.networks) > 1 else ""),
+            f"{self.num_classes} classes, {self.task}"
+            + (f" ({' or '.join(self.datasets)})" if self.datasets else ""),
+        ]
+        if self.head:
+            parts.append(f"{self.head} head")
+        if self.width != 1:
+            parts.append(f"width {self.width:.4g}")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class ArrayStatistics:
+    """One array of a file; a mean or deviation is nan where a number is nan or infinite."""
+
+    name: str
+    kind: str
+    shape: Shape
+    dtype: str
+    minimum: float
+    mean: float
+    maximum: float
+    std: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no number is nan or infinite."""
+        return bool(np.isfinite([self.minimum, self.maximum]).all())
+
+
+def released_files(models: Path | None = None) -> list[ReleasedFile]:
+    """Return the released files, and with a folder given whether they are in it.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if models is not None and not models.is_dir():
+        raise FileNotFoundError(f"--models {models}: no such folder")
+    return [
+        ReleasedFile(
+            name,
+            (label := parse_label(name)),
+            digest,
+            file_size(parameter_shapes(label)),
+            published_results(label),
+            "" if models is None else _state(models / name, digest),
+        )
+        for name, digest in RELEASED_FILES.items()
+    ]
+
+
+def _state(path: Path, digest: str) -> str:
+    if not path.is_file():
+        return "absent"
+    return "present, genuine" if md5(path) == digest else "present, NOT genuine"
+
+
+def published_results(label: Label) -> tuple[str, ...]:
+    """Return what was published of a released checkpoint, one text a row of the tables."""
+    name = str(label)
+    return tuple(
+        ", ".join(
+            f"{metric.replace('_', ' ')} {value:.2f} %" for metric, value in row.values.items()
+        )
+        .replace("top1", "top-1")
+        .replace("top5", "top-5")
+        .replace("iou", "IoU")
+        + f" ({row.split}: {row.setting})"
+        for row in RESULTS
+        if row.label == name
+    )
+
+
+def file_size(shapes: Mapping[str, Shape], *, version: int = _RELEASED_VERSION) -> int:
+    """Return the size in bytes of a `.params` file that holds float32 arrays of these shapes.
+
+    Args:
+        shapes: parameter names without `arg:` or `aux:` -> shapes.
+        version: format of the arrays, see :mod:`ademx.params`.
+    """
+    size = _FILE_HEADER
+    for name, shape in shapes.items():
+        size += _NAME_HEADER + len(name.encode()) + _DEVICE_AND_DTYPE
+        size += _BEFORE[version] + _DIMENSION[version] * len(shape) + 4 * int(np.prod(shape))
+    return size
+
+
+def verify(
+    path: PathLike,
+    *,
+    label: Label | None = None,
+    advance: Callable[[int], object] = lambda nbytes: None,
+) -> Verdict:
+    """Say what a file is: by its MD5 first, then by its parameters.
+
+    Args:
+        path: a `.params` file, or what passes for one.
+        label: the model that it should be; its name says so by default.
+        advance: told how many bytes have been worked on, about twice the file's size in all.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path)
+    digest = md5(path)
+    advance(path.stat().st_size)
+    released = {value: name for name, value in RELEASED_FILES.items()}.get(digest)
+    try:
+        label = label or _label(path, released)
+        with params.open_params(path) as file:
+            return _verdict(file, label, released, digest, advance)
+    except ParamsError as error:
+        return _unreadable(path, error)
+    except ValueError as error:  # the name is no label, or names a network that does not exist
+        return Verdict(path, False, "misfit", f"unknown model: {error}")
+
+
+def _label(path: Path, released: str | None) -> Label:
+    """Return the label that a file's name states; a released file may have any name."""
+    try:
+        return parse_label(path)
+    except ValueError:
+        if released is None:
+            raise
+        return parse_label(released)
+
+
+def _verdict(
+    file: ParamsFile,
+    label: Label,
+    released: str | None,
+    digest: str,
+    advance: Callable[[int], object],
+) -> Verdict:
+    """Return the verdict on a file whose headers are whole."""
+    path = Path(file.path)
+    shapes = {entry.name: entry.shape for entry in file.entries.values()}
+    misfit = _misfit(label, shapes)
+    if misfit:
+        return _other_model(path, label, shapes, released, misfit)
+    problems = tuple(_bad_numbers(file, advance))
+    if released:
+        return _released(path, released, problems)
+    if problems:
+        return Verdict(
+            path, False, "unusable numbers", "damaged: numbers that no trained model has", problems
+        )
+    if path.name in RELEASED_FILES:
+        expected = RELEASED_FILES[path.name]
+        message = f"altered file: MD5 {digest}, not the released {expected}; structure fine"
+        return Verdict(path, False, "altered", message)
+    message = f"not a released file; structure fine ({guess_model(shapes)})"
+    return Verdict(path, True, "own", message)
+
+
+def _released(path: Path, released: str, problems: tuple[str, ...]) -> Verdict:
+    """Return the verdict on a file with a released one's MD5, which fits its name."""
+    if path.name == released:
+        return Verdict(path, True, "released", "released file: MD5 and structure fine", problems)
+    if path.name in RELEASED_FILES:
+        message = f"another model under this name: it is the released {released}"
+        return Verdict(path, False, "another model", message)
+    message = f"released file, there named {released}: MD5 and structure fine"
+    return Verdict(path, True, "released", message, problems)
+
+
+def _other_model(
+    path: Path,
+    label: Label,
+    shapes: Mapping[str, Shape],
+    released: str | None,
+    misfit: tuple[str, ...],
+) -> Verdict:
+    """Return the verdict on a file whose parameters are not the label's."""
+    guess = f"the released {released}" if released else guess_model(shapes)
+    if guess is None:
+        return Verdict(path, False, "misfit", f"not a model of {label}, nor any known", misfit)
+    message = f"another model under this name: the name says {label}, the file is {guess}"
+    return Verdict(path, False, "another model", message, misfit)
+
+
+def _misfit(label: Label, shapes: Mapping[str, Shape]) -> tuple[str, ...]:
+    """Return what is missing, unexpected and misshapen, a line each; () if all fits."""
+    expected = parameter_shapes(
+        label, width=find_width(label, shapes), head=find_head(shapes) or "2conv"
+    )
+    found = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    try:
+        params.check_parameters(expected, found, source="")
+    except CheckpointMismatch as error:
+        return tuple(line.strip() for line in str(error).splitlines()[1:-1])
+    return ()
+
+
+def _bad_numbers(file: ParamsFile, advance: Callable[[int], object]) -> Iterator[str]:
+    """Yield a line for each array with nan or infinity, or a variance that is not positive."""
+    for stored, entry in file.entries.items():
+        array = file[stored]
+        lowest, highest = _extremes(array)
+        if not np.isfinite([lowest, highest]).all():
+            count = array.size - int(np.isfinite(array).sum())
+            yield f"{entry.name}: {count} of {array.size} numbers are nan or infinite"
+        elif entry.name.endswith("_var") and lowest <= 0:
+            count = int((array <= 0).sum())
+            yield f"{entry.name}: {count} of {array.size} variances are not positive"
+        advance(entry.nbytes)
+
+
+def _unreadable(path: Path, error: ParamsError) -> Verdict:
+    """Return the verdict on a file that the reader refuses."""
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        title = re.search(rb"<title[^>]*>\s*(.*?)\s*</title>", head, re.IGNORECASE | re.DOTALL)
+        named = f", titled {title[1].decode(errors='replace')!r}" if title else ""
+        message = f"a web page in place of the file{named}: download it again, as raw data"
+        return Verdict(path, False, "page", message)
+    size = path.stat().st_size
+    if "cut off" not in str(error) and size:
+        return Verdict(path, False, "unreadable", str(error))
+    message = f"truncated download: {_megabytes(size)} are here"
+    if path.name in RELEASED_FILES:
+        # The first array's marker tells the version, and with it the headers' sizes.
+        whole = file_size(parameter_shapes(path), version=_stored_version(head))
+        message += f", {whole - size:,} bytes of {_megabytes(whole)} are missing"
+    return Verdict(path, False, "truncated", message, (str(error),))
+
+
+def _stored_version(head: bytes) -> int:
+    """Return the version of the first array of a `.params` file, of which this is the start."""
+    markers = {0xF993FAC8: 1, 0xF993FAC9: 2, 0xF993FACA: 3}
+    return markers.get(int.from_bytes(head[24:28], "little"), _RELEASED_VERSION)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+def guess_model(shapes: Mapping[str, Shape]) -> Guess | None:
+    """Return which network parameters belong to, or None if to none of the family.
+
+    Names and shapes say nothing of strides, dilation, pooling or the dataset: A, A1 and A2 look
+    alike, and so do a network at 224 and one with the same blocks at 112.
+
+    Args:
+        shapes: parameter names without `arg:` or `aux:` -> shapes.
+    """
+    tops = [name for name in shapes if _TOP.fullmatch(name)]
+    if len(tops) != 1:
+        return None
+    num_classes = int(tops[0][len("linear") : -len("_weight")])
+    task = "segmentation" if find_head(shapes) else "classification"
+    dataset = next(name for name, of in TASKS.items() if of == task)
+    fitting: list[Label] = []
+    for family, variant in _candidates(shapes):
+        label = Label(dataset, family, variant, num_classes)
+        if not _misfit(label, shapes):
+            fitting.append(label)
+    if not fitting:
+        return None
+    return Guess(
+        networks=tuple(label.network for label in fitting),
+        num_classes=num_classes,
+        task=task,
+        datasets=tuple(
+            row.name
+            for row in DATASETS.values()
+            if row.task == task and row.num_classes == num_classes
+        ),
+        width=find_width(fitting[0], shapes),
+        head=find_head(shapes),
+    )
+
+
+def _candidates(shapes: Mapping[str, Shape]) -> list[tuple[str, str]]:
+    """Return family and variant of the networks with as many blocks on every level."""
+    blocks = [sum(name.startswith(f"res{level}") for name in _blocks(shapes)) for level in _LEVELS]
+    if "conv1_weight" in shapes:
+        return [("rn", variant) for variant in RN_NETWORKS]
+    named = [
+        ("rna", variant)
+        for variant, network in RNA_NETWORKS.items()
+        if [level.blocks for level in network.levels] == blocks
+    ]
+    if named or 0 in blocks[1:]:
+        return named
+    return [("rna", "-".join(map(str, (224, *blocks))))]
+
+
+def _blocks(shapes: Mapping[str, Shape]) -> list[str]:
+    return [name for name in shapes if _BLOCK.fullmatch(name)]
+
+
+def statistics(file: ParamsFile) -> Iterator[ArrayStatistics]:
+    """Yield the statistics of every array of an open file, one array in memory at a time."""
+    for stored, entry in file.entries.items():
+        array = file[stored]
+        lowest, highest = _extremes(array)
+        mean, std = _moments(array)
+        yield ArrayStatistics(
+            entry.name, entry.role, entry.shape, entry.dtype, lowest, mean, highest, std
+        )
+
+
+def _extremes(array: Array) -> tuple[float, float]:
+    """Return minimum and maximum, nan where there is one and in an array without numbers."""
+    return (float(array.min()), float(array.max())) if array.size else (np.nan, np.nan)
+
+
+def _moments(array: Array) -> tuple[float, float]:
+    """Return mean and standard deviation (of the numbers themselves, not an estimate).
+
+    Computed block by block in float64, so that no second array of the size is needed.
+    """
+    numbers = array.reshape(-1)
+    if not numbers.size:
+        return np.nan, np.nan
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = float(numbers.mean(dtype=np.float64))
+        total = 0.0
+        for start in range(0, numbers.size, _BLOCK_SIZE):
+            rest = numbers[start : start + _BLOCK_SIZE].astype(np.float64) - mean
+            total += float(rest @ rest)
+    return mean, float(np.sqrt(total / numbers.size))

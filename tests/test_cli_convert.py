@@ -1,0 +1,157 @@
+"""`ademx convert`, and `ademx evaluate --backend torch`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import metadata
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fill import fill
+from PIL import Image
+
+from ademx import params
+from ademx.cli import main
+from ademx.convert.files import read_arrays
+from ademx.shapes import parameter_shapes
+
+torch = pytest.importorskip("torch")
+
+A1 = "ilsvrc-cls_rna-a1_cls1000"
+VOC = "voc_rna-a1_cls21_s8"
+
+
+def write_weights(folder, label, *, width, statistics=None):
+    """Write weights whose scores react to images; by default the statistics are `fill`'s."""
+    shapes = parameter_shapes(label, width=width)
+    values = {name: fill(name, shape) for name, shape in shapes.items()}
+    if statistics is not None:
+        with np.load(statistics) as file:
+            values |= {name: file[name].astype(np.float32) for name in file.files}
+    for name in values:
+        if name.startswith("linear"):
+            values[name] *= 8
+    aux = {name: value for name, value in values.items() if "_moving_" in name}
+    path = folder / f"{label}_ep-0001.params"
+    params.save(path, {n: v for n, v in values.items() if n not in aux}, aux)
+    return path
+
+
+@pytest.fixture
+def weights(tmp_path):
+    return write_weights(tmp_path, A1, width=1 / 32)
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [*map(str, arguments)])
+
+
+def test_one_command_gives_a_pytorch_file(weights, tmp_path):
+    target = tmp_path / "a1.pth"
+    result = run("convert", weights, target, "--layout", "resnet38d")
+    assert result.exit_code == 0, result.output
+    assert f"names and shapes are those of {A1}" in result.output
+    assert "resnet38d.Net computes at output stride 8" in result.output
+    state = torch.load(target, weights_only=True)
+    expected = params.load(weights)[0]["res6a_branch2b2_weight"]
+    assert np.array_equal(state["b6.conv_branch2b2.weight"].numpy(), expected)
+    assert not any("linear" in key for key in state)
+
+
+def test_options_shape_the_keys(weights, tmp_path):
+    target = tmp_path / "a1.pth"
+    options = ["--norm-suffix", ".0", "--module-prefix", "--wrap-state-dict", "--label", A1]
+    result = run("convert", weights, target, "--layout", "wider_resnet_a2", *options)
+    assert result.exit_code == 0, result.output
+    assert "scores will be wrong" in result.output
+    state = torch.load(target, weights_only=True)["state_dict"]
+    assert "module.mod2.block1.bn1.0.running_mean" in state
+    assert "module.classifier.fc.bias" in state
+    result = run("convert", weights, target, "--layout", "resnet38d", "--with-head", "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert "linear1000.bias" in torch.load(target, weights_only=True)
+
+
+def test_layouts_have_defaults(weights, tmp_path):
+    for name, key in (("a.safetensors", "res2a.branch2a.weight"), ("b.params", "conv1a_weight")):
+        assert run("convert", weights, tmp_path / name).exit_code == 0
+        assert key in read_arrays(tmp_path / name)[0]
+
+
+def test_an_existing_file_stays_without_overwrite(weights, tmp_path):
+    target = tmp_path / "a1.pth"
+    target.write_bytes(b"mine")
+    result = run("convert", weights, target, "--layout", "native")
+    assert result.exit_code == 1
+    assert "--overwrite" in result.output
+    assert target.read_bytes() == b"mine"
+
+
+def test_mistakes_end_in_one_line(weights, tmp_path):
+    assert run("convert", weights, tmp_path / "x.pth", "--layout", "keras").exit_code == 2
+    assert run("convert", tmp_path / "absent.params", tmp_path / "x.pth").exit_code == 2
+    result = run("convert", weights, tmp_path / "x.npz")
+    assert result.exit_code == 1
+    assert "expected a name that ends in .params, .pth, .safetensors" in result.output
+    result = run("convert", weights, tmp_path / "x.pth", "--label", VOC)
+    assert result.exit_code == 1
+    assert "linear21_weight" in result.output
+
+
+def evaluate(weights, root, output, *options):
+    return [
+        *("evaluate", "segmentation", "--weights", weights, "--data-root", root),
+        *("--list-file", root / "val.lst", "--test-scales", 160, "--batch-images", 3),
+        *("--output", output, *options),
+    ]
+
+
+def label_images(folder):
+    return {path.stem: np.array(Image.open(path)) for path in (folder / "labels").iterdir()}
+
+
+HIDES_MXNET = """
+import sys
+sys.modules["mxnet"] = None  # makes `import mxnet` fail
+from ademx.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("suffix", [".params", ".pth", ".safetensors"])
+def test_evaluation_by_torch_needs_no_mxnet(suffix, golden, tmp_path):
+    weights = write_weights(tmp_path, VOC, width=1 / 32)
+    if suffix != ".params":
+        source, weights = weights, weights.with_suffix(suffix)
+        options = ("--layout", "resnet38d", "--with-head")
+        assert run("convert", source, weights, *options).exit_code == 0
+    arguments = evaluate(weights, golden / "voc_val", tmp_path / "out", "--backend", "torch")
+    command = [sys.executable, "-c", HIDES_MXNET, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["settings"]["backend"] == "torch"
+    assert scores["versions"]["torch"] == metadata.version("torch")
+    assert len(label_images(tmp_path / "out")) == 3
+
+
+@pytest.mark.full_width
+def test_evaluation_by_torch_gives_the_same_label_images(golden, tmp_path):
+    pytest.importorskip("mxnet")
+    root = golden / "voc_val"
+    weights = write_weights(tmp_path, VOC, width=1, statistics=golden / "bn_stats_seg_a1.npz")
+    found = {}
+    for backend in ("mxnet", "torch"):
+        output = tmp_path / backend
+        options = ("--test-flipping", "--cpus", 1, "--backend", backend)
+        result = run(*evaluate(weights, root, output, *options))
+        assert result.exit_code == 0, result.output
+        found[backend] = label_images(output)
+    weights.unlink()  # 496 MB: pytest keeps the folders of its last three runs
+    assert found["torch"].keys() == found["mxnet"].keys()
+    equal = [found["torch"][image] == found["mxnet"][image] for image in found["mxnet"]]
+    assert sum(map(np.sum, equal)) >= 0.9999 * sum(map(np.size, equal))
+    assert len(np.unique(np.concatenate([*map(np.ravel, found["torch"].values())]))) > 1

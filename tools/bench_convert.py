@@ -1,0 +1,138 @@
+"""Measures `ademx convert` on a file of A1's size, against reading and writing its bytes.
+
+Needs: MXNet (the `cpu` extra), PyTorch, 2 GB of disk, 2 GB of memory, two minutes.
+Expected: at most twice the time of the bytes alone (both wait until they are on the disk); memory
+less than 1.3 of the file's size above what the imports take.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+from bench_params import seconds
+
+from ademx import params
+from ademx.compat import import_mxnet
+from ademx.convert.files import convert as convert_file
+from ademx.files import replacing, write_json
+from ademx.shapes import parameter_shapes
+
+LABEL = "ilsvrc-cls_rna-a1_cls1000"
+LIMITS = {
+    "params_to_safetensors_ratio": 2.0,
+    "params_to_pth_ratio": 2.0,
+    "safetensors_to_params_ratio": 2.0,
+    "pth_to_params_ratio": 2.0,
+    "safetensors_peak_ratio": 1.3,
+    "pth_peak_ratio": 1.3,
+}
+
+# Run in a process of its own: how much the peak of resident bytes grows by a conversion.
+PEAK = """
+import re, sys
+import torch
+from ademx.convert.files import convert
+def peak():
+    with open("/proc/self/status") as status:
+        return int(re.search(r"VmHWM:\\s*(\\d+)", status.read()).group(1)) * 1024
+before = peak()
+convert(sys.argv[1], sys.argv[2], layout="resnet38d", with_head=True)
+sys.stdout.write(str(peak() - before))
+"""
+
+
+def make_file(path: Path) -> None:
+    """Write random weights of A1, 437 MB."""
+    generator = np.random.default_rng(0)
+    arrays = {
+        name: generator.standard_normal(shape, np.float32)
+        for name, shape in parameter_shapes(LABEL).items()
+    }
+    aux = {name: array for name, array in arrays.items() if "_moving_" in name}
+    params.save(path, {name: arrays[name] for name in arrays if name not in aux}, aux)
+
+
+def copy_bytes(source: Path, target: Path) -> None:
+    """Read a file and write its bytes to another, onto the disk."""
+    content = source.read_bytes()
+    with replacing(target) as file:
+        file.write(content)
+
+
+def convert_with_mxnet(source: Path, target: Path) -> None:
+    """Convert in the plain way: MXNet's reader, PyTorch's writer, onto the disk as well."""
+    import torch
+
+    arrays = import_mxnet().nd.load(str(source))
+    state = {name: torch.from_numpy(array.asnumpy()) for name, array in arrays.items()}
+    with replacing(target) as file:
+        torch.save(state, file)
+
+
+def peak_bytes(source: Path, target: Path) -> int:
+    """Return how much memory a conversion takes, in a process of its own."""
+    command = [sys.executable, "-c", PEAK, source, target]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def measure(folder: Path, repeats: int) -> dict[str, float]:
+    """Return the figures: medians of `repeats` alternating runs.
+
+    Times are in milliseconds; a `_ratio` is over the time of the bytes alone, and of a peak over
+    the file's size.
+    """
+    source = folder / f"{LABEL}_ep-0001.params"
+    make_file(source)
+    paths = {kind: folder / f"a1.{kind}" for kind in ("safetensors", "pth", "params")}
+    work = {
+        "bytes": lambda: copy_bytes(source, folder / "copy"),
+        "mxnet": lambda: convert_with_mxnet(source, folder / "mxnet.pth"),
+        "params_to_safetensors": lambda: _to_torch(source, paths["safetensors"]),
+        "params_to_pth": lambda: _to_torch(source, paths["pth"]),
+        "safetensors_to_params": lambda: convert_file(paths["safetensors"], paths["params"]),
+        "pth_to_params": lambda: convert_file(paths["pth"], paths["params"]),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in work}
+    for run in range(1 + repeats):  # the first warms the page cache
+        for name, function in work.items():
+            duration = seconds(function)
+            if run:
+                taken[name].append(duration)
+    medians = {name: statistics.median(values) for name, values in taken.items()}
+    size = source.stat().st_size
+    return {
+        "file_mb": size / 1e6,
+        **{f"{name}_ms": 1e3 * value for name, value in medians.items()},
+        **{f"{n}_ratio": v / medians["bytes"] for n, v in medians.items() if n != "bytes"},
+        **{f"{k}_peak_ratio": peak_bytes(source, paths[k]) / size for k in ("safetensors", "pth")},
+    }
+
+
+def _to_torch(source: Path, target: Path) -> None:
+    convert_file(source, target, layout="resnet38d", with_head=True)
+
+
+@click.command()
+@click.option("--repeats", default=5, show_default=True, help="Runs of each way.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+def convert(repeats: int, json_file: Path | None) -> None:
+    """Converting weights of A1's size, beside MXNet and PyTorch."""
+    logging.getLogger("ademx").setLevel(logging.ERROR)  # the layouts' warnings are not measured
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(Path(folder), repeats)
+    for name, value in figures.items():
+        limit = f"   at most {LIMITS[name]:g}" if name in LIMITS else ""
+        click.echo(f"{name:30}{value:10.3f}{limit}")
+    if json_file:
+        write_json(json_file, figures)
+
+
+if __name__ == "__main__":
+    convert()
