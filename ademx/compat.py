@@ -29,9 +29,10 @@ _DROPPED_ALIASES = {
 _MXNET_SETTINGS = {
     # On CPUs MXNet 1.9.1 fuses a convolution with the layers that follow it even where something
     # else reads the convolution too (level 1 of Model B, a block's own output): the scores are
-    # then wrong by several percent. Without the fusion these networks take as long.
-    "MXNET_SUBGRAPH_BACKEND": "NONE",
-    # It announces that on stderr at every bind, in the middle of progress bars.
+    # then wrong by several percent. Without the fusion these networks take as long. "default" is
+    # a backend that fuses nothing; "NONE" would be announced on stderr at every bind,
+    "MXNET_SUBGRAPH_BACKEND": "default",
+    # as is any other, in the middle of progress bars, unless this is set.
     "MXNET_SUBGRAPH_VERBOSE": "0",
 }
 # A library that the system must bring -> how.
