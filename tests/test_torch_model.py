@@ -18,7 +18,6 @@ from ademx.shapes import parameter_shapes
 torch = pytest.importorskip("torch")
 from ademx.convert.torch_model import build  # noqa: E402  # needs torch
 
-
 WIDTH = 1 / 8
 SIZE = (97, 129)  # odd, and no multiple of anything
 # Both compute float32 with sums in another order.

@@ -163,7 +163,11 @@ def _network_options() -> list[Callable[..., Any]]:
             show_default=True,
             help="float16 is for GPUs, bfloat16 for CPUs that have it.",
         ),
-        click.option("--backward-do-mirror", is_flag=True, help="Recompute cheap layers; in MXNet 1.9.1 it saves no memory on these networks."),
+        click.option(
+            "--backward-do-mirror",
+            is_flag=True,
+            help="Recompute cheap layers; in MXNet 1.9.1 it saves no memory on these networks.",
+        ),
     ]
 
 
