@@ -85,7 +85,19 @@ def test_the_releases_samples_come_out(release, number):
     # Float32 in the release: its rounding, over a standard deviation of 0.22.
     np.testing.assert_allclose(plain, expected, rtol=0, atol=1e-5)
     fast = augmented(ClassificationAugmentation(48, RNA), release["image"], draws)
-    np.testing.assert_allclose(fast, expected, rtol=0, atol=1e-5)
+    assert_as_good_as_plain(fast, expected)
+
+
+def assert_as_good_as_plain(fast, plain):
+    """Assert equality but for a few pixels that resizing in float32 rounds the other way.
+
+    They are those within 255 · 2^-20 and float32's rounding of a half: less than 1 in 1000. What
+    is one of 255 off there, the jitter at most doubles.
+    """
+    difference = np.abs((fast - plain) * STD * 255)
+    assert difference.max() < 2
+    # A hundredth of a level elsewhere: the contrast's mean grey moves with those pixels.
+    assert (difference > 0.1).mean() < 4e-3  # two passes, and the second spreads the first
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -101,8 +113,7 @@ def test_fast_agrees_with_plain_for_any_draws(kind):
         seen.add((draws.crop is None, draws.mirrored))
         whole = np.asarray(decode_image(data))
         plain = plain_normalize(plain_classification(whole, draws, 32))
-        # The issue allows 2/255 before normalisation; float32 over these sums leaves 1e-6.
-        assert np.abs((out - plain) * STD).max() < 5e-6
+        assert_as_good_as_plain(out, plain)
     assert seen == {(False, False), (False, True), (True, False), (True, True)}
 
 
@@ -127,7 +138,7 @@ def test_bicubic_always_when_the_filter_is_not_chosen():
         for choose in (True, False)
     )
     pixels = np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC))
-    np.testing.assert_allclose(cubic, plain_normalize(pixels / 255 / 1.1), rtol=0, atol=1e-5)
+    assert_as_good_as_plain(cubic, plain_normalize(pixels / 255 / 1.1))
     assert np.abs(chosen - cubic).max() > 0.1
 
 
