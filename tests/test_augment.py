@@ -89,15 +89,14 @@ def test_the_releases_samples_come_out(release, number):
 
 
 def assert_as_good_as_plain(fast, plain):
-    """Assert equality but for a few pixels that resizing in float32 rounds the other way.
+    """Assert that no pixel is 2 of 255 off, before normalisation, and hardly any is off at all.
 
-    They are those within 255 · 2^-20 and float32's rounding of a half: less than 1 in 1000. What
-    is one of 255 off there, the jitter at most doubles.
+    Resizing in float32 rounds those the other way that lie within 255 · 2^-20 and the sums' own
+    rounding of a half; the jitter at most doubles that level, and mixes it into other channels.
     """
     difference = np.abs((fast - plain) * STD * 255)
     assert difference.max() < 2
-    # A hundredth of a level elsewhere: the contrast's mean grey moves with those pixels.
-    assert (difference > 0.1).mean() < 4e-3  # two passes, and the second spreads the first
+    assert difference.mean() < 0.05
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
