@@ -16,7 +16,17 @@ __version__ = "0.1.0"
 prepare_numpy()
 
 _FUNCTIONS = {"build_symbol": "ademx.models"}
-_MODULES = ("compat", "convert", "labels", "metrics", "models", "params", "published")
+_MODULES = (
+    "compat",
+    "convert",
+    "labels",
+    "metrics",
+    "models",
+    "optimizer",
+    "params",
+    "published",
+    "schedule",
+)
 
 __all__ = ["__version__", *_FUNCTIONS, *_MODULES]
 

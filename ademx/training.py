@@ -175,8 +175,8 @@ class _Run:
             raise TrainingDiverged(
                 f"the loss became {sums.loss} at update {update.number + 1} (epoch "
                 f"{update.number // self._iterator.num_batches + 1}), learning rate {update.lr:g}; "
-                f"the newest checkpoint is {self._newest}: go on from it, or start again, with a "
-                f"lower --base-lr; worker {self._workers.rank}'s batch:\n  {files}"
+                f"{self._way_back()}, with a lower --base-lr; worker {self._workers.rank}'s batch:"
+                f"\n  {files}"
             )
         if progress is not None:
             progress.update(
@@ -331,7 +331,7 @@ class _Run:
         if broken:
             raise TrainingDiverged(
                 f"the last update made {len(broken)} parameters infinite or nan ({broken[0]}, …): "
-                f"they are not saved; the newest checkpoint is {self._newest}; lower --base-lr"
+                f"they are not saved; {self._way_back()}, with a lower --base-lr"
             )
         statistics = self._trainer.statistics() if self._options.num_devices > 1 else []
         state = State(
@@ -351,12 +351,14 @@ class _Run:
         try:
             checkpoints.save(path, arg_params, aux_params, state)
         except OSError as error:
-            message = (
-                f"{error.strerror}; the newest checkpoint is {self._newest}; mend it, --resume"
-            )
+            message = f"{error.strerror}; mend that, then {self._way_back()} by --resume"
             raise OSError(error.errno, message, str(path)) from error
         self._newest = path
         checkpoints.remove_interrupted(output, self._label, keep=path)
+
+    def _way_back(self) -> str:
+        """Return what to do after a failure, for its message."""
+        return f"go on from {self._newest}" if self._newest else "start again"
 
     def _open_folder(self, checkpoint: Checkpoint | None) -> None:
         """Make the output folder ready and write `run.json`."""

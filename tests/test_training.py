@@ -400,7 +400,7 @@ def test_a_full_disk_is_reported_and_the_last_checkpoint_survives(scenes, tmp_pa
 
     monkeypatch.setattr(training.checkpoints, "save", save_on_a_disk_that_fills_up)
     try:
-        with pytest.raises(OSError, match=r"newest checkpoint is .*ep-0001\.params") as caught:
+        with pytest.raises(OSError, match=r"go on from .*ep-0001\.params by --resume") as caught:
             train(segmentation(scenes, tmp_path / "full"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
