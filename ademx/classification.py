@@ -15,6 +15,7 @@ from ademx.metrics import topk_errors
 from ademx.published import Result
 from iters import transforms
 from iters.lists import Sample
+from iters.sources import load_sample_image
 
 _RANKS = (1, 5)
 
@@ -149,7 +150,7 @@ class _Tester:
     def _inputs(self, sample: Sample, scale: int) -> np.ndarray:
         """Return an image's (crops · flips, 3, scale, scale) float32 network inputs."""
         image = transforms.resize_shorter(
-            transforms.load_image(sample.image), scale, choose=self._options.choose_interp_method
+            load_sample_image(sample), scale, choose=self._options.choose_interp_method
         )
         if self._options.test_3crops:
             crops = transforms.three_crops(image, scale)

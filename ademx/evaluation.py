@@ -250,8 +250,7 @@ class Session:
             "num_images": len(self.samples),
             "num_broken": len(self._broken),
             "broken": [
-                {"image": str(sample.image), "error": error}
-                for sample, error in self._broken.items()
+                {"image": str(sample), "error": error} for sample, error in self._broken.items()
             ],
             "weights": self.weights,
             "settings": self._settings,
@@ -270,7 +269,7 @@ class Session:
 
     def _deciding_settings(self) -> dict[str, Any]:
         options = self.options
-        names = "\n".join(f"{sample.image}\t{sample.label}" for sample in self.samples)
+        names = "\n".join(f"{sample}\t{sample.label}" for sample in self.samples)
         return {
             "labels": [str(label) for label in self.labels],
             "weights_md5": [weights["md5"] for weights in self.weights],

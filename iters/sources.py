@@ -5,9 +5,15 @@ from __future__ import annotations
 import mmap
 import struct
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from iters.transforms import BrokenImage
+import numpy as np
+
+from iters.decode import decode_image
+from iters.transforms import BrokenImage, load_image
+
+if TYPE_CHECKING:
+    from iters.lists import Sample
 
 # A record: magic, then 3 bits that say which part of a record this is and 29 bits of length,
 # then the data, filled up to a multiple of 4 bytes. Where the data holds the magic at such a
@@ -56,6 +62,22 @@ def read_bytes(path: str | Path, offset: int | None = None) -> bytes:
         except (ValueError, struct.error) as error:
             raise BrokenImage(f"{path}, record at byte {offset}: {error}") from None
     return data[_HEADER.size + 4 * num_labels :]
+
+
+def load_sample_image(sample: Sample) -> np.ndarray:
+    """Return a sample's image, (H, W, 3) uint8 RGB, from a file of its own or a record.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        BrokenImage: it cannot be decoded; the message names it and the cause.
+    """
+    if sample.offset is None:
+        return load_image(sample.image)
+    encoded = read_bytes(sample.image, sample.offset)
+    try:
+        return np.asarray(decode_image(encoded))
+    except BrokenImage as error:
+        raise BrokenImage(f"{sample}: {error}") from error
 
 
 def _read_record(file: BinaryIO | mmap.mmap) -> bytes:

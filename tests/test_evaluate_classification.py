@@ -424,3 +424,20 @@ def test_damaged_predictions_are_made_again(damage, weights, data, finished, tmp
     scores = evaluate(weights, data, output, "--resume")
     assert scores["scales"] == scores_of(finished)["scales"]
     np.testing.assert_allclose(predictions(output), predictions(finished), atol=1e-5)
+
+
+def test_records_are_tested_like_files(weights, data, finished, tmp_path):
+    record = mx.recordio.MXIndexedRecordIO(str(tmp_path / "v.idx"), str(tmp_path / "v.rec"), "w")
+    for number in range(IMAGES + 1):
+        encoded = b"no image" if number == IMAGES else (data / f"{number}.png").read_bytes()
+        header = mx.recordio.IRHeader(0, float(TRUTH[number % IMAGES]), number, 0)
+        record.write_idx(number, mx.recordio.pack(header, encoded))
+    record.close()
+    output = tmp_path / "run"
+    result = invoke(weights, tmp_path, output, "--list-file", tmp_path / "v.rec")
+    assert result.exit_code == 1
+    found = np.load(output / "predictions" / "64.npy")
+    np.testing.assert_array_equal(found[:IMAGES], np.load(finished / "predictions" / "64.npy"))
+    assert np.isnan(found[IMAGES]).all()
+    (broken,) = json.loads((output / "scores.json").read_text())["broken"]
+    assert broken["image"].endswith("v.rec, record 00000005")

@@ -47,6 +47,8 @@ class _LazyGroup(click.Group):
         """Run the command; a user's mistake becomes one line on stderr and exit status 1."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # of a reader that has seen enough: click ends quietly
+            raise
         except (ValueError, OSError, MissingDependency) as error:
             if logging.getLogger().isEnabledFor(logging.DEBUG):
                 raise
