@@ -6,7 +6,7 @@ import importlib
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +77,36 @@ def default_devices(backend: str = "mxnet") -> Devices:
     return Devices(gpus=(0,)) if found else Devices()
 
 
-class Predictor:
+class SharingPredictor:
+    """Shares images out over devices: what the predictors of all backends have in common.
+
+    Attributes:
+        starts: one function a device; it starts computing images and returns what waits for the
+            output.
+    """
+
+    starts: Sequence[Callable[[np.ndarray], Callable[[], np.ndarray]]]
+
+    def __call__(self, images: np.ndarray, *, batch: int) -> np.ndarray:
+        """Return the network's output for images of any number.
+
+        Args:
+            images: (N, 3, H, W) float32, normalised.
+            batch: images that one device computes at a time.
+
+        Returns:
+            (N, classes) or (N, classes, H/s, W/s) float32 probabilities.
+        """
+        chunks = [images[start : start + batch] for start in range(0, len(images), batch)]
+        outputs: list[np.ndarray] = []
+        for first in range(0, len(chunks), len(self.starts)):
+            # A device computes while Python goes on: start every one, then wait for each.
+            waits = [start(chunk) for start, chunk in zip(self.starts, chunks[first:])]
+            outputs.extend(wait() for wait in waits)
+        return np.concatenate(outputs)
+
+
+class Predictor(SharingPredictor):
     """Class probabilities of image batches, computed by one network on one or several devices.
 
     The graph is the label's without its loss layer; width and head are read off the weights.
@@ -120,8 +149,8 @@ class Predictor:
             graph, arrays, states = amp.convert_model(
                 graph, arrays, states, target_dtype="bfloat16", cast_optional_params=True
             )
-        self._replicas = [
-            _Replica(graph, arrays, states, context) for context in devices.contexts()
+        self.starts = [
+            _Replica(graph, arrays, states, context).start for context in devices.contexts()
         ]
 
     @classmethod
@@ -146,29 +175,6 @@ class Predictor:
             precision=precision,
         )
 
-    def __call__(self, images: np.ndarray, *, batch: int) -> np.ndarray:
-        """Return the network's output for images of any number.
-
-        Args:
-            images: (N, 3, H, W) float32, normalised.
-            batch: images that one device computes at a time.
-
-        Returns:
-            (N, classes) or (N, classes, H/s, W/s) float32 probabilities.
-        """
-        chunks = [images[start : start + batch] for start in range(0, len(images), batch)]
-        outputs: list[np.ndarray] = []
-        for start in range(0, len(chunks), len(self._replicas)):
-            # MXNet computes while Python goes on: start every device, then wait for each.
-            running = [
-                replica.start(chunk)
-                for replica, chunk in zip(
-                    self._replicas, chunks[start : start + len(self._replicas)]
-                )
-            ]
-            outputs.extend(output.asnumpy() for output in running)
-        return np.concatenate(outputs)
-
 
 class _Replica:
     """The graph on one device, bound anew for every shape of input, with one set of weights."""
@@ -182,10 +188,11 @@ class _Replica:
         self._auxs = {name: value.as_in_context(context) for name, value in auxs.items()}
         self._executors: dict[tuple[int, ...], Any] = {}
 
-    def start(self, images: np.ndarray) -> Any:
-        """Start computing and return the NDArray that will hold the output."""
+    def start(self, images: np.ndarray) -> Callable[[], np.ndarray]:
+        """Start computing and return what waits for the output."""
         executor = self._executors.get(images.shape) or self._bind(images.shape)
-        return executor.forward(is_train=False, data=images)[0]
+        wait: Callable[[], np.ndarray] = executor.forward(is_train=False, data=images)[0].asnumpy
+        return wait
 
     def _bind(self, shape: tuple[int, ...]) -> Any:
         mx = import_mxnet()

@@ -77,7 +77,7 @@ def test_images_of_many_sizes_take_turns(network):
     for _ in range(2):
         for image, expected in zip(images, first):
             np.testing.assert_array_equal(network(image, batch=1), expected)
-    assert all(len(replica._executors) <= 4 for replica in network._replicas)
+    assert all(len(start.__self__._executors) <= 4 for start in network.starts)
 
 
 def test_an_output_stays_as_it_was_when_the_next_is_computed(network):

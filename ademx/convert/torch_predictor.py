@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,12 +14,12 @@ from ademx.convert import split, to_torch
 from ademx.convert.files import check_weights, read_weights
 from ademx.convert.torch_model import build
 from ademx.labels import Label
-from ademx.predictor import PRECISIONS, Devices
+from ademx.predictor import PRECISIONS, Devices, SharingPredictor
 from ademx.shapes import find_head, find_width
 from symbols.levels import check_choice
 
 
-class TorchPredictor:
+class TorchPredictor(SharingPredictor):
     """Class probabilities of image batches, computed by the twin of the label's graph.
 
     Width and head are read off the weights. On the CPU one network uses every core, whatever
@@ -53,7 +55,7 @@ class TorchPredictor:
         check_weights(label, parameters, source=source, allow_headless=False)
         self._precision = precision
         shapes = {name: value.shape for name, value in parameters.items()}
-        self._replicas = []
+        self.starts = []
         for device in _torch_devices(devices):
             network = build(
                 label,
@@ -62,7 +64,7 @@ class TorchPredictor:
                 head=find_head(shapes) or "2conv",
             )
             network.load_state_dict(to_torch(arg_params, aux_params, "native"))
-            self._replicas.append((network.eval().to(device), device))
+            self.starts.append(partial(self._start, network.eval().to(device), device))
 
     @classmethod
     def from_file(
@@ -86,34 +88,13 @@ class TorchPredictor:
             precision=precision,
         )
 
-    def __call__(self, images: np.ndarray, *, batch: int) -> np.ndarray:
-        """Return the network's output for images of any number.
-
-        Args:
-            images: (N, 3, H, W) float32, normalised.
-            batch: images that one device computes at a time.
-
-        Returns:
-            (N, classes) or (N, classes, H/s, W/s) float32 probabilities.
-        """
-        chunks = [images[start : start + batch] for start in range(0, len(images), batch)]
-        outputs: list[np.ndarray] = []
-        for start in range(0, len(chunks), len(self._replicas)):
-            # A GPU computes while Python goes on: start every one, then wait for each.
-            running = [
-                self._start(network, device, chunk)
-                for (network, device), chunk in zip(self._replicas, chunks[start:])
-            ]
-            outputs.extend(output.cpu().numpy() for output in running)
-        return np.concatenate(outputs)
-
     def _start(
         self, network: torch.nn.Module, device: torch.device, images: np.ndarray
-    ) -> torch.Tensor:
+    ) -> Callable[[], np.ndarray]:
         data = torch.from_numpy(np.ascontiguousarray(images)).to(device)
         with torch.inference_mode(), self._autocast(device):
-            scores: torch.Tensor = network(data)
-        return scores.float().softmax(dim=1)
+            probabilities = network(data).float().softmax(dim=1)
+        return lambda: np.asarray(probabilities.cpu())
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[None]:
         return torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bfloat16")
