@@ -9,7 +9,7 @@ from importlib import metadata
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import make_runner
 from fill import fill
 from PIL import Image
 
@@ -46,7 +46,7 @@ def weights(tmp_path):
 
 
 def run(*arguments):
-    return CliRunner().invoke(main, [*map(str, arguments)])
+    return make_runner().invoke(main, [*map(str, arguments)])
 
 
 def test_one_command_gives_a_pytorch_file(weights, tmp_path):

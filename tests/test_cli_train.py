@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from commands import make_runner
 from tiny_training import CLASSIFIER, SEGMENTER, make_data
 
 from ademx.cli import main
@@ -17,7 +17,7 @@ TINY = ["--crop-size", "32", "--width", "0.0625", "--gpus", "", "--prefetcher", 
 
 
 def run(*arguments: str):
-    return CliRunner().invoke(main, ["train", *arguments])
+    return make_runner().invoke(main, ["train", *arguments])
 
 
 def test_help_needs_no_mxnet():

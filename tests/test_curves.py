@@ -9,7 +9,7 @@ import sys
 from xml.etree import ElementTree
 
 import pytest
-from click.testing import CliRunner
+from commands import make_runner
 from PIL import Image
 
 from ademx.cli import main
@@ -32,7 +32,7 @@ def write_run(folder, lines, *, tail=""):
 
 
 def run(*arguments):
-    return CliRunner().invoke(main, ["plot", *map(str, arguments)])
+    return make_runner().invoke(main, ["plot", *map(str, arguments)])
 
 
 def texts_of(path):

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import make_runner
 from PIL import Image
 
 import ademx
@@ -23,7 +23,7 @@ def run(tmp_path_factory):
     output = tmp_path_factory.mktemp("demo") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "_EPOCHS", 2)
-        result = CliRunner().invoke(main, ["demo", "--output", str(output), "--seed", "3"])
+        result = make_runner().invoke(main, ["demo", "--output", str(output), "--seed", "3"])
     assert result.exit_code == 0, result.output
     return output, result.stdout
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import make_runner
 
 from ademx import compat, doctor
 from ademx.cli import main
@@ -180,11 +180,11 @@ def test_the_drivers_version_is_split(monkeypatch):
 
 def test_the_command_writes_json(tmp_path):
     path = tmp_path / "doctor.json"
-    result = CliRunner().invoke(main, ["doctor", "--json", str(path)])
+    result = make_runner().invoke(main, ["doctor", "--json", str(path)])
     written = json.loads(path.read_text())
     assert result.exit_code == (0 if written["usable"] else 1)
     assert written["facts"]["numpy"] == np.__version__
-    again = CliRunner().invoke(main, ["doctor", "--json", str(path)])
+    again = make_runner().invoke(main, ["doctor", "--json", str(path)])
     assert again.exit_code == 1
     assert "exists: choose another name or add --overwrite" in again.stderr
     assert [each for each in Path(tmp_path).iterdir()] == [path]

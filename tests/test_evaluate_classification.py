@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import make_runner
 from narrow import ILSVRC, WIDTH, write_weights
 from PIL import Image
 
@@ -65,7 +65,7 @@ def invoke(weights, data: Path, output: Path, *options: object):
     if "--cpus" not in options:
         arguments += ["--cpus", 1]
     command = ["evaluate", "classification", *map(str, (*arguments, *options))]
-    result = CliRunner().invoke(main, command)
+    result = make_runner().invoke(main, command)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 

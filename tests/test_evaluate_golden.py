@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import make_runner
 from fill import fill
 from PIL import Image
 
@@ -73,7 +73,7 @@ def ilsvrc_weights(tmp_path_factory, golden):
 
 
 def _evaluate(task: str, *options: object) -> None:
-    result = CliRunner().invoke(main, ["evaluate", task, "--cpus", "1", *map(str, options)])
+    result = make_runner().invoke(main, ["evaluate", task, "--cpus", "1", *map(str, options)])
     assert result.exit_code == 0, result.output
 
 

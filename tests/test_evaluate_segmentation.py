@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import make_runner
 from narrow import VOC, write_weights
 from PIL import Image
 
@@ -63,7 +63,7 @@ def invoke(weights, data: Path, output: Path, *options: object):
     if not {"--gpus", "--cpus"} & set(options):
         arguments += ["--cpus", 1]
     command = ["evaluate", "segmentation", *map(str, (*arguments, *options))]
-    result = CliRunner().invoke(main, command)
+    result = make_runner().invoke(main, command)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 

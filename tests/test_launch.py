@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from commands import make_runner
 
 from ademx.cli import main
 from ademx.launch import launch
@@ -221,7 +221,7 @@ def test_the_command_runs_ademx_as_its_workers():
 
 
 def test_the_command_refuses_workers_that_would_not_meet():
-    result = CliRunner().invoke(main, ["launch", "--", "train", "segmentation"])
+    result = make_runner().invoke(main, ["launch", "--", "train", "segmentation"])
     assert result.exit_code == 2
     assert "without --kvstore dist_sync" in result.stderr
 

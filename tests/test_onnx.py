@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import make_runner
 
 import ademx
 from ademx import params
@@ -187,7 +187,7 @@ def test_label_and_parameters_must_fit(tmp_path):
 def test_convert_command(tmp_path):
     source, target = tmp_path / f"{VOC}_ep-0001.params", tmp_path / "x.onnx"
     params.save(source, *random_parameters(VOC))
-    run = CliRunner().invoke
+    run = make_runner().invoke
     arguments = ["convert", str(source), str(target)]
     assert run(main, [*arguments, "--input", "64x72", "--pool", "full"]).exit_code == 0
     metadata = read_onnx(target)[2]
@@ -210,7 +210,7 @@ def test_convert_command(tmp_path):
 def test_convert_options_that_do_not_fit(tmp_path, target, option, message):
     source = tmp_path / f"{VOC}_ep-0001.params"
     params.save(source, *random_parameters(VOC))
-    result = CliRunner().invoke(main, ["convert", str(source), str(tmp_path / target), *option])
+    result = make_runner().invoke(main, ["convert", str(source), str(tmp_path / target), *option])
     assert result.exit_code == 2 and message in result.output
     assert not (tmp_path / target).exists()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import make_runner
 from narrow import ILSVRC, VOC, write_weights
 from PIL import Image
 
@@ -47,7 +47,7 @@ def voc(tmp_path_factory) -> Path:
 
 
 def run(*arguments: object, ok: bool = False):
-    result = CliRunner().invoke(main, list(map(str, arguments)))
+    result = make_runner().invoke(main, list(map(str, arguments)))
     assert not ok or result.exit_code == 0, result.output
     return result
 

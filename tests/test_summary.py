@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import make_runner
 from PIL import Image
 
 import ademx
@@ -43,7 +43,7 @@ def summary_of(label, **choices):
 
 
 def run(*arguments):
-    return CliRunner().invoke(main, ["summary", *map(str, arguments)])
+    return make_runner().invoke(main, ["summary", *map(str, arguments)])
 
 
 def test_operations_of_model_a1_by_hand():
@@ -209,7 +209,7 @@ def test_the_command_refuses_to_replace_a_file(tmp_path):
     path.write_text("mine")
     result = run("a1", "--json", path)
     assert result.exit_code == 1
-    assert "exists: choose another name or add --overwrite" in result.output
+    assert "exists: choose another name or add --overwrite" in result.stderr
     assert path.read_text() == "mine"
     assert run("a1", "--json", path, "--overwrite").exit_code == 0
     assert json.loads(path.read_text())["depth"] == 38
@@ -230,7 +230,7 @@ def test_the_command_fails_in_one_line(arguments, status, message, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     result = run(*arguments)
     assert result.exit_code == status
-    assert message in result.output.splitlines()[-1]
+    assert message in result.stderr.splitlines()[-1]
     assert not list(tmp_path.iterdir())
 
 
@@ -289,7 +289,7 @@ def test_drawing_without_dot_says_what_to_install(monkeypatch, tmp_path):
     path = tmp_path / "c.png"
     result = run("c", "--plot", path)
     assert result.exit_code == 1
-    (line,) = result.output.strip().splitlines()
+    (line,) = result.stderr.strip().splitlines()
     assert "`dot` program" in line and "apt-get install graphviz" in line
     assert not path.exists()
 

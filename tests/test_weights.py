@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import make_runner
 
 from ademx import params
 from ademx.cli import main
@@ -54,7 +54,7 @@ def genuine(tmp_path, monkeypatch) -> Path:
 
 
 def run(*arguments: object):
-    return CliRunner().invoke(main, ["weights", *map(str, arguments)])
+    return make_runner().invoke(main, ["weights", *map(str, arguments)])
 
 
 def test_released_file(genuine):
