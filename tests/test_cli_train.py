@@ -43,7 +43,7 @@ def test_segmentation_as_the_release_spells_it(tmp_path):
         *("--stop-epoch", "2", "--kvstore", "local", "--prefetch-threads", "2"),
         *("--cache-images", "0", "--backward-do-mirror", "--check-start", "1", *TINY),
     )
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, result.stdout + result.stderr
     path = Path(result.stdout.strip())
     assert path == output / f"{SEGMENTER}_ep-0002.params"
     assert path.is_file()
@@ -60,7 +60,7 @@ def test_segmentation_as_the_release_spells_it(tmp_path):
         *("--output", str(output), *TINY),
     )
     assert again.exit_code == 1
-    assert "from epoch 2, stop at 2, to 2" in again.output
+    assert "from epoch 2, stop at 2, to 2" in (again.stdout + again.stderr)
 
 
 def test_classification_resumes_and_steps(tmp_path):
@@ -78,7 +78,7 @@ def test_classification_resumes_and_steps(tmp_path):
     assert rates == pytest.approx([0.1, 0.01, 0.01, 0.001])
     assert "epoch 2/2, update 4" in (tmp_path / "log").read_text()
     refused = run(*common)
-    assert refused.exit_code == 1 and "--resume" in refused.output
+    assert refused.exit_code == 1 and "--resume" in (refused.stdout + refused.stderr)
     assert run(*common, "--resume").exit_code == 0  # nothing is left to do
 
 
@@ -91,8 +91,8 @@ def test_a_loss_of_nan_is_one_message_without_traceback(tmp_path):
         *("--check-start", "5"),
     )
     assert result.exit_code == 1
-    assert "Error: the loss became nan at update" in result.output
-    assert "Traceback" not in result.output
+    assert "Error: the loss became nan at update" in (result.stdout + result.stderr)
+    assert "Traceback" not in (result.stdout + result.stderr)
 
 
 @pytest.mark.parametrize(
@@ -113,4 +113,4 @@ def test_mistakes_are_explained(tmp_path, arguments, code, message):
         *("--output", str(tmp_path / "out"), *TINY, *arguments),
     )
     assert result.exit_code == code
-    assert message in " ".join(result.output.split())
+    assert message in " ".join((result.stdout + result.stderr).split())

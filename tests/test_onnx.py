@@ -194,7 +194,7 @@ def test_convert_command(tmp_path):
     assert metadata["source_md5"] == hashlib.md5(source.read_bytes()).hexdigest()
     assert (metadata["label"], metadata["pool"]) == (VOC, "full")
     assert OnnxPredictor.from_onnx(target, devices=Devices()).input_size == (64, 72)
-    assert "exists: choose another name" in run(main, arguments).output
+    assert "exists: choose another name" in run(main, arguments).stderr
     assert run(main, [*arguments, "--overwrite", "--input", "free"]).exit_code == 0
     assert OnnxPredictor.from_onnx(target, devices=Devices()).input_size is None
 
@@ -211,7 +211,7 @@ def test_convert_options_that_do_not_fit(tmp_path, target, option, message):
     source = tmp_path / f"{VOC}_ep-0001.params"
     params.save(source, *random_parameters(VOC))
     result = make_runner().invoke(main, ["convert", str(source), str(tmp_path / target), *option])
-    assert result.exit_code == 2 and message in result.output
+    assert result.exit_code == 2 and message in (result.stdout + result.stderr)
     assert not (tmp_path / target).exists()
 
 
