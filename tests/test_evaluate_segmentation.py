@@ -437,6 +437,12 @@ def _interrupted(command: list[str], *, enough, log: Path) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+def _completed(command: list[str], output: Path) -> dict:
+    """Run a command to its end, which must be a good one, and return its scores.json."""
+    subprocess.run([sys.executable, "-m", "ademx", *command], check=True, capture_output=True)
+    return json.loads((output / "scores.json").read_text())
+
+
 def test_a_killed_run_goes_on_where_it_stopped(weights, tmp_path):
     root, output = tmp_path / "data", tmp_path / "out"
     write_voc(root, train=0, val=12, seed=4)
@@ -453,11 +459,12 @@ def test_a_killed_run_goes_on_where_it_stopped(weights, tmp_path):
     earlier = {path: path.stat().st_mtime_ns for path in done.glob("*.png")}
     assert 2 <= len(earlier) < 12
 
-    scores = evaluate(weights, root, output, *options, "--resume")
+    # In processes of their own, as the killed one: with as many threads, and so to the bit.
+    scores = _completed([*command, "--resume"], output)
 
     assert {path: path.stat().st_mtime_ns for path in earlier} == earlier
     assert len(list(done.glob("*.png"))) == 12
-    whole = evaluate(weights, root, tmp_path / "whole", *options)
+    whole = _completed([*command, "--output", str(tmp_path / "whole")], tmp_path / "whole")
     assert scores["confusion"] == whole["confusion"]
     assert scores["class_iou"] == whole["class_iou"]
     assert scores["mean_iou"] == whole["mean_iou"]
