@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from iters.resample import KERNELS
+from iters.transforms import Size, interpolation
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     # What a part adds to a tile's scores: row weights (height, K) times maps (C, K, width), which
     # have their final columns. K, the grid rows that the tile sees, is few: matrices are banded.
     _Term = tuple[NDArray[np.float32], NDArray[np.float32]]
-
-Size = tuple[int, int]  # height, width
 
 # A tile of scores and the best so far stay in a core's second-level cache (64 KiB each).
 _TILE_HEIGHT = 32
@@ -133,11 +134,7 @@ def interpolation_filter(size_from: Size, size_to: Size) -> str:
 
     Source: ademxapp:util/util.py, get_interp_method.
     """
-    if size_to[0] < size_from[0] and size_to[1] < size_from[1]:
-        return "lanczos"
-    if size_to[0] > size_from[0] and size_to[1] > size_from[1]:
-        return "bicubic"
-    return "bilinear"
+    return interpolation(size_from, size_to).name.lower()
 
 
 def resampling_matrix(size_in: int, size_out: int, filter_name: str) -> NDArray[np.float64]:
@@ -178,28 +175,8 @@ def resampling_matrix(size_in: int, size_out: int, filter_name: str) -> NDArray[
     return matrix
 
 
-def _bilinear(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.maximum(1 - np.abs(x), 0)
-
-
-def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return Keys' cubic convolution kernel with a = -0.5."""
-    x = np.abs(x)
-    near = (1.5 * x - 2.5) * x**2 + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return np.where(x < 1, near, np.where(x < 2, far, 0))
-
-
-def _lanczos(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
-
-
-# Kernel and its radius in pixels of the coarser line.
-_FILTERS: dict[str, tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], int]] = {
-    "bilinear": (_bilinear, 1),
-    "bicubic": (_bicubic, 2),
-    "lanczos": (_lanczos, 3),
-}
+# Kernel and its radius in pixels of the coarser line, by the filter's name.
+_FILTERS = {resample.name.lower(): kernel for resample, kernel in KERNELS.items()}
 
 
 @lru_cache(maxsize=16)

@@ -55,7 +55,7 @@ def _lanczos(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 # A kernel, and how far it reaches from its centre.
-_KERNELS: dict[Image.Resampling, tuple[Callable[..., NDArray[np.float64]], int]] = {
+KERNELS: dict[Image.Resampling, tuple[Callable[..., NDArray[np.float64]], int]] = {
     Image.Resampling.BILINEAR: (_triangle, 1),
     Image.Resampling.BICUBIC: (_cubic, 2),
     Image.Resampling.LANCZOS: (_lanczos, 3),
@@ -205,7 +205,7 @@ def _weights(
 
     Source: Pillow, src/libImaging/Resample.c, precompute_coeffs and normalize_coeffs_8bpc.
     """
-    kernel, reach = _KERNELS[resample]
+    kernel, reach = KERNELS[resample]
     scale = length / new_length
     stretch = max(scale, 1.0)
     support = reach * stretch

@@ -57,20 +57,11 @@ def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
             required=True,
             help="File of weights; several average their probabilities.",
         ),
-        click.option(
-            "--data-root",
-            type=click.Path(exists=True, file_okay=False, path_type=Path),
-            required=True,
-            help="Folder of the dataset.",
-        ),
+        shared.data_root,
         click.option("--split", default="val", show_default=True, help='"test" has no labels.'),
-        click.option(
-            "--list-file",
-            type=shared.EXISTING_FILE,
-            help="The samples, paths relative to the data root.",
-        ),
+        shared.list_file,
         click.option("--model", help="Label of the weights.  [default: from their file name]"),
-        click.option("--dataset", help="Name of the dataset.  [default: from the label]"),
+        shared.dataset,
         click.option(
             "--output",
             type=shared.ANY_PATH,

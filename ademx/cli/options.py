@@ -18,6 +18,18 @@ EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)
 
 
+data_root = click.option(
+    "--data-root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of the dataset.",
+)
+list_file = click.option(
+    "--list-file", type=EXISTING_FILE, help="The samples, paths relative to the data root."
+)
+dataset = click.option("--dataset", help="Name of the dataset.  [default: from the label]")
+
+
 class _Integers(click.ParamType):
     """Whole numbers separated by commas, as a tuple; an empty text is an empty tuple."""
 

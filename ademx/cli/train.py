@@ -63,19 +63,10 @@ def _data_options() -> list[Callable[..., Any]]:
     return [
         click.option("--model", help="Label of the network.  [default: the weights']"),
         click.option("--weights", type=shared.EXISTING_FILE, help=".params file to start from."),
-        click.option(
-            "--data-root",
-            type=click.Path(exists=True, file_okay=False, path_type=Path),
-            required=True,
-            help="Folder of the dataset.",
-        ),
+        shared.data_root,
         click.option("--split", default="train", show_default=True, help="Part of the dataset."),
-        click.option(
-            "--list-file",
-            type=shared.EXISTING_FILE,
-            help="The samples, paths relative to the data root.",
-        ),
-        click.option("--dataset", help="Name of the dataset.  [default: from the label]"),
+        shared.list_file,
+        shared.dataset,
         click.option(
             "--output",
             type=shared.ANY_PATH,
