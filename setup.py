@@ -25,6 +25,8 @@ GPU = [
 TORCH = ["torch>=2.0", "safetensors>=0.4"]
 PLOT = ["matplotlib>=3.5"]
 ONNX = ["onnx>=1.14", "onnxruntime>=1.15"]
+CRF = ["pydensecrf2>=1.1"]  # compiled when it is installed: needs g++
+DATA = ["scipy>=1.7", "pycocotools>=2.0.6"]  # MATLAB files, COCO's annotations
 
 setup(
     name="ademx",
@@ -32,9 +34,15 @@ setup(
     description="The Wider or Deeper networks (ResNet-38, arXiv:1611.10080) on MXNet 1.9",
     license="Apache-2.0",
     python_requires=">=3.9,<3.13",
-    packages=["ademx", "ademx.cli", "ademx.convert", "symbols", "iters"],
-    package_data={"iters": ["imagenet_classes.txt"]},
-    install_requires=["numpy>=1.23,<2", "pillow>=9.1", "click>=8.1", "tqdm>=4.60"],
+    packages=["ademx", "ademx.cli", "ademx.convert", "ademx.data", "symbols", "iters"],
+    package_data={"ademx": ["report_page/*"], "iters": ["imagenet_classes.txt"]},
+    install_requires=[
+        "numpy>=1.23,<2",
+        "pillow>=9.1",
+        "click>=8.1",
+        "tqdm>=4.60",
+        "pyyaml>=5.4",
+    ],
     extras_require={
         "cpu": CPU,
         "gpu": GPU,
@@ -42,10 +50,13 @@ setup(
         "plot": PLOT,
         "tensorboard": ["tensorboardX>=2.6"],
         "onnx": ONNX,
+        "crf": CRF,
+        "data": DATA,
         "test": [
             *CPU,
             *PLOT,
             *ONNX,
+            *DATA,
             # One torch release, the one that the test suite was written against.
             "torch==2.13.0; python_version >= '3.10'",
             "torch>=2.0; python_version < '3.10'",
@@ -55,9 +66,11 @@ setup(
             "mypy==2.4.1; python_version >= '3.10'",
             "mypy; python_version < '3.10'",
             "opencv-python>=4.7,<4.12",  # 4.12 asks for numpy 2
+            "playwright>=1.40",  # reports are tested in Chromium
             "pytest>=7.4",
             "ruff==0.17.5",
             "safetensors>=0.4",
+            "types-PyYAML",
         ],
     },
     entry_points={"console_scripts": ["ademx=ademx.cli:main"]},
