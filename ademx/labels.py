@@ -16,6 +16,9 @@ TASKS = {
     "coco": "segmentation",
 }
 
+# A dataset of one's own that a YAML file describes; with "-cls" at the end for classification.
+_OWN = re.compile(r"own-[a-z0-9-]+")
+
 _FORM = "<dataset>_<rna|rn>-<variant>_cls<classes>[_s<stride>][_<tag>…]"
 _EXAMPLE = "cityscapes_rna-a1_cls19_s8"
 _SUFFIXES = (".params", ".pth", ".safetensors", ".onnx", ".json")
@@ -30,7 +33,7 @@ class Label:
     """A parsed model label.
 
     Attributes:
-        dataset: key of :data:`TASKS`.
+        dataset: key of :data:`TASKS`, or "own-…" for a dataset that a YAML file describes.
         family: "rna" or "rn".
         variant: "a1", "50", or a block spec such as "224-0-3-3-6-3-1-1".
         num_classes: classes that the network tells apart.
@@ -50,7 +53,8 @@ class Label:
     @property
     def task(self) -> str:
         """Either "classification" or "segmentation"."""
-        return TASKS[self.dataset]
+        own_task = "classification" if self.dataset.endswith("-cls") else "segmentation"
+        return TASKS.get(self.dataset, own_task)
 
     @property
     def network(self) -> str:
@@ -81,8 +85,11 @@ def parse_label(text: str | os.PathLike[str]) -> Label:
     if len(fields) < 3 or "" in fields:
         raise ValueError(f"label {text!r}: expected {_FORM}, such as {_EXAMPLE}")
     dataset, network, classes, *rest = fields
-    if dataset not in TASKS:
-        raise ValueError(f"label {text!r}: unknown dataset {dataset!r}: one of {', '.join(TASKS)}")
+    if dataset not in TASKS and not _OWN.fullmatch(dataset):
+        raise ValueError(
+            f"label {text!r}: unknown dataset {dataset!r}: one of {', '.join(TASKS)}; for your "
+            "own own-<name>, own-<name>-cls for classification"
+        )
     family, variant = _match(_NETWORK, network, text, "network", "rna-a1 or rn-50")
     (num_classes,) = _match(_CLASSES, classes, text, "classes", "cls21")
     stride = _STRIDE.fullmatch(rest[0]) if rest else None

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ademx.convert import split
 from ademx.convert.files import read_weights
-from ademx.evaluation import default_test_scale, predictor_class
+from ademx.evaluation import default_test_scale, find_dataset, predictor_class
 from ademx.files import replacing, write_json
 from ademx.labels import Label, parse_label
 from ademx.legend import LegendRow, draw_classes
@@ -24,8 +24,8 @@ from ademx.onnx_predictor import OnnxPredictor, default_onnx_devices
 from ademx.pictures import colourise
 from ademx.predictor import Devices, default_devices
 from ademx.scoremaps import ScoreResizer, best_class
-from iters import transforms
-from iters.datasets import DATASETS, Dataset, encode_label, get_dataset
+from iters import palettes, transforms
+from iters.datasets import Dataset, encode_label, get_dataset
 from iters.shown import SUFFIXES, load_as_shown
 from symbols.levels import get_network, native_stride
 
@@ -44,6 +44,8 @@ class PredictionOptions:
         backend: one of :data:`BACKENDS`; None: onnx for an `.onnx` file, else the first of them
             that is installed.
         label: of the weights, where neither the file's name nor its metadata says it.
+        dataset: name of the dataset whose classes the network tells apart, or path of the YAML
+            file that describes it, where it is not the label's.
         test_scales: lengths of the shorter (classification) or longer (segmentation) side that
             an image is resized to, pixels; the probabilities of several are averaged. None: that
             of `ademx evaluate`, or what a file with a fixed input takes.
@@ -57,6 +59,7 @@ class PredictionOptions:
     output: Path
     backend: str | None = None
     label: str | None = None
+    dataset: str | None = None
     test_scales: tuple[int, ...] | None = None
     test_flipping: bool = False
     pool: str = "pad"
@@ -168,29 +171,17 @@ class _Network:
 
     Attributes:
         label: which one it is.
+        dataset: names, colours and label ids of the classes.
         run: (N, 3, H, W) float32, batch=… -> probabilities, as the predictors do.
         input_size: height and width of its input, pixels; None: any.
         source: the file.
     """
 
     label: Label
+    dataset: Dataset
     run: Callable[..., np.ndarray]
     input_size: tuple[int, int] | None
     source: Path
-
-    @property
-    def dataset(self) -> Dataset:
-        """Names, colours and label ids of the classes; plain numbers for a new set of classes."""
-        dataset = get_dataset(self.label.dataset)
-        if dataset.num_classes == self.label.num_classes:
-            return dataset
-        return dataclasses.replace(
-            dataset,
-            num_classes=self.label.num_classes,
-            class_names=(),
-            stored_ids=None,
-            palette=dataset.palette and DATASETS["voc"].palette,
-        )
 
     def prepared(self, image: np.ndarray) -> np.ndarray:
         """Return an (H, W, 3) uint8 image as (3, H, W) float32, normalised."""
@@ -279,7 +270,7 @@ class _Segmenter:
             return self._options.test_scales
         size = self._network.input_size
         if size is None:
-            return (default_test_scale(self._network.label),)
+            return (self._network.dataset.origin_size,)
         rate = min(size[0] / pixels.shape[0], size[1] / pixels.shape[1])
         return (max(1, int(rate * max(pixels.shape[:2]) + 1e-6)),)
 
@@ -368,9 +359,11 @@ def _open_network(options: PredictionOptions) -> _Network:
     if backend == "onnx" and path.suffix == ".onnx":
         as_it_stands = OnnxPredictor.from_onnx(path, devices=devices)
         label = parse_label(options.label or as_it_stands.metadata["label"])
-        return _Network(label, as_it_stands, as_it_stands.input_size, path)
+        dataset = _dataset(label, options.dataset)
+        return _Network(label, dataset, as_it_stands, as_it_stands.input_size, path)
     arg_params, aux_params, metadata = _read(path, options.label)
     label = parse_label(options.label or metadata.get("label") or path)
+    dataset = _dataset(label, options.dataset)
     predictor = (OnnxPredictor if backend == "onnx" else predictor_class(backend))(
         label,
         arg_params,
@@ -379,7 +372,27 @@ def _open_network(options: PredictionOptions) -> _Network:
         devices=devices,
         pool=metadata.get("pool", options.pool),
     )
-    return _Network(label, predictor, None, path)
+    return _Network(label, dataset, predictor, None, path)
+
+
+def _dataset(label: Label, name: str | None) -> Dataset:
+    """Return names, colours and label ids of the classes; plain numbers for a new set of classes.
+
+    Raises:
+        ValueError: there is no dataset of this name, or it does not fit the label.
+    """
+    if name:
+        return find_dataset(label, name)
+    dataset = get_dataset(label.dataset)
+    if dataset.num_classes == label.num_classes:
+        return dataset
+    return dataclasses.replace(
+        dataset,
+        num_classes=label.num_classes,
+        class_names=(),
+        stored_ids=None,
+        palette=dataset.palette and palettes.VOC,
+    )
 
 
 def _default_devices(backend: str) -> Devices:

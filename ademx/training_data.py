@@ -7,13 +7,9 @@ from typing import Any
 from ademx.trainer import Workers
 from ademx.training_options import SegmentationTrainOptions, TrainOptions
 from iters import transforms
-from iters.datasets import Dataset
+from iters.datasets import DATASETS, Dataset
 from iters.lists import Sample, find_samples
 from symbols.levels import get_network, native_stride
-
-# Longer sides at scale 1, pixels, as in testing.
-_ORIGIN_SIZES = {"cityscapes": 2048}
-_OTHER_ORIGIN_SIZE = 500
 
 
 def find_labelled_samples(options: TrainOptions, dataset: Dataset) -> list[Sample]:
@@ -23,9 +19,7 @@ def find_labelled_samples(options: TrainOptions, dataset: Dataset) -> list[Sampl
         ValueError: they have no labels, or labels that the network has no class for.
         FileNotFoundError: the split is not there.
     """
-    samples = find_samples(
-        dataset.name, options.data_root, options.split, list_file=options.list_file
-    )
+    samples = find_samples(dataset, options.data_root, options.split, list_file=options.list_file)
     if samples[0].label is None:
         raise ValueError(f"--split {options.split}: has no labels to train on")
     if options.task == "classification":
@@ -56,13 +50,13 @@ def make_iterator(
         kind = iterators.SegmentationIter
         augmentation = SegmentationAugmentation(
             options.crop_size,
-            origin_size=options.origin_size or _ORIGIN_SIZES.get(dataset.name, _OTHER_ORIGIN_SIZE),
+            origin_size=options.origin_size or dataset.origin_size,
             scale_range=options.scale_rate_range,
             stride=min(
                 label.output_stride, native_stride(get_network(label.family, label.variant))
             ),
             max_shape=_max_shape(options, dataset),
-            dataset_name=dataset.name,
+            dataset=dataset,
             **common,
         )
     else:
@@ -83,10 +77,9 @@ def make_iterator(
     )
 
 
-def _max_shape(options: TrainOptions, dataset: Dataset) -> tuple[int, int]:
+def _max_shape(options: TrainOptions, dataset: Dataset) -> tuple[int, int] | None:
     """Return height and width of the largest images; with COCO's among them, VOC's are COCO's."""
-    if dataset.name == "voc" and options.split == "train++":  # Release: its name for VOC + COCO
-        return 640, 640
-    if dataset.max_shape is None:
-        raise ValueError(f"{dataset.name}: the size of its largest image is not known")
+    # Release: "train++" is its name for VOC, SBD and COCO.
+    if dataset.name in ("voc", "voc-sbd") and options.split == "train++":
+        return DATASETS["coco"].max_shape
     return dataset.max_shape

@@ -40,7 +40,8 @@ class TrainOptions:
         model: label of the network; the weights' by default.
         weights: a `.params` file to start from; None draws all values. One of the same label is
             gone on from: its epoch is `from_epoch`.
-        dataset: name of the dataset, where it is not the label's.
+        dataset: name of the dataset, or path of the YAML file that describes it, where it is not
+            the label's.
         split: such as "train".
         list_file: a list of the samples, in place of the dataset's layout.
         batch_images: images of an update, over all devices of a worker.
@@ -213,7 +214,10 @@ class TrainOptions:
         """
         dataset = get_dataset(self.dataset or self.label.dataset)
         classes = self.label.num_classes
-        fits = self.task == "classification" or dataset.num_classes == classes
+        # A list of one's own may have fewer classes than ILSVRC; a YAML file says how many.
+        fits = dataset.num_classes == classes or (
+            self.task == "classification" and not dataset.lists
+        )
         if dataset.task != self.task or not fits:
             raise ValueError(
                 f"{self.label} has {classes} classes for {self.task}; {dataset.name} has "
@@ -234,6 +238,7 @@ class TrainOptions:
         return {
             "label": str(self.label),
             **decided,
+            "dataset": self.dataset and self.find_dataset().settings,
             "from_epoch": self.first_epoch,
             "weights_md5": md5(self.weights) if self.weights else None,
             "samples_md5": hashlib.md5(names.encode(errors="surrogateescape")).hexdigest(),
@@ -252,8 +257,8 @@ class SegmentationTrainOptions(TrainOptions):
     """How to train a segmentation network; defaults are those of the Cityscapes recipe.
 
     Attributes:
-        origin_size: length of an image's longer side at scale 1, pixels; by default 2048 for
-            Cityscapes and 500 for the others, as in testing.
+        origin_size: length of an image's longer side at scale 1, pixels; by default the
+            dataset's: 2048 for Cityscapes and 500 for the others.
         scale_rate_range: smallest and largest scale.
         loss: "ohem" or "softmax".
         head: "2conv" or "1conv".

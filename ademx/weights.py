@@ -373,9 +373,9 @@ def guess_model(shapes: Mapping[str, Shape]) -> Guess | None:
         num_classes=num_classes,
         task=task,
         datasets=tuple(
-            row.name
-            for row in DATASETS.values()
-            if row.task == task and row.num_classes == num_classes
+            name
+            for name, of in TASKS.items()
+            if of == task and DATASETS[name].num_classes == num_classes
         ),
         width=find_width(fitting[0], shapes),
         head=find_head(shapes),

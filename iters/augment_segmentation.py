@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from iters.datasets import VOID, decode_label, get_dataset
+from iters.datasets import VOID, Dataset, decode_label
 from iters.decode import Box, decode_image, decode_stored_ids, image_size
 from iters.transforms import BrokenImage, normalize, resize
 
@@ -65,9 +65,10 @@ class SegmentationAugmentation:
         origin_size: length of the longer side at scale 1, pixels.
         scale_range: smallest and largest scale.
         stride: the network's output stride, pixels.
-        max_shape: height of the dataset's tallest and width of its widest image, pixels.
+        max_shape: height of the dataset's tallest and width of its widest image, pixels; None:
+            any.
         normalization: of the network's input.
-        dataset_name: key of :data:`iters.datasets.DATASETS`: how labels are stored.
+        dataset: how labels are stored.
         choose_interp_method: see `iters.transforms.interpolation`.
     """
 
@@ -75,9 +76,9 @@ class SegmentationAugmentation:
     origin_size: int
     scale_range: tuple[float, float]
     stride: int
-    max_shape: Size
+    max_shape: Size | None
     normalization: Normalization
-    dataset_name: str
+    dataset: Dataset
     choose_interp_method: bool = True
 
     @property
@@ -154,7 +155,7 @@ class SegmentationAugmentation:
         else:
             image = np.asarray(decode_image(encoded_image, window.box))
             stored = decode_stored_ids(encoded_label, window.box)
-            classes = decode_label(get_dataset(self.dataset_name), stored)
+            classes = decode_label(self.dataset, stored)
         self._write(image, classes, window, draws, out=out, out_label=out_label)
 
     def augment_pair(
@@ -237,6 +238,8 @@ class SegmentationAugmentation:
         return colour.astype(np.uint8)
 
     def _check_fits(self, size: Size) -> None:
+        if self.max_shape is None:
+            return
         smallest = max(1, self.target_range[0])
         limit = max(self.sample_size * max(self.max_shape) // smallest, *self.max_shape)
         if max(size) > limit:

@@ -1,24 +1,27 @@
-"""The datasets: classes, colours and the numbers that their label files store.
+"""The datasets: classes, colours, splits and the numbers that their label files store.
 
 A *class id* is what the network predicts, 0 to `num_classes` - 1. A *stored id* is the number in
-a label file. They differ in three datasets, and `decode_label` and `encode_label` are the only
+a label file. They differ in several datasets, and `decode_label` and `encode_label` are the only
 places that know how.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iters import class_names, palettes
+from iters.palettes import Colour
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VOID = 255  # class id of a pixel that has no class, in every dataset
-
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Dataset:
     """What testing and training need to know of a dataset.
 
     Attributes:
-        name: key in :data:`DATASETS`, and first field of a model label.
+        name: key in :data:`DATASETS`, or what a YAML file says.
         task: "classification" or "segmentation".
         num_classes: classes that a network tells apart, the background among them.
         class_names: a name for each class id; empty where the project needs none.
@@ -35,10 +38,15 @@ class Dataset:
         void_id: the stored id that a pixel without a class is written as.
         canvas: "square" (side: the test scale) or "image" (the image's own sides), each rounded
             up to the stride.
-        max_shape: height of the tallest and width of the widest image, pixels.
+        max_shape: height of the tallest and width of the widest image, pixels; None: any.
+        origin_size: length of an image's longer side at scale 1 of the training and in the
+            published tests, pixels.
         absent_classes: what the official tool does with a class that is neither in the labels
             nor predicted: "skip" leaves it out of a mean, "zero" counts 0. Context and COCO have
             no such tool and follow VOC's.
+        splits: number of images of each split; None where no number is published.
+        layout: the folders and files of the official distribution, relative to the root.
+        lists: the list file of each split, of a dataset that a YAML file describes.
     """
 
     name: str
@@ -50,188 +58,205 @@ class Dataset:
     void_id: int = VOID
     canvas: str = "square"
     max_shape: tuple[int, int] | None = None
+    origin_size: int = 500
     absent_classes: str = "skip"
+    splits: Mapping[str, int | None] = field(default_factory=dict)
+    layout: tuple[str, ...] = ()
+    lists: Mapping[str, Path] = field(default_factory=dict)
 
+    @property
+    def settings(self) -> str | dict[str, Any]:
+        """What run settings keep: the name, and what decides results if a YAML file says it."""
+        if not self.lists:
+            return self.name
+        return {
+            "name": self.name,
+            "classes": self.class_names,
+            "stored_ids": self.stored_ids,
+            "void": self.void_id,
+        }
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(" ".join(name.split()) for name in text.split(","))
-
-
-def _voc_colours() -> tuple[Colour, ...]:
-    """Return VOC's 256 colours.
-
-    Bits 0, 3 and 6 of an id are red's three highest, highest first; bits 1, 4 and 7 green's;
-    bits 2 and 5 blue's two highest.
-    """
-
-    def channel(index: int, first_bit: int) -> int:
-        return sum((index >> (first_bit + 3 * place) & 1) << (7 - place) for place in range(3))
-
-    return tuple((channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(256))
-
-
-# The release colours ADE20K, Context and COCO with this map too.
-_VOC_COLOURS = _voc_colours()
-
-_VOC_CLASSES = _names(
-    """background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow,
-    diningtable, dog, horse, motorbike, person, pottedplant, sheep, sofa, train, tvmonitor"""
-)
-
-_CITYSCAPES_CLASSES = _names(
-    """road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation,
-    terrain, sky, person, rider, car, truck, bus, train, motorcycle, bicycle"""
-)
 
 # Label id of each train id; the other label ids are void.
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33)
-
-# Colours of label ids 0 to 33, the void ones among them.
-_CITYSCAPES_COLOURS: tuple[Colour, ...] = (
-    *((0, 0, 0),) * 5,  # unlabeled, ego vehicle, rectification border, out of roi, static
-    (111, 74, 0),  # dynamic
-    (81, 0, 81),  # ground
-    (128, 64, 128),  # road
-    (244, 35, 232),  # sidewalk
-    (250, 170, 160),  # parking
-    (230, 150, 140),  # rail track
-    (70, 70, 70),  # building
-    (102, 102, 156),  # wall
-    (190, 153, 153),  # fence
-    (180, 165, 180),  # guard rail
-    (150, 100, 100),  # bridge
-    (150, 120, 90),  # tunnel
-    (153, 153, 153),  # pole
-    (153, 153, 153),  # polegroup
-    (250, 170, 30),  # traffic light
-    (220, 220, 0),  # traffic sign
-    (107, 142, 35),  # vegetation
-    (152, 251, 152),  # terrain
-    (70, 130, 180),  # sky
-    (220, 20, 60),  # person
-    (255, 0, 0),  # rider
-    (0, 0, 142),  # car
-    (0, 0, 70),  # truck
-    (0, 60, 100),  # bus
-    (0, 0, 90),  # caravan
-    (0, 0, 110),  # trailer
-    (0, 80, 100),  # train
-    (0, 0, 230),  # motorcycle
-    (119, 11, 32),  # bicycle
-)
-
-# SceneParsing's classes, each by the first of its names.
-_ADE20K_CLASSES = _names(
-    """wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet,
-    sidewalk, person, earth, door, table, mountain, plant, curtain, chair, car, water, painting,
-    sofa, shelf, house, sea, mirror, rug, field, armchair, seat, fence, desk, rock, wardrobe,
-    lamp, bathtub, railing, cushion, base, box, column, signboard, chest of drawers, counter,
-    sand, sink, skyscraper, fireplace, refrigerator, grandstand, path, stairs, runway, case,
-    pool table, pillow, screen door, stairway, river, bridge, bookcase, blind, coffee table,
-    toilet, flower, book, hill, bench, countertop, stove, palm, kitchen island, computer,
-    swivel chair, boat, bar, arcade machine, hovel, bus, towel, light, truck, tower, chandelier,
-    awning, streetlight, booth, television receiver, airplane, dirt track, apparel, pole, land,
-    bannister, escalator, ottoman, bottle, buffet, poster, stage, van, ship, fountain,
-    conveyer belt, canopy, washer, plaything, swimming pool, stool, barrel, basket, waterfall,
-    tent, bag, minibike, cradle, oven, ball, food, step, tank, trade name, microwave, pot,
-    animal, bicycle, lake, dishwasher, screen, blanket, sculpture, hood, sconce, vase,
-    traffic light, tray, ashcan, fan, pier, crt screen, plate, monitor, bulletin board, shower,
-    radiator, glass, clock, flag"""
-)
-
-# The order of the dataset's own list of 59: VOC's classes first.
-_CONTEXT_CLASSES = _names(
-    """background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, table, dog,
-    horse, motorbike, person, pottedplant, sheep, sofa, train, tvmonitor, bag, bed, bench, book,
-    building, cabinet, ceiling, cloth, computer, cup, door, fence, floor, flower, food, grass,
-    ground, keyboard, light, mountain, mouse, curtain, platform, sign, plate, road, rock,
-    shelves, sidewalk, sky, snow, bedclothes, track, tree, truck, wall, water, window, wood"""
-)
-
-_COCO_CLASSES = _names(
-    """background, person, bicycle, car, motorcycle, airplane, bus, train, truck, boat,
-    traffic light, fire hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep,
-    cow, elephant, bear, zebra, giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee,
-    skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard,
-    tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich,
-    orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed,
-    dining table, toilet, tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven,
-    toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear, hair drier,
-    toothbrush"""
-)
 
 # Category ids run to 90 with ten gaps; 0 is the background.
 _COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 _COCO_IDS = tuple(number for number in range(91) if number not in _COCO_GAPS)
 
-
-def _imagenet_classes() -> tuple[str, ...]:
-    """Return the first name of each synset, in sorted order of their numbers; two occur twice."""
-    text = Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="utf-8")
-    return tuple(text.splitlines())
-
-
-DATASETS: dict[str, Dataset] = {
-    "ilsvrc-cls": Dataset("ilsvrc-cls", "classification", 1000, class_names=_imagenet_classes()),
-    "places": Dataset("places", "classification", 365),
-    "voc": Dataset(
-        "voc",
-        "segmentation",
-        21,
-        class_names=_VOC_CLASSES,
-        palette=_VOC_COLOURS,
-        max_shape=(500, 500),
+_VOC = Dataset(
+    "voc",
+    "segmentation",
+    21,
+    class_names=class_names.VOC,
+    palette=palettes.VOC,
+    max_shape=(500, 500),
+    splits={"train": 1464, "val": 1449, "trainval": 2913, "test": 1456},
+    layout=(
+        "VOCdevkit/VOC2012/JPEGImages/*.jpg",
+        "VOCdevkit/VOC2012/SegmentationClass/*.png",
+        "VOCdevkit/VOC2012/ImageSets/Segmentation/{train,val,trainval,test}.txt",
     ),
-    "cityscapes": Dataset(
-        "cityscapes",
-        "segmentation",
-        19,
-        class_names=_CITYSCAPES_CLASSES,
-        palette=_CITYSCAPES_COLOURS,
-        stored_ids=_CITYSCAPES_IDS,
-        void_id=0,
-        canvas="image",
-        max_shape=(1024, 2048),
+)
+
+_CITYSCAPES = Dataset(
+    "cityscapes",
+    "segmentation",
+    19,
+    class_names=class_names.CITYSCAPES,
+    palette=palettes.CITYSCAPES,
+    stored_ids=_CITYSCAPES_IDS,
+    void_id=0,
+    canvas="image",
+    max_shape=(1024, 2048),
+    origin_size=2048,
+    splits={"train": 2975, "val": 500, "test": 1525},
+    layout=(
+        "leftImg8bit/{train,val,test}/<city>/*_leftImg8bit.png",
+        "gtFine/{train,val}/<city>/*_gtFine_labelIds.png",
+    ),
+)
+
+_CONTEXT = Dataset(
+    "pascal-context",
+    "segmentation",
+    60,
+    class_names=class_names.CONTEXT,
+    palette=palettes.VOC,
+    max_shape=(500, 500),
+    splits={"train": 4998, "val": 5105},
+    layout=(
+        "VOCdevkit/VOC2010/JPEGImages/*.jpg",
+        "VOCdevkit/VOC2010/ImageSets/Main/{train,val}.txt",
+        "trainval/*.mat (the labels of 459 classes)",
+    ),
+)
+
+_COCO = Dataset(
+    "coco",
+    "segmentation",
+    81,
+    class_names=class_names.COCO,
+    palette=palettes.VOC,
+    stored_ids=_COCO_IDS,
+    max_shape=(640, 640),
+    splits={"train2014": 82783, "val2014": 40504, "train2017": 118287, "val2017": 5000},
+    layout=(
+        "{train2017,val2017}/*.jpg",
+        "annotations/instances_{train2017,val2017}.json (or 2014)",
+    ),
+)
+
+# Model labels begin with a name of these, but for the variants: voc-sbd, coco20,
+# cityscapes-coarse and pascal-context-59 are chosen by `--dataset`.
+DATASETS: dict[str, Dataset] = {
+    "ilsvrc-cls": Dataset(
+        "ilsvrc-cls",
+        "classification",
+        1000,
+        class_names=class_names.IMAGENET,
+        splits={"train": 1281167, "val": 50000, "test": 100000},
+        layout=(
+            "train/<synset>/*.JPEG",
+            "val/<synset>/*.JPEG, or val/*.JPEG with one of the next two",
+            "ILSVRC2012_devkit_t12/data/ (meta.mat, ILSVRC2012_validation_ground_truth.txt)",
+            "ILSVRC/Data/CLS-LOC/{train,val,test}/, LOC_val_solution.csv (Kaggle)",
+        ),
+    ),
+    "places": Dataset(
+        "places",
+        "classification",
+        365,
+        splits={"train": 1803460, "val": 36500, "test": 328500},
+        layout=(
+            "data_256/<letter>/<class>/*.jpg, places365_train_standard.txt",
+            "val_256/*.jpg, places365_val.txt",
+        ),
+    ),
+    "voc": _VOC,
+    "voc-sbd": dataclasses.replace(
+        _VOC,
+        name="voc-sbd",
+        # Release: "train+" is VOC's train and all of SBD but the images of VOC's val.
+        splits={"train+": 10582, "val": 1449},
+        layout=(
+            *_VOC.layout,
+            "benchmark_RELEASE/dataset/cls/*.mat",
+            "benchmark_RELEASE/dataset/{train,val}.txt",
+        ),
+    ),
+    "coco": _COCO,
+    # COCO's images with the labels of VOC's classes, which networks learn from before VOC.
+    "coco20": dataclasses.replace(
+        _VOC,
+        name="coco20",
+        max_shape=_COCO.max_shape,
+        splits=dict.fromkeys(_COCO.splits),
+        layout=_COCO.layout,
+    ),
+    "cityscapes": _CITYSCAPES,
+    "cityscapes-coarse": dataclasses.replace(
+        _CITYSCAPES,
+        name="cityscapes-coarse",
+        splits={"train": 2975, "val": 500, "train_extra": 19998},
+        layout=(
+            "leftImg8bit/{train,val,train_extra}/<city>/*_leftImg8bit.png",
+            "gtCoarse/{train,val,train_extra}/<city>/*_gtCoarse_labelIds.png",
+        ),
     ),
     "ade20k": Dataset(
         "ade20k",
         "segmentation",
         150,
-        class_names=_ADE20K_CLASSES,
-        palette=_VOC_COLOURS,
+        class_names=class_names.ADE20K,
+        palette=palettes.VOC,
         stored_ids=tuple(range(1, 151)),
         void_id=0,
         max_shape=(2100, 2100),
         absent_classes="zero",
+        splits={"train": 20210, "val": 2000, "test": None},
+        layout=(
+            "ADEChallengeData2016/images/{training,validation,testing}/*.jpg",
+            "ADEChallengeData2016/annotations/{training,validation}/*.png",
+        ),
     ),
-    "pascal-context": Dataset(
-        "pascal-context",
-        "segmentation",
-        60,
-        class_names=_CONTEXT_CLASSES,
-        palette=_VOC_COLOURS,
-        max_shape=(500, 500),
-    ),
-    "coco": Dataset(
-        "coco",
-        "segmentation",
-        81,
-        class_names=_COCO_CLASSES,
-        palette=_VOC_COLOURS,
-        stored_ids=_COCO_IDS,
-        max_shape=(640, 640),
+    "pascal-context": _CONTEXT,
+    # The same files: what is background there has no class here.
+    "pascal-context-59": dataclasses.replace(
+        _CONTEXT,
+        name="pascal-context-59",
+        num_classes=59,
+        class_names=class_names.CONTEXT[1:],
+        stored_ids=tuple(range(1, 60)),
+        void_id=0,
     ),
 }
 
 
 def get_dataset(name: str) -> Dataset:
-    """Return the dataset of this name.
+    """Return the dataset of this name, or the one that a YAML file describes (own_dataset.py).
+
+    Args:
+        name: key of :data:`DATASETS`, or path of a file whose name ends in .yaml or .yml.
 
     Raises:
-        ValueError: there is none; the message lists the names.
+        ValueError: there is none, the message lists the names; or the file is malformed.
+        FileNotFoundError: there is no such file.
     """
+    if name.endswith((".yaml", ".yml")):
+        from iters.own_dataset import read_dataset
+
+        return read_dataset(name)
+    if name.startswith("own-"):
+        raise ValueError(
+            f"{name}: a dataset of your own: give the YAML file that describes it, "
+            "--dataset FILE.yaml"
+        )
     if name not in DATASETS:
-        raise ValueError(f"unknown dataset {name!r}: expected one of {', '.join(DATASETS)}")
+        raise ValueError(
+            f"unknown dataset {name!r}: expected one of {', '.join(DATASETS)}, or a YAML file "
+            "that describes your own"
+        )
     return DATASETS[name]
 
 
@@ -253,7 +278,7 @@ def decode_label(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
     table[list(ids)] = np.arange(len(ids))
     stored = _integers(stored, "stored ids")
     if stored.dtype != np.uint8:
-        stored = np.where((stored >= 0) & (stored < 256), stored, 255)  # 255 stores no class
+        stored = np.where((stored >= 0) & (stored < 256), stored, dataset.void_id)
     classes: NDArray[np.uint8] = table[stored]
     return classes
 

@@ -6,9 +6,10 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from iters.datasets import get_dataset
+from iters.datasets import Dataset, get_dataset
 from iters.sources import read_record_file
 
 
@@ -41,7 +42,7 @@ _Pairs = list[tuple[Path, "Path | int | None"]]
 
 
 def find_samples(
-    dataset_name: str,
+    dataset: str | Dataset,
     root: str | Path,
     split: str,
     *,
@@ -49,16 +50,17 @@ def find_samples(
 ) -> list[Sample]:
     """Return the samples of a split, in the order of the list or of the file names.
 
-    The first of these that is there decides: `list_file`; the layout in which the dataset is
-    distributed (VOC, Cityscapes, ADE20K); `<root>/<split>.lst`; for classification also
+    The first of these that is there decides: `list_file`; the dataset's own list, of one that a
+    YAML file describes; the layout in which the dataset is distributed (VOC, Cityscapes, ADE20K);
+    `<root>/<dataset>_<split>.lst`, `<root>/<split>.lst`; for classification also
     `<root>/<split>.rec` with its `.idx`, and a folder for each class. The images and labels
     themselves are not looked for here.
 
     Args:
-        dataset_name: key of :data:`iters.datasets.DATASETS`.
+        dataset: a dataset or its name, as :func:`iters.datasets.get_dataset` takes it.
         root: folder of the dataset.
         split: such as "train" or "val". The truth of "test" is not public: its labels are None,
-            whatever the list says.
+            whatever the list says, but for a dataset that a YAML file describes.
         list_file: a list, with paths that are absolute or relative to `root`, or a RecordIO
             file, `.rec`.
 
@@ -67,40 +69,67 @@ def find_samples(
         FileNotFoundError: the root, the list or the split is missing; the message names the paths
             that were looked for.
     """
-    task, root = get_dataset(dataset_name).task, Path(root)
+    dataset = get_dataset(dataset) if isinstance(dataset, str) else dataset
+    root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder: give the root of {dataset_name}")
+        raise FileNotFoundError(f"{root}: no such folder: give the root of {dataset.name}")
     if list_file is not None:
-        samples = _read_samples(Path(list_file), task=task, root=root)
+        samples = _read_samples(Path(list_file), task=dataset.task, root=root)
+    elif dataset.lists:
+        samples = _own_samples(dataset, root, split)
     else:
-        samples = _look_for_samples(dataset_name, root, split)
-    if split == "test":
+        samples = _look_for_samples(dataset, root, split)
+    if split == "test" and not dataset.lists:
         return [dataclasses.replace(sample, label=None) for sample in samples]
     return samples
 
 
-def _look_for_samples(dataset_name: str, root: Path, split: str) -> list[Sample]:
-    task, layout = get_dataset(dataset_name).task, _LAYOUTS.get(dataset_name)
-    found = layout.find(root, split) if layout else []
+def _own_samples(dataset: Dataset, root: Path, split: str) -> list[Sample]:
+    if split not in dataset.lists:
+        raise FileNotFoundError(
+            f"{dataset.name} has no split {split!r}: its file has lists of "
+            f"{', '.join(dataset.lists)}"
+        )
+    return _read_samples(dataset.lists[split], task=dataset.task, root=root)
+
+
+def _look_for_samples(dataset: Dataset, root: Path, split: str) -> list[Sample]:
+    task, layout = dataset.task, _LAYOUTS.get(dataset.name)
+    found = find_official_samples(dataset, root, split)
     if found:
-        return _make_samples(_with_labels(found, split))
-    for suffix in _LIST_SUFFIXES[task]:
-        if (root / f"{split}{suffix}").is_file():
-            return _read_samples(root / f"{split}{suffix}", task=task, root=root)
+        return found
+    for name in _list_names(dataset, split):
+        if (root / name).is_file():
+            return _read_samples(root / name, task=task, root=root)
     pairs = _find_class_folders(root, split) if task == "classification" else []
     if pairs:
         return _make_samples(pairs)
     places = [layout.description] if layout else []
-    places += [f"<split>{suffix}" for suffix in _LIST_SUFFIXES[task]]
+    places += _list_names(dataset, "<split>")
     places += ["<split>/<class>/*.JPEG"] if task == "classification" else []
     raise FileNotFoundError(
-        f"no {split!r} split of {dataset_name} in {root}: looked there for "
+        f"no {split!r} split of {dataset.name} in {root}: looked there for "
         f"{', and for '.join(places).replace('<split>', split)}: "
-        "correct the root or the split, or give a list with --list-file"
+        f"correct the root or the split, make the lists by `ademx data lists {dataset.name} "
+        f"--root {root}`, or give one with --list-file"
     )
 
 
-_LIST_SUFFIXES = {"classification": (".lst", ".rec"), "segmentation": (".lst",)}
+def find_official_samples(dataset: Dataset, root: Path, split: str) -> list[Sample]:
+    """Return the samples of a split in the layout that the dataset is distributed in.
+
+    None where they are not there, or where that layout needs a list (all but VOC, Cityscapes and
+    ADE20K).
+    """
+    layout = _LAYOUTS.get(dataset.name)
+    found = layout.find(root, split) if layout else []
+    return _make_samples(_with_labels(found, split)) if found else []
+
+
+def _list_names(dataset: Dataset, split: str) -> list[str]:
+    """Return the names that a split's list may have in the root."""
+    names = [f"{dataset.name}_{split}.lst", f"{split}.lst"]
+    return [*names, f"{split}.rec"] if dataset.task == "classification" else names
 
 
 def _read_samples(path: Path, *, task: str, root: Path) -> list[Sample]:
@@ -204,8 +233,13 @@ class _Layout:
     find: Callable[[Path, str], _Candidates]
 
 
+def voc_folders(root: Path, year: str = "2012") -> tuple[Path, ...]:
+    """Return where a year's folder of VOC may be: at the root or below."""
+    return root, root / f"VOC{year}", root / "VOCdevkit" / f"VOC{year}"
+
+
 def _find_voc(root: Path, split: str) -> _Candidates:
-    for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
+    for base in voc_folders(root):
         names_file = base / "ImageSets" / "Segmentation" / f"{split}.txt"
         if names_file.is_file():
             # By custom SBD's labels lie in the second folder; VOC's own go first.
@@ -220,10 +254,10 @@ def _find_voc(root: Path, split: str) -> _Candidates:
     return []
 
 
-def _find_cityscapes(root: Path, split: str) -> _Candidates:
-    suffix, label_suffix = "_leftImg8bit.png", "_gtFine_labelIds.png"
+def _find_cityscapes(root: Path, split: str, *, kind: str = "gtFine") -> _Candidates:
+    suffix, label_suffix = "_leftImg8bit.png", f"_{kind}_labelIds.png"
     images = sorted((root / "leftImg8bit" / split).glob(f"*/*{suffix}"))
-    labels = root / "gtFine" / split
+    labels = root / kind / split
     return [
         (image, [labels / image.parent.name / image.name.replace(suffix, label_suffix)])
         for image in images
@@ -290,12 +324,16 @@ def _with_labels(found: _Candidates, split: str) -> _Pairs:
     ]
 
 
+_VOC_LAYOUT = _Layout(
+    "ImageSets/Segmentation/<split>.txt (also in VOC2012/ and VOCdevkit/VOC2012/)", _find_voc
+)
 _LAYOUTS = {
-    "voc": _Layout(
-        "ImageSets/Segmentation/<split>.txt (also in VOC2012/ and VOCdevkit/VOC2012/)",
-        _find_voc,
-    ),
+    "voc": _VOC_LAYOUT,
+    "voc-sbd": _VOC_LAYOUT,
     "cityscapes": _Layout("leftImg8bit/<split>/*/*_leftImg8bit.png", _find_cityscapes),
+    "cityscapes-coarse": _Layout(
+        "leftImg8bit/<split>/*/*_leftImg8bit.png", partial(_find_cityscapes, kind="gtCoarse")
+    ),
     "ade20k": _Layout(
         "images/training/*.jpg, or validation or testing (also in ADEChallengeData2016/)",
         _find_ade20k,

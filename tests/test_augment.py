@@ -17,7 +17,7 @@ from plain_augmentation import plain_classification, plain_normalize, plain_segm
 
 from iters.augment_classification import ClassificationAugmentation, ClassificationDraws, draw_crop
 from iters.augment_segmentation import SegmentationAugmentation, SegmentationDraws
-from iters.datasets import encode_label, get_dataset
+from iters.datasets import DATASETS, encode_label, get_dataset
 from iters.decode import decode_image
 from iters.resample import resize_planar
 from iters.transforms import RN, RNA, BrokenImage
@@ -30,7 +30,7 @@ SEGMENTATION = SegmentationAugmentation(
     stride=8,
     max_shape=(120, 120),
     normalization=RNA,
-    dataset_name="voc",
+    dataset=DATASETS["voc"],
 )
 
 
@@ -399,7 +399,7 @@ def test_outside_the_image_is_void_and_the_mean_colour():
 
 
 def test_a_crop_beside_a_thin_image_is_void():
-    augmentation = SegmentationAugmentation(64, 40, (0.7, 1.3), 8, (120, 120), RNA, "voc")
+    augmentation = SegmentationAugmentation(64, 40, (0.7, 1.3), 8, (120, 120), RNA, DATASETS["voc"])
     data, label = encoded(random_image(1, 120)), encoded(np.zeros((1, 120), np.uint8))
     # Longer side 120 to 28: 8 pixels of the sample are 34, the image is row 17 of the frame.
     out, out_label = np.empty((3, 64, 64), np.float32), np.empty(64, np.float32)
@@ -433,7 +433,7 @@ def test_stored_ids_become_class_ids(name):
     rng = np.random.default_rng(0)
     classes = rng.integers(0, dataset.num_classes, (90, 120), np.uint8)
     classes[rng.random(classes.shape) < 0.2] = 255
-    augmentation = SegmentationAugmentation(64, 120, (0.7, 1.3), 8, (120, 120), RNA, name)
+    augmentation = SegmentationAugmentation(64, 120, (0.7, 1.3), 8, (120, 120), RNA, DATASETS[name])
     image, draws = random_image(90, 120), augmentation.draw(rng, (90, 120))
     out, out_label = np.empty((3, 64, 64), np.float32), np.empty(64, np.uint8)
     stored = encoded(encode_label(dataset, classes))
@@ -444,7 +444,9 @@ def test_stored_ids_become_class_ids(name):
 
 
 def test_sample_size_is_rounded_up_to_the_stride():
-    augmentation = SegmentationAugmentation(500, 2048, (0.7, 1.3), 8, (1024, 2048), RNA, "voc")
+    augmentation = SegmentationAugmentation(
+        500, 2048, (0.7, 1.3), 8, (1024, 2048), RNA, DATASETS["voc"]
+    )
     assert augmentation.sample_size == 504
 
 

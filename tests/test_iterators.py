@@ -16,6 +16,7 @@ from test_workers import FakeAugmentation, nothing_left, worker_processes  # noq
 from ademx.compat import import_mxnet
 from iters.augment_classification import ClassificationAugmentation
 from iters.augment_segmentation import SegmentationAugmentation
+from iters.datasets import DATASETS
 from iters.iterators import ClassificationIter, SegmentationIter, TooManyBroken
 from iters.lists import Sample, find_samples
 from iters.transforms import RNA
@@ -147,7 +148,9 @@ def test_real_augmentations_are_bit_identical_too(tmp_path, task):
     make, augmentation = ClassificationIter, ClassificationAugmentation(32, RNA)
     if task == "segmentation":
         make = SegmentationIter
-        augmentation = SegmentationAugmentation(30, 90, (0.7, 1.3), 8, (90, 90), RNA, "voc")
+        augmentation = SegmentationAugmentation(
+            30, 90, (0.7, 1.3), 8, (90, 90), RNA, DATASETS["voc"]
+        )
         samples = [replace(s, label=s.image.with_suffix(".png")) for s in samples]
     results = []
     for prefetcher, num_workers in [("process", 0), ("process", 2), ("thread", 3)]:

@@ -43,6 +43,7 @@ def test_released_names_are_understood_and_written_back(file_name):
         ("pascal-context_rna-a1_cls60_s8", Label("pascal-context", "rna", "a1", 60, 8)),
         ("voc_rna-a1_cls21_a_b_c", Label("voc", "rna", "a1", 21, 32, ("a", "b", "c"))),
         ("voc_rna-a1_cls21_ep-12345", Label("voc", "rna", "a1", 21, epoch=12345)),
+        ("own-pets-2_rna-a1_cls3_s8_x", Label("own-pets-2", "rna", "a1", 3, 8, ("x",))),
     ],
 )
 def test_fields_are_read(text, expected):
@@ -69,6 +70,8 @@ def test_of_a_path_only_the_file_counts(path):
         ("places_rna-a1_cls365", "classification"),
         ("voc_rna-a1_cls21", "segmentation"),
         ("coco_rna-a1_cls81", "segmentation"),
+        ("own-pets_rna-a1_cls3_s8", "segmentation"),
+        ("own-pets-cls_rna-a1_cls3", "classification"),
     ],
 )
 def test_the_dataset_decides_the_task(label, task):
@@ -86,7 +89,7 @@ TAGS = st.from_regex(r"x[a-z0-9-]{0,8}", fullmatch=True)
 @given(
     st.builds(
         Label,
-        dataset=st.sampled_from(list(TASKS)),
+        dataset=st.sampled_from(list(TASKS)) | st.from_regex("own-[a-z0-9-]{1,9}", fullmatch=True),
         family=st.sampled_from(["rna", "rn"]),
         variant=st.from_regex(r"[a-z0-9]{1,4}(-[0-9]{1,3}){0,7}", fullmatch=True),
         num_classes=st.integers(1, 20000),
@@ -106,7 +109,15 @@ def test_what_is_written_is_read_back(label):
         ("voc_rna-a1", "label 'voc_rna-a1': expected <dataset>_"),
         ("voc_rna-a1_cls21__s8", "label 'voc_rna-a1_cls21__s8': expected <dataset>_"),
         ("voc_rna-a1_cls21_", "label 'voc_rna-a1_cls21_': expected <dataset>_"),
-        ("mnist_rna-a1_cls10", "unknown dataset 'mnist': one of ilsvrc-cls, places, voc"),
+        (
+            "mnist_rna-a1_cls10",
+            "unknown dataset 'mnist': one of ilsvrc-cls, places, voc.*own-<name>",
+        ),
+        # Variants of a dataset: its networks have its name.
+        ("coco20_rna-a1_cls21", "unknown dataset 'coco20'"),
+        ("pascal-context-59_rna-a1_cls59", "unknown dataset 'pascal-context-59'"),
+        ("own-_rna-a1_cls3", "unknown dataset 'own-'"),
+        ("own-Pets_rna-a1_cls3", "unknown dataset 'own-Pets'"),
         ("voc_vgg-16_cls21", "'vgg-16' is not a field for network, such as rna-a1 or rn-50"),
         ("voc_rna_cls21", "'rna' is not a field for network"),
         ("voc_rna-A1_cls21", "'rna-A1' is not a field for network"),

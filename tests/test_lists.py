@@ -151,6 +151,25 @@ def test_cityscapes_layout(tmp_path):
     assert second.label == tmp_path / label
 
 
+def test_coarse_labels_lie_in_a_folder_of_their_own(tmp_path):
+    make_files(
+        tmp_path,
+        "leftImg8bit/train_extra/ulm/ulm_000000_000019_leftImg8bit.png",
+        "gtCoarse/train_extra/ulm/ulm_000000_000019_gtCoarse_labelIds.png",
+    )
+    (sample,) = find_samples("cityscapes-coarse", tmp_path, "train_extra")
+    label = "gtCoarse/train_extra/ulm/ulm_000000_000019_gtCoarse_labelIds.png"
+    assert sample.label == tmp_path / label
+
+
+def test_a_list_in_the_root_goes_by_the_datasets_name(tmp_path):
+    """Several datasets may share a root: VOC's images have SBD's labels and COCO's classes."""
+    (tmp_path / "coco20_train.lst").write_text("a.jpg\ta.png\n")
+    (tmp_path / "train.lst").write_text("b.jpg\tb.png\n")
+    names = {d: find_samples(d, tmp_path, "train")[0].name for d in ("coco20", "coco", "voc")}
+    assert names == {"coco20": "a", "coco": "b", "voc": "b"}
+
+
 def test_split_list_in_the_root(golden):
     """The golden images come with a list, and with no layout of their dataset."""
     samples = find_samples("ilsvrc-cls", golden / "ilsvrc_val", "val")
@@ -178,10 +197,14 @@ def test_the_test_split_has_no_labels(tmp_path):
     ("dataset", "message"),
     [
         ("voc", r"no 'vall' split of voc in .*ImageSets/Segmentation/vall.txt.*vall.lst.*--list-"),
-        ("cityscapes", "leftImg8bit/vall/.*, and for vall.lst"),
-        ("ade20k", "images/training.*ADEChallengeData2016.*, and for vall.lst"),
-        ("coco", "looked there for vall.lst"),
-        ("ilsvrc-cls", "looked there for vall.lst"),
+        ("cityscapes", "leftImg8bit/vall/.*, and for cityscapes_vall.lst, and for vall.lst"),
+        ("ade20k", "images/training.*ADEChallengeData2016.*, and for ade20k_vall.lst"),
+        ("coco", "looked there for coco_vall.lst, and for vall.lst: .*data lists coco --root"),
+        (
+            "ilsvrc-cls",
+            "for ilsvrc-cls_vall.lst, and for vall.lst, and for vall.rec, and for vall/",
+        ),
+        ("cityscapes-coarse", "leftImg8bit/vall/.*, and for cityscapes-coarse_vall.lst"),
     ],
 )
 def test_what_is_missing_is_named(tmp_path, dataset, message):

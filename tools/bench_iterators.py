@@ -135,18 +135,24 @@ def measure_torch_loader(repeat: int) -> Rate | None:
 def measure_streets(repeat: int) -> Rate:
     """Time crops of Cityscapes' size, against the same written plainly."""
     from iters.augment_segmentation import SegmentationAugmentation
+    from iters.datasets import DATASETS
     from iters.transforms import RNA
 
-    augmentation = SegmentationAugmentation(500, 2048, (0.7, 1.3), 8, STREET, RNA, "cityscapes")
+    augmentation = SegmentationAugmentation(
+        500, 2048, (0.7, 1.3), 8, STREET, RNA, DATASETS["cityscapes"]
+    )
     return measure_segmentation(augmentation, streets(), "2048x1024 PNG", repeat)
 
 
 def measure_voc(repeat: int) -> Rate:
     """Time crops of VOC's size, against the same written plainly."""
     from iters.augment_segmentation import SegmentationAugmentation
+    from iters.datasets import DATASETS
     from iters.transforms import RNA
 
-    augmentation = SegmentationAugmentation(500, 500, (0.7, 1.3), 8, (500, 500), RNA, "voc")
+    augmentation = SegmentationAugmentation(
+        500, 500, (0.7, 1.3), 8, (500, 500), RNA, DATASETS["voc"]
+    )
     return measure_segmentation(augmentation, photos()[:24], "500x375 JPEG", repeat)
 
 
@@ -310,13 +316,13 @@ def augment_plainly(
     from PIL import Image
     from plain_augmentation import plain_decode, plain_normalize, plain_segmentation
 
-    from iters.datasets import decode_label, get_dataset
+    from iters.datasets import decode_label
 
     image = plain_decode(encoded)
     stored = np.array(Image.open(io.BytesIO(encoded_label)))
     picture, label = plain_segmentation(
         image,
-        decode_label(get_dataset(augmentation.dataset_name), stored),
+        decode_label(augmentation.dataset, stored),
         augmentation.draw(np.random.default_rng(seed), image.shape[:2]),
         crop_size=augmentation.crop_size,
         stride=augmentation.stride,

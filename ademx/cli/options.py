@@ -27,7 +27,11 @@ data_root = click.option(
 list_file = click.option(
     "--list-file", type=EXISTING_FILE, help="The samples, paths relative to the data root."
 )
-dataset = click.option("--dataset", help="Name of the dataset.  [default: from the label]")
+dataset = click.option(
+    "--dataset",
+    metavar="NAME|FILE.yaml",
+    help="The dataset; a YAML file describes your own.  [default: from the label]",
+)
 
 
 class _Integers(click.ParamType):

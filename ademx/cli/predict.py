@@ -30,6 +30,7 @@ _SHARES_SHOWN = 5
     help="What computes.  [default: onnx for an .onnx file, else the first that is installed]",
 )
 @click.option("--label", help="Model label of the weights.  [default: from the file]")
+@shared.dataset
 @click.option(
     "--test-scales",
     type=shared.INTEGERS,
@@ -52,6 +53,7 @@ def predict(
     output: Path,
     backend: str | None,
     label: str | None,
+    dataset: str | None,
     test_scales: tuple[int, ...] | None,
     test_flipping: bool,
     pool: str,
@@ -79,6 +81,7 @@ def predict(
         output=output,
         backend=backend,
         label=label,
+        dataset=dataset,
         test_scales=test_scales,
         test_flipping=test_flipping,
         pool=pool,

@@ -141,11 +141,10 @@ def _network_options() -> list[Callable[..., Any]]:
             help="Geometry of max pooling.",
         ),
         click.option(
-            "--frozen-statistics",
-            is_flag=True,
-            flag_value=True,
+            "--frozen-statistics/--batch-statistics",
             default=None,
-            help="BatchNorm uses its moving statistics, as it always does in segmentation.",
+            help="BatchNorm uses its moving statistics, or the batch's own, which a network "
+            "without --weights learns from.  [default: frozen for segmentation]",
         ),
         click.option(
             "--precision",
