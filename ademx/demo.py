@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ademx import curves
 from ademx.compat import MissingDependency, share_cores
+from ademx.data.make import make_dataset
 from ademx.evaluation import versions
 from ademx.files import replacing, write_json
 from ademx.pictures import colourise, overlay, side_by_side
@@ -18,7 +19,6 @@ from ademx.predictor import Devices
 from ademx.segmentation import SegmentationOptions, SegmentationReport, evaluate_segmentation
 from iters import transforms
 from iters.datasets import DATASETS
-from iters.drawn import write_voc
 from iters.lists import Sample, find_samples
 
 LABEL = "voc_rna-a1_cls21_s8"
@@ -70,7 +70,8 @@ def run_demo(output: Path, *, resume: bool = False, seed: int = 0) -> DemoResult
     _open_folder(output, resume=resume, seed=seed)
     data = output / "data"
     _log.info("drawing a dataset in VOC's layout: %s", data)
-    write_voc(data, train=96, val=16, seed=seed)
+    shutil.rmtree(data, ignore_errors=True)  # the same is drawn again
+    make_dataset("voc", data, images={"train": 96, "val": 16}, seed=seed)
     weights = _train(data, output / "models", resume=resume, seed=seed)
     report = evaluate_segmentation(
         SegmentationOptions(

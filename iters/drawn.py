@@ -1,93 +1,349 @@
-"""A generated segmentation dataset: drawn shapes, in the layout in which VOC is distributed."""
+"""Drawn scenes: shapes on noisy backgrounds, with the truth of every pixel, for each dataset.
+
+A scene is drawn from (seed, split, number), so that any one can be drawn again by itself.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import colorsys
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from iters.datasets import DATASETS, VOID
+from iters.palettes import Colour
 
-# Class ids of VOC with the shape and the colour that stand for them.
-_SHAPES = {
-    1: ("triangle", (210, 60, 50)),
-    7: ("square", (60, 90, 200)),
-    12: ("ellipse", (60, 170, 80)),
-    15: ("diamond", (225, 190, 60)),
-}
-CLASSES = (0, *_SHAPES)
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _COLOUR_NOISE = 25  # standard deviation of a shape's colour around its class's, 0–255
+_LAYER_NOISE = 8  # the same of a layer's
 _PIXEL_NOISE = 10
-_VOID_WIDTH = 2  # pixels of 255 around a shape, as VOC's annotators drew them
+BONNET_HEIGHT = 0.12  # of the image's
+_BONNET_COLOUR = (35, 35, 40)
+
+# Corners, the angle of the first one, and the stretch across and down.
+_SHAPES = {
+    "triangle": (3, -np.pi / 2, (1.0, 1.0)),
+    "square": (4, np.pi / 4, (1.0, 1.0)),
+    "diamond": (4, 0.0, (1.0, 1.0)),
+    "ellipse": (40, 0.0, (1.0, 0.7)),
+    "hexagon": (6, 0.0, (1.0, 0.8)),
+    "bar": (4, np.pi / 4, (0.3, 1.4)),
+}
 
 
-def write_voc(root: Path, *, train: int, val: int, seed: int) -> None:
-    """Write a dataset of `train` and `val` images with true labels under `root`/VOC2012.
+@dataclass(frozen=True)
+class Scenery:
+    """What the scenes of a dataset show.
 
-    Args:
-        root: folder to write to; made if need be.
-        train: number of training images.
-        val: number of validation images.
-        seed: the same seed draws the same images.
+    Attributes:
+        things: shape and colour of each class of objects; :data:`VOID` is one of no class.
+        layers: class and colour of what lies behind them, from the top; none: grey, class 0.
+        num_things: fewest and most objects.
+        sides: shortest and longest height and width, pixels.
+        wide: a width is so many times that.
+        apart: each object has a part of the width to itself, so that none hides another.
+        void_width: pixels around each object that have no class.
+        margin: pixels around each border of two classes that have no class, as where an
+            annotator had little time.
+        has_bonnet: the camera sees the bonnet of its own car, which has no class.
     """
-    base = root / "VOC2012"
-    folders = [base / name for name in ("JPEGImages", "SegmentationClass")]
-    lists = base / "ImageSets" / "Segmentation"
-    for folder in (*folders, lists):
-        folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    palette = [value for colour in DATASETS["voc"].palette or () for value in colour]
-    first = 0
-    for split, count in (("train", train), ("val", val)):
-        names = [f"2007_{number:06d}" for number in range(first + 1, first + count + 1)]
-        first += count
-        for name in names:
-            image, label = draw_scene(rng)
-            Image.fromarray(image).save(folders[0] / f"{name}.jpg", quality=95)
-            stored = Image.fromarray(label)
-            stored.putpalette(palette)
-            stored.save(folders[1] / f"{name}.png")
-        (lists / f"{split}.txt").write_text("\n".join([*names, ""]))
+
+    things: Mapping[int, tuple[str, Colour]]
+    layers: tuple[tuple[int, Colour], ...] = ()
+    num_things: tuple[int, int] = (1, 3)
+    sides: tuple[int, int] = (96, 128)
+    wide: int = 1
+    apart: bool = False
+    void_width: int = 0
+    margin: int = 0
+    has_bonnet: bool = False
 
 
-def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class Scene:
+    """A drawn image with its truth.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB.
+        label: (H, W) uint8, class ids, :data:`VOID` where there is none.
+        things: (H, W) uint8, the number of the object that is seen, from 1; 0 behind them.
+    """
+
+    image: NDArray[np.uint8]
+    label: NDArray[np.uint8]
+    things: NDArray[np.uint8]
+
+
+def _things(dataset: str, shapes: Mapping[str, tuple[str, Colour]]) -> dict[int, Any]:
+    names = DATASETS[dataset].class_names
+    return {names.index(name): shape for name, shape in shapes.items()}
+
+
+def _layers(dataset: str, colours: Mapping[str, Colour]) -> tuple[tuple[int, Colour], ...]:
+    names = DATASETS[dataset].class_names
+    return tuple((names.index(name), colour) for name, colour in colours.items())
+
+
+_VOC_THINGS = _things(
+    "voc",
+    {
+        "aeroplane": ("triangle", (210, 60, 50)),
+        "car": ("square", (60, 90, 200)),
+        "dog": ("ellipse", (60, 170, 80)),
+        "person": ("diamond", (225, 190, 60)),
+    },
+)
+
+_STREET: dict[str, Any] = {
+    "things": {
+        VOID: ("square", (110, 100, 95)),
+        **_things(
+            "cityscapes",
+            {
+                "pole": ("bar", (160, 160, 165)),
+                "traffic sign": ("triangle", (225, 205, 50)),
+                "vegetation": ("ellipse", (70, 140, 60)),
+                "person": ("diamond", (205, 50, 70)),
+                "car": ("hexagon", (50, 60, 180)),
+                "bicycle": ("square", (130, 40, 130)),
+            },
+        ),
+    },
+    "layers": _layers(
+        "cityscapes",
+        {
+            "sky": (150, 190, 230),
+            "building": (150, 110, 90),
+            "sidewalk": (215, 205, 200),
+            "road": (75, 75, 80),
+        },
+    ),
+    "num_things": (3, 7),
+    "sides": (128, 128),
+    "wide": 2,
+    "has_bonnet": True,
+}
+
+SCENERIES: dict[str, Scenery] = {
+    "voc": Scenery(_VOC_THINGS, void_width=2),
+    "sbd": Scenery(_VOC_THINGS),  # the same scenes, whose borders have classes
+    "coco": Scenery(
+        _things(
+            "coco",
+            {
+                "person": ("diamond", (225, 190, 60)),
+                "car": ("square", (60, 90, 200)),
+                "bottle": ("bar", (50, 140, 140)),
+                "tv": ("hexagon", (60, 60, 70)),
+                "dog": ("ellipse", (60, 170, 80)),
+                "toothbrush": ("triangle", (200, 70, 160)),
+            },
+        ),
+        num_things=(2, 3),
+        sides=(192, 256),
+        apart=True,
+    ),
+    "cityscapes": Scenery(**_STREET),
+    "cityscapes-coarse": Scenery(**_STREET, margin=5),
+    "ade20k": Scenery(
+        _things(
+            "ade20k",
+            {
+                "wall": ("square", (170, 140, 110)),
+                "tree": ("ellipse", (60, 130, 60)),
+                "person": ("diamond", (205, 50, 70)),
+                "car": ("hexagon", (50, 60, 180)),
+                "flag": ("triangle", (225, 190, 60)),
+            },
+        ),
+        layers=_layers(
+            "ade20k",
+            {"sky": (150, 190, 230), "building": (140, 100, 130), "road": (75, 75, 80)},
+        ),
+        void_width=2,
+    ),
+    "pascal-context": Scenery(
+        _things(
+            "pascal-context",
+            {
+                "aeroplane": ("triangle", (210, 60, 50)),
+                "dog": ("ellipse", (150, 90, 40)),
+                "person": ("diamond", (225, 190, 60)),
+                "bag": ("square", (130, 40, 130)),
+                "wood": ("bar", (100, 70, 40)),
+            },
+        ),
+        layers=_layers(
+            "pascal-context",
+            {"sky": (150, 190, 230), "background": (125, 125, 125), "grass": (90, 170, 70)},
+        ),
+    ),
+}
+
+
+def draw_scene(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return an image, (H, W, 3) uint8, and its label, (H, W) uint8 class ids with 255 void.
 
-    One to three shapes lie on a shaded background; sides are 96 to 128 pixels.
+    One to three shapes of VOC's classes lie on a shaded background; sides are 96 to 128 pixels.
     """
-    height, width = (int(side) for side in rng.integers(96, 129, size=2))
-    image = Image.fromarray(_background(rng, height, width))
-    label = Image.new("L", (width, height), 0)
-    for _ in range(rng.integers(1, 4)):
-        class_id = int(rng.choice(list(_SHAPES)))
-        kind, colour = _SHAPES[class_id]
-        fill = np.clip(rng.normal(colour, _COLOUR_NOISE), 0, 255).astype(int)
-        centre = rng.uniform((0.2 * width, 0.2 * height), (0.8 * width, 0.8 * height))
-        outline = _outline(kind, centre, float(rng.uniform(14, 34)))
+    scene = _draw(rng, SCENERIES["voc"])
+    return scene.image, scene.label
+
+
+def draw_for_segmentation(scenery: str, split: str, number: int, *, seed: int) -> Scene:
+    """Return a scene of a split; the same arguments draw the same one.
+
+    Args:
+        scenery: key of :data:`SCENERIES`. Those that differ in the labels alone draw the same
+            images: "voc" and "sbd", "cityscapes" and "cityscapes-coarse".
+        split: any text.
+        number: of the scene in its split, 0 or above.
+        seed: 0 or above.
+    """
+    return _draw(_random_state(split, number, seed), SCENERIES[scenery])
+
+
+def draw_for_classification(
+    num_classes: int, split: str, number: int, *, seed: int
+) -> tuple[NDArray[np.uint8], int]:
+    """Return an image, (H, W, 3) uint8, and its class id; the same arguments draw the same one.
+
+    The class decides the shape, its colour and that of the background. The first images of a
+    split, as many as there are classes, show a class each, far ones first; other splits show the
+    classes in the same order.
+
+    Args:
+        num_classes: number of classes.
+        split: any text.
+        number: of the image in its split, 0 or above.
+        seed: 0 or above.
+    """
+    # The golden section leaves the widest gaps, and a step without a common factor leaves none.
+    step = next(
+        step for step in range(round(0.382 * num_classes), 0, -1) if np.gcd(step, num_classes) == 1
+    )
+    class_id = number * step % num_classes
+    return _draw_class(_random_state(split, number, seed), class_id, num_classes), class_id
+
+
+def _random_state(split: str, number: int, seed: int) -> np.random.Generator:
+    key = (zlib.crc32(split.encode()), number)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def _draw(rng: np.random.Generator, scenery: Scenery) -> Scene:
+    height, width = _size(rng, scenery.sides)
+    width *= scenery.wide
+    image, label = map(Image.fromarray, _background(rng, scenery.layers, height, width))
+    things = Image.new("L", (width, height), 0)
+    count = int(rng.integers(scenery.num_things[0], scenery.num_things[1] + 1))
+    for number in range(count):
+        class_id = int(rng.choice(list(scenery.things)))
+        shape, colour = scenery.things[class_id]
+        fill = _bytes(rng.normal(colour, _COLOUR_NOISE))
+        part = (number / count, 1 / count) if scenery.apart else None
+        outline = _outline(shape, *_place(rng, height, width, part))
         ImageDraw.Draw(image).polygon(outline, fill=tuple(fill.tolist()))
-        ImageDraw.Draw(label).polygon(outline, fill=class_id, outline=VOID, width=_VOID_WIDTH)
-    noise = rng.normal(0, _PIXEL_NOISE, size=(height, width, 3))
-    return np.clip(np.array(image) + noise, 0, 255).astype(np.uint8), np.array(label)
+        ImageDraw.Draw(things).polygon(outline, fill=number + 1)
+        border = {"outline": VOID, "width": scenery.void_width} if scenery.void_width else {}
+        ImageDraw.Draw(label).polygon(outline, fill=class_id, **border)
+    if scenery.has_bonnet:
+        top, bottom = (1 - BONNET_HEIGHT) * height, (1 + BONNET_HEIGHT) * height
+        box = (0.2 * width, top, 0.8 * width, bottom)
+        ImageDraw.Draw(image).ellipse(box, fill=_BONNET_COLOUR)
+        ImageDraw.Draw(label).ellipse(box, fill=VOID)
+        ImageDraw.Draw(things).ellipse(box, fill=0)
+    if scenery.margin:
+        label = _without_borders(label, scenery.margin)
+    return Scene(_noisy(rng, image), np.array(label), np.array(things))
 
 
-def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Return grey with a slope of brightness, (H, W, 3) uint8."""
+def _size(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[int, int]:
+    height, width = rng.integers(sides[0], sides[1] + 1, size=2).tolist()
+    return height, width
+
+
+def _place(
+    rng: np.random.Generator, height: int, width: int, part: tuple[float, float] | None
+) -> tuple[NDArray[np.float64], float]:
+    """Return centre (x, y) and radius of an object, pixels.
+
+    Args:
+        rng: random state.
+        height: of the image, pixels.
+        width: the same.
+        part: where the part of the width that the object fills begins, and how wide it is, as
+            fractions; None is anywhere, of any size.
+    """
+    left, right, radii = 0.2 * width, 0.8 * width, (14.0, 34.0)
+    if part is not None:
+        left = right = (part[0] + part[1] / 2) * width
+        radii = (0.35 * part[1] * width, 0.49 * part[1] * width)
+    centre = rng.uniform((left, 0.2 * height), (right, 0.8 * height))
+    return centre, float(rng.uniform(*radii))
+
+
+def _draw_class(rng: np.random.Generator, class_id: int, num_classes: int) -> NDArray[np.uint8]:
+    height, width = _size(rng, (96, 128))
+    fill, back = (
+        255 * np.array(colorsys.hsv_to_rgb(hue % 1, 0.7, value))
+        for hue, value in ((class_id / num_classes, 0.9), (0.618 * class_id, 0.5))
+    )
+    shade = np.linspace(0.8, 1.2, width)[None, :, None]
+    image = Image.fromarray(_bytes(np.broadcast_to(back, (height, width, 3)) * shade))
+    shape = list(_SHAPES)[class_id % len(_SHAPES)]
+    centre = rng.uniform(0.4, 0.6, size=2) * (width, height)
+    outline = _outline(shape, centre, float(rng.uniform(24, 36)))
+    ImageDraw.Draw(image).polygon(outline, fill=tuple(_bytes(fill).tolist()))
+    return _noisy(rng, image)
+
+
+def _background(
+    rng: np.random.Generator, layers: tuple[tuple[int, Colour], ...], height: int, width: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return what lies behind the objects: an image, (H, W, 3), and class ids, (H, W)."""
     left, right = rng.uniform(70, 190, size=2).tolist()
     slope = np.linspace(left, right, num=width)[None, :, None]
     tint = rng.normal(0, 8, size=3)
-    return np.clip(np.broadcast_to(slope + tint, (height, width, 3)), 0, 255).astype(np.uint8)
+    grey = np.broadcast_to(slope + tint, (height, width, 3))
+    if not layers:
+        return _bytes(grey), np.zeros((height, width), np.uint8)
+    class_ids = np.array([class_id for class_id, _ in layers], np.uint8)
+    colours = rng.normal([colour for _, colour in layers], _LAYER_NOISE)
+    cuts = height * (np.arange(1, len(layers)) + rng.uniform(-0.3, 0.3, len(layers) - 1))
+    tilts = rng.uniform(-0.1, 0.1, len(layers) - 1)
+    rows, columns = np.arange(height)[:, None, None], np.arange(width)[None, :, None]
+    layer = (rows >= cuts / len(layers) + tilts * (columns - width / 2)).sum(axis=2)
+    return _bytes(colours[layer] + 0.2 * (grey - 130)), class_ids[layer]
 
 
-def _outline(kind: str, centre: np.ndarray, radius: float) -> list[tuple[float, float]]:
-    corners, turn = {
-        "triangle": (3, -np.pi / 2),
-        "square": (4, np.pi / 4),
-        "diamond": (4, 0.0),
-        "ellipse": (40, 0.0),
-    }[kind]
+def _outline(shape: str, centre: NDArray[np.float64], radius: float) -> list[tuple[float, float]]:
+    corners, turn, stretch = _SHAPES[shape]
     angles = turn + 2 * np.pi * np.arange(corners) / corners
-    stretch = (1.0, 0.7) if kind == "ellipse" else (1.0, 1.0)
     points = centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1) * stretch
     return [(float(x), float(y)) for x, y in points]
+
+
+def _without_borders(label: Image.Image, margin: int) -> Image.Image:
+    """Return the label with void wherever there is more than one class up to `margin` away."""
+    least = most = label
+    for _ in range(margin):  # faster than one filter as wide as all of them
+        least = least.filter(ImageFilter.MinFilter(3))
+        most = most.filter(ImageFilter.MaxFilter(3))
+    is_one_class = np.array(least) == np.array(most)
+    return Image.fromarray(np.where(is_one_class, np.array(label), np.uint8(VOID)))
+
+
+def _noisy(rng: np.random.Generator, image: Image.Image) -> NDArray[np.uint8]:
+    pixels = np.array(image)
+    return _bytes(pixels + rng.normal(0, _PIXEL_NOISE, size=pixels.shape))
+
+
+def _bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.clip(values, 0, 255).astype(np.uint8)

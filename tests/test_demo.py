@@ -59,7 +59,7 @@ def test_the_weights_are_a_narrow_a1_with_learnt_statistics(run):
 def test_pictures_show_labels_in_the_palettes_colours(run):
     palette = DATASETS["voc"].palette
     for name in NAMES[:4]:
-        base = run[0] / "data" / "VOC2012"
+        base = run[0] / "data" / "VOCdevkit/VOC2012"
         image = np.array(Image.open(base / "JPEGImages" / f"{name}.jpg").convert("RGB"))
         labels = [
             np.array(Image.open(run[0] / "val" / "labels" / f"{name}.png")),

@@ -15,11 +15,11 @@ from PIL import Image
 
 from ademx.classification import ClassificationOptions, evaluate_classification
 from ademx.cli import main
+from ademx.data.make import make_dataset
 from ademx.legend import LegendRow, draw_classes
 from ademx.prediction import PredictionOptions, find_images, predict
 from ademx.segmentation import SegmentationOptions, evaluate_segmentation
 from iters.datasets import DATASETS
-from iters.drawn import write_voc
 from iters.shown import load_as_shown
 from iters.transforms import BrokenImage
 
@@ -42,7 +42,7 @@ def models(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def voc(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    write_voc(root, train=1, val=3, seed=0)
+    make_dataset("voc", root, images={"train": 1, "val": 3})
     return root
 
 
@@ -199,7 +199,7 @@ def test_segmentation_is_that_of_evaluate(models, voc, tmp_path, options):
         SegmentationOptions((weights,), voc, output=tmp_path / "evaluated", **settings)
     )
     expected = sorted((tmp_path / "evaluated" / "labels").iterdir())
-    images = [voc / "VOC2012" / "JPEGImages" / f"{path.stem}.jpg" for path in expected]
+    images = [voc / "VOCdevkit/VOC2012" / "JPEGImages" / f"{path.stem}.jpg" for path in expected]
     found = PredictionOptions(weights, tmp_path / "found", backend="mxnet", **options)
     assert len(list(predict(images, found))) == len(images) == 3
     for path in expected:
@@ -255,7 +255,7 @@ def test_classification_prints_five_classes(models, tmp_path):
 @pytest.mark.parametrize("suffix", [".params", ".pth", ".safetensors", ".onnx"])
 def test_every_file_on_every_backend(models, voc, tmp_path, suffix):
     pytest.importorskip("torch")
-    images = voc / "VOC2012" / "JPEGImages"
+    images = voc / "VOCdevkit/VOC2012" / "JPEGImages"
     labels = []
     for backend in ("mxnet", "torch", "onnx"):
         run(

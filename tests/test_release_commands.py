@@ -11,7 +11,8 @@ import pytest
 from narrow import ILSVRC, VOC, write_weights
 from PIL import Image
 
-from iters.drawn import draw_scene, write_voc
+from ademx.data.make import make_dataset
+from iters.drawn import draw_scene
 
 pytest.importorskip("mxnet")
 
@@ -43,7 +44,7 @@ def images(tmp_path_factory) -> Path:
 
 def test_voc(tmp_path):
     weights = write_weights(tmp_path, VOC)
-    write_voc(tmp_path / "data", train=0, val=2, seed=0)
+    make_dataset("voc", tmp_path / "data", images={"val": 2})
     result = run(
         "voc.py",
         *("--data-root", tmp_path / "data", "--output", tmp_path / "out", "--phase", "val"),

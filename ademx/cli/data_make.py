@@ -1,0 +1,43 @@
+"""`ademx data make`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from iters.datasets import DATASETS
+
+
+@click.command()
+@click.argument("dataset", metavar="DATASET", type=click.Choice(list(DATASETS)))
+@click.option(
+    "--root",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="The dataset's folder, new or empty.",
+)
+@click.option(
+    "--images",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Number of images of each split.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws other images."
+)
+def make(dataset: str, root: Path, images: int, seed: int) -> None:
+    """Draw a small DATASET in the layout of the real one, to try every command without it.
+
+    Shapes stand for some of the classes, and the labels are true, in the numbers of the real
+    files.
+    """
+    from ademx.data.make import make_dataset
+
+    counts = make_dataset(dataset, root, images=images, seed=seed)
+    click.echo(f"{dataset}: drawn scenes in {root}")
+    for split, count in counts.items():
+        click.echo(f"  {split:<12}{count:>6} images" + ", no labels" * (split == "test"))
+    click.echo(f"next: ademx data lists {dataset} --root {shlex.quote(str(root))}")

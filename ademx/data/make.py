@@ -1,0 +1,111 @@
+"""Small drawn datasets in the layouts of the real ones, so that every command can be tried."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from ademx.data import drawn_classification, drawn_coco, drawn_segmentation
+from ademx.data.drawn_files import Drawing
+from ademx.evaluation import progress_bar
+from iters.datasets import DATASETS
+
+_BAR_DELAY = 2  # seconds before a progress bar shows
+
+_WRITERS: dict[str, Callable[[Drawing], None]] = {
+    "ilsvrc-cls": drawn_classification.write_ilsvrc,
+    "places": drawn_classification.write_places,
+    "voc": drawn_segmentation.write_voc,
+    "voc-sbd": drawn_segmentation.write_voc_sbd,
+    "coco": drawn_coco.write_coco,
+    "coco20": drawn_coco.write_coco,
+    "cityscapes": drawn_segmentation.write_cityscapes,
+    "cityscapes-coarse": drawn_segmentation.write_cityscapes_coarse,
+    "ade20k": drawn_segmentation.write_ade20k,
+    "pascal-context": drawn_segmentation.write_pascal_context,
+    "pascal-context-59": drawn_segmentation.write_pascal_context,
+}
+
+# Not made: what other splits are put together to, and COCO's older year.
+_OTHER_SPLITS = ("trainval", "train2014", "val2014")
+
+
+def make_dataset(
+    name: str, root: Path, *, images: int | Mapping[str, int], seed: int = 0
+) -> dict[str, int]:
+    """Draw a dataset in the layout in which the real one is distributed.
+
+    The truth can be drawn again by :mod:`iters.drawn`. The files are written beside each other
+    under another name first, so that a root never holds half a dataset.
+
+    Args:
+        name: key of :data:`iters.datasets.DATASETS`.
+        root: the dataset's folder, new or empty.
+        images: number of images of each split, or of all that the archives have; "train+" is
+            that of VOC and SBD together.
+        seed: the same one draws the same bytes, and fewer images are the first of more.
+
+    Returns:
+        The number of images of each split that was made.
+
+    Raises:
+        ValueError: the dataset or a split is unknown, a number is too small, or the root holds
+            something.
+        ademx.compat.MissingDependency: scipy, for MATLAB files, is not installed.
+        OSError: the files cannot be written.
+    """
+    counts = _counts(name, images)
+    if seed < 0:
+        raise ValueError(f"seed {seed}: expected 0 or above")
+    with (
+        _whole(root) as folder,
+        progress_bar(total=sum(counts.values()), unit="image", desc=name, delay=_BAR_DELAY) as bar,
+    ):
+        _WRITERS[name](Drawing(folder, counts, seed, bar.update))
+    return counts
+
+
+def _counts(name: str, images: int | Mapping[str, int]) -> dict[str, int]:
+    """Return the number of images of each split, in the order of the dataset's table."""
+    if name not in _WRITERS:
+        raise ValueError(f"unknown dataset {name!r}: expected one of {', '.join(_WRITERS)}")
+    splits = [split for split in DATASETS[name].splits if split not in _OTHER_SPLITS]
+    if not isinstance(images, Mapping):
+        images = dict.fromkeys(splits, images)
+    for split, count in images.items():
+        if split not in splits:
+            raise ValueError(
+                f"no split {split!r} of {name} can be drawn: expected one of {', '.join(splits)}"
+            )
+        if count < 1:
+            raise ValueError(f"{count} images of {split!r}: expected 1 or more")
+    return {split: images[split] for split in splits if split in images}
+
+
+@contextmanager
+def _whole(root: Path) -> Iterator[Path]:
+    """Give a folder whose content becomes the root's once it is complete.
+
+    It lies in the root, which may be the only place that may be written to.
+    """
+    is_new = not root.exists()
+    root.mkdir(parents=True, exist_ok=True)
+    held = next(root.iterdir(), None)
+    if held is not None:
+        raise ValueError(
+            f"{root}: holds {held.name!r}; a dataset is drawn into a new or an empty folder: "
+            "choose another"
+        )
+    partial = root / f".{secrets.token_hex(4)}.tmp"
+    try:
+        partial.mkdir()
+        yield partial
+        for path in sorted(partial.iterdir()):
+            path.rename(root / path.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if is_new and not any(root.iterdir()):
+            root.rmdir()
