@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -135,6 +136,45 @@ def read_record_file(path: str | Path) -> list[Record]:
                     f"{path}, record {key} at byte {offset}: {error}: pack the file again"
                 ) from None
     return records
+
+
+def write_records(
+    images: Iterable[tuple[int, int, bytes]], *, record_file: BinaryIO, index_file: BinaryIO
+) -> None:
+    """Write a RecordIO file as im2rec packs it, and its index.
+
+    Args:
+        images: key, class id and encoded image of each record.
+        record_file: what a name in `.rec` is for, open for writing, at its beginning.
+        index_file: the same of `.idx`.
+
+    Raises:
+        ValueError: an image is too long for a record.
+    """
+    for key, label, encoded in images:
+        index_file.write(f"{key}\t{record_file.tell()}\n".encode())
+        try:
+            _write_record(record_file, _HEADER.pack(0, label, key, 0) + encoded)
+        except ValueError as error:
+            raise ValueError(f"record {key}: {error}") from None
+
+
+def _write_record(file: BinaryIO, data: bytes) -> None:
+    """Write a record, in several parts where the data holds the magic at a multiple of 4."""
+    if len(data) >> _LENGTH_BITS:
+        raise ValueError(f"found {len(data)} bytes: expected less than {1 << _LENGTH_BITS}")
+    start, found = 0, data.find(_MAGIC)
+    while found >= 0:
+        if found % 4 == 0:
+            _write_part(file, _MIDDLE if start else _FIRST, data[start:found])
+            start = found + 4
+        found = data.find(_MAGIC, max(start, found + 1))
+    _write_part(file, _LAST if start else _WHOLE, data[start:])
+
+
+def _write_part(file: BinaryIO, kind: int, data: bytes) -> None:
+    file.write(_FRAME.pack(_MAGIC, kind << _LENGTH_BITS | len(data)))
+    file.write(data + bytes(-len(data) % 4))
 
 
 def _read_index(path: Path) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ import pytest
 
 import ademx  # noqa: F401  # makes numpy ready for MXNet
 from iters.lists import find_samples
-from iters.sources import read_bytes, read_record_file
+from iters.sources import read_bytes, read_record_file, write_records
 from iters.transforms import BrokenImage
 
 MAGIC = struct.pack("<I", 0xCED7230A)
@@ -20,7 +20,7 @@ def contents():
     return [*plain, MAGIC, MAGIC * 3, b"abcd" + MAGIC + b"xy", b"ab" + MAGIC, plain[4] + MAGIC]
 
 
-def write_records(folder, images, labels=None, keys=None):
+def write_records_by_mxnet(folder, images, labels=None, keys=None):
     mx = pytest.importorskip("mxnet")
     path = folder / "train.rec"
     writer = mx.recordio.MXIndexedRecordIO(str(folder / "train.idx"), str(path), "w")
@@ -33,7 +33,7 @@ def write_records(folder, images, labels=None, keys=None):
 
 
 def test_records_come_back_as_mxnet_packed_them(tmp_path):
-    path = write_records(tmp_path, contents(), keys=[10 * i for i in range(11)])
+    path = write_records_by_mxnet(tmp_path, contents(), keys=[10 * i for i in range(11)])
     records = read_record_file(path)
     assert [record.key for record in records] == [10 * i for i in range(11)]
     assert [record.label for record in records] == [i % 7 for i in range(11)]
@@ -41,7 +41,7 @@ def test_records_come_back_as_mxnet_packed_them(tmp_path):
 
 
 def test_label_array_of_one_counts_as_a_label(tmp_path):
-    path = write_records(tmp_path, [b"image"], labels=[[5.0]])
+    path = write_records_by_mxnet(tmp_path, [b"image"], labels=[[5.0]])
     (record,) = read_record_file(path)
     assert record.label == 5
     assert read_bytes(path, record.offset) == b"image"
@@ -54,13 +54,13 @@ def test_a_file_of_its_own(tmp_path):
 
 @pytest.mark.parametrize("label", [[1.0, 2.0], 2.5, -1, float("nan")])
 def test_a_label_that_is_no_class_id(tmp_path, label):
-    path = write_records(tmp_path, [b"image"], labels=[label])
+    path = write_records_by_mxnet(tmp_path, [b"image"], labels=[label])
     with pytest.raises(ValueError, match=r"train\.rec, record 0 at byte 0: .*label.*expected one"):
         read_record_file(path)
 
 
 def test_record_cut_short(tmp_path):
-    path = write_records(tmp_path, [bytes(100), bytes(100)])
+    path = write_records_by_mxnet(tmp_path, [bytes(100), bytes(100)])
     offset = read_record_file(path)[1].offset
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(BrokenImage, match=f"record at byte {offset}: the file ends after 74 of"):
@@ -71,7 +71,7 @@ def test_record_cut_short(tmp_path):
 
 @pytest.mark.parametrize("offset", [4, 10**6])
 def test_offset_where_no_record_begins(tmp_path, offset):
-    path = write_records(tmp_path, [bytes(100)])
+    path = write_records_by_mxnet(tmp_path, [bytes(100)])
     with pytest.raises(BrokenImage, match=f"record at byte {offset}: found .*expected 0a23d7ce"):
         read_bytes(path, offset)
     (tmp_path / "train.idx").write_text(f"0\t{offset}\n")
@@ -84,7 +84,7 @@ def test_offset_where_no_record_begins(tmp_path, offset):
     [("", "index is empty"), ("0\t0\nx\n", r"train\.idx, line 2: found 'x': expected a number")],
 )
 def test_malformed_index(tmp_path, index, message):
-    path = write_records(tmp_path, [b"image"])
+    path = write_records_by_mxnet(tmp_path, [b"image"])
     (tmp_path / "train.idx").write_text(index)
     with pytest.raises(ValueError, match=message):
         read_record_file(path)
@@ -102,7 +102,7 @@ def test_missing_files(tmp_path):
 
 
 def test_samples_of_a_record_file(tmp_path):
-    path = write_records(tmp_path, [b"one", b"two"], labels=[4, 2])
+    path = write_records_by_mxnet(tmp_path, [b"one", b"two"], labels=[4, 2])
     for list_file in (None, path):
         samples = find_samples("ilsvrc-cls", tmp_path, "train", list_file=list_file)
         assert [(s.index, s.image, s.label, s.name) for s in samples] == [
@@ -156,3 +156,45 @@ def test_nothing_found_names_all_places(tmp_path):
         FileNotFoundError, match=r"for train.lst, and for train.rec, and for train/<cl"
     ):
         find_samples("places", tmp_path, "train")
+
+
+def own_records(folder, images):
+    path = folder / "own.rec"
+    with open(path, "wb") as record_file, open(folder / "own.idx", "wb") as index_file:
+        write_records(images, record_file=record_file, index_file=index_file)
+    return path
+
+
+def test_records_are_written_as_mxnet_writes_them(tmp_path):
+    """Byte for byte, with the magic at every place of a record, aligned and not."""
+    images = contents() + [bytes(i) + MAGIC + bytes(5) + MAGIC for i in range(8)]
+    images += [MAGIC[:3] + MAGIC, MAGIC + MAGIC[:2] + MAGIC, MAGIC[:2] + MAGIC * 2]
+    theirs = write_records_by_mxnet(tmp_path, images, keys=[3 * i for i in range(len(images))])
+    path = own_records(tmp_path, [(3 * i, i % 7, image) for i, image in enumerate(images)])
+    assert path.read_bytes() == theirs.read_bytes()
+    assert (tmp_path / "own.idx").read_text() == (tmp_path / "train.idx").read_text()
+
+
+def test_written_records_are_read_by_mxnet_and_by_us(tmp_path):
+    mx = pytest.importorskip("mxnet")
+    path = own_records(tmp_path, [(i, 300 + i, image) for i, image in enumerate(contents())])
+    reader = mx.recordio.MXIndexedRecordIO(str(tmp_path / "own.idx"), str(path), "r")
+    records = read_record_file(path)
+    assert len(records) == len(contents()) == len(reader.keys)
+    for number, (record, image) in enumerate(zip(records, contents())):
+        header, theirs = mx.recordio.unpack(reader.read_idx(number))
+        assert (header.flag, header.label, header.id, header.id2) == (0, 300 + number, number, 0)
+        assert theirs == image == read_bytes(path, record.offset)
+        assert (record.key, record.label) == (number, 300 + number)
+
+
+def test_a_record_too_long_to_write(tmp_path):
+    class Huge(bytes):
+        def __radd__(self, header):
+            return self
+
+        def __len__(self):
+            return 1 << 29
+
+    with pytest.raises(ValueError, match="record 5: found 536870912 bytes: expected less than 5"):
+        own_records(tmp_path, [(5, 0, Huge())])

@@ -1,0 +1,113 @@
+"""`ademx data lists`: the release's lists from a dataset's official files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ademx.cli import options as shared
+from iters.datasets import DATASETS
+
+if TYPE_CHECKING:
+    from ademx.data.lists import WrittenList
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+# Option -> the datasets that it means something for.
+_ONLY_FOR = {
+    "sbd": ("voc-sbd",),
+    "coco": ("voc-sbd",),
+    "min_pixels": ("coco20",),
+    "rec": ("ilsvrc-cls", "places"),
+}
+
+
+@click.command()
+@click.argument("dataset", metavar="DATASET", type=click.Choice(list(DATASETS)))
+@click.option("--root", type=_FOLDER, required=True, help="Folder of the dataset.")
+@click.option("--output", type=shared.ANY_PATH, help="Folder of the lists.  [default: the root]")
+@click.option("--overwrite", is_flag=True, help="Replace lists that exist with other content.")
+@click.option(
+    "--sbd", type=_FOLDER, help="voc-sbd: SBD's folder.  [default: in the root or beside VOC]"
+)
+@click.option("--coco", type=_FOLDER, help="voc-sbd: COCO with lists of coco20: make train++ too.")
+@click.option(
+    "--min-pixels",
+    type=click.IntRange(min=0),
+    help="coco20: list images with more labelled pixels than this.  [default: 1000]",
+)
+@click.option("--rec", is_flag=True, help="Classification: RecordIO files (.rec, .idx) too.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Processes that make labels.  [default: the cores]"
+)
+def lists(
+    dataset: str,
+    root: Path,
+    output: Path | None,
+    overwrite: bool,
+    sbd: Path | None,
+    coco: Path | None,
+    min_pixels: int | None,
+    rec: bool,
+    jobs: int | None,
+) -> None:
+    """Make the release's lists of DATASET from its official files.
+
+    DATASET is ilsvrc-cls, places, voc, voc-sbd, coco, coco20, cityscapes, cityscapes-coarse,
+    ade20k, pascal-context or pascal-context-59.
+
+    Writes DIR/<split>.lst for each split that is there: "index, class id, image" for
+    classification, "image, label" for segmentation, separated by tabs, paths relative to the
+    root. The names are coco20_<split>.lst for coco20 and cityscapes-coarse_<split>.lst for
+    coarse Cityscapes, which share their root with others. Prints the number of samples beside
+    the published one.
+
+    Labels in other forms (SBD's and Context's MATLAB files, COCO's annotations) are made into
+    PNGs beside the images, in SegmentationClassAug, SegmentationClassContext, labels81 and
+    labels20. PNGs that are there whole are kept, so that an interrupted command goes on where it
+    stopped: remove them to have them made anew.
+
+    voc-sbd makes train+ (VOC's train and all of SBD but VOC's val), with VOC's own labels where
+    VOC has some. With --coco it makes train++, that is train+ and all of coco20.
+
+    coco20 is COCO with labels of VOC's 20 classes. The release trained on it and never says how
+    it was made. This is our reading: the 20 categories that VOC has too, the first annotation
+    where objects overlap, crowds drawn as any object, images with more than 1000 labelled pixels;
+    it is what gluoncv does to pre-train for VOC.
+
+    ilsvrc-cls numbers the classes in the sorted order of their synsets. With the development kit
+    it also writes class_ids.txt, for `ademx evaluate classification --class-ids`.
+    """
+    from ademx.data.lists import MIN_PIXELS, make_lists
+
+    given = {"sbd": sbd, "coco": coco, "min_pixels": min_pixels, "rec": rec or None}
+    for name, names in _ONLY_FOR.items():
+        if given[name] is not None and dataset not in names:
+            option = name.replace("_", "-")
+            raise click.UsageError(f"--{option} is for {', '.join(names)}, not for {dataset}")
+    written = make_lists(
+        dataset,
+        root,
+        output=output,
+        overwrite=overwrite,
+        sbd=sbd,
+        coco=coco,
+        min_pixels=MIN_PIXELS if min_pixels is None else min_pixels,
+        records=rec,
+        jobs=jobs,
+    )
+    click.echo(_table(written))
+
+
+def _table(written: Sequence[WrittenList]) -> str:
+    rows = [("list", "samples", "expected", "agree")]
+    for row in written:
+        is_known = row.expected is not None
+        expected = str(row.expected) if is_known else "-"
+        agree = ("yes" if row.agrees else "NO") if is_known else "-"
+        rows.append((str(row.path), str(row.num_samples), expected, agree))
+    width = max(len(row[0]) for row in rows)
+    return "\n".join(f"{row[0]:{width}}  {row[1]:>8}  {row[2]:>8}  {row[3]}" for row in rows)

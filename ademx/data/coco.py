@@ -1,0 +1,175 @@
+"""COCO's lists, and label images of 81 classes or of VOC's 21 from its annotations."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ademx.data.label_files import import_data_library
+from ademx.data.plans import Entry, Plan, PlannedList, Request, check_files
+from iters.datasets import DATASETS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+# VOC's classes that have another name in COCO.
+_COCO_NAMES = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+
+
+@dataclass(frozen=True)
+class CocoLabel:
+    """The annotations of an image, from which its label is drawn.
+
+    Attributes:
+        file: the annotation file, for messages.
+        height: of the image, pixels.
+        width: the same.
+        annotations: of the image, in the order of the file.
+        stored_ids: stored id of each category id that is drawn.
+    """
+
+    file: Path
+    height: int
+    width: int
+    annotations: tuple[dict[str, Any], ...]
+    stored_ids: Mapping[int, int]
+
+    def read(self) -> NDArray[np.uint8]:
+        """Return the stored ids, (H, W) uint8; see :class:`ademx.data.plans.LabelSource`.
+
+        Where objects overlap the first annotation wins; crowds are drawn as any object.
+
+        Source: gluoncv, COCOSegmentation, which pre-trains for VOC by the same rule.
+        """
+        coco = import_data_library("pycocotools.coco").COCO()
+        stored = np.zeros((self.height, self.width), np.uint8)
+        for annotation in self.annotations:
+            coco.imgs[annotation["image_id"]] = {"height": self.height, "width": self.width}
+            try:
+                mask = coco.annToMask(annotation).astype(bool)
+                stored[mask & (stored == 0)] = self.stored_ids[annotation["category_id"]]
+            except Exception as error:  # pycocotools raises plain exceptions of several kinds
+                raise ValueError(
+                    f"{self.file}: annotation {annotation.get('id')} of image "
+                    f"{annotation['image_id']} cannot be drawn: {error!r}"
+                ) from error
+        return stored
+
+
+def category_ids(name: str) -> dict[int, int]:
+    """Return the stored id of each category id of COCO.
+
+    Args:
+        name: "coco", whose label files store the category ids, or "coco20": VOC's class ids,
+            for the 20 categories that are classes of VOC.
+    """
+    coco = DATASETS["coco"]
+    ids = dict(zip(coco.class_names, coco.stored_ids or ()))
+    if name == "coco":
+        return {number: number for number in ids.values() if number}
+    classes = DATASETS["coco20"].class_names
+    return {
+        ids[_COCO_NAMES.get(class_name, class_name)]: class_id
+        for class_id, class_name in enumerate(classes)
+        if class_id
+    }
+
+
+def plan_coco(request: Request) -> Plan:
+    """Return the lists of the splits whose annotations and images are there.
+
+    Raises:
+        FileNotFoundError: none is there.
+        MissingDependency: pycocotools is not installed.
+    """
+    import_data_library("pycocotools.coco")
+    name = request.dataset.name
+    prefix, min_pixels = ("coco20_", request.min_pixels) if name == "coco20" else ("", None)
+    lists = []
+    for split in request.dataset.splits:
+        parts = (_annotation_file(request.root, split), request.root / split)
+        there = [part.exists() for part in parts]
+        if all(there):
+            entries = partial(_entries, request, split)
+            lists.append(PlannedList(split, f"{prefix}{split}.lst", entries, min_pixels))
+        elif any(there):
+            logger.warning("%s is left out: there is no %s", split, parts[there.index(False)])
+    if not lists:
+        raise request.not_found("no split")
+    return Plan(lists)
+
+
+def _annotation_file(root: Path, split: str) -> Path:
+    return root / "annotations" / f"instances_{split}.json"
+
+
+def _entries(request: Request, split: str) -> list[Entry]:
+    """Return the samples of a split in the order of the images' ids.
+
+    Raises:
+        ValueError: the annotation file is damaged.
+        FileNotFoundError: images are missing.
+    """
+    path = _annotation_file(request.root, split)
+    stored_ids = category_ids(request.dataset.name)
+    folder = request.root / ("labels20" if request.dataset.name == "coco20" else "labels81") / split
+    coco = _read_annotations(path)
+    try:
+        _check_categories(coco.cats, path)
+        entries = []
+        for number in sorted(coco.imgs):
+            image = coco.imgs[number]
+            drawn = [a for a in coco.imgToAnns[number] if a["category_id"] in stored_ids]
+            source = CocoLabel(path, image["height"], image["width"], tuple(drawn), stored_ids)
+            file = request.root / split / image["file_name"]
+            entries.append(Entry(file, folder / f"{file.stem}.png", source))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _malformed(path, error) from error
+    check_files((entry.image for entry in entries), request)
+    return entries
+
+
+def _read_annotations(path: Path) -> Any:
+    """Return pycocotools' index of an annotation file."""
+    logger.info("reading %s", path)
+    library = import_data_library("pycocotools.coco")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # stdout is for results
+            return library.COCO(str(path))
+    except OSError:
+        raise
+    except Exception as error:  # of JSON, of missing keys, and pycocotools' own assertions
+        raise _malformed(path, error) from error
+
+
+def _malformed(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path}: not an annotation file of COCO's instances: {error!r}")
+
+
+def _check_categories(categories: Mapping[int, dict[str, Any]], path: Path) -> None:
+    """Raise ValueError where the file numbers other categories than COCO's."""
+    coco = DATASETS["coco"]
+    names = dict(zip(coco.stored_ids or (), coco.class_names))
+    for number, category in categories.items():
+        if category["name"] != names.get(number):
+            raise ValueError(
+                f"{path}: category {number} is {category['name']!r}: expected "
+                f"{names.get(number)!r}: these are not COCO's instances"
+            )

@@ -1,0 +1,173 @@
+"""The lists of ILSVRC's classification task, from folders, the development kit or Kaggle's files.
+
+Classes are numbered in the sorted order of their synsets ("n01440764"), as in the release.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ademx.data.label_files import read_matlab
+from ademx.data.plans import Entry, Plan, PlannedList, Request, read_lines
+from ademx.evaluation import progress_bar
+
+logger = logging.getLogger(__name__)
+
+_SUFFIXES = {".jpeg", ".jpg", ".png"}
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What was found of the distribution.
+
+    Attributes:
+        base: folder of train, val and test.
+        devkit_ids: the development kit's ILSVRC2012_ID of each synset; empty without the kit.
+        ground_truth: the kit's truth of val.
+        solution: Kaggle's truth of val.
+        mapping: Kaggle's list of synsets.
+    """
+
+    base: Path
+    devkit_ids: dict[str, int]
+    ground_truth: Path
+    solution: Path
+    mapping: Path
+
+
+def plan_ilsvrc(request: Request) -> Plan:
+    """Return the lists of the splits that are there, and the server's number of each class.
+
+    Raises:
+        FileNotFoundError: no split is there, or the truth of val is missing.
+        ValueError: a file is damaged, or names a class that is not one of train's.
+        MissingDependency: the development kit is there and scipy is not installed.
+    """
+    files = _find_files(request)
+    classes = _find_classes(files, request)
+    if len(classes) != request.dataset.num_classes:
+        logger.warning(
+            "found %d classes, expected %d: class ids are those of the classes that are here",
+            *(len(classes), request.dataset.num_classes),
+        )
+    entries = _find_entries(files, {name: i for i, name in enumerate(classes)}, request)
+    texts = {}
+    if set(classes) <= set(files.devkit_ids):
+        texts["class_ids.txt"] = "".join(f"{files.devkit_ids[name]}\n" for name in classes)
+    return Plan([PlannedList(split, f"{split}.lst", entries[split]) for split in entries], texts)
+
+
+def _find_entries(
+    files: _Files, classes: dict[str, int], request: Request
+) -> dict[str, list[Entry]]:
+    """Return the samples of each split that is there."""
+    train, val, test = (files.base / split for split in ("train", "val", "test"))
+    entries = {}
+    if train.is_dir():
+        bar = progress_bar(iterable=classes.items(), desc="train", unit="class")
+        entries["train"] = [
+            Entry(path, label) for name, label in bar for path in _images(train / name)
+        ]
+    if val.is_dir():
+        entries["val"] = _val_entries(val, files, classes, request)
+    if test.is_dir():
+        logger.info("test.lst: the labels are not public: it has 0 in their place")
+        entries["test"] = [Entry(path, 0) for path in _images(test)]
+    return entries
+
+
+def _find_files(request: Request) -> _Files:
+    root = request.root
+    kaggle = root / "ILSVRC" / "Data" / "CLS-LOC"
+    bases = [
+        base for base in (root, kaggle) if (base / "train").is_dir() or (base / "val").is_dir()
+    ]
+    if not bases:
+        raise request.not_found("neither train nor val")
+    devkit = root / "ILSVRC2012_devkit_t12" / "data"
+    return _Files(
+        bases[0],
+        _read_meta(devkit / "meta.mat") if (devkit / "meta.mat").is_file() else {},
+        ground_truth=devkit / "ILSVRC2012_validation_ground_truth.txt",
+        solution=root / "LOC_val_solution.csv",
+        mapping=root / "LOC_synset_mapping.txt",
+    )
+
+
+def _read_meta(path: Path) -> dict[str, int]:
+    """Return the ILSVRC2012_ID of each synset that images are labelled with: the leaves."""
+    content = read_matlab(path)
+    try:
+        return {
+            str(synset["WNID"].item()): int(synset["ILSVRC2012_ID"].item())
+            for synset in content["synsets"].ravel()
+            if int(synset["num_children"].item()) == 0
+        }
+    except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: expected the development kit's synsets with WNID, ILSVRC2012_ID and "
+            f"num_children: {error!r}"
+        ) from error
+
+
+def _find_classes(files: _Files, request: Request) -> list[str]:
+    """Return the synsets in the order of their class ids."""
+    folders = _folder_names(files.base / "train")
+    if folders:
+        return folders
+    if files.devkit_ids:
+        return sorted(files.devkit_ids)
+    if files.mapping.is_file():
+        return sorted(line.split()[0] for line in read_lines(files.mapping))
+    folders = _folder_names(files.base / "val")
+    if folders:
+        return folders
+    raise request.not_found("neither class folders nor a list of the synsets")
+
+
+def _folder_names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+
+
+def _images(folder: Path) -> list[Path]:
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return [folder / name for name in names if os.path.splitext(name)[1].lower() in _SUFFIXES]
+
+
+def _val_entries(
+    folder: Path, files: _Files, classes: dict[str, int], request: Request
+) -> list[Entry]:
+    """Return val's samples, from a folder for each class or from one for all of them."""
+    names = _folder_names(folder)
+    if names:
+        origin = folder
+        pairs = [(path, name) for name in names for path in _images(folder / name)]
+    else:
+        origin, truth = _read_truth(files, request)
+        pairs = [(path, truth.get(path.stem, "")) for path in _images(folder)]
+    for path, name in pairs:
+        if name not in classes:
+            raise ValueError(
+                f"{path}: its class is {name or 'not given'} in {origin}: expected one of the "
+                f"{len(classes)} synsets of train or of the development kit"
+            )
+    return [Entry(path, classes[name]) for path, name in pairs]
+
+
+def _read_truth(files: _Files, request: Request) -> tuple[Path, dict[str, str]]:
+    """Return where val's truth was found, and the synset of each image's name."""
+    if files.devkit_ids and files.ground_truth.is_file():
+        synsets = {str(number): name for name, number in files.devkit_ids.items()}
+        return files.ground_truth, {
+            f"ILSVRC2012_val_{number:08d}": synsets.get(line, line)
+            for number, line in enumerate(read_lines(files.ground_truth), start=1)
+        }
+    if files.solution.is_file():
+        fields = [line.replace(",", " ").split() for line in read_lines(files.solution)[1:]]
+        return files.solution, {row[0]: row[1] for row in fields if len(row) > 1}
+    raise request.not_found("no truth for the images in val")

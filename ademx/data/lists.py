@@ -1,0 +1,236 @@
+"""The release's `.lst` files from each dataset's official distribution."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ademx.data.coco import plan_coco
+from ademx.data.ilsvrc import plan_ilsvrc
+from ademx.data.label_files import make_labels
+from ademx.data.pascal_context import plan_pascal_context
+from ademx.data.places import plan_places
+from ademx.data.plans import Entry, Plan, PlannedList, Request
+from ademx.data.split_folders import plan_split_folders
+from ademx.data.voc import plan_voc, plan_voc_sbd
+from ademx.evaluation import progress_bar
+from ademx.files import replacing
+from iters.datasets import Dataset, get_dataset
+from iters.sources import write_records
+
+logger = logging.getLogger(__name__)
+
+# gluoncv's rule for images of COCO that are to help on VOC.
+MIN_PIXELS = 1000
+
+_PLANNERS: Mapping[str, Callable[[Request], Plan]] = {
+    "ilsvrc-cls": plan_ilsvrc,
+    "places": plan_places,
+    "voc": plan_voc,
+    "voc-sbd": plan_voc_sbd,
+    "coco": plan_coco,
+    "coco20": plan_coco,
+    "cityscapes": plan_split_folders,
+    "cityscapes-coarse": plan_split_folders,
+    "ade20k": plan_split_folders,
+    "pascal-context": plan_pascal_context,
+    "pascal-context-59": plan_pascal_context,
+}
+
+
+@dataclass(frozen=True)
+class WrittenList:
+    """A list that was made.
+
+    Attributes:
+        path: its file.
+        split: name of the split.
+        num_samples: its lines.
+        expected: published number of images of the split; None where there is none.
+    """
+
+    path: Path
+    split: str
+    num_samples: int
+    expected: int | None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the number of samples is the published one, where there is one."""
+        return self.expected in (None, self.num_samples)
+
+
+def make_lists(
+    name: str,
+    root: str | Path,
+    *,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    sbd: str | Path | None = None,
+    coco: str | Path | None = None,
+    min_pixels: int = MIN_PIXELS,
+    records: bool = False,
+    jobs: int | None = None,
+) -> list[WrittenList]:
+    """Write the lists of all splits of a dataset that are in a folder.
+
+    Labels that are distributed in another form are made into label images beside the images'
+    folders; those that are there are kept. A list that is there with the same content counts as
+    written. Nothing is written where something is missing.
+
+    Args:
+        name: key of `iters.datasets.DATASETS`.
+        root: folder of the dataset, which the paths in the lists are relative to.
+        output: folder of the lists; None is the root.
+        overwrite: replace files that exist with another content.
+        sbd: for `voc-sbd`: folder of SBD; None looks in the root and beside VOC.
+        coco: for `voc-sbd`: a root with lists of `coco20`, to make "train++" too.
+        min_pixels: for `coco20`: images with no more labelled pixels are left out.
+        records: for classification: write RecordIO files too.
+        jobs: processes that make label images; None is one for each core.
+
+    Raises:
+        ValueError: an unknown dataset, or a damaged file, which the message names.
+        FileNotFoundError: the dataset is not there or is incomplete.
+        FileExistsError: a list with another content is there.
+        ademx.compat.MissingDependency: scipy or pycocotools is needed and not installed.
+    """
+    if name not in _PLANNERS:
+        raise ValueError(f"no lists are made of {name!r}: choose one of {', '.join(_PLANNERS)}")
+    dataset = get_dataset(name)
+    if records and dataset.task != "classification":
+        raise ValueError(f"{name}: RecordIO files are for classification")
+    root = Path(root).absolute()
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder: give the root of {name}")
+    sbd, coco = (None if path is None else Path(path).absolute() for path in (sbd, coco))
+    plan = _PLANNERS[name](Request(dataset, root, sbd, coco, min_pixels))
+    folder = root if output is None else Path(output).absolute()
+    if not overwrite:
+        _check_existing(plan, folder, root=root, records=records)
+    contents = {p.file_name: _make_content(p, dataset, root=root, jobs=jobs) for p in plan.lists}
+    contents.update({file_name: text.encode() for file_name, text in plan.texts.items()})
+    folder.mkdir(parents=True, exist_ok=True)
+    for file_name, content in contents.items():
+        with replacing(folder / file_name) as file:
+            file.write(content)
+    if records:
+        for planned in plan.lists:
+            _write_record_files(planned, folder)
+    return [
+        _written(planned, folder, dataset, num_samples=contents[planned.file_name].count(b"\n"))
+        for planned in plan.lists
+    ]
+
+
+def _check_existing(plan: Plan, folder: Path, *, root: Path, records: bool) -> None:
+    """Raise FileExistsError, before any work is done, for a file that would be replaced.
+
+    One that would stay as it is may exist. Where that shows only after long work, it may not.
+    """
+    contents: dict[str, bytes | None] = {}
+    for name, text in plan.texts.items():
+        contents[name] = text.encode()
+    for planned in plan.lists:
+        path = folder / planned.file_name
+        contents[path.name] = None
+        if path.exists() and not callable(planned.entries):
+            contents[path.name] = _content(planned, planned.entries, root=root)
+        if records:
+            contents.update(dict.fromkeys([f"{path.stem}.rec", f"{path.stem}.idx"]))
+    for name, content in contents.items():
+        path = folder / name
+        if path.exists() and (content is None or path.read_bytes() != content):
+            raise FileExistsError(
+                f"{path} exists: choose another folder with --output or add --overwrite"
+            )
+
+
+def _make_content(planned: PlannedList, dataset: Dataset, *, root: Path, jobs: int | None) -> bytes:
+    """Make the labels of a list and return what its file is to hold."""
+    entries = planned.entries() if callable(planned.entries) else planned.entries
+    entries = make_labels(
+        entries,
+        palette=dataset.palette or (),
+        min_pixels=planned.min_pixels,
+        jobs=jobs,
+        title=f"{dataset.name} {planned.split}",
+    )
+    return _content(planned, entries, root=root)
+
+
+def _content(planned: PlannedList, entries: Sequence[Entry], *, root: Path) -> bytes:
+    """Return a list as the bytes of its file.
+
+    Raises:
+        ValueError: it would be empty, or a path cannot stand in a list.
+    """
+    if not entries:
+        what = "image" if planned.min_pixels is None else "image with enough labelled pixels"
+        raise ValueError(f"{planned.split}: found no {what} to list")
+    lines = [_line(index, entry, root) for index, entry in enumerate(entries)]
+    return "".join(lines).encode(errors="surrogateescape")
+
+
+def _line(index: int, entry: Entry, root: Path) -> str:
+    image = _relative(entry.image, root)
+    if isinstance(entry.label, int):
+        return f"{index}\t{entry.label}\t{image}\n"
+    return f"{image}\n" if entry.label is None else f"{image}\t{_relative(entry.label, root)}\n"
+
+
+def _relative(path: Path, root: Path) -> str:
+    """Return a path as a list in the root gives it.
+
+    Raises:
+        ValueError: it has characters that separate the fields of a list.
+    """
+    try:
+        text = path.relative_to(root).as_posix()
+    except ValueError:  # elsewhere; and ".." goes up from where a link leads to
+        above = Path(os.path.relpath(_resolved(path.parent), _resolved(root)))
+        text = (above / path.name).as_posix()
+    if text != text.strip() or not set(text).isdisjoint("\t\n\r"):
+        raise ValueError(
+            f"{str(path)!r}: a name with tabs, line breaks or outer spaces cannot be listed"
+        )
+    return text
+
+
+@functools.lru_cache(maxsize=1000)
+def _resolved(folder: Path) -> Path:
+    return folder.resolve()
+
+
+def _write_record_files(planned: PlannedList, folder: Path) -> None:
+    """Pack the images of a list for classification into `.rec` and `.idx` beside it."""
+    path = folder / planned.file_name
+    # The index is in place before the records, which is what readers look for.
+    with (
+        replacing(path.with_suffix(".rec")) as record_file,
+        replacing(path.with_suffix(".idx")) as index_file,
+    ):
+        write_records(_read_images(planned), record_file=record_file, index_file=index_file)
+
+
+def _read_images(planned: PlannedList) -> Iterator[tuple[int, int, bytes]]:
+    entries = () if callable(planned.entries) else planned.entries
+    with progress_bar(total=len(entries), desc=f"{planned.split}.rec", unit="image") as bar:
+        for key, entry in enumerate(entries):
+            if isinstance(entry.label, int):
+                yield key, entry.label, entry.image.read_bytes()
+            bar.update()
+
+
+def _written(
+    planned: PlannedList, folder: Path, dataset: Dataset, *, num_samples: int
+) -> WrittenList:
+    expected = dataset.splits.get(planned.split)
+    written = WrittenList(folder / planned.file_name, planned.split, num_samples, expected)
+    if not written.agrees:
+        logger.warning("%s: %d samples, expected %d", written.path, num_samples, expected)
+    return written

@@ -1,0 +1,134 @@
+"""What a dataset's lists are to hold, found before anything is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Union
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from iters.datasets import Dataset
+
+
+class LabelSource(Protocol):
+    """What a label image is made from. It is sent to other processes."""
+
+    def read(self) -> NDArray[np.uint8]:
+        """Return the stored ids, (H, W) uint8.
+
+        Raises:
+            ValueError: the source is damaged; the message names its file.
+            OSError: it cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a list.
+
+    Attributes:
+        image: the image's file.
+        label: the label image's file, the class id, or None where a list of images without
+            labels is made.
+        source: what the label image is made from; None where it is part of the distribution.
+    """
+
+    image: Path
+    label: Path | int | None
+    source: LabelSource | None = None
+
+
+Entries = Union[Sequence[Entry], "Callable[[], Sequence[Entry]]"]
+
+
+@dataclass(frozen=True)
+class PlannedList:
+    """A list that can be made.
+
+    Attributes:
+        split: name of the split.
+        file_name: name of the list's file.
+        entries: its lines, or a function that returns them, where that takes long.
+        min_pixels: where given, only images with more labelled pixels than this are listed.
+    """
+
+    split: str
+    file_name: str
+    entries: Entries
+    min_pixels: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that can be made of a dataset.
+
+    Attributes:
+        lists: in the order in which they are made.
+        texts: name and content of other files to write beside the lists.
+    """
+
+    lists: Sequence[PlannedList]
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to look for, and where.
+
+    Attributes:
+        dataset: the dataset.
+        root: its folder, absolute.
+        sbd: SBD's folder; None looks for it in the root and beside VOC.
+        coco: a root of COCO that has lists of `coco20`, for "train++"; None makes no such list.
+        min_pixels: for `coco20`, see :class:`PlannedList`.
+    """
+
+    dataset: Dataset
+    root: Path
+    sbd: Path | None = None
+    coco: Path | None = None
+    min_pixels: int = 0
+
+    def not_found(self, what: str) -> FileNotFoundError:
+        """Return the error for a distribution that is not in the root."""
+        return FileNotFoundError(
+            f"{what} of {self.dataset.name} in {self.root}: looked there for "
+            f"{'; '.join(self.dataset.layout)}: correct --root, or unpack the official files there"
+        )
+
+
+def check_files(paths: Iterable[Path], request: Request) -> None:
+    """Raise FileNotFoundError where files are missing, naming the first of them.
+
+    Folders are listed rather than files asked for one by one, which takes minutes for millions.
+    """
+    folders: dict[Path, set[str]] = {}
+    missing = []
+    for path in paths:
+        if path.parent not in folders:
+            folders[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+        if path.name not in folders[path.parent]:
+            missing.append(path)
+    if missing:
+        others = f" nor {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise request.not_found(f"{missing[0]} is not there{others}: incomplete files")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a list of the distribution, but for blank ones.
+
+    Raises:
+        ValueError: there are none.
+        OSError: the file cannot be read.
+    """
+    # File names need not be UTF-8: what is not survives as surrogates, as in `os.fsdecode`.
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if not lines:
+        raise ValueError(f"{path}: the file is empty: unpack it again")
+    return lines

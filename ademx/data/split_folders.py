@@ -1,0 +1,29 @@
+"""The lists of datasets that are distributed as images and labels in folders of splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ademx.data.plans import Entry, Plan, PlannedList, Request, check_files
+from iters.lists import find_official_samples
+
+
+def plan_split_folders(request: Request) -> Plan:
+    """Return the lists of Cityscapes or ADE20K.
+
+    Raises:
+        FileNotFoundError: no split is there, or one lacks labels.
+    """
+    name = request.dataset.name
+    lists = []
+    for split in request.dataset.splits:
+        samples = find_official_samples(request.dataset, request.root, split)
+        check_files((s.label for s in samples if isinstance(s.label, Path)), request)
+        if samples:
+            # Both kinds of Cityscapes lie in one root.
+            file_name = f"{name}_{split}.lst" if name.endswith("-coarse") else f"{split}.lst"
+            entries = [Entry(sample.image, sample.label) for sample in samples]
+            lists.append(PlannedList(split, file_name, entries))
+    if not lists:
+        raise request.not_found("no split")
+    return Plan(lists)

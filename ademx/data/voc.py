@@ -1,0 +1,195 @@
+"""VOC's lists, and those of VOC with SBD and COCO, on which the release trained.
+
+SBD (Hariharan et al., "Semantic Contours from Inverse Detectors", ICCV 2011) labels more of VOC's
+images than VOC does, without void borders. The release calls VOC's train and all of SBD, without
+the images of VOC's val, "train+"; with COCO it is "train++".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ademx.data.label_files import checked_label, import_data_library, read_matlab
+from ademx.data.plans import (
+    Entry,
+    Plan,
+    PlannedList,
+    Request,
+    check_files,
+    read_lines,
+)
+from iters.lists import read_list_file, voc_folders
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+_MAX_ID = 20
+
+# The splits of COCO that make up "train++": both pairs are the same images.
+_COCO_SPLITS = (("train2014", "val2014"), ("train2017", "val2017"))
+
+
+@dataclass(frozen=True)
+class SbdLabel:
+    """A label of SBD.
+
+    Attributes:
+        path: a MATLAB file with the struct `GTcls`, whose field `Segmentation` is (H, W) class
+            ids, 0 to 20.
+    """
+
+    path: Path
+
+    def read(self) -> NDArray[np.uint8]:
+        """Return the class ids, (H, W) uint8; see :class:`ademx.data.plans.LabelSource`."""
+        content = read_matlab(self.path)
+        try:
+            stored = content["GTcls"]["Segmentation"][0, 0]
+        except (KeyError, ValueError, IndexError, TypeError):
+            names = [name for name in content if not name.startswith("__")]
+            raise ValueError(
+                f"{self.path}: found {', '.join(names) or 'nothing'}: expected a struct GTcls "
+                "with a field Segmentation"
+            ) from None
+        return checked_label(stored, path=self.path, max_id=_MAX_ID).astype(np.uint8)
+
+
+def plan_voc(request: Request) -> Plan:
+    """Return the lists of VOC 2012's own splits, those whose image set is there.
+
+    Raises:
+        FileNotFoundError: none is there, or images or labels are missing.
+    """
+    base = _find_voc(request)
+    lists = [
+        PlannedList(split, f"{split}.lst", _voc_entries(base, split, request))
+        for split in request.dataset.splits
+        if _image_set(base, split).is_file()
+    ]
+    if _find_sbd(base, request):
+        logger.info("SBD is here too: `ademx data lists voc-sbd` makes its train+.lst")
+    return Plan(lists)
+
+
+def plan_voc_sbd(request: Request) -> Plan:
+    """Return the lists "train+" and "val", and with a root of COCO "train++".
+
+    Raises:
+        FileNotFoundError: VOC, SBD or COCO's lists are missing, or images or labels of them.
+        MissingDependency: scipy is not installed.
+    """
+    import_data_library("scipy.io")
+    base = _find_voc(request)
+    sbd = _find_sbd(base, request)
+    if sbd is None:
+        raise request.not_found(f"no SBD (looked in {_shown(_sbd_folders(base, request))} too)")
+    for path in (_image_set(base, "train"), _image_set(base, "val")):
+        check_files([path], request)
+    larger = _train_plus(base, sbd, request)
+    lists = [
+        PlannedList("train+", "train+.lst", larger),
+        PlannedList("val", "val.lst", _voc_entries(base, "val", request)),
+    ]
+    if request.coco is not None:
+        made = [dataclasses.replace(entry, source=None) for entry in larger]
+        largest = made + _coco_entries(request.coco)
+        lists.append(PlannedList("train++", "train++.lst", largest))
+    return Plan(lists)
+
+
+def _train_plus(base: Path, sbd: Path, request: Request) -> list[Entry]:
+    """Return the samples of "train+", in the order of their names."""
+    train, val = (set(read_lines(_image_set(base, split))) for split in ("train", "val"))
+    others = {name for split in ("train", "val") for name in read_lines(sbd / f"{split}.txt")}
+    others -= train | val
+    check_files((sbd / "cls" / f"{name}.mat" for name in sorted(others)), request)
+    own = {entry.image.stem: entry for entry in _voc_entries(base, "train", request)}
+    entries = []
+    for name in sorted(train | others):
+        if name in own:  # with void borders, which SBD does not have
+            entries.append(own[name])
+            continue
+        image = base / "JPEGImages" / f"{name}.jpg"
+        if not image.is_file():
+            image = sbd / "img" / image.name
+        label = base / "SegmentationClassAug" / f"{name}.png"
+        entries.append(Entry(image, label, SbdLabel(sbd / "cls" / f"{name}.mat")))
+    check_files((entry.image for entry in entries), request)
+    return entries
+
+
+def _voc_entries(base: Path, split: str, request: Request) -> list[Entry]:
+    """Return the samples of one of VOC's splits with VOC's own labels."""
+    names = read_lines(_image_set(base, split))
+    images = [base / "JPEGImages" / f"{name}.jpg" for name in names]
+    check_files(images, request)
+    if split == "test":
+        return [Entry(image, None) for image in images]
+    labels = [base / "SegmentationClass" / f"{name}.png" for name in names]
+    check_files(labels, request)
+    return [Entry(image, label) for image, label in zip(images, labels)]
+
+
+def _coco_entries(root: Path) -> list[Entry]:
+    """Return the samples of `coco20` in a root of COCO."""
+    for splits in _COCO_SPLITS:
+        paths = [root / f"coco20_{split}.lst" for split in splits]
+        if all(path.is_file() for path in paths):
+            logger.info("train++: with %s", _shown(paths))
+            samples = [
+                sample
+                for path in paths
+                for sample in read_list_file(path, task="segmentation", root=root)
+            ]
+            return [Entry(sample.image, sample.label) for sample in samples]
+    wanted = ", or ".join(
+        " and ".join(f"coco20_{split}.lst" for split in splits) for splits in _COCO_SPLITS
+    )
+    raise FileNotFoundError(
+        f"no lists of coco20 in {root}: looked there for {wanted}: make them by "
+        f"`ademx data lists coco20 --root {root}`"
+    )
+
+
+def _image_set(base: Path, split: str) -> Path:
+    return base / "ImageSets" / "Segmentation" / f"{split}.txt"
+
+
+def _find_voc(request: Request) -> Path:
+    for base in voc_folders(request.root):
+        if any(_image_set(base, split).is_file() for split in ("train", "val", "trainval", "test")):
+            return base
+    raise request.not_found("no image set")
+
+
+def _find_sbd(base: Path, request: Request) -> Path | None:
+    """Return the folder with SBD's `cls` and its lists, or None."""
+    return next(
+        (
+            folder
+            for folder in _sbd_folders(base, request)
+            if all((folder / name).exists() for name in ("cls", "train.txt", "val.txt"))
+        ),
+        None,
+    )
+
+
+def _sbd_folders(base: Path, request: Request) -> list[Path]:
+    """Return where SBD's files may be: in the folder that was given, or in or beside VOC's."""
+    if request.sbd is not None:
+        return [request.sbd, request.sbd / "dataset", request.sbd / "benchmark_RELEASE" / "dataset"]
+    # VOC's folder is <parents>/VOCdevkit/VOC2012.
+    folders = dict.fromkeys([request.root, base, base.parent, base.parent.parent])
+    return [folder / "benchmark_RELEASE" / "dataset" for folder in folders]
+
+
+def _shown(paths: list[Path]) -> str:
+    return ", ".join(map(str, paths))
