@@ -1,0 +1,122 @@
+"""`ademx data check`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ademx.cli import options as shared
+from ademx.data.problems import KINDS, Problem
+from ademx.files import write_json
+
+if TYPE_CHECKING:
+    from ademx.data.check import DatasetCheck
+
+_NUM_PROBLEMS, _NUM_REMARKS = 10, 3  # of each kind that are printed
+
+
+@click.command()
+@click.argument("dataset")
+@click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of the dataset.",
+)
+@click.option("--split", "splits", multiple=True, help="Split to check.  [default: all there are]")
+@click.option(
+    "--list-file",
+    type=shared.EXISTING_FILE,
+    help="The samples of the one split, paths relative to the root.",
+)
+@click.option("--no-counts", is_flag=True, help="Expect any number of images: a reduced copy.")
+@click.option("--quick", is_flag=True, help="Look whether the files are there, and open none.")
+@click.option("--json", "json_file", type=shared.ANY_PATH, help="Write all that was found here.")
+def check(
+    dataset: str,
+    root: Path,
+    splits: tuple[str, ...],
+    list_file: Path | None,
+    no_counts: bool,
+    quick: bool,
+    json_file: Path | None,
+) -> None:
+    """Check every file of a DATASET, by its name or by the YAML file that describes it.
+
+    Compared are the number of images with the published one; images and labels with each other,
+    after decoding them to their end; the numbers in labels with the dataset's classes; class ids;
+    and the images of train with those of val and test. The exit status is 1 where something is
+    wrong. Remarks are on what need not be.
+    """
+    from ademx.data.check import check_dataset
+
+    if list_file is not None and len(splits) != 1:
+        raise click.UsageError("--list-file is the list of one split: give that with --split")
+    if json_file is not None and not json_file.parent.is_dir():
+        raise click.UsageError(f"--json {json_file}: there is no folder {json_file.parent}")
+    found = check_dataset(
+        dataset,
+        root,
+        splits=splits or None,
+        list_files={} if list_file is None else {splits[0]: list_file},
+        quick=quick,
+        expect_counts=not no_counts,
+        progress=True,
+    )
+    if json_file is not None:
+        write_json(json_file, _record(found))
+    # A file name need not be UTF-8: it was read with surrogates, which no terminal takes.
+    click.echo("\n".join(_text(found)).encode(errors="backslashreplace").decode())
+    if not found.ok:
+        counts = Counter(KINDS[problem.kind] for problem in found.problems)
+        kinds = ", ".join(f"{heading} ({count:,})" for heading, count in counts.items())
+        raise click.ClickException(f"{found.dataset} in {root} is not in order: {kinds}")
+
+
+def _record(found: DatasetCheck) -> dict[str, Any]:
+    troubles = Counter(problem.split for problem in found.problems)
+    return {
+        "dataset": found.dataset,
+        "root": str(found.root),
+        "ok": found.ok,
+        "quick": found.quick,
+        "splits": {
+            split: {"images": images, "expected": expected, "problems": troubles[split]}
+            for split, (images, expected) in found.counts.items()
+        },
+        "problems": [dataclasses.asdict(problem) for problem in found.problems],
+        "remarks": [dataclasses.asdict(remark) for remark in found.remarks],
+    }
+
+
+def _text(found: DatasetCheck) -> Iterator[str]:
+    troubles = Counter(problem.split for problem in found.problems)
+    yield f"{'split':12}{'images':>12}{'expected':>12}{'problems':>12}"
+    for split, (images, expected) in found.counts.items():
+        published = "" if expected is None else f"{expected:,}"
+        yield f"{split:12}{images:>12,}{published:>12}{troubles[split]:>12,}"
+    yield from _grouped(found.problems, limit=_NUM_PROBLEMS, title="")
+    yield from _grouped(found.remarks, limit=_NUM_REMARKS, title="remark: ")
+    if found.ok:
+        opened = "no file was opened" if found.quick else "every file was read"
+        yield f"\nnothing is wrong with {found.dataset} in {found.root}; {opened}"
+
+
+def _grouped(problems: Sequence[Problem], *, limit: int, title: str) -> Iterator[str]:
+    """Yield the problems under the heading of their kind, the first ones of each."""
+    for kind, heading in KINDS.items():
+        cases = [problem for problem in problems if problem.kind == kind]
+        if not cases:
+            continue
+        yield f"\n{title}{heading}: {len(cases):,}"
+        for case in cases[:limit]:
+            yield "  " + ": ".join(filter(None, (case.split, case.path, case.detail)))
+        if len(cases) > limit:
+            yield f"  … and {len(cases) - limit:,} more"
+        for hint in dict.fromkeys(case.hint for case in cases if case.hint):
+            yield f"  → {hint}"
