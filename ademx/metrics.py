@@ -106,24 +106,46 @@ def segmentation_scores(
 
     Source: ademxapp:issegm/voc.py, ScoreUpdater; cityscapesscripts' pixel-level evaluation.
     """
-    if absent_classes not in ABSENT_CLASSES:
-        raise ValueError(
-            f"absent_classes: found {absent_classes!r}, expected one of {', '.join(ABSENT_CLASSES)}"
-        )
     confusion = np.asarray(confusion)
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or confusion.size == 0:
         raise ValueError(f"confusion: found shape {confusion.shape}, expected (C, C)")
     if (confusion < 0).any():
         raise ValueError("confusion: found negative counts, expected numbers of pixels")
-    correct = np.diagonal(confusion)
-    truth, predicted = confusion.sum(1), confusion.sum(0)
+    return scores_of_counts(
+        np.diagonal(confusion), confusion.sum(1), confusion.sum(0), absent_classes=absent_classes
+    )
+
+
+def scores_of_counts(
+    correct: NDArray[np.number],
+    truth: NDArray[np.number],
+    predicted: NDArray[np.number],
+    *,
+    absent_classes: str,
+) -> SegmentationScores:
+    """Return the scores that :func:`segmentation_scores` has for a confusion matrix's sums.
+
+    Args:
+        correct: (C,), the diagonal; whole numbers, as all three.
+        truth: (C,), the sums of the rows.
+        predicted: (C,), the sums of the columns.
+        absent_classes: "skip" or "zero".
+
+    Raises:
+        ValueError: `absent_classes` is unknown.
+    """
+    if absent_classes not in ABSENT_CLASSES:
+        raise ValueError(
+            f"absent_classes: found {absent_classes!r}, expected one of {', '.join(ABSENT_CLASSES)}"
+        )
+    pixel_accuracy = float(_percent(correct.sum(), truth.sum()))
     if absent_classes == "zero":
         # Release: one pixel that was never correct stands in for an absent class's truth.
         truth = np.where(truth == 0, 1, truth)
     accuracy = _percent(correct, truth)
     iou = _percent(correct, truth + predicted - correct)
     return SegmentationScores(
-        pixel_accuracy=float(_percent(correct.sum(), confusion.sum())),
+        pixel_accuracy=pixel_accuracy,
         mean_accuracy=_mean_of_known(accuracy),
         mean_iou=_mean_of_known(iou),
         class_accuracy=tuple(accuracy.tolist()),
@@ -155,12 +177,32 @@ def topk_errors(
 
     Source: ademxapp:iclass/ilsvrc.py.
     """
+    if any(k < 1 for k in ks):
+        raise ValueError(f"ks: found {tuple(ks)}, expected ranks from 1 on")
+    ranks = ranks_of_truth(probabilities, labels)
+    return {int(k): float(_percent((ranks >= k).sum(), len(labels))) for k in ks}
+
+
+def ranks_of_truth(
+    probabilities: NDArray[np.floating], labels: NDArray[np.integer]
+) -> NDArray[np.int64]:
+    """Return how many classes rank before each image's true one, (N,) int64, as in the errors.
+
+    Args:
+        probabilities: (N, C) float, one row an image.
+        labels: (N,) integer, the true classes.
+
+    Raises:
+        ValueError: shapes do not fit, a probability is nan, or a label is not a class.
+    """
     probabilities, labels = np.asarray(probabilities), np.asarray(labels)
-    _check_classification(probabilities, labels, ks)
+    _check_classification(probabilities, labels)
     of_truth = np.take_along_axis(probabilities, labels[:, None].astype(np.intp), axis=1)
     later = np.arange(probabilities.shape[1]) > labels[:, None]
-    ranks = ((probabilities > of_truth) | ((probabilities == of_truth) & later)).sum(1)
-    return {int(k): float(_percent((ranks >= k).sum(), len(labels))) for k in ks}
+    ranks: NDArray[np.int64] = (
+        (probabilities > of_truth) | ((probabilities == of_truth) & later)
+    ).sum(1)
+    return ranks
 
 
 def _confusion_of_bytes(
@@ -208,7 +250,7 @@ def _check_classes(
         )
 
 
-def _check_classification(probabilities: NDArray, labels: NDArray, ks: Sequence[int]) -> None:
+def _check_classification(probabilities: NDArray, labels: NDArray) -> None:
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1]:
         raise ValueError(
             f"probabilities and labels: found shapes {probabilities.shape} and {labels.shape}, "
@@ -225,8 +267,6 @@ def _check_classification(probabilities: NDArray, labels: NDArray, ks: Sequence[
             f"labels: found {strays[0]} ({strays.size} labels out of range), "
             f"expected classes from 0 to {num_classes - 1}"
         )
-    if any(k < 1 for k in ks):
-        raise ValueError(f"ks: found {tuple(ks)}, expected ranks from 1 on")
 
 
 def _percent(part: ArrayLike, whole: ArrayLike) -> NDArray[np.float64]:

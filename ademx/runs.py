@@ -10,7 +10,10 @@ from typing import Any
 from ademx.files import write_json
 
 _SETTINGS = "run.json"
-_RESULTS = ("labels", "correct", "scores", "predictions", "scores.json", "submission.txt")
+_RESULTS = (
+    *("labels", "correct", "scores", "predictions", "scores.json", "images.npz"),
+    *("submission", "submission.txt"),
+)
 
 
 def open_folder(path: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:

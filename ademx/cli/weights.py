@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ademx.cli import options as shared
+from ademx.cli.tables import aligned
 from ademx.files import write_json
 
 if TYPE_CHECKING:
@@ -115,14 +116,7 @@ def _table(rows: Sequence[ArrayStatistics]) -> str:
         numbers = (f"{x:.4g}" for x in (row.minimum, row.mean, row.maximum, row.std))
         shape = "×".join(map(str, row.shape)) or "scalar"
         cells.append((row.name, row.kind, shape, row.dtype, *numbers))  # type: ignore[arg-type]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if position < 4 else cell.rjust(width)
-            for position, (cell, width) in enumerate(zip(line, widths))
-        ).rstrip()
-        for line in cells
-    )
+    return aligned(cells, num_texts=4)
 
 
 def _count(row: ArrayStatistics) -> int:

@@ -1,0 +1,175 @@
+"""`ademx compare`: two or more test runs beside each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ademx.cli import options as shared
+from ademx.cli.summary import check_writable
+from ademx.cli.tables import aligned
+from ademx.files import write_json
+
+if TYPE_CHECKING:
+    from ademx.compare import Change, Comparison, ImageChange
+
+
+# Task -> the score of a class, that of an image, what is shown of its predictions.
+_TITLES = {
+    "segmentation": ("IoU", "mean IoU", "label images"),
+    "classification": ("top-1 error", "probability of its class", "guesses"),
+}
+
+
+@click.command()
+@click.argument("runs", metavar="RUN RUN…", nargs=-1, type=shared.ANY_PATH)
+@click.option(
+    "--resamples",
+    type=click.IntRange(min=100),
+    default=1000,
+    show_default=True,
+    help="Bootstrap resamples of the images.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the resamples."
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Classes, and images of either sign, to name.",
+)
+@click.option("--json", "json_file", type=shared.ANY_PATH, help="Write the comparison here too.")
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+def compare(
+    runs: tuple[Path, ...],
+    resamples: int,
+    seed: int,
+    top: int,
+    json_file: Path | None,
+    overwrite: bool,
+) -> None:
+    """Hold each further RUN against the first: scores, and the classes and images that moved.
+
+    A RUN is the --output folder of `ademx evaluate` on a split with labels. Runs on partly
+    different images are compared on those that they share.
+
+    The interval of the difference of mean IoU, or of the top-1 error, is a paired bootstrap over
+    images. It says how far another set of such images might move the difference between these
+    very networks, not how far another training might.
+    """
+    from ademx.compare import compare as compare_runs
+    from ademx.finished_runs import load_run
+
+    if len(runs) < 2:
+        raise click.UsageError("expected two or more RUNs: the first is the baseline")
+    check_writable([json_file], overwrite=overwrite)
+    baseline, *others = map(load_run, runs)
+    comparisons = [
+        compare_runs(baseline, other, resamples=resamples, seed=seed, top=top) for other in others
+    ]
+    if json_file is not None:
+        record = {"seed": seed, "comparisons": [comparison.record() for comparison in comparisons]}
+        write_json(json_file, record)
+    text = "\n\n\n".join(map(_report, comparisons))
+    # A file name that is not UTF-8 has surrogates, and comes out as the bytes that it is.
+    click.echo(text.encode("utf-8", "surrogateescape"))
+
+
+def _report(comparison: Comparison) -> str:
+    class_title, image_title, prediction_title = _TITLES[comparison.before.task]
+    sections = [
+        _images(comparison),
+        _table("score, %", comparison.scores),
+        _interval(comparison),
+        _settings(comparison),
+        _class_table(f"class, {class_title} %", comparison.classes),
+        *(
+            _image_table(f"image that {verb}, {image_title} %", changes, prediction_title)
+            for verb, changes in (("gained", comparison.gained), ("lost", comparison.lost))
+        ),
+    ]
+    return "\n\n".join(filter(None, sections))
+
+
+def _images(comparison: Comparison) -> str:
+    lines = [
+        f"before: {comparison.before.folder}",
+        f"after:  {comparison.after.folder}",
+        f"images: {comparison.num_images}",
+    ]
+    before, after = comparison.num_left_out
+    if before or after:
+        lines[-1] += f" in both; left out: {before} only in before, {after} only in after"
+    return "\n".join(lines)
+
+
+def _interval(comparison: Comparison) -> str:
+    from ademx.compare import LEVEL
+
+    interval = comparison.interval
+    counts = f"after is better in {interval.num_better}"
+    if interval.num_equal:
+        counts += f" and equal in {interval.num_equal}"
+    return (
+        f"{LEVEL} % bootstrap interval of the difference of {interval.metric}: "
+        f"{interval.low:+.2f} to {interval.high:+.2f}\n"
+        f"({counts} of {interval.num_resamples} resamples of the images)"
+    )
+
+
+def _settings(comparison: Comparison) -> str:
+    if not comparison.settings:
+        return "settings that differ: none"
+    lines = [
+        f"  {name}: {_json(before)} → {_json(after)}"
+        for name, (before, after) in comparison.settings.items()
+    ]
+    return "\n".join(["settings that differ, before → after:", *lines])
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _class_table(title: str, classes: Sequence[Change]) -> str:
+    table = _table(title, classes)
+    if any(change.difference != change.difference for change in classes):
+        table += "\n(– is in no label and in no prediction, and does not count in the mean)"
+    return table
+
+
+def _image_table(title: str, images: Sequence[ImageChange], prediction_title: str) -> str:
+    """Return the table with what was predicted behind each row."""
+    ends = [prediction_title]
+    for image in images:
+        before, after = (found or "–" for found in image.predictions)
+        classified = image.truth is not None
+        ends.append(f"{before} → {after}, is {image.truth}" if classified else f"{before}  {after}")
+    return "\n".join(f"{row}  {end}" for row, end in zip(_table(title, images).splitlines(), ends))
+
+
+def _table(title: str, changes: Sequence[Change]) -> str:
+    """Return names to the left and numbers to the right; nothing for no changes."""
+    if not changes:
+        return ""
+    rows = [(title, "before", "after", "difference")]
+    rows += [
+        (
+            change.name,
+            _percent(change.before),
+            _percent(change.after),
+            _percent(change.difference, "+"),
+        )
+        for change in changes
+    ]
+    return aligned(rows)
+
+
+def _percent(value: float, sign: str = "") -> str:
+    return "–" if value != value else f"{value:{sign}.2f}"

@@ -1,0 +1,218 @@
+"""What finished test runs found, read back from their folders, whole or for some of the images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ademx.image_counts import load_image_counts, load_image_labels
+from ademx.metrics import ranks_of_truth, scores_of_counts
+from iters.datasets import DATASETS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_RANKS = (1, 5)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run of `ademx evaluate` on a split with labels, with its N tested images.
+
+    Attributes:
+        folder: its `--output`.
+        record: the content of its `scores.json`.
+        names: of the images.
+        class_names: a name for each of the C classes.
+        truth: what is known of each image's truth: (N, C) pixels of each class, or (N, 1) classes.
+        counts: what was counted in each image, int64: (N, 3, C) as in
+            :class:`ademx.image_counts.ImageCounts`, or (N, 2), 1 where the true class is not
+            the likeliest, and not among the five likeliest.
+        image_scores: (N,) percent, more is better: the mean IoU, nan for an image without truth,
+            or the probability of the true class.
+        guesses: (N,) int64, the likeliest class of each image; None for segmentation.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    names: tuple[str, ...]
+    class_names: tuple[str, ...]
+    truth: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    image_scores: NDArray[np.float64]
+    guesses: NDArray[np.int64] | None
+
+    @property
+    def task(self) -> str:
+        """Either "classification" or "segmentation"."""
+        return "segmentation" if self.guesses is None else "classification"
+
+    def scores(self, sums: NDArray[Any]) -> dict[str, float]:
+        """Return the scores that as many images with such sums of counts have.
+
+        Args:
+            sums: (3, C) or (2,) whole numbers.
+
+        Returns:
+            Percent, by the names that the scores have in `scores.json`.
+        """
+        if self.task == "classification":
+            errors = 100.0 * np.true_divide(sums, len(self.names))
+            return {f"top{rank}_error": float(error) for rank, error in zip(_RANKS, errors)}
+        scores = scores_of_counts(*sums, absent_classes=self.record["absent_classes"])
+        names = ("pixel_accuracy", "mean_accuracy", "mean_iou")
+        return {name: getattr(scores, name) for name in names}
+
+    def class_scores(self) -> NDArray[np.float64]:
+        """Return the IoU or the top-1 error of each class, (C,) percent, nan if not counted."""
+        if self.task == "classification":
+            wrong, labels = self.counts[:, 0], self.truth[:, 0]
+            num_wrong = np.bincount(labels, wrong, len(self.class_names))
+            with np.errstate(invalid="ignore"):
+                errors: NDArray[np.float64] = 100.0 * (
+                    num_wrong / np.bincount(labels, minlength=len(self.class_names))
+                )
+            return errors
+        rule = self.record["absent_classes"]
+        scores = scores_of_counts(*self.counts.sum(axis=0), absent_classes=rule)
+        return np.array(scores.class_iou)
+
+    def prediction(self, index: int) -> str | None:
+        """Return the class guessed for an image, or its label image's path, None without one."""
+        if self.guesses is not None:
+            return self.class_names[int(self.guesses[index])]
+        path = self.folder / "labels" / f"{self.names[index]}.png"
+        return str(path) if path.is_file() else None
+
+    def true_class(self, index: int) -> str | None:
+        """Return the true class of an image that was classified."""
+        return None if self.guesses is None else self.class_names[int(self.truth[index, 0])]
+
+    def only(self, places: Sequence[int]) -> FinishedRun:
+        """Return the run with these of its images alone, in this order."""
+        return FinishedRun(
+            folder=self.folder,
+            record=self.record,
+            names=tuple(self.names[place] for place in places),
+            class_names=self.class_names,
+            truth=self.truth[places],
+            counts=self.counts[places],
+            image_scores=self.image_scores[places],
+            guesses=None if self.guesses is None else self.guesses[places],
+        )
+
+
+def load_run(folder: Path) -> FinishedRun:
+    """Return the run whose results a folder holds.
+
+    Raises:
+        FileNotFoundError: the folder or a file that a finished run has is missing.
+        ValueError: it holds something else, the results of a split without labels, or a damaged
+            file.
+    """
+    record = _read_record(folder)
+    if "mean_iou" not in record and "top1_error" not in record:
+        raise ValueError(
+            f"{folder}: split {record['settings'].get('split')!r} was tested without labels: "
+            "there are no scores to compare; name runs on a split with labels"
+        )
+    run = _LOADERS[record["settings"]["command"]](folder, record)
+    scores = run.scores(run.counts.sum(axis=0))
+    recorded = np.array([record[name] for name in scores], float)  # null becomes nan
+    if not np.allclose(list(scores.values()), recorded, rtol=1e-9, equal_nan=True):
+        raise ValueError(
+            f"{folder}: images.npz and scores.json are not of the same run: go on with it by "
+            "`ademx evaluate … --resume`, which writes both"
+        )
+    return run
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / "scores.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        known = record["settings"]["command"] in _LOADERS
+    except (FileNotFoundError, NotADirectoryError):
+        state = "the run is not finished: go on with it by --resume"
+        if not (folder / "run.json").is_file():
+            state = "expected the --output folder of `ademx evaluate`"
+        raise FileNotFoundError(f"{path}: no such file: {state}") from None
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise ValueError(f"{path}: not what `ademx evaluate` writes")
+    checked: dict[str, Any] = record
+    return checked
+
+
+def _load_segmentation(folder: Path, record: dict[str, Any]) -> FinishedRun:
+    images = load_image_counts(folder)
+    return FinishedRun(
+        folder=folder,
+        record=record,
+        names=images.names,
+        class_names=tuple(record["class_iou"]),
+        truth=images.counts[:, 1],
+        counts=images.counts,
+        image_scores=images.mean_iou(),
+        guesses=None,
+    )
+
+
+def _load_classification(folder: Path, record: dict[str, Any]) -> FinishedRun:
+    images = load_image_labels(folder)
+    probabilities = _mean_probabilities(folder, record["settings"]["test_scales"])
+    if len(probabilities) != len(images.names):
+        raise ValueError(
+            f"{folder}: {len(probabilities)} rows of predictions for {len(images.names)} images: "
+            "the files are not of the same run"
+        )
+    tested = np.flatnonzero(~np.isnan(probabilities).any(axis=1))
+    probabilities, labels = probabilities[tested], images.labels[tested]
+    ranks = ranks_of_truth(probabilities, labels)
+    num_classes = probabilities.shape[1]
+    return FinishedRun(
+        folder=folder,
+        record=record,
+        names=tuple(images.names[index] for index in tested),
+        class_names=_class_names(record, num_classes),
+        truth=labels[:, None],
+        counts=np.stack([ranks >= rank for rank in _RANKS], axis=1).astype(np.int64),
+        image_scores=100.0 * np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0],
+        # Of equals the one with the higher index ranks first, as in the errors.
+        guesses=num_classes - 1 - probabilities[:, ::-1].argmax(axis=1),
+    )
+
+
+def _class_names(record: dict[str, Any], num_classes: int) -> tuple[str, ...]:
+    """Return the classes' names, made of their numbers where a dataset has none."""
+    dataset = record["settings"]["dataset"]
+    names: tuple[str, ...] = ()
+    if isinstance(dataset, dict):  # of one's own
+        names = tuple(dataset["classes"])
+    elif dataset in DATASETS:
+        names = DATASETS[dataset].class_names
+    return names or tuple(f"class {index}" for index in range(num_classes))
+
+
+def _mean_probabilities(folder: Path, scales: Sequence[int]) -> NDArray[np.float32]:
+    """Return the mean over the scales, (N, C), as the run had it; nan where one has none."""
+    total: NDArray[np.float32] = np.zeros((), np.float32)
+    for scale in scales:
+        path = folder / "predictions" / f"{scale}.npy"
+        try:
+            total = total + np.load(path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{path}: not what `ademx evaluate` wrote: {error}") from None
+    return total / len(scales)
+
+
+_LOADERS: dict[str, Callable[[Path, dict[str, Any]], FinishedRun]] = {
+    "evaluate segmentation": _load_segmentation,
+    "evaluate classification": _load_classification,
+}
