@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from ademx.evaluation import EvaluationOptions, Session, grouped, progress_bar
-from ademx.files import replacing, write_json
+from ademx.files import write_json
+from ademx.image_counts import ImageLabels, save_image_labels
 from ademx.metrics import topk_errors
 from ademx.published import Result
+from ademx.submissions import Submission, write_guesses
 from iters import transforms
+from iters.datasets import Dataset
 from iters.lists import Sample
 from iters.sources import load_sample_image
 
@@ -44,12 +47,19 @@ class ClassificationReport:
         scale_errors: the same for each scale alone.
         published: the published result with the same label, split and options, if any.
         record: the whole of `scores.json`.
+        dataset: what was tested on.
+        samples: the split's, those that could not be tested among them.
+        submission: of a test split, what the dataset's server takes; None where none is known,
+            or images could not be tested.
     """
 
     errors: dict[int, float] | None
     scale_errors: dict[int, dict[int, float]]
     published: Result | None
     record: dict[str, Any]
+    dataset: Dataset
+    samples: tuple[Sample, ...]
+    submission: Submission | None = None
 
 
 def evaluate_classification(options: ClassificationOptions) -> ClassificationReport:
@@ -59,7 +69,8 @@ def evaluate_classification(options: ClassificationOptions) -> ClassificationRep
     rows of `predictions/<scale>.npy` are nan.
 
     Raises:
-        ValueError, FileNotFoundError: see :class:`ademx.evaluation.Session`.
+        ValueError, FileNotFoundError: see :class:`ademx.evaluation.Session`, and
+            :func:`ademx.submissions.write_guesses` for what is written of a test split.
 
     Source: SPEC §5; ademxapp:iclass/ilsvrc.py.
     """
@@ -123,10 +134,18 @@ class _Tester:
                 "scales": {scale: _named(found) for scale, found in scale_errors.items()},
                 **record,
             }
-        else:
-            self._write_submission(mean)
+            names = tuple(sample.name for sample in self._session.samples)
+            save_image_labels(self._options.output, ImageLabels(names, self._truth))
         write_json(self._options.output / "scores.json", record)
-        return ClassificationReport(errors, scale_errors, published, record)
+        return ClassificationReport(
+            errors,
+            scale_errors,
+            published,
+            record,
+            self._session.dataset,
+            tuple(self._session.samples),
+            self._submission(mean),
+        )
 
     def _open_rows(self, partial: Path, complete: Path) -> np.memmap:
         """Return the file of a scale's rows, nan where an image is yet to be tested."""
@@ -183,12 +202,18 @@ class _Tester:
             )
         return truth
 
-    def _write_submission(self, probabilities: np.ndarray) -> None:
-        """Write five guesses a line, likeliest first; an image without a result guesses class 1."""
-        best = np.argsort(-np.nan_to_num(probabilities), axis=1, kind="stable")[:, : max(_RANKS)]
-        lines = [" ".join(str(self._class_ids[index]) for index in row) for row in best]
-        with replacing(self._options.output / "submission.txt") as file:
-            file.write("\n".join([*lines, ""]).encode())
+    def _submission(self, probabilities: np.ndarray) -> Submission | None:
+        """Write five guesses a line, likeliest first, of a test split that is complete."""
+        if not self._session.submission_is_due():
+            return None
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, : max(_RANKS)]
+        return write_guesses(
+            self._session.dataset,
+            self._session.samples,
+            self._options.output,
+            guesses=np.array(self._class_ids)[best],
+            are_numbered=self._options.class_ids is not None,
+        )
 
 
 def _untested(rows: np.ndarray) -> np.ndarray:
@@ -212,4 +237,6 @@ def _read_class_ids(path: Path | None, num_classes: int) -> list[int]:
             f"--class-ids {path}: expected {num_classes} whole numbers, one a line, in the order "
             f"of the classes; found {len(fields)} fields"
         )
+    if len(set(map(int, fields))) < len(fields):
+        raise ValueError(f"--class-ids {path}: expected different numbers, found one twice")
     return [int(field) for field in fields]

@@ -52,7 +52,8 @@ class EvaluationOptions:
         test_scales: lengths of the shorter (classification) or longer (segmentation) side that
             an image is resized to, pixels.
         model: label of the weights, where the file's name is not one.
-        dataset: name of the dataset, where it is not the label's.
+        dataset: name of the dataset, or path of the YAML file that describes it, where it is not
+            the label's.
         split: such as "val"; "test" has no labels.
         list_file: a list of the samples, in place of the dataset's layout.
         test_flipping: average with the mirrored image.
@@ -105,11 +106,11 @@ def default_test_scale(label: Label, dataset: str | None = None) -> int:
 
     Args:
         label: of the weights.
-        dataset: name of the dataset, where it is not the label's.
+        dataset: as in :class:`EvaluationOptions`.
     """
     if label.task == "classification":
         return 320
-    return 2048 if (dataset or label.dataset) == "cityscapes" else 500
+    return get_dataset(dataset or label.dataset).origin_size
 
 
 class Session:
@@ -132,15 +133,21 @@ class Session:
         self.options = options
         self.labels = tuple(_label(options, path, task) for path in options.weights)
         check_averageable(self.labels)
-        self.dataset = _dataset(options, self.labels[0])
+        self.dataset = find_dataset(self.labels[0], options.dataset)
         self.samples = find_samples(
-            self.dataset.name, options.data_root, options.split, list_file=options.list_file
+            self.dataset, options.data_root, options.split, list_file=options.list_file
         )
         self.has_labels = self.samples[0].label is not None
         self.weights = [{"file": str(path), "md5": md5(path)} for path in options.weights]
         self._settings = {
             "command": f"evaluate {task}",
-            **self._deciding_settings(),
+            **deciding_settings(
+                options,
+                labels=self.labels,
+                weights_md5=[weights["md5"] for weights in self.weights],
+                dataset=self.dataset,
+                samples=self.samples,
+            ),
             **settings,
         }
         self._predictors = tuple(map(self._predictor, options.weights, self.labels))
@@ -227,7 +234,8 @@ class Session:
     def published(self, *, test_steps: int = 1, test_3crops: bool = False) -> Result | None:
         """Return the published result with the same label, split and options, if any."""
         options = self.options
-        if len(options.weights) > 1 or not options.choose_interp_method:
+        other_data = self.dataset.name != self.label.dataset
+        if other_data or len(options.weights) > 1 or not options.choose_interp_method:
             return None
         return find_result(
             str(self.label),
@@ -238,6 +246,20 @@ class Session:
             test_3crops=test_3crops,
             pool=options.pool,
         )
+
+    def submission_is_due(self) -> bool:
+        """Return whether a test split has a result for every image; log which ones have none."""
+        if self.options.split == "test" and self._broken:
+            names = [str(sample) for sample in self._broken]
+            _log.error(
+                "nothing is packed for a server: %d of %d images have no result: %s%s; go on by "
+                "--resume once they are repaired",
+                len(names),
+                len(self.samples),
+                ", ".join(names[:10]),
+                ", …" if len(names) > 10 else "",
+            )
+        return self.options.split == "test" and not self._broken
 
     def record(self, published: Result | None) -> dict[str, Any]:
         """Return what every score file says of its run, as JSON has it.
@@ -267,23 +289,6 @@ class Session:
             path, label, devices=options.devices, pool=options.pool, precision=options.precision
         )
 
-    def _deciding_settings(self) -> dict[str, Any]:
-        options = self.options
-        names = "\n".join(f"{sample}\t{sample.label}" for sample in self.samples)
-        return {
-            "labels": [str(label) for label in self.labels],
-            "weights_md5": [weights["md5"] for weights in self.weights],
-            "dataset": self.dataset.name,
-            "split": options.split,
-            "samples_md5": hashlib.md5(names.encode(errors="surrogateescape")).hexdigest(),
-            "test_scales": options.test_scales,
-            "test_flipping": options.test_flipping,
-            "choose_interp_method": options.choose_interp_method,
-            "pool": options.pool,
-            "precision": options.precision,
-            "backend": options.backend,
-        }
-
     def _describe(self) -> None:
         for weights in self.weights:
             name = Path(weights["file"]).name
@@ -301,6 +306,39 @@ class Session:
             ", ".join(map(str, self.options.test_scales)),
             self.options.output,
         )
+
+
+def deciding_settings(
+    options: EvaluationOptions,
+    *,
+    labels: Sequence[Label],
+    weights_md5: Sequence[str],
+    dataset: Dataset,
+    samples: Sequence[Sample],
+) -> dict[str, Any]:
+    """Return what of the options of both tasks decides the results, as a run's folder keeps it.
+
+    Args:
+        options: how to test.
+        labels: of the weights.
+        weights_md5: of their files.
+        dataset: what is tested on.
+        samples: the split's.
+    """
+    names = "\n".join(f"{sample}\t{sample.label}" for sample in samples)
+    return {
+        "labels": [str(label) for label in labels],
+        "weights_md5": list(weights_md5),
+        "dataset": dataset.settings,
+        "split": options.split,
+        "samples_md5": hashlib.md5(names.encode(errors="surrogateescape")).hexdigest(),
+        "test_scales": options.test_scales,
+        "test_flipping": options.test_flipping,
+        "choose_interp_method": options.choose_interp_method,
+        "pool": options.pool,
+        "precision": options.precision,
+        "backend": options.backend,
+    }
 
 
 def predictor_class(backend: str) -> type[Predictor] | type[TorchPredictor]:
@@ -366,7 +404,7 @@ def grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide the numbers."""
     found = {"ademx": ademx.__version__, "python": platform.python_version()}
-    for name in ("mxnet", "mxnet-cu112", "torch", "numpy", "pillow"):
+    for name in ("mxnet", "mxnet-cu112", "torch", "numpy", "pillow", "pydensecrf2"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -391,8 +429,13 @@ def _label(options: EvaluationOptions, path: Path, task: str) -> Label:
     return label
 
 
-def _dataset(options: EvaluationOptions, label: Label) -> Dataset:
-    dataset = get_dataset(options.dataset or label.dataset)
+def find_dataset(label: Label, name: str | None) -> Dataset:
+    """Return the dataset of this name, or a label's own for None.
+
+    Raises:
+        ValueError: there is none, or it does not fit the label.
+    """
+    dataset = get_dataset(name or label.dataset)
     if dataset.task != label.task or dataset.num_classes != label.num_classes:
         raise ValueError(
             f"{label} has {label.num_classes} classes for {label.task}; {dataset.name} has "

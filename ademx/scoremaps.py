@@ -74,13 +74,9 @@ class ScoreResizer:
             (C, *original) float32, within rounding of what Pillow makes step by step.
 
         Raises:
-            ValueError: the scores do not lie on the grid.
+            ValueError: the scores do not lie on the grid, or are not finite.
         """
-        scores = self._checked(scores)
-        resized = np.empty((len(scores), *self.original), np.float32)
-        for rows, columns, ((weights, maps),) in _tiles([(self, scores)]):
-            np.matmul(weights, maps, out=resized[:, rows, columns])
-        return resized
+        return mean_scores([(self, scores)])
 
     def _checked(self, scores: NDArray[np.floating]) -> NDArray[np.float32]:
         scores = np.asarray(scores, np.float32)
@@ -117,14 +113,41 @@ def best_class(
         ValueError: there is no part, the parts differ in classes or in the original image's
             size, or scores are not finite.
     """
-    parts = [(resizer, resizer._checked(scores)) for resizer, scores in parts]
-    _check_parts(parts)
+    parts = _checked_parts(parts)
     num_classes = len(parts[0][1])
     dtype: np.dtype[np.unsignedinteger] = np.dtype(np.uint8 if num_classes <= 256 else np.uint16)
     labels: NDArray[np.unsignedinteger] = np.empty(parts[0][0].original, dtype)
     for rows, columns, terms in _tiles(parts):
         labels[rows, columns] = _best_class_of_tile(terms, num_classes, dtype)
     return labels
+
+
+def mean_scores(
+    parts: Sequence[tuple[ScoreResizer, NDArray[np.floating]]],
+) -> NDArray[np.float32]:
+    """Return the mean scores, of which :func:`best_class` takes the best, at the original size.
+
+    They are large: 4 bytes for each class and pixel.
+
+    Args:
+        parts: as :func:`best_class` takes them.
+
+    Returns:
+        (C, height, width) float32.
+
+    Raises:
+        ValueError: as :func:`best_class`.
+    """
+    parts = _checked_parts(parts)
+    mean = np.empty((len(parts[0][1]), *parts[0][0].original), np.float32)
+    for rows, columns, ((weights, maps), *others) in _tiles(parts):
+        tile = mean[:, rows, columns]
+        np.matmul(weights, maps, out=tile)
+        for weights, maps in others:
+            tile += weights @ maps
+    if len(parts) > 1:
+        mean /= len(parts)
+    return mean
 
 
 def interpolation_filter(size_from: Size, size_to: Size) -> str:
@@ -248,12 +271,17 @@ def _sum_of_terms(terms: Sequence[_Term], index: int) -> NDArray[np.float32]:
     return scores
 
 
-def _check_parts(parts: Sequence[tuple[ScoreResizer, NDArray[np.float32]]]) -> None:
-    if not parts:
+def _checked_parts(
+    parts: Sequence[tuple[ScoreResizer, NDArray[np.floating]]],
+) -> list[tuple[ScoreResizer, NDArray[np.float32]]]:
+    """Return the parts with float32 scores, if they are those of one image and finite."""
+    checked = [(resizer, resizer._checked(scores)) for resizer, scores in parts]
+    if not checked:
         raise ValueError("parts: found none, expected at least one resizer with its scores")
-    kinds = {(len(scores), tuple(resizer.original)) for resizer, scores in parts}
+    kinds = {(len(scores), tuple(resizer.original)) for resizer, scores in checked}
     if len(kinds) > 1:
         found = ", ".join(f"{classes} classes at {size}" for classes, size in sorted(kinds))
         raise ValueError(f"parts: found {found}, expected one image and one set of classes")
-    if not all(np.isfinite(scores).all() for _, scores in parts):
+    if not all(np.isfinite(scores).all() for _, scores in checked):
         raise ValueError("scores: found nan or infinity: the network or its input is broken")
+    return checked

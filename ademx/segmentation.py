@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ademx.crf import CrfParameters, import_crf_library, refine
 from ademx.evaluation import EvaluationOptions, Session, grouped, progress_bar
 from ademx.files import replacing, write_json
+from ademx.image_counts import ImageCounts, save_image_counts
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
 from ademx.published import Result
-from ademx.scoremaps import ScoreResizer, best_class
+from ademx.scoremaps import ScoreResizer, best_class, mean_scores
+from ademx.submissions import Submission, pack_labels
 from iters import transforms
-from iters.datasets import VOID, decode_label, encode_label
+from iters.datasets import VOID, Dataset, decode_label, encode_label
 from iters.lists import Sample
 
 # Pixels of `correct/<image>.png` (Release: the same three values).
@@ -35,12 +38,22 @@ class SegmentationOptions(EvaluationOptions):
         absent_classes: "skip" or "zero"; None is the dataset's official tool's choice.
         save_predictions: write `scores/<image>.npz`.
         save_results: write `labels/<image>.png` and `correct/<image>.png`.
+        crf: refine the averaged probabilities before the best class is taken; None does not.
     """
 
     test_steps: int = 1
     absent_classes: str | None = None
     save_predictions: bool = False
     save_results: bool = True
+    crf: CrfParameters | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split == "test" and not (self.save_results or self.save_predictions):
+            raise ValueError(
+                "--no-save-results with --split test would keep nothing: a test split has no "
+                "labels to be scored by; leave it out, or add --save-predictions"
+            )
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,10 @@ class SegmentationReport:
         class_names: a name for each class.
         published: the published result with the same label, split and options, if any.
         record: the whole of `scores.json`.
+        dataset: what was tested on.
+        samples: the split's, those that could not be tested among them.
+        submission: of a test split, what the dataset's server takes; None where it has none, or
+            images could not be tested.
     """
 
     scores: SegmentationScores | None
@@ -60,6 +77,9 @@ class SegmentationReport:
     class_names: tuple[str, ...]
     published: Result | None
     record: dict[str, Any]
+    dataset: Dataset
+    samples: tuple[Sample, ...]
+    submission: Submission | None = None
 
 
 @dataclass(frozen=True)
@@ -68,12 +88,14 @@ class _Prepared:
 
     Attributes:
         original: height and width of the file's image.
+        pixels: that image, (H, W, 3) uint8, where something still needs it, else None.
         truth: (H, W) uint8 class ids with 255 void, or None.
         images: per scale, the resized image, (3, h, w) float32, normalised.
         canvases: per scale, height and width of the network's input.
     """
 
     original: tuple[int, int]
+    pixels: np.ndarray | None
     truth: np.ndarray | None
     images: tuple[np.ndarray, ...]
     canvases: tuple[tuple[int, int], ...]
@@ -85,7 +107,9 @@ def evaluate_segmentation(options: SegmentationOptions) -> SegmentationReport:
     Images that cannot be read are left out, named in the log and listed in the report.
 
     Raises:
-        ValueError, FileNotFoundError: see :class:`ademx.evaluation.Session`.
+        ValueError, FileNotFoundError: see :class:`ademx.evaluation.Session`, and
+            :func:`ademx.submissions.pack_labels` for what is packed of a test split.
+        MissingDependency: the CRF's library is not installed.
 
     Source: SPEC §5; ademxapp:issegm/voc.py.
     """
@@ -99,9 +123,11 @@ class _Tester:
 
     def __init__(self, options: SegmentationOptions) -> None:
         self._options = options
-        self._session = Session(
-            options, task="segmentation", settings={"test_steps": options.test_steps}
-        )
+        settings: dict[str, Any] = {"test_steps": options.test_steps}
+        if options.crf is not None:
+            import_crf_library()  # found missing now, not when the first image is computed
+            settings["crf"] = asdict(options.crf)
+        self._session = Session(options, task="segmentation", settings=settings)
         stride = self._session.label.output_stride
         if options.test_steps < 1 or stride % options.test_steps:
             raise ValueError(
@@ -109,6 +135,7 @@ class _Tester:
                 f"stride, {stride}"
             )
         self._session.open_folder()
+        self._images: dict[Sample, np.ndarray] = {}
         self._stride = stride
         dataset = self._session.dataset
         self._palette = [value for colour in dataset.palette or () for value in colour]
@@ -126,11 +153,11 @@ class _Tester:
             if counts is None:
                 rest.append(sample)
             else:
-                total += counts
+                total += self._noted(sample, counts)
         done = len(samples) - len(rest)
         with progress_bar(total=len(samples), initial=done, unit="image") as bar:
-            for counts in self._counts(rest, bar):
-                total += counts
+            for sample, counts in self._counts(rest, bar):
+                total += self._noted(sample, counts)
                 bar.update()
                 if self._session.has_labels:
                     bar.set_postfix(mean_iou=f"{self._scores(total).mean_iou:.2f}", refresh=False)
@@ -141,7 +168,9 @@ class _Tester:
         session = self._session
         names = session.dataset.class_names
         scores = self._scores(confusion) if session.has_labels else None
-        published = session.published(test_steps=self._options.test_steps)
+        published = None
+        if self._options.crf is None:  # none of the published results had one
+            published = session.published(test_steps=self._options.test_steps)
         record = session.record(published)
         if scores is not None:
             record = {
@@ -154,16 +183,38 @@ class _Tester:
                 "confusion": confusion.tolist(),
                 **record,
             }
+            self._save_image_counts()
         write_json(self._options.output / "scores.json", record)
-        return SegmentationReport(scores, confusion, names, published, record)
+        return SegmentationReport(
+            scores,
+            confusion,
+            names,
+            published,
+            record,
+            session.dataset,
+            tuple(session.samples),
+            self._submission(),
+        )
 
-    def _counts(self, samples: list[Sample], bar: tqdm[Any]) -> Iterator[np.ndarray]:
-        """Test samples and yield the (C, C) confusion matrix of each that could be."""
+    def _submission(self) -> Submission | None:
+        if not self._options.save_results or not self._session.submission_is_due():
+            return None
+        return pack_labels(self._session.dataset, self._session.samples, self._options.output)
+
+    def _noted(self, sample: Sample, confusion: np.ndarray) -> np.ndarray:
+        """Return an image's confusion matrix and keep what IoU needs of it."""
+        self._images[sample] = np.stack(
+            [confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)]
+        )
+        return confusion
+
+    def _counts(self, samples: list[Sample], bar: tqdm[Any]) -> Iterator[tuple[Sample, np.ndarray]]:
+        """Test samples and yield those that could be with their (C, C) confusion matrix."""
         loaded = self._session.load(samples, self._prepare, bar=bar)
         groups = grouped(loaded, self._session.group_images)
         # One thread finishes a group (enlarges, writes, counts) while the next is computed.
         with ThreadPoolExecutor(1) as pool:
-            finishing: Future[list[np.ndarray]] | None = None
+            finishing: Future[list[tuple[Sample, np.ndarray]]] | None = None
             for group in groups:
                 scores = self._network_scores([prepared for _, prepared in group])
                 if finishing is not None:
@@ -196,7 +247,8 @@ class _Tester:
                     stride=self._stride,
                 )
             )
-        return _Prepared(image.shape[:2], truth, tuple(images), tuple(canvases))
+        pixels = None if self._options.crf is None else image
+        return _Prepared(image.shape[:2], pixels, truth, tuple(images), tuple(canvases))
 
     def _inputs(self, image: np.ndarray, canvas: tuple[int, int]) -> Iterator[np.ndarray]:
         """Yield the network's inputs for an image: shifts, row by row, each with its mirror."""
@@ -208,6 +260,14 @@ class _Tester:
             yield shifted
             if self._options.test_flipping:
                 yield shifted[:, :, ::-1]
+
+    def _save_image_counts(self) -> None:
+        samples = sorted(self._images, key=lambda sample: sample.index)
+        counts = np.array([self._images[sample] for sample in samples], np.int64)
+        counts = counts.reshape(len(samples), 3, self._session.dataset.num_classes)
+        save_image_counts(
+            self._options.output, ImageCounts(tuple(sample.name for sample in samples), counts)
+        )
 
     def _network_scores(self, group: list[_Prepared]) -> list[list[np.ndarray]]:
         """Return, per image and scale, the network's (C, h·steps/s, w·steps/s) probabilities."""
@@ -234,17 +294,25 @@ class _Tester:
 
     def _finish(
         self, group: list[tuple[Sample, _Prepared]], scores: list[list[np.ndarray]]
-    ) -> list[np.ndarray]:
-        """Write a group's files and return each image's confusion matrix."""
+    ) -> list[tuple[Sample, np.ndarray]]:
+        """Write a group's files and return each sample with its confusion matrix."""
         counts = []
         for (sample, prepared), of_scales in zip(group, scores):
             if self._options.save_predictions:
                 self._save_scores(sample, of_scales)
-            classes = best_class(self._parts(prepared, of_scales))
+            classes = self._classes(prepared, of_scales)
             if self._options.save_results:
                 self._save_results(sample, classes, prepared.truth)
-            counts.append(self._confusion(prepared.truth, classes))
+            counts.append((sample, self._confusion(prepared.truth, classes)))
         return counts
+
+    def _classes(self, prepared: _Prepared, scores: list[np.ndarray]) -> np.ndarray:
+        """Return the class of every pixel of the original image, (H, W) integer."""
+        parts = self._parts(prepared, scores)
+        if self._options.crf is None or prepared.pixels is None:
+            return best_class(parts)
+        refined = refine(mean_scores(parts), prepared.pixels, self._options.crf)
+        return refined.argmax(axis=0).astype(np.uint8)
 
     def _parts(
         self, prepared: _Prepared, scores: list[np.ndarray]

@@ -18,9 +18,10 @@ from PIL import Image
 
 from ademx import params
 from ademx.cli import main
+from ademx.data.make import make_dataset
 from ademx.segmentation import SegmentationOptions, evaluate_segmentation
 from iters.datasets import DATASETS
-from iters.drawn import draw_scene, write_voc
+from iters.drawn import draw_scene
 
 pytest.importorskip("mxnet")
 
@@ -42,7 +43,7 @@ def other_weights(tmp_path_factory) -> Path:
 def data(tmp_path_factory) -> Path:
     """Return a dataset in VOC's layout with five images in its val split."""
     root = tmp_path_factory.mktemp("data")
-    write_voc(root, train=2, val=IMAGES, seed=0)
+    make_dataset("voc", root, images={"train": 2, "val": IMAGES})
     return root
 
 
@@ -94,7 +95,7 @@ def agreement(one: np.ndarray, other: np.ndarray) -> float:
 
 def counted(data: Path, names) -> int:
     """Return how many pixels of the truth have a class."""
-    folder = data / "VOC2012" / "SegmentationClass"
+    folder = data / "VOCdevkit/VOC2012" / "SegmentationClass"
     return sum(int((stored(folder / f"{name}.png") != 255).sum()) for name in names)
 
 
@@ -102,7 +103,7 @@ def counted(data: Path, names) -> int:
 
 
 def test_scores_are_those_of_the_written_labels(finished, data):
-    folder = data / "VOC2012" / "SegmentationClass"
+    folder = data / "VOCdevkit/VOC2012" / "SegmentationClass"
     truth = np.concatenate([stored(folder / f"{name}.png").ravel() for name in NAMES])
     found = labels(finished)[truth != 255]
     truth = truth[truth != 255]
@@ -125,7 +126,7 @@ def test_scores_are_those_of_the_written_labels(finished, data):
 
 def test_correct_pixels_are_drawn_beside_the_labels(finished, data):
     for name in NAMES:
-        truth = stored(data / "VOC2012" / "SegmentationClass" / f"{name}.png")
+        truth = stored(data / "VOCdevkit/VOC2012" / "SegmentationClass" / f"{name}.png")
         found = stored(finished / "labels" / f"{name}.png")
         expected = np.where(truth == 255, 255, np.where(truth == found, 127, 0))
         np.testing.assert_array_equal(stored(finished / "correct" / f"{name}.png"), expected)
@@ -148,7 +149,7 @@ def test_several_scales_are_averaged_at_the_original_size(weights, data, tmp_pat
 
 def _labels_by_pillow(data: Path, output: Path, name: str, scales) -> np.ndarray:
     """Return the best classes from the saved score maps, resized one by one and step by step."""
-    width, height = Image.open(data / "VOC2012" / "JPEGImages" / f"{name}.jpg").size
+    width, height = Image.open(data / "VOCdevkit/VOC2012" / "JPEGImages" / f"{name}.jpg").size
     saved = np.load(output / "scores" / f"{name}.npz")
     total = np.zeros((21, height, width))
     for scale in scales:
@@ -236,7 +237,7 @@ def test_images_of_several_sizes_share_a_group(tmp_path):
 
 
 def test_the_test_split_gives_predictions_only(weights, data, finished, tmp_path):
-    lines = [f"VOC2012/JPEGImages/{name}.jpg\n" for name in NAMES]
+    lines = [f"VOCdevkit/VOC2012/JPEGImages/{name}.jpg\n" for name in NAMES]
     (tmp_path / "test.lst").write_text("".join(lines))
 
     options = ("--split", "test", "--list-file", tmp_path / "test.lst")
@@ -254,7 +255,7 @@ def test_the_test_split_gives_predictions_only(weights, data, finished, tmp_path
 def test_numbers_that_are_no_class_are_void(weights, data, finished, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(data, root)
-    path = root / "VOC2012" / "SegmentationClass" / f"{NAMES[0]}.png"
+    path = root / "VOCdevkit/VOC2012" / "SegmentationClass" / f"{NAMES[0]}.png"
     label = Image.open(path)
     pixels = np.array(label)
     pixels[:20] = 37
@@ -265,7 +266,7 @@ def test_numbers_that_are_no_class_are_void(weights, data, finished, tmp_path):
     scores = evaluate(weights, root, tmp_path / "out")
 
     removed = counted(data, NAMES) - np.sum(scores["confusion"])
-    original = stored(data / "VOC2012" / "SegmentationClass" / f"{NAMES[0]}.png")
+    original = stored(data / "VOCdevkit/VOC2012" / "SegmentationClass" / f"{NAMES[0]}.png")
     assert removed == np.sum(original[:20] != 255) > 0
     assert (stored(tmp_path / "out" / "correct" / f"{NAMES[0]}.png")[:20] == 255).all()
 
@@ -361,7 +362,8 @@ def test_ade20k_stores_its_classes_from_one(tmp_path):
 
 def test_the_published_value_stands_beside_ours(weights, data, tmp_path):
     name = NAMES[0]
-    line = f"VOC2012/JPEGImages/{name}.jpg\tVOC2012/SegmentationClass/{name}.png\n"
+    base = "VOCdevkit/VOC2012"
+    line = f"{base}/JPEGImages/{name}.jpg\t{base}/SegmentationClass/{name}.png\n"
     (tmp_path / "one.lst").write_text(line)
     options = ("--list-file", tmp_path / "one.lst", "--test-scales", 500, "--test-flipping")
 
@@ -404,7 +406,8 @@ def test_json_and_log_files_hold_what_was_shown(weights, data, tmp_path):
 
 def test_no_save_results_writes_scores_alone(weights, data, finished, tmp_path):
     scores = evaluate(weights, data, tmp_path, "--no-save-results")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "scores.json"]
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["images.npz", "run.json", "scores.json"]
     assert scores["confusion"] == scores_of(finished)["confusion"]
 
 
@@ -445,7 +448,7 @@ def _completed(command: list[str], output: Path) -> dict:
 
 def test_a_killed_run_goes_on_where_it_stopped(weights, tmp_path):
     root, output = tmp_path / "data", tmp_path / "out"
-    write_voc(root, train=0, val=12, seed=4)
+    make_dataset("voc", root, images={"val": 12}, seed=4)
     options = ["--test-scales", "256", "--test-flipping", "--test-steps", "2"]
     command = ["evaluate", "segmentation", "--cpus", "1", "--weights", str(weights)]
     command += ["--data-root", str(root), "--output", str(output), *options]
@@ -518,11 +521,11 @@ def test_a_truth_that_is_gone_does_not_stop_a_resumed_run(weights, data, tmp_pat
     root = tmp_path / "data"
     shutil.copytree(data, root)
     evaluate(weights, root, tmp_path / "out")
-    (root / "VOC2012" / "SegmentationClass" / f"{NAMES[0]}.png").unlink()
+    (root / "VOCdevkit/VOC2012" / "SegmentationClass" / f"{NAMES[0]}.png").unlink()
     result = invoke(weights, root, tmp_path / "out", "--resume")
     assert result.exit_code == 1
     (broken,) = scores_of(tmp_path / "out")["broken"]
-    assert broken["image"] == str(root / "VOC2012" / "JPEGImages" / f"{NAMES[0]}.jpg")
+    assert broken["image"] == str(root / "VOCdevkit/VOC2012" / "JPEGImages" / f"{NAMES[0]}.jpg")
     assert np.sum(scores_of(tmp_path / "out")["confusion"]) == counted(data, NAMES[1:])
 
 
@@ -588,7 +591,7 @@ def test_an_output_that_cannot_be_written_is_named(weights, data, tmp_path):
 
 def _broken_list(data: Path, folder: Path) -> tuple[Path, dict[str, str]]:
     """Write a list of sound and broken samples; return it and a part of each broken one's error."""
-    base = data / "VOC2012"
+    base = data / "VOCdevkit/VOC2012"
     sound = [
         (base / "JPEGImages" / f"{name}.jpg", base / "SegmentationClass" / f"{name}.png")
         for name in NAMES
@@ -646,8 +649,9 @@ def test_broken_images_are_named_and_left_out(batch, weights, data, finished, tm
 
 
 def test_an_image_that_is_listed_twice_is_broken_twice(weights, data, tmp_path):
-    line = f"nowhere.jpg\tVOC2012/SegmentationClass/{NAMES[0]}.png\n"
-    sound = f"VOC2012/JPEGImages/{NAMES[0]}.jpg\tVOC2012/SegmentationClass/{NAMES[0]}.png\n"
+    line = f"nowhere.jpg\tVOCdevkit/VOC2012/SegmentationClass/{NAMES[0]}.png\n"
+    base = "VOCdevkit/VOC2012"
+    sound = f"{base}/JPEGImages/{NAMES[0]}.jpg\t{base}/SegmentationClass/{NAMES[0]}.png\n"
     (tmp_path / "twice.lst").write_text(line + sound + line)
     result = invoke(weights, data, tmp_path / "out", "--list-file", tmp_path / "twice.lst")
     assert result.exit_code == 1
@@ -656,7 +660,7 @@ def test_an_image_that_is_listed_twice_is_broken_twice(weights, data, tmp_path):
 
 def test_names_that_are_not_utf8_reach_the_json_and_the_log(weights, data, tmp_path):
     image = b"caf\xe9.jpg"
-    line = image + f"\tVOC2012/SegmentationClass/{NAMES[0]}.png\n".encode()
+    line = image + f"\tVOCdevkit/VOC2012/SegmentationClass/{NAMES[0]}.png\n".encode()
     (tmp_path / "latin.lst").write_bytes(line)
     log = tmp_path / "run.log"
     options = ("--list-file", tmp_path / "latin.lst", "--log-file", log)
@@ -670,7 +674,7 @@ def test_names_that_are_not_utf8_reach_the_json_and_the_log(weights, data, tmp_p
 def test_a_repaired_image_is_tested_by_resuming(weights, data, finished, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(data, root)
-    path = root / "VOC2012" / "JPEGImages" / f"{NAMES[2]}.jpg"
+    path = root / "VOCdevkit/VOC2012" / "JPEGImages" / f"{NAMES[2]}.jpg"
     image = path.read_bytes()
     path.write_bytes(b"")
     assert invoke(weights, root, tmp_path / "out").exit_code == 1

@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ademx.scoremaps import ScoreResizer, best_class, interpolation_filter, resampling_matrix
+from ademx.scoremaps import (
+    ScoreResizer,
+    best_class,
+    interpolation_filter,
+    mean_scores,
+    resampling_matrix,
+)
 
 PILLOW_FILTERS = {
     "bilinear": Image.BILINEAR,
@@ -147,6 +153,9 @@ def test_several_parts_are_averaged():
     mean = np.mean([by_pillow(resizer, scores) for resizer, scores in parts], axis=0)
     assert (best_class(parts) == mean.argmax(0)).mean() >= 0.9999
     assert (best_class(parts[:1]) == mean.argmax(0)).mean() < 0.9
+    found = mean_scores(parts)
+    assert (found.dtype, found.shape) == (np.float32, (9, *original))
+    np.testing.assert_allclose(found, mean, atol=ROUNDING)
 
 
 @pytest.mark.parametrize(("num_classes", "dtype"), [(256, np.uint8), (300, np.uint16)])
@@ -203,3 +212,5 @@ def test_parts_that_do_not_fit_are_refused():
         best_class([(chain("same"), scores), (chain("same"), scores[:2])])
     with pytest.raises(ValueError, match="scores: found nan or infinity"):
         best_class([(chain("same"), scores * np.nan)])
+    with pytest.raises(ValueError, match="parts: found none"):
+        mean_scores([])
