@@ -1,0 +1,276 @@
+"""The report that people look at: one HTML file that opens from disk, with no network.
+
+`report_page/` holds the page's own HTML, style and script. Here its parts are put together:
+`report_html` makes what can be read without a script, `report_choice` says which images are
+shown, `report_pictures` draws them.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any, Union
+
+import ademx
+from ademx.evaluation import prefetched, progress_bar
+from ademx.files import replacing
+from ademx.report_choice import (
+    Chosen,
+    ClassificationImages,
+    RunImages,
+    SegmentationImages,
+    choose,
+    hardest_classes,
+)
+from ademx.report_html import ShownImages, class_colours, class_name, overview, run_section
+from ademx.report_pictures import Panels, PictureEncoder, check_encoder, load_panels
+from iters.datasets import Dataset
+from iters.lists import Sample
+from iters.transforms import BrokenImage
+
+if TYPE_CHECKING:
+    from ademx.classification import ClassificationReport
+    from ademx.segmentation import SegmentationReport
+
+    Report = Union[SegmentationReport, ClassificationReport]
+
+_FILE_BYTES = 16_000_000  # of the whole report, about
+_SECTION_BYTES = 400_000  # of a run's tables and its confusion matrix: 150 × 150 numbers
+_PICTURE_BYTES = 24_000  # what a picture should have at least; there are fewer rather than smaller
+_HARDEST = 20
+_THREADS = 2
+
+_PAGE = Path(__file__).with_name("report_page")
+_SCRIPTS = ("helpers", "theme", "heat_map", "gallery", "viewer", "start")  # joined in this order
+
+
+@dataclass(frozen=True)
+class RunToShow:
+    """A test run to show.
+
+    Attributes:
+        title: heading of its section; a row of the table with the same name links there.
+        folder: what `ademx evaluate` wrote: `scores.json`, `images.npz`, `labels/`, ….
+        record: the content of `scores.json`.
+        dataset: what was tested on.
+        samples: the split's.
+    """
+
+    title: str
+    folder: Path
+    record: Mapping[str, Any]
+    dataset: Dataset
+    samples: Sequence[Sample]
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the truth of the split is known."""
+        return bool(self.samples) and self.samples[0].label is not None
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A published result beside ours.
+
+    Attributes:
+        name: of the row, as `ademx reproduce` takes it.
+        task: what is tested, such as "VOC 2012 val".
+        setting: how it was tested.
+        source: where the published values stand.
+        published: value of each measure, percent; the keys are those of
+            :class:`ademx.published.Result`.
+        ours: the same, as far as it was run; None where it was not.
+        verdict: "reproduced", "differs", "not run", "unverified" or "".
+        detail: such as what is missing; what stands between backticks is shown as code.
+    """
+
+    name: str
+    task: str
+    setting: str
+    source: str
+    published: Mapping[str, float]
+    ours: Mapping[str, float] | None
+    verdict: str
+    detail: str
+
+
+def write_run_report(path: Path, report: Report, folder: Path) -> None:
+    """Write the report of one test run.
+
+    Args:
+        path: HTML file to write or replace.
+        report: what `evaluate_segmentation` or `evaluate_classification` returned.
+        folder: the run's `--output`.
+
+    Raises:
+        OSError, MissingDependency: see :func:`write_report`.
+    """
+    settings = report.record["settings"]
+    title = f"{' and '.join(settings['labels'])} on {report.dataset.name} {settings['split']}"
+    run = RunToShow("Scores", folder, report.record, report.dataset, report.samples)
+    write_report(path, [run], title=title)
+
+
+def write_report(
+    path: Path, runs: Sequence[RunToShow], *, title: str, rows: Sequence[TableRow] = ()
+) -> None:
+    """Write the report of some runs as one HTML file of about 16 MB at the most.
+
+    Pictures are drawn from the runs' folders and the samples' files. One that is missing or
+    damaged is left out, and the report says so.
+
+    Args:
+        path: file to write or replace, in one go.
+        runs: from top to bottom; they share the file's size.
+        title: of the page.
+        rows: of the table at the top; without rows there is none.
+
+    Raises:
+        OSError: the file cannot be written.
+        MissingDependency: Pillow was built without WebP.
+    """
+    check_encoder()
+    anchors = {run.title: f"run-{number}" for number, run in enumerate(runs, 1)}
+    style = _page_file("page.css")
+    script = "\n".join(_page_file(f"{name}.js") for name in _SCRIPTS)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    text = Template(_page_file("page.html")).substitute(
+        title=escape(title),
+        policy=_content_policy(style, script),
+        style=style,
+        script=script,
+        navigation=_navigation(runs),
+        overview=overview(rows, anchors),
+        date=f"{now:%Y-%m-%d %H:%M} UTC",
+        version=escape(ademx.__version__),
+    )
+    head, tail = text.split("<!-- runs -->")
+    with replacing(path) as file:
+        file.write(_encoded(head))
+        for number, run in enumerate(runs, 1):
+            left = (_FILE_BYTES - file.tell()) // (len(runs) - number + 1) - _SECTION_BYTES
+            for part in _run_parts(run, f"run-{number}", num_bytes=max(0, left)):
+                file.write(_encoded(part))
+        file.write(_encoded(tail))
+
+
+def _page_file(name: str) -> str:
+    return (_PAGE / name).read_text(encoding="utf-8")
+
+
+def _content_policy(style: str, script: str) -> str:
+    """Return a policy under which a browser runs what is written here, and fetches nothing."""
+    hashes = [
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        for text in (style, script)
+    ]
+    return (
+        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _navigation(runs: Sequence[RunToShow]) -> str:
+    if len(runs) < 2:
+        return ""
+    links = "".join(
+        f'<li><a href="#run-{number}">{escape(run.title)}</a></li>'
+        for number, run in enumerate(runs, 1)
+    )
+    return f'<nav aria-label="Runs"><ul>{links}</ul></nav>'
+
+
+def _run_parts(run: RunToShow, anchor: str, *, num_bytes: int) -> Iterator[str]:
+    """Yield a run's pictures, then its section, which says how many there are, then its data."""
+    notes: list[str] = []
+    images = _run_images(run, notes)
+    shown: list[dict[str, Any]] = []
+    if images is not None:
+        for chosen, picture in _pictures(run, images, num_bytes=num_bytes, notes=notes):
+            key = f"{anchor}-image-{len(shown)}"
+            yield _data_element(key, picture)
+            name = images.samples[chosen.index].name
+            facts = images.facts(chosen.index)
+            shown.append({"key": key, "name": name, "group": chosen.group, **facts})
+    of_classes = [len(rows) for rows in images.of_classes()] if images is not None else []
+    hardest = (
+        hardest_classes(images, at_most=_HARDEST)
+        if isinstance(images, ClassificationImages)
+        else []
+    )
+    section = ShownImages(len(shown), tuple(of_classes), tuple(hardest), tuple(notes))
+    yield run_section(run, anchor, section)
+    classes = zip(range(run.dataset.num_classes), class_colours(run.dataset))
+    data = {
+        "task": run.dataset.task,
+        "classes": [
+            {"name": class_name(run.dataset, number), "colour": colour}
+            for number, colour in classes
+        ],
+        "numTested": len(images.samples) if images is not None else 0,
+        "numImages": of_classes,
+        "confusion": run.record.get("confusion"),
+        "images": shown,
+    }
+    yield _data_element(f"{anchor}-data", json.dumps(data))
+
+
+def _run_images(run: RunToShow, notes: list[str]) -> RunImages | None:
+    """Return the images of a run that pictures can be made of, or None and add a note."""
+    try:
+        if run.dataset.task == "classification":
+            return ClassificationImages(run)
+        if not (run.folder / "labels").is_dir():
+            raise FileNotFoundError(
+                f"{run.folder / 'labels'}: no such folder: a run with --no-save-results has no "
+                "label images to make pictures of"
+            )
+        return SegmentationImages(run)
+    except (ValueError, OSError) as error:
+        notes.append(str(error))
+        return None
+
+
+def _pictures(
+    run: RunToShow, images: RunImages, *, num_bytes: int, notes: list[str]
+) -> Iterator[tuple[Chosen, str]]:
+    """Yield the chosen images that can be shown with their pictures, as JSON."""
+    chosen = choose(images, at_most=num_bytes // _PICTURE_BYTES)
+    encoder = PictureEncoder(run.dataset, num_bytes=num_bytes, num_pictures=len(chosen))
+
+    def attempt(entry: Chosen) -> Panels | Exception:
+        try:
+            return load_panels(run, images.samples[entry.index])
+        except (BrokenImage, OSError) as error:
+            return error
+
+    with progress_bar(total=len(chosen), unit="picture", desc=run.title) as bar:
+        for entry, panels in prefetched(chosen, attempt, threads=_THREADS):
+            bar.update()
+            if isinstance(panels, Exception):
+                encoder.encode(None)
+                notes.append(str(panels))
+                continue
+            picture = encoder.encode(panels)
+            if picture is None:
+                notes.append(f"{images.samples[entry.index]}: too large for this report")
+                continue
+            yield entry, picture
+
+
+def _data_element(key: str, text: str) -> str:
+    """Return JSON as an element that a script reads; no text in it can end the element."""
+    text = text.replace("<", r"\u003c")
+    return f'<script type="application/json" id="{key}">{text}</script>\n'
+
+
+def _encoded(text: str) -> bytes:
+    # A file name that is not UTF-8 has surrogates, which no HTML can hold.
+    return text.encode(errors="replace")

@@ -1,0 +1,242 @@
+// The confusion matrix as a heat map, read by pointer, finger or arrow keys.
+
+/** Return a colour of the OKLCH space as [red, green, blue], 0 to 255. */
+function fromOklch(lightness, chroma, hue) {
+  const a = chroma * Math.cos((hue * Math.PI) / 180);
+  const b = chroma * Math.sin((hue * Math.PI) / 180);
+  const l = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3;
+  const m = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3;
+  const s = (lightness - 0.0894841775 * a - 1.291485548 * b) ** 3;
+  return [
+    4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s,
+    -1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s,
+    -0.0041960863 * l - 0.7034186147 * m + 1.707614701 * s,
+  ].map((linear) => {
+    const value = linear <= 0.0031308 ? 12.92 * linear : 1.055 * linear ** (1 / 2.4) - 0.055;
+    return Math.round(255 * clamp(value, 0, 1));
+  });
+}
+
+/** Return 256 colours of evenly changing lightness, from nearly the page's own on. */
+function makeRamp(dark) {
+  return Array.from({ length: 256 }, (_, index) => {
+    const t = index / 255;
+    const lightness = dark ? 0.25 + 0.68 * t : 0.965 - 0.68 * t;
+    // As much colour as the screen has at both ends, and no less than grey can be told from.
+    const chroma = 0.02 + 0.13 * Math.sin(Math.PI * t * (dark ? 0.95 : 0.75));
+    return `rgb(${fromOklch(lightness, chroma, dark ? 250 - 20 * t : 255)})`;
+  });
+}
+
+class HeatMap {
+  constructor(section, data) {
+    this.names = data.classes.map((entry) => entry.name);
+    this.counts = data.confusion;
+    this.totals = this.counts.map((row) => row.reduce((sum, count) => sum + count, 0));
+    this.port = section.querySelector(".map");
+    this.canvas = this.port.querySelector("canvas");
+    this.rampCanvas = section.querySelector(".ramp canvas");
+    this.readout = section.querySelector(".readout");
+    this.base = document.createElement("canvas"); // all but the mark of the chosen cell
+    this.cell = null; // [truth, predicted]
+    this.isLarge = false;
+    this.canvas.addEventListener("pointermove", (event) => this.point(event));
+    this.canvas.addEventListener("pointerdown", (event) => this.point(event));
+    this.canvas.addEventListener("pointerleave", (event) => {
+      if (event.pointerType === "mouse") this.choose(null);
+    });
+    this.canvas.addEventListener("focus", () => this.choose(this.cell || [0, 0]));
+    this.canvas.addEventListener("blur", () => this.choose(null));
+    this.canvas.addEventListener("keydown", (event) => this.press(event));
+    const larger = section.querySelector(".larger");
+    larger.addEventListener("click", () => {
+      this.isLarge = !this.isLarge;
+      larger.setAttribute("aria-pressed", this.isLarge);
+      this.draw();
+    });
+    document.addEventListener("themechange", () => this.draw());
+    new ResizeObserver(() => this.resize()).observe(this.port);
+    this.draw();
+  }
+
+  share(truth, predicted) {
+    return this.counts[truth][predicted] / this.totals[truth];
+  }
+
+  /** Draw again, but only for another width: what is drawn changes the height. */
+  resize() {
+    if (this.port.clientWidth !== this.width) this.draw();
+  }
+
+  /** Set the side of a cell and the margin for the names, which small cells have none of. */
+  measure(context) {
+    this.width = this.port.clientWidth;
+    const number = this.names.length;
+    context.font = "12px system-ui, sans-serif";
+    const longest = Math.max(...this.names.map((name) => context.measureText(name).width));
+    const margin = Math.ceil(Math.min(150, longest) + 10);
+    const named = Math.floor((this.width - margin) / number);
+    if (this.isLarge || named >= 12) {
+      this.side = clamp(named, this.isLarge ? 18 : 12, this.isLarge ? 36 : 28);
+      this.margin = margin;
+    } else {
+      this.side = Math.max(1, Math.floor((this.width - 20) / number));
+      this.margin = 20;
+    }
+  }
+
+  draw() {
+    const context = this.base.getContext("2d");
+    this.measure(context);
+    const size = this.margin + this.side * this.names.length;
+    // Sharp on dense screens, within what browsers allow a canvas.
+    this.density = Math.min(window.devicePixelRatio || 1, 4096 / size);
+    for (const canvas of [this.base, this.canvas]) {
+      canvas.width = canvas.height = Math.round(size * this.density);
+    }
+    this.canvas.style.width = this.canvas.style.height = `${size}px`;
+    context.scale(this.density, this.density);
+    context.fillStyle = getComputedStyle(this.canvas).color;
+    if (this.margin > 20) this.drawNames(context);
+    else this.drawAxes(context, size);
+    this.drawCells(context);
+    this.show();
+  }
+
+  drawNames(context) {
+    context.font = "12px system-ui, sans-serif";
+    context.textBaseline = "middle";
+    this.names.forEach((name, index) => {
+      const middle = this.margin + (index + 0.5) * this.side;
+      context.textAlign = "right";
+      context.fillText(shortened(context, name, this.margin - 8), this.margin - 6, middle);
+      context.save();
+      context.translate(middle, this.margin - 6);
+      context.rotate(-Math.PI / 2);
+      context.textAlign = "left";
+      context.fillText(shortened(context, name, this.margin - 8), 0, 0);
+      context.restore();
+    });
+  }
+
+  drawAxes(context, size) {
+    context.font = "12px system-ui, sans-serif";
+    context.textBaseline = "middle";
+    context.textAlign = "left";
+    context.fillText("predicted →", this.margin, 9);
+    context.save();
+    context.translate(9, this.margin);
+    context.rotate(-Math.PI / 2);
+    context.textAlign = "right";
+    context.fillText("← truth", 0, 0);
+    context.restore();
+  }
+
+  drawCells(context) {
+    const ramp = makeRamp(isDark());
+    const gap = this.side >= 10 ? 1 : 0;
+    const number = this.names.length;
+    for (let truth = 0; truth < number; truth++) {
+      if (!this.totals[truth]) continue; // a class without truth has no row
+      for (let predicted = 0; predicted < number; predicted++) {
+        const step = Math.round(255 * Math.sqrt(this.share(truth, predicted)));
+        context.fillStyle = ramp[step];
+        context.fillRect(...this.corner(truth, predicted), this.side - gap, this.side - gap);
+      }
+    }
+    const legend = this.rampCanvas.getContext("2d");
+    ramp.forEach((colour, index) => {
+      legend.fillStyle = colour;
+      legend.fillRect(index, 0, 1, 1);
+    });
+  }
+
+  /** Return left and top of a cell. */
+  corner(truth, predicted) {
+    return [this.margin + predicted * this.side, this.margin + truth * this.side];
+  }
+
+  point(event) {
+    const box = this.canvas.getBoundingClientRect();
+    const at = (position) => Math.floor((position - this.margin) / this.side);
+    const [truth, predicted] = [at(event.clientY - box.top), at(event.clientX - box.left)];
+    const last = this.names.length - 1;
+    const isInside = truth >= 0 && predicted >= 0 && truth <= last && predicted <= last;
+    this.choose(isInside ? [truth, predicted] : null);
+  }
+
+  press(event) {
+    const last = this.names.length - 1;
+    const [truth, predicted] = this.cell || [0, 0];
+    const moves = {
+      ArrowUp: [truth - 1, predicted],
+      ArrowDown: [truth + 1, predicted],
+      ArrowLeft: [truth, predicted - 1],
+      ArrowRight: [truth, predicted + 1],
+      Home: [truth, 0],
+      End: [truth, last],
+    };
+    const cell = moves[event.key];
+    if (!cell) return;
+    event.preventDefault();
+    this.choose(cell.map((index) => clamp(index, 0, last)));
+    this.reveal();
+  }
+
+  /** Scroll the map so that the chosen cell is in sight. */
+  reveal() {
+    const [left, top] = this.corner(...this.cell);
+    const port = this.port;
+    port.scrollLeft = clamp(port.scrollLeft, left + this.side - port.clientWidth, left);
+    port.scrollTop = clamp(port.scrollTop, top + this.side - port.clientHeight, top);
+    this.placeReadout();
+  }
+
+  choose(cell) {
+    this.cell = cell;
+    this.show();
+  }
+
+  /** Draw the map with the mark of the chosen cell, and say what is in it. */
+  show() {
+    const context = this.canvas.getContext("2d");
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    context.drawImage(this.base, 0, 0);
+    this.readout.textContent = this.cell ? this.describe(...this.cell) : "";
+    if (!this.cell) return;
+    const [left, top] = this.corner(...this.cell);
+    context.scale(this.density, this.density);
+    context.strokeStyle = isDark() ? "#ffb454" : "#c2410c";
+    context.lineWidth = 2;
+    context.strokeRect(left - 1, top - 1, this.side + 1, this.side + 1);
+    this.placeReadout();
+  }
+
+  describe(truth, predicted) {
+    const names = `truth: ${this.names[truth]}\npredicted: ${this.names[predicted]}\n`;
+    if (!this.totals[truth]) return `${names}no pixel of the truth`;
+    const share = (100 * this.share(truth, predicted)).toFixed(2);
+    const count = this.counts[truth][predicted];
+    return `${names}${share} % of the row, ${whole(count)} ${plural("pixel", count)}`;
+  }
+
+  placeReadout() {
+    const [left, top] = this.corner(...this.cell);
+    const frame = this.readout.offsetParent;
+    const [width, height] = [this.readout.offsetWidth, this.readout.offsetHeight];
+    const x = this.port.offsetLeft + left - this.port.scrollLeft + this.side + 8;
+    const y = this.port.offsetTop + top - this.port.scrollTop;
+    const isBelow = y - height - 8 < 0;
+    this.readout.style.left = `${clamp(x, 0, frame.clientWidth - width)}px`;
+    this.readout.style.top = `${isBelow ? y + this.side + 8 : y - height - 8}px`;
+  }
+}
+
+/** Return a text, cut off so that it fits a width. */
+function shortened(context, text, width) {
+  if (context.measureText(text).width <= width) return text;
+  let length = text.length;
+  while (length > 1 && context.measureText(`${text.slice(0, length)}…`).width > width) length--;
+  return `${text.slice(0, length)}…`;
+}
