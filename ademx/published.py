@@ -22,18 +22,29 @@ RELEASED_FILES: dict[str, str] = {
     "ade20k_rna-a1_cls150_s8_ep-0001.params": "1faf29850bfa194678f0b8e1cbbffa98",
 }
 
+# What tables call the metrics; all are in percent.
+METRIC_NAMES: dict[str, str] = {
+    "top1_error": "top-1 error",
+    "top5_error": "top-5 error",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_iou": "mean IoU",
+    "class_iiou": "class iIoU",
+    "category_iou": "category IoU",
+    "category_iiou": "category iIoU",
+}
+
 
 @dataclass(frozen=True)
 class Result:
     """A row of a published table.
 
     Attributes:
+        name: what users call the row, unique.
         dataset: first field of a model label.
         split: "val" or "test".
         network: such as "rna-a1" or "rn-34a".
         setting: what the source says of the head, the training data and the testing.
-        values: percent for each metric that the row reports, of top1_error, top5_error,
-            mean_iou, class_iiou, category_iou, category_iiou and pixel_accuracy.
+        values: percent for each metric that the row reports, of :data:`METRIC_NAMES`.
         source: where the row was read.
         tag: last field of the model label, or "".
         label: label of the released checkpoint that scored this; None where none was released,
@@ -43,8 +54,10 @@ class Result:
         test_steps: predictions along each axis for a cell of the output.
         test_3crops: whether three crops are averaged.
         pool: padding of the pooling layers, "pad", "caffe" or "full".
+        decimals: digits that the source prints after the point.
     """
 
+    name: str
     dataset: str
     split: str
     network: str
@@ -58,15 +71,21 @@ class Result:
     test_steps: int = 1
     test_3crops: bool = False
     pool: str = "pad"
+    decimals: int = 2
+
+    def printed(self, metric: str) -> str:
+        """Return a value as the source prints it, such as "19.20"."""
+        return f"{self.values[metric]:.{self.decimals}f}"
 
 
 def _percent(**values: float) -> Mapping[str, float]:
     return MappingProxyType(values)
 
 
-def _cityscapes_test(training: str, testing: str, *scores: float) -> Result:
+def _cityscapes_test(name: str, training: str, testing: str, *scores: float) -> Result:
     metrics = ("mean_iou", "class_iiou", "category_iou", "category_iiou")
     return Result(
+        name=name,
         dataset="cityscapes",
         split="test",
         network="rna-a2",
@@ -74,11 +93,13 @@ def _cityscapes_test(training: str, testing: str, *scores: float) -> Result:
         values=_percent(**dict(zip(metrics, scores))),
         source=_RELEASE,
         test_scales=(2048,) if testing == "1024×2048" else None,
+        decimals=1,
     )
 
 
-def _resnet(variant: str, top1_error: float, top5_error: float) -> Result:
+def _resnet(name: str, variant: str, top1_error: float, top5_error: float) -> Result:
     return Result(
+        name=name,
         dataset="ilsvrc-cls",
         split="val",
         network=f"rn-{variant}",
@@ -90,6 +111,7 @@ def _resnet(variant: str, top1_error: float, top5_error: float) -> Result:
 
 RESULTS: tuple[Result, ...] = (
     Result(
+        name="ilsvrc-a",
         dataset="ilsvrc-cls",
         split="val",
         network="rna-a",
@@ -101,6 +123,7 @@ RESULTS: tuple[Result, ...] = (
         pool="caffe",
     ),
     Result(
+        name="ilsvrc-a1",
         dataset="ilsvrc-cls",
         split="val",
         network="rna-a1",
@@ -111,6 +134,7 @@ RESULTS: tuple[Result, ...] = (
         test_scales=(320,),
     ),
     Result(
+        name="voc-a-1conv",
         dataset="voc",
         split="val",
         network="rna-a",
@@ -121,6 +145,7 @@ RESULTS: tuple[Result, ...] = (
         test_flipping=True,
     ),
     Result(
+        name="voc-a1",
         dataset="voc",
         split="val",
         network="rna-a1",
@@ -132,6 +157,7 @@ RESULTS: tuple[Result, ...] = (
         test_flipping=True,
     ),
     Result(
+        name="voc-a1-coco",
         dataset="voc",
         split="val",
         network="rna-a1",
@@ -144,6 +170,7 @@ RESULTS: tuple[Result, ...] = (
         test_flipping=True,
     ),
     Result(
+        name="voc-test-a1",
         dataset="voc",
         split="test",
         network="rna-a1",
@@ -151,16 +178,20 @@ RESULTS: tuple[Result, ...] = (
         values=_percent(mean_iou=82.5),
         source=f"{_RELEASE}; {_PAPER}",
         test_scales=(500,),
+        decimals=1,
     ),
     Result(
+        name="voc-test-a1-scales",
         dataset="voc",
         split="test",
         network="rna-a1",
         setting="2 conv, VOC+SBD, several scales",
         values=_percent(mean_iou=83.1),
         source=_RELEASE,
+        decimals=1,
     ),
     Result(
+        name="voc-test-a1-coco-scales",
         dataset="voc",
         split="test",
         network="rna-a1",
@@ -168,8 +199,10 @@ RESULTS: tuple[Result, ...] = (
         values=_percent(mean_iou=84.9),
         source=_RELEASE,
         tag="coco",
+        decimals=1,
     ),
     Result(
+        name="cityscapes-a1",
         dataset="cityscapes",
         split="val",
         network="rna-a1",
@@ -180,11 +213,16 @@ RESULTS: tuple[Result, ...] = (
         test_scales=(2048,),
         test_flipping=True,
     ),
-    _cityscapes_test("fine", "1024×2048", 78.4, 59.1, 90.9, 81.1),
-    _cityscapes_test("fine", "several scales", 79.4, 58.0, 91.0, 80.1),
-    _cityscapes_test("fine+coarse", "1024×2048", 79.9, 59.7, 91.2, 80.8),
-    _cityscapes_test("fine+coarse", "several scales", 80.6, 57.8, 91.0, 79.1),
+    _cityscapes_test("cityscapes-test-a2", "fine", "1024×2048", 78.4, 59.1, 90.9, 81.1),
+    _cityscapes_test("cityscapes-test-a2-scales", "fine", "several scales", 79.4, 58.0, 91.0, 80.1),
+    _cityscapes_test(
+        "cityscapes-test-a2-coarse", "fine+coarse", "1024×2048", 79.9, 59.7, 91.2, 80.8
+    ),
+    _cityscapes_test(
+        "cityscapes-test-a2-coarse-scales", "fine+coarse", "several scales", 80.6, 57.8, 91.0, 79.1
+    ),
     Result(
+        name="ade20k-a1",
         dataset="ade20k",
         split="val",
         network="rna-a1",
@@ -197,6 +235,7 @@ RESULTS: tuple[Result, ...] = (
         test_steps=2,
     ),
     Result(
+        name="ade20k-a2",
         dataset="ade20k",
         split="val",
         network="rna-a2",
@@ -205,21 +244,36 @@ RESULTS: tuple[Result, ...] = (
         source=_CITED,
     ),
     Result(
+        name="context-a2",
         dataset="pascal-context",
         split="val",
         network="rna-a2",
         setting="2 conv, 60 classes",
         values=_percent(mean_iou=48.1),
         source=_PAPER,
+        decimals=1,
     ),
-    _resnet("plain34", 28.54, 10.02),
-    _resnet("34a", 25.03, 7.76),
-    _resnet("34b", 24.52, 7.46),
-    _resnet("34c", 24.19, 7.40),
-    _resnet("50", 22.85, 6.71),
-    _resnet("101", 21.75, 6.05),
-    _resnet("152", 21.43, 5.71),
+    _resnet("ilsvrc-plain34", "plain34", 28.54, 10.02),
+    _resnet("ilsvrc-resnet34a", "34a", 25.03, 7.76),
+    _resnet("ilsvrc-resnet34b", "34b", 24.52, 7.46),
+    _resnet("ilsvrc-resnet34c", "34c", 24.19, 7.40),
+    _resnet("ilsvrc-resnet50", "50", 22.85, 6.71),
+    _resnet("ilsvrc-resnet101", "101", 21.75, 6.05),
+    _resnet("ilsvrc-resnet152", "152", 21.43, 5.71),
 )
+
+
+def get_result(name: str) -> Result:
+    """Return the row of this name.
+
+    Raises:
+        ValueError: there is none; the message lists the names.
+    """
+    for row in RESULTS:
+        if row.name == name:
+            return row
+    names = ", ".join(row.name for row in RESULTS)
+    raise ValueError(f"unknown row {name!r}: expected one of {names}")
 
 
 def find_result(

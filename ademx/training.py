@@ -60,12 +60,14 @@ class TrainReport:
         epoch: complete epochs.
         batch: batches of the next one that are done too.
         signal: number of the signal that stopped the run; None if it came to its end.
+        late_signal: number of a signal that came when there was nothing left to stop, or None.
     """
 
     params_path: Path | None
     epoch: int
     batch: int
     signal: int | None
+    late_signal: int | None = None
 
 
 def train(options: TrainOptions) -> TrainReport:
@@ -139,7 +141,8 @@ class _Run:
                 "stopped by %s after %d complete epochs and %d batches; --resume goes on from %s",
                 *(signal.Signals(number).name, *position, self._newest),
             )
-        return TrainReport(self._newest, *position, signal=number)
+        late = stop.number if number is None else None
+        return TrainReport(self._newest, *position, signal=number, late_signal=late)
 
     def _train_epoch(
         self, position: tuple[int, int], stop: _StopSignal, progress: Progress | None

@@ -5,9 +5,62 @@ import re
 
 import pytest
 
-from ademx.published import RELEASED_FILES, RESULTS, find_result
+from ademx.published import METRIC_NAMES, RELEASED_FILES, RESULTS, find_result, get_result
 
 FLIPPED = {"split": "val", "test_flipping": True}
+
+# Row, network, dataset and split, the values with the digits that the sources print, sources.
+TABLE = """
+ilsvrc-a                         | rna-a      | ilsvrc-cls val     | 19.20 4.73          | R
+ilsvrc-a1                        | rna-a1     | ilsvrc-cls val     | 19.54 4.75          | R
+voc-a-1conv                      | rna-a      | voc val            | 78.76               | S
+voc-a1                           | rna-a1     | voc val            | 80.84               | R S
+voc-a1-coco                      | rna-a1     | voc val            | 82.86               | R
+voc-test-a1                      | rna-a1     | voc test           | 82.5                | R S
+voc-test-a1-scales               | rna-a1     | voc test           | 83.1                | R
+voc-test-a1-coco-scales          | rna-a1     | voc test           | 84.9                | R
+cityscapes-a1                    | rna-a1     | cityscapes val     | 78.08               | R
+cityscapes-test-a2               | rna-a2     | cityscapes test    | 78.4 59.1 90.9 81.1 | R
+cityscapes-test-a2-scales        | rna-a2     | cityscapes test    | 79.4 58.0 91.0 80.1 | R
+cityscapes-test-a2-coarse        | rna-a2     | cityscapes test    | 79.9 59.7 91.2 80.8 | R
+cityscapes-test-a2-coarse-scales | rna-a2     | cityscapes test    | 80.6 57.8 91.0 79.1 | R
+ade20k-a1                        | rna-a1     | ade20k val         | 80.55 43.34         | R
+ade20k-a2                        | rna-a2     | ade20k val         | 43.73               | T
+context-a2                       | rna-a2     | pascal-context val | 48.1                | S
+ilsvrc-plain34                   | rn-plain34 | ilsvrc-cls val     | 28.54 10.02         | N
+ilsvrc-resnet34a                 | rn-34a     | ilsvrc-cls val     | 25.03 7.76          | N
+ilsvrc-resnet34b                 | rn-34b     | ilsvrc-cls val     | 24.52 7.46          | N
+ilsvrc-resnet34c                 | rn-34c     | ilsvrc-cls val     | 24.19 7.40          | N
+ilsvrc-resnet50                  | rn-50      | ilsvrc-cls val     | 22.85 6.71          | N
+ilsvrc-resnet101                 | rn-101     | ilsvrc-cls val     | 21.75 6.05          | N
+ilsvrc-resnet152                 | rn-152     | ilsvrc-cls val     | 21.43 5.71          | N
+"""
+SOURCES = {"R": "README", "S": "1611.10080", "T": "Table 4", "N": "1512.03385"}
+METRICS = {
+    "ilsvrc-cls val": ["top1_error", "top5_error"],
+    "ade20k val rna-a1": ["pixel_accuracy", "mean_iou"],
+    "cityscapes test": ["mean_iou", "class_iiou", "category_iou", "category_iiou"],
+}
+
+
+def test_the_whole_table():
+    lines = [line for line in TABLE.splitlines() if line]
+    assert len(lines) == len(RESULTS)
+    for row, line in zip(RESULTS, lines):
+        name, network, where, printed, sources = (field.strip() for field in line.split("|"))
+        assert (row.name, row.network, f"{row.dataset} {row.split}") == (name, network, where)
+        metrics = METRICS.get(where) or METRICS.get(f"{where} {network}") or ["mean_iou"]
+        assert list(row.values) == metrics
+        assert [row.printed(metric) for metric in metrics] == printed.split()
+        assert all(SOURCES[source] in row.source for source in sources.split())
+
+
+def test_rows_have_names_of_their_own():
+    assert len({row.name for row in RESULTS}) == len(RESULTS)
+    assert all(get_result(row.name) is row for row in RESULTS)
+    assert all(metric in METRIC_NAMES for row in RESULTS for metric in row.values)
+    with pytest.raises(ValueError, match=r"unknown row 'voc-a9': .* ilsvrc-a, .*152"):
+        get_result("voc-a9")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from ademx.compat import MissingDependency
 
 # Command -> (module, its one-line help, so that `ademx --help` loads none of them).
 _COMMANDS = {
+    "compare": ("ademx.cli.compare", "Two or more test runs beside each other."),
     "convert": ("ademx.cli.convert", "Weights to and from PyTorch, in several layouts."),
+    "data": ("ademx.cli.data", "Datasets: make lists, check files, draw a small one."),
     "demo": ("ademx.cli.demo", "All of it in minutes on generated data, no GPU."),
     "doctor": ("ademx.cli.doctor", "What MXNet finds on this machine, and how to mend it."),
     "evaluate": ("ademx.cli.evaluate", "Test weights on a dataset and print the scores."),
@@ -22,6 +24,7 @@ _COMMANDS = {
     "plot": ("ademx.cli.plot", "Draw the curves of training runs."),
     "train": ("ademx.cli.train", "Train a classifier or a segmentation network."),
     "predict": ("ademx.cli.predict", "Label images: five best classes, or a class each pixel."),
+    "reproduce": ("ademx.cli.reproduce", "The published table beside ours: test or train a row."),
     "summary": ("ademx.cli.summary", "Parameters, operations, memory and depth, per level."),
     "weights": ("ademx.cli.weights", "The released weights: list, verify, show."),
 }

@@ -1,0 +1,219 @@
+"""`ademx reproduce`: published rows tested again, or their networks trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ademx.cli import options as shared
+
+if TYPE_CHECKING:
+    from ademx.reproduce_inputs import Places
+    from ademx.reproduce_report import Outcome
+    from ademx.reproduce_training import PlannedStage, RecipeOptions
+
+_ONLY_TESTING = ("precision", "backend")
+_ONLY_TRAINING = ("crop_size", "base_lr", "epochs", "width", "prefetcher", "dry_run")
+
+
+@click.command()
+@click.argument("rows", nargs=-1, metavar="[ROW]...")
+@click.option("--list", "list_rows", is_flag=True, help="Print the rows and recipes, and end.")
+@click.option("--train", "recipe", metavar="ROW", help="Train this row's network by its recipe.")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="DIR",
+    help="Folder that holds the datasets' folders; voc=DIR is one dataset's own folder.",
+)
+@click.option("--models", type=shared.ANY_PATH, help="Folder of .params files.")
+@click.option(
+    "--output",
+    type=shared.ANY_PATH,
+    default=Path("reproduction"),
+    show_default=True,
+    help="Folder for reports, and for what each row writes.",
+)
+@shared.devices
+@click.option(
+    "--batch-images",
+    type=click.IntRange(min=1),
+    help="Testing: network inputs that a device computes at a time.  [default: 1]  "
+    "Training: images of an update.  [default: the recipe's]",
+)
+@click.option("--prefetch-threads", type=click.IntRange(min=1), help="How many read images ahead.")
+@click.option(
+    "--unverified",
+    is_flag=True,
+    help="Use also data and weights that are not known to be the published ones.",
+)
+@click.option("--overwrite", is_flag=True, help="Do again what is done.")
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16"]), help="Testing.  [default: float32]"
+)
+@click.option("--backend", type=click.Choice(["mxnet", "torch"]), help="Testing.  [default: mxnet]")
+@click.option("--dry-run", is_flag=True, help="Training: print the stages and their commands.")
+@click.option("--crop-size", type=click.IntRange(min=1), help="Training: side of a sample.")
+@click.option("--base-lr", type=float, help="Training: rate of the first stage; others in scale.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Training: of each stage, for a trial.")
+@click.option("--width", type=float, help="Training: times all channels, for a trial.")
+@click.option("--prefetcher", type=click.Choice(["process", "thread"]), help="Training.")
+@click.option("--log-file", type=shared.ANY_PATH, help="Append the log to this file too.")
+def reproduce(**arguments: Any) -> None:
+    """The published table beside ours: test ROWs, all by default, or train one.
+
+    For each row the data and the weights are looked for below --data and --models, verified,
+    and tested as was published. A row is reproduced if every score lies within a tolerance of
+    the published one that follows from its rounding and from the last digits of our outputs;
+    else it differs, or it is not run, and what is missing is named with the place where it goes.
+    The reports OUTPUT/report.md, .json and .html are complete after every row. A call that was
+    interrupted goes on; rows that are done are not computed again.
+
+    --train runs the stages of a recipe one after another, each in its folder below OUTPUT/train,
+    and leaves the last one's weights in --models, where testing finds them. It goes on where it
+    was stopped; SIGTERM and Ctrl-C save first.
+
+    The exit status is 1 if a row differs, fails or cannot be trained, 143 or 130 after a signal
+    that stopped a training, else 0: rows that are not run are no failure.
+    """
+    shared.log_to(arguments.pop("log_file"))
+    if arguments.pop("list_rows"):
+        click.echo(_table())
+        return
+    _check_usage(arguments)
+    given = {name: value for name, value in arguments.items() if value is not None}
+    places = _places(given.pop("data"), given.pop("models", None))
+    if "recipe" in given:
+        _train(given, places)
+    else:
+        _test(given, places)
+
+
+def _check_usage(arguments: dict[str, Any]) -> None:
+    """Raise UsageError for options that do not go together."""
+    training = arguments["recipe"] is not None
+    if training and arguments["rows"]:
+        raise click.UsageError("--train takes the one row; give no others beside it")
+    for name in _ONLY_TESTING if training else _ONLY_TRAINING:
+        if arguments[name]:
+            when = "not with" if training else "only with"
+            raise click.UsageError(f"--{name.replace('_', '-')}: {when} --train")
+
+
+def _places(data: tuple[str, ...], models: Path | None) -> Places:
+    from ademx.reproduce_inputs import Places
+    from iters.datasets import DATASETS
+
+    folders, roots = [], {}
+    for text in data:
+        name, equals, root = text.partition("=")
+        if equals and name in DATASETS:
+            roots[name] = Path(root)
+        else:
+            folders.append(Path(text))
+    if len(folders) > 1:
+        raise click.UsageError(
+            f"--data {folders[0]} and {folders[1]}: give one folder of all datasets, and others "
+            f"as NAME=DIR, where NAME is one of {', '.join(DATASETS)}"
+        )
+    for option, path in (
+        *(("--data", folder) for folder in folders),
+        *(("--models", folder) for folder in (models,) if folder),
+    ):
+        if path.exists() and not path.is_dir():
+            raise click.UsageError(f"{option} {path}: expected a folder")
+    return Places(folders[0] if folders else None, models, roots)
+
+
+def _test(given: dict[str, Any], places: Places) -> None:
+    from ademx.reproduce import ReproduceOptions, reproduce
+
+    gpus, cpus, backend = (given.pop(n, None) for n in ("gpus", "cpus", "backend"))
+    backend = backend or "mxnet"
+    for name in _ONLY_TRAINING:
+        given.pop(name, None)
+    options = ReproduceOptions(
+        **given,
+        places=places,
+        backend=backend,
+        devices=lambda: shared.chosen_devices(gpus, cpus, backend=backend),
+    )
+    failures = 0
+    for outcome in reproduce(options):
+        click.echo(_told(outcome))
+        failures += outcome.is_failure
+    click.echo(f"\nreports: {options.output / 'report.md'}, .json and .html", err=True)
+    if failures:
+        raise click.ClickException(f"{failures} of {len(options.chosen())} rows differ or failed")
+
+
+def _told(outcome: Outcome) -> str:
+    from ademx.published import METRIC_NAMES
+    from ademx.reproduce_report import our_score
+
+    lines = [f"{outcome.row.name}: {outcome.verdict}"]
+    for name in outcome.row.values if outcome.ours else ():
+        ours, difference = our_score(outcome, name)
+        published = outcome.row.printed(name)
+        lines.append(
+            f"  {METRIC_NAMES[name]} {ours}, published {published}, difference {difference} "
+            f"({outcome.tolerances[name]})"
+        )
+    return "\n".join([*lines, *(f"  - {reason}" for reason in outcome.reasons)])
+
+
+def _train(given: dict[str, Any], places: Places) -> None:
+    from ademx.recipes import get_recipe
+    from ademx.reproduce_training import RecipeOptions, departures, plan_stages
+
+    recipe, dry_run = get_recipe(given.pop("recipe")), given.pop("dry_run")
+    gpus, cpus = given.pop("gpus", None), given.pop("cpus", None)
+    devices = None
+    if not dry_run or (gpus, cpus) != (None, None):
+        devices = shared.chosen_devices(gpus, cpus)
+    del given["rows"]
+    output = given.pop("output") / "train" / recipe.name
+    options = RecipeOptions(recipe=recipe, places=places, output=output, devices=devices, **given)
+    stages = plan_stages(options)
+    for line in departures(options):
+        click.echo(f"Warning: {line}", err=True)
+    if dry_run:
+        click.echo(f"{recipe.name}, {recipe.origin}: {recipe.source}")
+        click.echo(f"hardware: {recipe.hardware}; time: {recipe.time}")
+        for stage in stages:
+            click.echo("\n".join((stage.command, *(f"  - {line}" for line in stage.problems))))
+    else:
+        _run_stages(options, stages)
+
+
+def _run_stages(options: RecipeOptions, stages: list[PlannedStage]) -> None:
+    from ademx.reproduce_training import train_recipe
+    from ademx.training import TrainingDiverged
+    from iters.workers import WorkerError
+
+    try:
+        path, signal = train_recipe(options, stages)
+    except (TrainingDiverged, WorkerError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(path)
+    if signal is not None:
+        click.get_current_context().exit(128 + signal)
+
+
+def _table() -> str:
+    """Return the rows with what was published, then the recipes."""
+    from ademx.published import METRIC_NAMES, RESULTS
+    from ademx.recipes import RECIPES, find_recipe
+
+    lines = []
+    for row in RESULTS:
+        values = ", ".join(f"{METRIC_NAMES[name]} {row.printed(name)}" for name in row.values)
+        trained = ", --train" if find_recipe(row) else ""
+        tested = "released weights" if row.label else "no released weights"
+        lines.append(f"{row.name}\n  {row.network} on {row.dataset} {row.split}, {row.setting}")
+        lines.append(f"  {values} ({tested}{trained})")
+    lines.append("\nRecipes for --train, as the release states them or ours:")
+    lines += [f"  {recipe.name}: {recipe.origin}" for recipe in RECIPES.values()]
+    return "\n".join(lines)

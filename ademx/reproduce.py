@@ -1,0 +1,349 @@
+"""Published rows tested again: from data and weights on disk to a verdict on each row.
+
+A row's verdict is
+
+* "reproduced": every score lies within the tolerance of :mod:`ademx.tolerance`,
+* "differs": one does not,
+* "unverified": it was tested with data or weights that are not known to be the published ones,
+* "not run": something is missing, or nothing here can score it,
+* "failed": the test broke off, or images could not be read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ademx.compat import MissingDependency
+from ademx.evaluation import EvaluationOptions, deciding_settings, default_test_scale
+from ademx.files import md5
+from ademx.image_counts import load_image_counts
+from ademx.labels import parse_label
+from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
+from ademx.recipes import find_recipe
+from ademx.reproduce_inputs import Found, Places, find_data, find_row_weights
+from ademx.reproduce_report import Outcome, Reports
+from ademx.tolerance import Tolerance, pixel_tolerances, rounding, tie_tolerances
+from iters.datasets import DATASETS
+from iters.lists import Sample, find_samples
+
+if TYPE_CHECKING:
+    from ademx.predictor import Devices
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """How to test published rows.
+
+    Attributes:
+        rows: names of rows; none stands for all.
+        places: where data and weights are.
+        output: folder of the reports, and of a folder for each row.
+        devices: returns where to compute, asked for only if a row is tested.
+        batch_images: network inputs that a device computes at a time.
+        prefetch_threads: threads that read and transform images ahead of the network.
+        precision: "float32" or "bfloat16".
+        backend: what computes the networks, "mxnet" or "torch".
+        unverified: test also what is not known to be the published data or weights.
+        overwrite: test rows again that are done.
+
+    Raises:
+        ValueError: a row that there is not.
+    """
+
+    rows: tuple[str, ...]
+    places: Places
+    output: Path
+    devices: Callable[[], Devices]
+    batch_images: int = 1
+    prefetch_threads: int = 2
+    precision: str = "float32"
+    backend: str = "mxnet"
+    unverified: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for name in self.rows:
+            get_result(name)
+
+    def chosen(self) -> tuple[Result, ...]:
+        """Return the rows in the order of the published table."""
+        return tuple(row for row in RESULTS if not self.rows or row.name in self.rows)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A row with what was found of its data and weights.
+
+    Attributes:
+        row: the published row.
+        data: its dataset.
+        weights: its weights.
+        obstacles: why it cannot be tested at all.
+        doubts: why a score would not tell whether the published one is reproduced.
+    """
+
+    row: Result
+    data: Found
+    weights: Found
+    obstacles: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+
+def reproduce(options: ReproduceOptions) -> Iterator[Outcome]:
+    """Test rows, yield the outcome of each, and keep the reports in `options.output` up to date.
+
+    What cannot be tested is told first, then the others are tested, in the order of the table. A
+    row that fails does not keep the rest from being tested; rows of earlier calls stay in the
+    reports.
+
+    Raises:
+        ValueError: the output folder holds a report that is none of these.
+        OSError: the reports cannot be written.
+    """
+    options.output.mkdir(parents=True, exist_ok=True)
+    reports = Reports(options.output)
+    find = lru_cache(maxsize=None)(lambda name, split: find_data(name, split, options.places))
+    waiting = []
+    for row in options.chosen():
+        plan = _plan(row, options, find)
+        if plan.obstacles or (plan.doubts and not options.unverified):
+            outcome = _not_run(plan)
+            reports.add(outcome)
+            yield outcome
+        else:
+            waiting.append(plan)
+    reports.write_html()
+    for plan in waiting:
+        outcome = _tested(plan, options)
+        reports.add(outcome)
+        reports.write_html()
+        yield outcome
+
+
+def _plan(row: Result, options: ReproduceOptions, find: Callable[[str, str], Found]) -> _Plan:
+    places = options.places
+    impossible = _why_impossible(row, places)
+    if impossible:
+        return _Plan(row, Found(None), Found(None), impossible, ())
+    data, weights = find(row.dataset, row.split), find_row_weights(row, places)
+    obstacles = [p for found in (data, weights) if found.path is None for p in found.problems]
+    doubts = [p for found in (data, weights) if found.path is not None for p in found.problems]
+    if row.test_scales is None:
+        doubts.append(
+            f'the source names no scale ("{row.setting}"): it is tested at the usual one, without '
+            "mirror images"
+        )
+    if options.precision != "float32":
+        doubts.append(f"it is tested in {options.precision}, and the tolerance is that of float32")
+    return _Plan(row, data, weights, tuple(obstacles), tuple(doubts))
+
+
+def _why_impossible(row: Result, places: Places) -> tuple[str, ...]:
+    """Return why nothing here can score a row, whatever data and weights there are."""
+    if row.split == "test":
+        reasons = [
+            "the truth of this split is with the benchmark's server, which alone can score it, "
+            "and the weights of this row were never released",
+            f"a submission is packed by `{_submission_command(row, places)}`",
+        ]
+        if row.test_scales is None:
+            reasons.append("which scales were averaged is not stated")
+        return tuple(reasons)
+    if row.setting == "ten crops":
+        return ("ten-crop testing is not offered",)
+    if row.label is None and find_recipe(row) is None:
+        return ("no weights were released, and there is no recipe for them",)
+    return ()
+
+
+def _submission_command(row: Result, places: Places) -> str:
+    """Return the command that packs what the server of a test split takes."""
+    alike = (
+        other.label
+        for other in RESULTS
+        if (other.dataset, other.network, other.tag) == (row.dataset, row.network, row.tag)
+        and other.label
+    )
+    label = next(alike, None)
+    weights = "WEIGHTS" if label is None else places.proposed_weights(f"{label}_ep-0001.params")
+    scales = ",".join(map(str, row.test_scales or ())) or "SCALE,SCALE,…"
+    return (
+        f"ademx evaluate segmentation --weights {weights} --data-root "
+        f"{places.proposed_root(row.dataset)} --split test --test-scales {scales}"
+    )
+
+
+def _not_run(plan: _Plan) -> Outcome:
+    reasons = [*plan.obstacles, *plan.doubts]
+    if not plan.obstacles:
+        reasons.append("--unverified tests it all the same")
+    return Outcome(plan.row, "not run", tuple(reasons))
+
+
+def _tested(plan: _Plan, options: ReproduceOptions) -> Outcome:
+    """Test a row, or take what an earlier call found with the same settings."""
+    run = _Run(plan, options)
+    _log.info("%s: `%s`", plan.row.name, run.command)
+    try:
+        return run.outcome()
+    # RuntimeError is what MXNet and PyTorch raise, of memory that does not suffice, say.
+    except (ValueError, OSError, RuntimeError, MissingDependency) as error:
+        _log.error("%s: %s", plan.row.name, error)
+        _log.debug("%s", plan.row.name, exc_info=True)
+        return Outcome(plan.row, "failed", (str(error), *plan.doubts), command=run.command)
+
+
+class _Run:
+    """The test of a row."""
+
+    def __init__(self, plan: _Plan, options: ReproduceOptions) -> None:
+        if plan.data.path is None or plan.weights.path is None:
+            raise ValueError(f"{plan.row.name}: its data or weights are missing")
+        self._plan, self._options, self._row = plan, options, plan.row
+        self._data_root, self._weights = plan.data.path, plan.weights.path
+        self._folder = options.output / plan.row.name
+        self._label = parse_label(self._weights)
+        self._scales = plan.row.test_scales or (default_test_scale(self._label),)
+
+    @property
+    def command(self) -> str:
+        """The same test by `ademx evaluate`."""
+        row, task = self._row, self._label.task
+        parts = ["ademx evaluate", task, "--weights", self._weights]
+        parts += ["--data-root", self._data_root, "--split", row.split]
+        parts += ["--test-scales", ",".join(map(str, self._scales))]
+        parts += ["--test-flipping"] if row.test_flipping else []
+        parts += ["--test-3crops"] if row.test_3crops else []
+        parts += ["--test-steps", row.test_steps] if row.test_steps > 1 else []
+        parts += ["--pool", row.pool] if row.pool != "pad" else []
+        for name, value in (("precision", "float32"), ("backend", "mxnet")):
+            chosen = getattr(self._options, name)
+            parts += [f"--{name}", chosen] if chosen != value else []
+        return " ".join(map(str, [*parts, "--output", self._folder]))
+
+    def outcome(self) -> Outcome:
+        """Return the verdict on the scores, computed or found."""
+        samples = find_samples(self._row.dataset, self._data_root, self._row.split)
+        record = self._finished(samples) or self._evaluate()
+        ours = {name: _number(record.get(name)) for name in self._row.values}
+        tolerances = self._tolerances(record, samples)
+        verdict, reasons = self._verdict(record, ours, tolerances)
+        return Outcome(
+            self._row,
+            verdict,
+            (*reasons, *self._plan.doubts),
+            ours=ours,
+            tolerances=tolerances,
+            data_root=self._data_root,
+            weights=self._weights,
+            weights_md5=record["weights"][0]["md5"],
+            command=self.command,
+        )
+
+    def _verdict(
+        self, record: Mapping[str, Any], ours: Mapping[str, float], allowed: Mapping[str, Tolerance]
+    ) -> tuple[str, tuple[str, ...]]:
+        broken = record["num_broken"]
+        if broken:
+            first = record["broken"][0]["error"]
+            reason = f"{broken} of {record['num_images']} images could not be tested: {first}"
+            return "failed", (reason,)
+        if self._plan.doubts:
+            return "unverified", ()
+        far = [
+            f"{METRIC_NAMES[name]} {abs(ours[name] - value):.2f} "
+            f"{'above' if ours[name] > value else 'below'} the published {self._row.printed(name)}"
+            for name, value in self._row.values.items()
+            if not abs(ours[name] - value) <= allowed[name].total
+        ]
+        return ("differs", tuple(far)) if far else ("reproduced", ())
+
+    def _finished(self, samples: list[Sample]) -> dict[str, Any] | None:
+        """Return the record of a complete run with just these settings, if the folder holds one."""
+        if self._options.overwrite:
+            return None
+        try:
+            text = (self._folder / "scores.json").read_text(encoding="utf-8")
+            record: dict[str, Any] = json.loads(text)
+            held, broken = record["settings"], record["num_broken"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        settings = deciding_settings(
+            self._common(),
+            labels=[self._label],
+            weights_md5=[md5(self._weights)],
+            dataset=DATASETS[self._row.dataset],
+            samples=samples,
+        )
+        wanted = json.loads(json.dumps({**settings, **self._task_settings()}))
+        same = not broken and all(held.get(name) == value for name, value in wanted.items())
+        return record if same else None
+
+    def _task_settings(self) -> dict[str, Any]:
+        if self._label.task == "classification":
+            return {"test_3crops": self._row.test_3crops}
+        return {"test_steps": self._row.test_steps}
+
+    def _common(self) -> EvaluationOptions:
+        return EvaluationOptions(**self._arguments())
+
+    def _arguments(self) -> dict[str, Any]:
+        options, row = self._options, self._row
+        return {
+            "weights": (self._weights,),
+            "data_root": self._data_root,
+            "output": self._folder,
+            "test_scales": self._scales,
+            "split": row.split,
+            "test_flipping": row.test_flipping,
+            "pool": row.pool,
+            "precision": options.precision,
+            "backend": options.backend,
+            "batch_images": options.batch_images,
+            "prefetch_threads": options.prefetch_threads,
+            "resume": not options.overwrite,
+            "overwrite": options.overwrite,
+        }
+
+    def _evaluate(self) -> dict[str, Any]:
+        """Return the record of the test, computed or gone on with."""
+        from ademx.classification import ClassificationOptions, evaluate_classification
+        from ademx.segmentation import SegmentationOptions, evaluate_segmentation
+
+        arguments = {**self._arguments(), **self._task_settings()}
+        arguments["devices"] = self._options.devices()
+        if self._label.task == "classification":
+            return evaluate_classification(ClassificationOptions(**arguments)).record
+        return evaluate_segmentation(SegmentationOptions(**arguments)).record
+
+    def _tolerances(self, record: Mapping[str, Any], samples: list[Sample]) -> dict[str, Tolerance]:
+        if self._label.task == "segmentation":
+            numerics = pixel_tolerances(
+                load_image_counts(self._folder), absent_classes=record["absent_classes"]
+            )
+            cause = "pixels"
+        else:
+            numerics, cause = self._ties(samples), "near ties"
+        exact = rounding(self._row.decimals)
+        return {name: Tolerance(exact, numerics[name], cause) for name in self._row.values}
+
+    def _ties(self, samples: list[Sample]) -> dict[str, float]:
+        files = [self._folder / "predictions" / f"{scale}.npy" for scale in self._scales]
+        mean = np.mean([np.load(path, mmap_mode="r") for path in files], axis=0)
+        tested = np.isfinite(mean).all(axis=1)
+        truth = np.array([sample.label for sample in samples])
+        return tie_tolerances(mean[tested], truth[tested])
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -1,0 +1,223 @@
+"""Where a published row's data and weights are, and whether they are the published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ademx.files import md5
+from ademx.labels import parse_label
+from ademx.published import RELEASED_FILES, Result
+from ademx.recipes import RECIPES, find_recipe
+from iters.datasets import DATASETS, Dataset
+from iters.lists import find_samples
+
+# Folders that a dataset is looked for in, in lower case; the first is the one that is proposed.
+_FOLDERS: dict[str, tuple[str, ...]] = {
+    "ilsvrc-cls": ("ilsvrc-cls", "ilsvrc", "ilsvrc12", "ilsvrc2012", "imagenet"),
+    "places": ("places", "places365"),
+    "voc": ("voc", "vocdevkit", "voc2012", "pascal_voc"),
+    "coco": ("coco",),
+    "cityscapes": ("cityscapes",),
+    "ade20k": ("ade20k", "adechallengedata2016"),
+    "pascal-context": ("pascal-context", "pascal_context", "context", "voc", "vocdevkit"),
+}
+# Datasets that are found where another one is.
+_SAME_FOLDER = {
+    "voc-sbd": "voc",
+    "coco20": "coco",
+    "cityscapes-coarse": "cityscapes",
+    "pascal-context-59": "pascal-context",
+}
+# Datasets that are found in their official layout without lists.
+_NEED_NO_LISTS = ("voc", "cityscapes", "cityscapes-coarse", "ade20k")
+
+_SHOWN = 3  # problems of a dataset that are told one by one
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where to look.
+
+    Attributes:
+        data: folder that holds the datasets' folders, or None.
+        models: folder of `.params` files, or None.
+        roots: dataset -> its own folder, in place of `data`.
+    """
+
+    data: Path | None = None
+    models: Path | None = None
+    roots: Mapping[str, Path] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.roots:
+            if name not in DATASETS:
+                raise ValueError(f"--data {name}=…: expected one of {', '.join(DATASETS)}")
+
+    def roots_of(self, dataset: str) -> list[Path]:
+        """Return the folders to look for a dataset in: its own, or those of its names, and `data`.
+
+        Raises:
+            OSError: `data` cannot be listed.
+        """
+        family = _SAME_FOLDER.get(dataset, dataset)
+        own = self.roots.get(dataset, self.roots.get(family))
+        if own is not None:
+            return [own]
+        if self.data is None or not self.data.is_dir():
+            return []
+        folders = sorted(path for path in self.data.iterdir() if path.is_dir())
+        named = [path for name in _FOLDERS[family] for path in folders if path.name.lower() == name]
+        return [*named, self.data]
+
+    def proposed_root(self, dataset: str) -> Path:
+        """Return where a dataset that was not found should be."""
+        roots = [root for root in self.roots_of(dataset) if root != self.data]
+        folder = _FOLDERS[_SAME_FOLDER.get(dataset, dataset)][0]
+        return roots[0] if roots else (self.data or Path("DATA")) / folder
+
+    def proposed_weights(self, file_name: str) -> Path:
+        """Return where a file of weights should be."""
+        return (self.models or Path("MODELS")) / file_name
+
+
+@dataclass(frozen=True)
+class Found:
+    """A dataset's folder or a file of weights.
+
+    Attributes:
+        path: where it is; None if it is missing.
+        problems: what is missing, or why it is not known to be what was published, each with the
+            command that checks it; none if all is well.
+        is_own: whether these are weights of one's own training.
+    """
+
+    path: Path | None
+    problems: tuple[str, ...] = ()
+    is_own: bool = False
+
+
+def find_data(dataset: str, split: str, places: Places) -> Found:
+    """Return the folder of a dataset that has a split, and what is wrong with that split.
+
+    Looked at are the folder that was named for the dataset, else those below `places.data` that
+    have one of its usual names in any case, and `places.data` itself. No image is opened.
+    """
+    row = DATASETS[dataset]
+    try:
+        for root in places.roots_of(dataset):
+            if _has_split(row, root, split):
+                return Found(root, _problems(row, root, split))
+        return Found(None, (_where_data_go(row, split, places),))
+    except (ValueError, OSError) as error:  # a malformed list, a folder that cannot be read
+        return Found(None, (f"data: {error}",))
+
+
+def _has_split(dataset: Dataset, root: Path, split: str) -> bool:
+    try:
+        find_samples(dataset, root, split)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _problems(dataset: Dataset, root: Path, split: str) -> tuple[str, ...]:
+    from ademx.data.check import check_dataset
+
+    found = check_dataset(dataset, root, splits=[split], quick=True, progress=True).problems
+    if not found:
+        return ()
+    lines = [": ".join(part for part in (one.path, one.detail) if part) for one in found[:_SHOWN]]
+    if len(found) > _SHOWN:
+        lines.append(f"{len(found) - _SHOWN} more problems")
+    return (f"data: {'; '.join(lines)}: check by `{_check_command(dataset.name, root, split)}`",)
+
+
+def _where_data_go(dataset: Dataset, split: str, places: Places) -> str:
+    root = places.proposed_root(dataset.name)
+    needs = "" if places.data or places.roots else "give --data DIR; "
+    lists = ""
+    if dataset.name not in _NEED_NO_LISTS:
+        coco = " --coco COCO" if split == "train++" else ""
+        lists = f"; make its lists by `ademx data lists {dataset.name} --root {root}{coco}`"
+    return (
+        f"data: no {split} split of {dataset.name}: {needs}{', '.join(dataset.layout)} go to "
+        f"{root}/{lists}; check by `{_check_command(dataset.name, root, split)}`"
+    )
+
+
+def _check_command(dataset: str, root: Path, split: str) -> str:
+    return f"ademx data check {dataset} --root {root} --split {split}"
+
+
+def find_row_weights(row: Result, places: Places) -> Found:
+    """Return the weights of a row: the released ones, else those of one's own training."""
+    labels = []
+    recipe = find_recipe(row)
+    if recipe is not None:
+        plain = parse_label(recipe.stages[0].label)
+        labels = [recipe.label, str(plain)]
+    return _find_weights(row.label, labels, places)
+
+
+def find_start_weights(label: str, places: Places) -> Found:
+    """Return the weights of a label that a recipe starts from, released ones first."""
+    return _find_weights(label, [label], places)
+
+
+def _find_weights(released: str | None, own: list[str], places: Places) -> Found:
+    name = f"{released}_ep-0001.params"
+    if name in RELEASED_FILES and places.models is not None and (places.models / name).is_file():
+        return _verified(places.models / name)
+    for label in own:
+        path = _newest(label, places.models)
+        if path is not None:
+            what = "not the released ones" if name in RELEASED_FILES else "none were released"
+            problem = f"weights: {path} is of your own training, {what}"
+            return Found(path, (problem,), is_own=True)
+    return Found(None, (_where_weights_go(name if name in RELEASED_FILES else None, own, places),))
+
+
+def _verified(path: Path) -> Found:
+    try:
+        digest, released = md5(path), RELEASED_FILES[path.name]
+    except OSError as error:
+        return Found(None, (f"weights: {error}",))
+    if digest == released:
+        return Found(path)
+    problem = (
+        f"weights: {path} has MD5 {digest}, the released file {released}: check by "
+        f"`ademx weights verify {path}`"
+    )
+    return Found(path, (problem,))
+
+
+def _newest(label: str, models: Path | None) -> Path | None:
+    """Return the checkpoint of a label with the most epochs, released files apart."""
+    epochs = {}
+    for path in models.glob(f"{label}_ep-*.params") if models is not None else ():
+        try:
+            parsed = parse_label(path)
+        except ValueError:  # more than digits behind "ep-"
+            continue
+        if parsed.epoch is not None and path.name not in RELEASED_FILES:
+            epochs[parsed.epoch] = path
+    return epochs[max(epochs)] if epochs else None
+
+
+def _where_weights_go(released: str | None, own: list[str], places: Places) -> str:
+    needs = "" if places.models else "give --models DIR; "
+    ways = []
+    if released is not None:
+        path = places.proposed_weights(released)
+        ways.append(
+            f"the released file goes to {path} (MD5 {RELEASED_FILES[released]}); check by "
+            f"`ademx weights verify {path}`"
+        )
+    for recipe in RECIPES.values():
+        if recipe.label in own:
+            path = places.proposed_weights(recipe.stages[-1].file_name)
+            ways.append(f"`ademx reproduce --train {recipe.name}` leaves its own in {path}")
+    unreleased = "" if released else "none were released; "
+    return f"weights: missing: {needs}{unreleased}{'; '.join(ways)}"

@@ -1,0 +1,247 @@
+"""The reports of `ademx reproduce`: what became of each row, for people and for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ademx.evaluation import versions
+from ademx.files import replacing, write_json
+from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
+from ademx.report import RunToShow, TableRow, write_report
+from ademx.tolerance import Tolerance
+from iters.datasets import DATASETS
+from iters.lists import find_samples
+
+TITLE = "Published results beside ours"
+# From the best to the worst; the last two are failures.
+VERDICTS = ("reproduced", "unverified", "not run", "differs", "failed")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a row.
+
+    Attributes:
+        row: the published row.
+        verdict: one of :data:`VERDICTS`; :mod:`ademx.reproduce` says what they mean.
+        reasons: why it is that verdict, such as what is missing and the command that checks it.
+        ours: metric -> our score, percent; none where it was not tested.
+        tolerances: metric -> how far that may be from the published one.
+        data_root: the dataset's folder; None where nothing was tested, and so on below.
+        weights: the file of weights.
+        weights_md5: its MD5, or "".
+        command: the same test by `ademx evaluate`, or "".
+        date: when the verdict was given, UTC.
+    """
+
+    row: Result
+    verdict: str
+    reasons: tuple[str, ...] = ()
+    ours: Mapping[str, float] = field(default_factory=dict)
+    tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
+    data_root: Path | None = None
+    weights: Path | None = None
+    weights_md5: str = ""
+    command: str = ""
+    date: str = field(
+        default_factory=lambda: datetime.datetime.now(datetime.timezone.utc).isoformat(
+            sep=" ", timespec="seconds"
+        )
+    )
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the row was tested and its score is another one, or the test broke off."""
+        return self.verdict in ("differs", "failed")
+
+    @property
+    def description(self) -> str:
+        """What was tested, such as "rna-a1 on voc val"."""
+        return f"{self.row.network} on {self.row.dataset} {self.row.split}"
+
+    def difference(self, metric: str) -> float | None:
+        """Return ours minus the published score, percentage points; None if it was not tested."""
+        return self.ours[metric] - self.row.values[metric] if metric in self.ours else None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as `report.json` has it."""
+        return {
+            "row": self.row.name,
+            "verdict": self.verdict,
+            "reasons": list(self.reasons),
+            "metrics": {name: self._metric(name) for name in self.row.values},
+            "setting": self.row.setting,
+            "source": self.row.source,
+            "data_root": str(self.data_root) if self.data_root else None,
+            "weights": str(self.weights) if self.weights else None,
+            "weights_md5": self.weights_md5,
+            "command": self.command,
+            "date": self.date,
+        }
+
+    def _metric(self, name: str) -> dict[str, Any]:
+        tolerance = self.tolerances.get(name)
+        return {
+            "published": self.row.values[name],
+            "ours": self.ours.get(name),
+            "difference": self.difference(name),
+            "tolerance": dataclasses.asdict(tolerance) if tolerance else None,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Outcome:
+        """Return an outcome that `as_json` gave."""
+        metrics = value["metrics"]
+        return cls(
+            row=get_result(value["row"]),
+            verdict=value["verdict"],
+            reasons=tuple(value["reasons"]),
+            ours={n: one["ours"] for n, one in metrics.items() if one["ours"] is not None},
+            tolerances={
+                n: Tolerance(**one["tolerance"]) for n, one in metrics.items() if one["tolerance"]
+            },
+            data_root=Path(value["data_root"]) if value["data_root"] else None,
+            weights=Path(value["weights"]) if value["weights"] else None,
+            weights_md5=value["weights_md5"],
+            command=value["command"],
+            date=value["date"],
+        )
+
+
+class Reports:
+    """`report.md`, `report.json` and `report.html` in a folder.
+
+    Args:
+        folder: where they are; outcomes of an earlier `report.json` there are kept until the row
+            has another one.
+
+    Raises:
+        ValueError: the folder's `report.json` is something else.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._outcomes = _read_outcomes(folder / "report.json")
+
+    def add(self, outcome: Outcome) -> None:
+        """Put an outcome in the place of the row's last one, in `report.json` and `report.md`."""
+        # Read again: another process may be at work on other rows.
+        self._outcomes = {**_read_outcomes(self._folder / "report.json"), outcome.row.name: outcome}
+        rows = [outcome.as_json() for outcome in self._sorted()]
+        write_json(
+            self._folder / "report.json", {"title": TITLE, "rows": rows, "versions": versions()}
+        )
+        with replacing(self._folder / "report.md") as file:
+            file.write(markdown(self._sorted()).encode(errors="backslashreplace"))
+
+    def write_html(self) -> None:
+        """Write `report.html`."""
+        outcomes = self._sorted()
+        runs = [run for run in map(self._run_to_show, outcomes) if run is not None]
+        rows = [_table_row(outcome) for outcome in outcomes]
+        write_report(self._folder / "report.html", runs, title=TITLE, rows=rows)
+
+    def _run_to_show(self, outcome: Outcome) -> RunToShow | None:
+        """Return the test of a row; None where there was none or its files are gone."""
+        if outcome.data_root is None:
+            return None
+        row, folder = outcome.row, self._folder / outcome.row.name
+        try:
+            record = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+            samples = find_samples(row.dataset, outcome.data_root, row.split)
+        except (OSError, ValueError) as error:
+            _log.warning("%s: its images are not in report.html: %s", row.name, error)
+            return None
+        return RunToShow(row.name, folder, record, DATASETS[row.dataset], samples)
+
+    def _sorted(self) -> list[Outcome]:
+        return [self._outcomes[row.name] for row in RESULTS if row.name in self._outcomes]
+
+
+def _read_outcomes(path: Path) -> dict[str, Outcome]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        outcomes = [Outcome.from_json(row) for row in rows]
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: not what `ademx reproduce` writes ({error}): move it away, or choose another "
+            "--output"
+        ) from None
+    return {outcome.row.name: outcome for outcome in outcomes}
+
+
+def _table_row(outcome: Outcome) -> TableRow:
+    row = outcome.row
+    tolerances = [f"{METRIC_NAMES[n]} {tolerance}" for n, tolerance in outcome.tolerances.items()]
+    detail = list(outcome.reasons)
+    detail += [f"tolerance: {'; '.join(tolerances)}"] if tolerances else []
+    return TableRow(
+        row.name,
+        outcome.description,
+        row.setting,
+        row.source,
+        row.values,
+        dict(outcome.ours) or None,
+        outcome.verdict,
+        "; ".join(detail),
+    )
+
+
+def markdown(outcomes: list[Outcome]) -> str:
+    """Return the report as Markdown: a table, then what there is to say of each row."""
+    counts = [
+        f"{sum(one.verdict == verdict for one in outcomes)} {verdict}" for verdict in VERDICTS
+    ]
+    lines = [f"# {TITLE}", "", f"{len(outcomes)} rows: {', '.join(counts)}. All scores in percent."]
+    lines += ["", "| row | what | metric | published | ours | difference | verdict |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for outcome in outcomes:
+        lines += _markdown_rows(outcome)
+    for outcome in outcomes:
+        lines += ["", *_markdown_details(outcome)]
+    return "\n".join([*lines, ""])
+
+
+def _markdown_rows(outcome: Outcome) -> list[str]:
+    lines = []
+    for number, name in enumerate(outcome.row.values):
+        what = f"{outcome.description}: {outcome.row.setting}"
+        head, verdict = (outcome.row.name, what), outcome.verdict
+        if number:
+            head, verdict = ("", ""), ""
+        scores = (METRIC_NAMES[name], outcome.row.printed(name), *our_score(outcome, name))
+        lines.append(f"| {' | '.join((*head, *scores, verdict))} |")
+    return lines
+
+
+def our_score(outcome: Outcome, metric: str) -> tuple[str, str]:
+    """Return our score and its difference from the published one, as tables show them."""
+    difference = outcome.difference(metric)
+    if difference is None:
+        return "–", "–"
+    return f"{outcome.ours[metric]:.2f}", f"{difference:+.2f}"
+
+
+def _markdown_details(outcome: Outcome) -> list[str]:
+    facts = list(outcome.reasons)
+    facts += [
+        f"tolerance of {METRIC_NAMES[name]}: {tolerance}"
+        for name, tolerance in outcome.tolerances.items()
+    ]
+    if outcome.weights is not None:
+        facts.append(f"weights: {outcome.weights}, MD5 {outcome.weights_md5}")
+    if outcome.command:
+        facts.append(f"the same by `{outcome.command}`")
+    facts.append(f"source: {outcome.row.source}; judged {outcome.date}")
+    return [f"## {outcome.row.name}: {outcome.verdict}", "", *(f"- {fact}" for fact in facts)]

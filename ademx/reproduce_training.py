@@ -1,0 +1,328 @@
+"""Recipes trained: the stages of :data:`ademx.recipes.RECIPES` one after another, resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ademx import checkpoints
+from ademx.files import md5, replacing
+from ademx.predictor import Devices
+from ademx.published import RELEASED_FILES
+from ademx.recipes import Recipe, Stage
+from ademx.reproduce_inputs import Found, Places, find_data, find_start_weights
+from ademx.training_options import (
+    ClassificationTrainOptions,
+    SegmentationTrainOptions,
+    TrainOptions,
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """How to train a recipe; what is None is as in the recipe.
+
+    Attributes:
+        recipe: what to train.
+        places: where data and weights are; the folder of models gets the last stage's weights.
+        output: folder of the stages' folders.
+        devices: where to compute; None stands for as many GPUs as the recipe has, to show it.
+        batch_images: images of an update.
+        crop_size: side of a sample, pixels.
+        base_lr: learning rate of the first stage; the others keep their proportion to it.
+        epochs: of each stage, for a trial.
+        width: multiplier of all channels, for a trial.
+        prefetcher: "process" or "thread".
+        prefetch_threads: how many of them read images ahead.
+        unverified: train also with data and weights that are not known to be the published ones.
+        overwrite: start again from the first stage, and replace what the folder of models holds.
+    """
+
+    recipe: Recipe
+    places: Places
+    output: Path
+    devices: Devices | None = None
+    batch_images: int | None = None
+    crop_size: int | None = None
+    base_lr: float | None = None
+    epochs: int | None = None
+    width: float = 1.0
+    prefetcher: str = "process"
+    prefetch_threads: int = 1
+    unverified: bool = False
+    overwrite: bool = False
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the recipe's stages with what these options change."""
+        scale = 1.0 if self.base_lr is None else self.base_lr / self.recipe.stages[0].base_lr
+        return tuple(
+            dataclasses.replace(
+                stage,
+                batch_images=self.batch_images or stage.batch_images,
+                crop_size=self.crop_size or stage.crop_size,
+                base_lr=stage.base_lr * scale,
+                epochs=self.epochs or stage.epochs,
+            )
+            for stage in self.recipe.stages
+        )
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage that is ready to train, or what keeps it from that.
+
+    Attributes:
+        options: of the training.
+        problems: what is missing or not known to be the published; see
+            :class:`ademx.reproduce_inputs.Found`.
+        is_possible: whether nothing is missing.
+        finished: the weights, where an earlier call has trained this stage.
+    """
+
+    options: TrainOptions
+    problems: tuple[str, ...]
+    is_possible: bool
+    finished: Path | None
+
+    @property
+    def result(self) -> Path:
+        """The weights that the stage ends with."""
+        options = self.options
+        return checkpoints.epoch_path(options.output, str(options.label), options.last_epoch)
+
+    @property
+    def command(self) -> str:
+        """The same training by `ademx train`."""
+        options = self.options
+        parts: list[Any] = ["ademx train", options.task]
+        names = ["model", "weights", "data_root", "dataset", "split", "batch_images", "crop_size"]
+        names += ["lr_type", "base_lr", "to_epoch"]
+        if isinstance(options, SegmentationTrainOptions):
+            names += ["origin_size", "scale_rate_range", "loss"]
+        names += [name for name in ("pool", "width") if getattr(options, name) not in ("pad", 1.0)]
+        for name in names:
+            value = getattr(options, name)
+            if value is not None:
+                parts += [f"--{name.replace('_', '-')}", _as_argument(value)]
+        gpus = options.devices.gpus
+        parts += ["--gpus", _as_argument(gpus)] if gpus else ["--cpus", options.devices.cpus]
+        parts += ["--prefetcher", options.prefetcher]
+        parts += ["--prefetch-threads", options.prefetch_threads]
+        return " ".join(map(str, [*parts, "--output", options.output, "--resume"]))
+
+
+def _as_argument(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
+
+
+def plan_stages(options: RecipeOptions) -> list[PlannedStage]:
+    """Return a recipe's stages with what was found of their data and weights."""
+    planned: dict[str, PlannedStage] = {}
+    for stage in options.stages():
+        weights = Found(None)
+        if stage.weights in planned:
+            weights = Found(planned[stage.weights].result)
+        elif stage.weights is not None:
+            weights = find_start_weights(stage.weights, options.places)
+        planned[stage.label] = _plan_stage(stage, weights, options)
+    return list(planned.values())
+
+
+def _plan_stage(stage: Stage, weights: Found, options: RecipeOptions) -> PlannedStage:
+    path, problems = weights.path, weights.problems
+    is_possible = path is not None or stage.weights is None
+    if stage.weights is not None and path is None:
+        path = options.places.proposed_weights(f"{stage.weights}_ep-0001.params")
+    if weights.is_own:
+        _log.warning("%s", *problems)
+        problems = ()
+    root = options.places.proposed_root(stage.dataset)
+    train_options = _train_options(stage, options, weights=path, data_root=root)
+    finished = _finished(train_options) if is_possible and not options.overwrite else None
+    if finished is not None:
+        return PlannedStage(train_options, problems, True, finished)
+    data = find_data(stage.dataset, stage.split, options.places)
+    if data.path is not None:
+        train_options = dataclasses.replace(train_options, data_root=data.path)
+    is_possible = is_possible and data.path is not None
+    return PlannedStage(train_options, (*problems, *data.problems), is_possible, None)
+
+
+def _train_options(
+    stage: Stage, options: RecipeOptions, *, weights: Path | None, data_root: Path
+) -> TrainOptions:
+    label = stage.parsed
+    common: dict[str, Any] = {
+        "data_root": data_root,
+        "output": options.output / stage.label,
+        "model": stage.label,
+        "weights": weights,
+        "dataset": None if stage.dataset == label.dataset else stage.dataset,
+        "split": stage.split,
+        "to_epoch": stage.epochs,
+        "lr_type": stage.lr_type,
+        "base_lr": stage.base_lr,
+        "batch_images": stage.batch_images,
+        "crop_size": stage.crop_size,
+        "pool": stage.pool,
+        "width": options.width,
+        "prefetcher": options.prefetcher,
+        "prefetch_threads": options.prefetch_threads,
+        "devices": options.devices or Devices(gpus=tuple(range(stage.num_devices or 1))),
+        "resume": not options.overwrite,
+        "overwrite": options.overwrite,
+    }
+    if label.task == "classification":
+        return ClassificationTrainOptions(**common)
+    return SegmentationTrainOptions(
+        **common,
+        origin_size=stage.origin_size,
+        scale_rate_range=stage.scale_rate_range or (1.0, 1.0),
+        loss=stage.loss or "softmax",
+    )
+
+
+def _finished(options: TrainOptions) -> Path | None:
+    """Return a stage's weights if its last checkpoint is there, made with the same settings.
+
+    Which samples it was trained on is not compared: a finished stage needs no data.
+    """
+    checkpoint = checkpoints.find_newest(options.output, str(options.label))
+    if checkpoint is None or checkpoint.state.epoch < options.last_epoch:
+        return None
+    if options.weights is not None and not options.weights.is_file():
+        return None
+    held = checkpoint.state.record["settings"]
+    settings = json.loads(json.dumps(options.settings([])))
+    del settings["samples_md5"]
+    same = all(held.get(name) == value for name, value in settings.items())
+    return checkpoint.params_path if same else None
+
+
+def departures(options: RecipeOptions) -> list[str]:
+    """Return in what a training departs from the recipe, with the rate of the linear rule.
+
+    The linear rule has the learning rate grow with the batch. The rate is never changed by it.
+    """
+    lines = []
+    for recipe, stage in zip(options.recipe.stages, options.stages()):
+        lines += _departures(recipe, stage, options)
+    return list(dict.fromkeys(lines))
+
+
+def _departures(recipe: Stage, stage: Stage, options: RecipeOptions) -> list[str]:
+    lines = []
+    ruled = recipe.base_lr * stage.batch_images / recipe.batch_images
+    if stage.batch_images != recipe.batch_images:
+        line = f"batch {stage.batch_images} instead of {recipe.batch_images}: the linear rule gives"
+        first = options.recipe.stages[0]
+        wanted = first.base_lr * stage.batch_images / first.batch_images
+        advice = "" if _is_near(stage.base_lr, ruled) else f"; use --base-lr {wanted:g}"
+        lines.append(f"{stage.label}: {line} {ruled:g}{advice}")
+    elif not _is_near(stage.base_lr, recipe.base_lr):
+        lines.append(f"{stage.label}: rate {stage.base_lr:g} instead of {recipe.base_lr:g}")
+    count = options.devices.count if options.devices else None
+    if None not in (count, recipe.num_devices) and count != recipe.num_devices:
+        meaning = {
+            "classification": "BatchNorm takes the statistics of a device's images",
+            "segmentation": "OHEM chooses among the pixels of a device's images",
+        }[stage.parsed.task]
+        devices = "1 device" if count == 1 else f"{count} devices"
+        lines.append(f"{devices} instead of {recipe.num_devices}: {meaning}")
+    if stage.crop_size != recipe.crop_size:
+        lines.append(
+            f"crop {stage.crop_size} instead of {recipe.crop_size}: no rule makes up for it"
+        )
+    if stage.epochs != recipe.epochs:
+        epochs = "1 epoch" if stage.epochs == 1 else f"{stage.epochs} epochs"
+        lines.append(f"{stage.label}: {epochs} instead of {recipe.epochs}: a trial")
+    if options.width != 1:
+        lines.append(f"width {options.width:g} instead of 1: a trial")
+    return lines
+
+
+def _is_near(rate: float, other: float) -> bool:
+    return abs(rate - other) <= 1e-6 * other
+
+
+def train_recipe(options: RecipeOptions, stages: Sequence[PlannedStage]) -> tuple[Path, int | None]:
+    """Train stages in order, but those that are finished, and put the weights among the models.
+
+    Args:
+        options: the same that the stages were planned with.
+        stages: what :func:`plan_stages` gave.
+
+    Returns:
+        The newest weights, and the number of the signal that stopped the training or None. A
+        training that came to its end has left its weights in the folder of models.
+
+    Raises:
+        FileNotFoundError: data or weights are missing.
+        ValueError: they are not known to be the published ones and `unverified` is not set; the
+            weights would replace others; or as :func:`ademx.training.train`.
+        OSError: see there too.
+        ademx.training.TrainingDiverged: the loss became nan.
+    """
+    _check_inputs(options, stages)
+    target = _target(options, stages[-1])
+    from ademx.training import train
+
+    for number, stage in enumerate(stages, start=1):
+        label = stage.options.label
+        if stage.finished is not None:
+            _log.info("stage %d of %d: %s is done", number, len(stages), label)
+            continue
+        _log.info("stage %d of %d: %s: `%s`", number, len(stages), label, stage.command)
+        report = train(stage.options)
+        last = number == len(stages)
+        stopped_by = report.signal if last else report.signal or report.late_signal
+        if stopped_by is not None:
+            return report.params_path or stage.result, stopped_by
+    _place(stages[-1].result, target)
+    return target, None
+
+
+def _check_inputs(options: RecipeOptions, stages: Sequence[PlannedStage]) -> None:
+    problems = dict.fromkeys(problem for stage in stages for problem in stage.problems)
+    text = "\n  ".join((f"{options.recipe.name} cannot be trained:", *problems))
+    if not all(stage.is_possible for stage in stages):
+        raise FileNotFoundError(text)
+    if problems and not options.unverified:
+        raise ValueError(f"{text}\n  --unverified trains all the same")
+
+
+def _target(options: RecipeOptions, last: PlannedStage) -> Path:
+    """Return where the weights go, before weeks are spent on what may not go there."""
+    models = options.places.models
+    if models is None:
+        raise ValueError("--models: expected a folder, which the trained weights go to")
+    target = models / last.result.name
+    if target.name in RELEASED_FILES:
+        raise ValueError(
+            f"the weights would be called {target.name}, as a released file is: choose another "
+            "number of --epochs"
+        )
+    is_ours = last.result.is_file() and target.is_file() and md5(last.result) == md5(target)
+    if target.exists() and not is_ours and not options.overwrite:
+        raise ValueError(
+            f"{target}: holds other weights, which these would replace: move it away, or give "
+            "--overwrite"
+        )
+    models.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def _place(weights: Path, target: Path) -> None:
+    """Copy the weights to the folder of models, unless they are there."""
+    if target.is_file() and md5(target) == md5(weights):
+        return
+    with replacing(target) as file, open(weights, "rb") as source:
+        shutil.copyfileobj(source, file, 1 << 20)

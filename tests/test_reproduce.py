@@ -1,0 +1,397 @@
+"""`ademx reproduce`: verdicts on published rows, on drawn data with narrow networks."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import make_runner
+from narrow import ILSVRC, VOC, write_weights
+
+from ademx import published, reproduce, reproduce_report
+from ademx.cli import main
+from ademx.data.make import make_dataset
+from ademx.files import md5
+from ademx.published import RESULTS
+from iters.datasets import DATASETS
+
+pytest.importorskip("mxnet")
+
+SCALE = 64
+IMAGES = 3
+VOC_FILE, ILSVRC_FILE = f"{VOC}_ep-0001.params", f"{ILSVRC}_ep-0001.params"
+
+
+def run(*arguments: object):
+    return make_runner().invoke(main, ["reproduce", "--cpus", "1", *map(str, arguments)])
+
+
+def report_of(output: Path) -> dict[str, dict]:
+    rows = json.loads((output / "report.json").read_text(encoding="utf-8"))["rows"]
+    return {row["row"]: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    write_weights(folder, VOC)
+    write_weights(folder, ILSVRC)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Return a folder with VOC under one of its usual names, and ILSVRC's val as a list."""
+    root = tmp_path / "data"
+    make_dataset("voc", root, images=IMAGES)  # makes VOCdevkit/VOC2012
+    images = sorted(root.glob("VOCdevkit/VOC2012/JPEGImages/*.jpg"))[:IMAGES]
+    (root / "ImageNet").mkdir()
+    lines = [f"{n}\t{n}\t../{path.relative_to(root)}\n" for n, path in enumerate(images)]
+    (root / "ImageNet" / "val.lst").write_text("".join(lines))
+    return root
+
+
+@pytest.fixture
+def table(models, monkeypatch):
+    """Make the narrow weights the released ones, and the small datasets whole."""
+    for name in (VOC_FILE, ILSVRC_FILE):
+        monkeypatch.setitem(published.RELEASED_FILES, name, md5(models / name))
+    for name in ("voc", "ilsvrc-cls"):
+        whole = dataclasses.replace(
+            DATASETS[name], splits=dict.fromkeys(("train", "val", "test"), IMAGES)
+        )
+        monkeypatch.setitem(DATASETS, name, whole)
+    publish(monkeypatch)
+
+
+def publish(monkeypatch, **values: dict[str, float]) -> None:
+    """Publish other values; the two rows that are tested here are tested at a small scale."""
+    rows = []
+    for row in RESULTS:
+        if row.name in ("voc-a1", "ilsvrc-a1"):
+            row = dataclasses.replace(row, test_scales=(SCALE,))
+        rows.append(dataclasses.replace(row, values=values.get(row.name, row.values)))
+    for module in (published, reproduce, reproduce_report):
+        monkeypatch.setattr(module, "RESULTS", tuple(rows))
+
+
+def evaluated(task: str, weights: Path, root: Path, output: Path, *options: str) -> dict:
+    """Return the scores that `ademx evaluate` finds."""
+    arguments = ["evaluate", task, "--weights", weights, "--data-root", root, "--output", output]
+    arguments += ["--test-scales", SCALE, "--cpus", "1", *options]
+    result = make_runner().invoke(main, list(map(str, arguments)))
+    assert result.exit_code == 0, result.stderr
+    return json.loads((output / "scores.json").read_text())
+
+
+def test_without_data_and_weights_every_row_says_what_is_missing(tmp_path):
+    for name in ("data", "models"):
+        (tmp_path / name).mkdir()
+    places = ("--data", tmp_path / "data", "--models", tmp_path / "models")
+    result = run(*places, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    rows = report_of(tmp_path / "out")
+    assert [row["verdict"] for row in rows.values()] == ["not run"] * 23
+    assert list(rows) == [row.name for row in RESULTS]
+    told = {name: " ".join(row["reasons"]) for name, row in rows.items()}
+    voc, weights = tmp_path / "data" / "voc", tmp_path / "models" / VOC_FILE
+    for part in (
+        f"VOCdevkit/VOC2012/SegmentationClass/*.png, .* go to {voc}/",
+        f"`ademx data check voc --root {voc} --split val`",
+        f"{weights} .MD5 a34628a63d5f62dcb98c29c4e281f332.",
+        f"`ademx weights verify {weights}`",
+        "`ademx reproduce --train voc-a1`",
+    ):
+        assert re.search(part.replace("*", "[*]").replace(".[*]", ".*", 1), told["voc-a1"]), part
+    assert "server" in told["voc-test-a1"] and "never released" in told["voc-test-a1"]
+    assert f"--weights {weights} " in told["voc-test-a1"]
+    assert "--split test --test-scales 500`" in told["voc-test-a1"]
+    assert "not stated" in told["cityscapes-test-a2-scales"]
+    assert told["ilsvrc-resnet50"] == "ten-crop testing is not offered"
+    assert "no weights were released" in told["voc-a-1conv"]
+    assert "names no scale" in told["context-a2"] and "--train context-a2" in told["context-a2"]
+    for file in ("report.md", "report.html"):
+        text = (tmp_path / "out" / file).read_text(encoding="utf-8")
+        assert all(row.name in text for row in RESULTS)
+    assert result.stdout.count(": not run\n") == 23
+
+
+def test_folders_need_not_be_given(tmp_path):
+    result = run("voc-a1", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert "give --data DIR" in result.stdout and "give --models DIR" in result.stdout
+
+
+def test_reproduced(data, models, table, tmp_path, monkeypatch):
+    """What is published is what `ademx evaluate` finds, rounded."""
+    voc = evaluated(
+        *("segmentation", models / VOC_FILE, data / "VOCdevkit", tmp_path / "voc"),
+        "--test-flipping",
+    )
+    ilsvrc = evaluated(
+        "classification", models / ILSVRC_FILE, data / "ImageNet", tmp_path / "ilsvrc"
+    )
+    errors = {name: round(ilsvrc[name], 2) for name in ("top1_error", "top5_error")}
+    mean_iou = round(voc["mean_iou"], 2)
+    publish(monkeypatch, **{"voc-a1": {"mean_iou": mean_iou}, "ilsvrc-a1": errors})
+    output = tmp_path / "out"
+    places = ("--data", data, "--models", models, "--output", output)
+    result = run("ilsvrc-a1", "voc-a1", *places)
+    assert result.exit_code == 0, result.stderr
+    rows = report_of(output)
+    assert [row["verdict"] for row in rows.values()] == ["reproduced", "reproduced"]
+    metric = rows["voc-a1"]["metrics"]["mean_iou"]
+    assert metric["ours"] == voc["mean_iou"]
+    assert metric["difference"] == pytest.approx(voc["mean_iou"] - mean_iou)
+    assert metric["tolerance"]["rounding"] == pytest.approx(0.005)
+    assert metric["tolerance"]["numerics"] > 0 and metric["tolerance"]["cause"] == "pixels"
+    assert rows["ilsvrc-a1"]["metrics"]["top1_error"]["tolerance"]["cause"] == "near ties"
+    assert "rounding, ±" in result.stdout
+    # The command that is told does the same.
+    told = rows["voc-a1"]["command"].replace(str(output / "voc-a1"), str(tmp_path / "told"))
+    again = make_runner().invoke(main, [*told.split()[1:], "--cpus", "1"])
+    assert again.exit_code == 0, again.stderr
+    assert json.loads((tmp_path / "told" / "scores.json").read_text())["mean_iou"] == metric["ours"]
+    # The pictures are in the page, which names the verdicts.
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "reproduced" in page and "image/webp" in page
+    markdown = (output / "report.md").read_text(encoding="utf-8")
+    assert f"| mean IoU | {mean_iou:.2f} | {voc['mean_iou']:.2f} |" in markdown
+
+
+def test_differs(data, models, table, tmp_path, monkeypatch):
+    publish(monkeypatch, **{"voc-a1": {"mean_iou": 99.5}})
+    output = tmp_path / "out"
+    result = run("voc-a1", "--data", data, "--models", models, "--output", output)
+    assert result.exit_code == 1
+    assert "1 of 1 rows differ or failed" in result.stderr
+    row = report_of(output)["voc-a1"]
+    ours = row["metrics"]["mean_iou"]["ours"]
+    assert row["verdict"] == "differs"
+    assert row["reasons"] == [f"mean IoU {99.5 - ours:.2f} below the published 99.50"]
+
+
+def test_the_tolerance_decides(data, models, table, tmp_path, monkeypatch):
+    """Just within and just beyond what the report states."""
+    output = tmp_path / "out"
+    options = ("voc-a1", "--data", data, "--models", models, "--output", output)
+    run(*options)
+    metric = report_of(output)["voc-a1"]["metrics"]["mean_iou"]
+    allowed = metric["tolerance"]["rounding"] + metric["tolerance"]["numerics"]
+    for distance, verdict in ((0.99, "reproduced"), (1.01, "differs")):
+        publish(monkeypatch, **{"voc-a1": {"mean_iou": metric["ours"] + distance * allowed}})
+        run(*options)
+        assert report_of(output)["voc-a1"]["verdict"] == verdict
+
+
+def test_unverified(data, models, tmp_path, monkeypatch):
+    """Neither the weights nor the number of images are the published ones."""
+    publish(monkeypatch, **{"voc-a1": {"mean_iou": 50.0}})
+    output = tmp_path / "out"
+    options = ("voc-a1", "--data", data, "--models", models, "--output", output)
+    refused = run(*options)
+    assert refused.exit_code == 0
+    row = report_of(output)["voc-a1"]
+    assert row["verdict"] == "not run" and row["metrics"]["mean_iou"]["ours"] is None
+    told = "\n".join(row["reasons"])
+    assert "3 images" in told and "1,449" in told and "MD5" in told and "--unverified" in told
+    assert not (output / "voc-a1").exists()
+    tested = run(*options, "--unverified")
+    assert tested.exit_code == 0, tested.stderr
+    row = report_of(output)["voc-a1"]
+    assert row["verdict"] == "unverified"
+    assert row["metrics"]["mean_iou"]["difference"] == row["metrics"]["mean_iou"]["ours"] - 50.0
+    assert "MD5" in "\n".join(row["reasons"])
+
+
+def test_another_precision_is_another_test(data, models, table, tmp_path):
+    options = ("voc-a1", "--data", data, "--models", models, "--output", tmp_path / "out")
+    result = run(*options, "--precision", "bfloat16")
+    assert result.exit_code == 0
+    assert "voc-a1: not run\n  - it is tested in bfloat16" in result.stdout
+
+
+def test_own_weights_are_found_and_never_reproduce(data, models, table, tmp_path, monkeypatch):
+    """The newest ones under the label that the recipe ends with."""
+    own = tmp_path / "own"
+    own.mkdir()
+    for epoch in (2, 18):
+        name = f"voc_rna-a1_cls21_s8_x1-39_ep-{epoch:04d}.params"
+        (own / name).write_bytes((models / VOC_FILE).read_bytes())
+    options = ("voc-a1", "--data", data, "--models", own, "--output", tmp_path / "out")
+    assert "_ep-0018.params is of your own training" in run(*options).stdout
+    result = run(*options, "--unverified")
+    assert result.exit_code == 0, result.stderr
+    row = report_of(tmp_path / "out")["voc-a1"]
+    assert (row["verdict"], row["weights"][-7:]) == ("unverified", ".params")
+    assert row["weights_md5"] == md5(models / VOC_FILE)
+
+
+def test_a_row_that_is_done_is_not_computed_again(data, models, table, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    options = ("voc-a1", "--data", data, "--models", models, "--output", output)
+    run(*options)
+    before = report_of(output)["voc-a1"]
+
+    def fail(options):
+        raise ValueError("computed again")
+
+    monkeypatch.setattr("ademx.segmentation.evaluate_segmentation", fail)
+    run(*options)
+    after = report_of(output)["voc-a1"]
+    assert after["verdict"] == "differs" and after["metrics"] == before["metrics"]
+    run(*options, "--overwrite")
+    assert report_of(output)["voc-a1"]["reasons"] == ["computed again"]
+
+
+def test_an_interrupted_row_goes_on(data, models, table, tmp_path):
+    output = tmp_path / "out"
+    options = ("voc-a1", "--data", data, "--models", models, "--output", output)
+    run(*options)
+    before = report_of(output)["voc-a1"]["metrics"]
+    labels = sorted((output / "voc-a1" / "labels").iterdir())
+    kept = labels[0].stat().st_mtime_ns
+    labels[1].unlink()
+    (output / "voc-a1" / "scores.json").unlink()  # it is the last to be written
+    result = run(*options)
+    assert result.exit_code == 1  # it differs from what is published, as before
+    assert report_of(output)["voc-a1"]["metrics"] == before
+    assert labels[1].is_file() and labels[0].stat().st_mtime_ns == kept
+
+
+def test_other_settings_need_overwrite(data, models, table, tmp_path):
+    output = tmp_path / "out"
+    options = ("voc-a1", "--data", data, "--models", models, "--output", output)
+    run(*options)
+    split = data / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt"
+    split.write_text("\n".join(reversed(split.read_text().split())))
+    changed = run(*options)
+    assert changed.exit_code == 1
+    row = report_of(output)["voc-a1"]
+    assert row["verdict"] == "failed"
+    assert "samples_md5 was" in row["reasons"][0] and "--overwrite" in row["reasons"][0]
+    run(*options, "--overwrite")
+    assert report_of(output)["voc-a1"]["verdict"] == "differs"
+
+
+def test_a_row_that_fails_does_not_stop_the_others(data, models, table, tmp_path, monkeypatch):
+    """The first row's weights are cut short; they have the released MD5 all the same."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / VOC_FILE).write_bytes((models / VOC_FILE).read_bytes())
+    (folder / ILSVRC_FILE).write_bytes((models / ILSVRC_FILE).read_bytes()[:5000])
+    monkeypatch.setitem(published.RELEASED_FILES, ILSVRC_FILE, md5(folder / ILSVRC_FILE))
+    output = tmp_path / "out"
+    result = run(
+        *("ilsvrc-a1", "voc-a1", "--data", data, "--models", folder, "--output", output),
+    )
+    assert result.exit_code == 1 and "Traceback" not in result.stderr
+    rows = report_of(output)
+    assert rows["ilsvrc-a1"]["verdict"] == "failed"
+    assert "cut off" in rows["ilsvrc-a1"]["reasons"][0]
+    assert rows["voc-a1"]["verdict"] == "differs"
+
+
+def test_a_broken_image_is_a_failure(data, models, table, tmp_path):
+    image = min((data / "VOCdevkit").glob("**/JPEGImages/*.jpg"))
+    val = data / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt"
+    val.write_text(val.read_text().replace(val.read_text().split()[0], image.stem))
+    image.write_bytes(b"no image")
+    result = run("voc-a1", "--data", data, "--models", models, "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    row = report_of(tmp_path / "out")["voc-a1"]
+    assert row["verdict"] == "failed"
+    assert row["reasons"][0].startswith("1 of 3 images could not be tested: ")
+    assert image.name in row["reasons"][0]
+
+
+def test_reports_keep_the_rows_of_earlier_calls(data, models, table, tmp_path):
+    output = tmp_path / "out"
+    run("voc-a1", "--data", data, "--models", models, "--output", output)
+    run("ilsvrc-resnet50", "--output", output)
+    rows = report_of(output)
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "voc-a1": "differs",
+        "ilsvrc-resnet50": "not run",
+    }
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "image/webp" in page and "ilsvrc-resnet50" in page
+
+
+def test_a_foreign_report_is_left_alone(tmp_path):
+    (tmp_path / "report.json").write_text('{"mine": 1}')
+    result = run("voc-a1", "--output", tmp_path)
+    assert result.exit_code == 1
+    assert "not what `ademx reproduce` writes" in result.stderr
+    assert (tmp_path / "report.json").read_text() == '{"mine": 1}'
+
+
+def test_a_datasets_own_folder_can_be_named(data, models, table, tmp_path):
+    moved = tmp_path / "elsewhere"
+    (data / "VOCdevkit").rename(moved)
+    places = ("--data", data, "--data", f"voc={moved}", "--models", models)
+    result = run("voc-a1", *places, "--output", tmp_path / "out")
+    assert "voc-a1: differs" in result.stdout
+    assert report_of(tmp_path / "out")["voc-a1"]["data_root"] == str(moved)
+
+
+def test_classification_ties_are_those_of_the_predictions(data, models, table, tmp_path):
+    output = tmp_path / "out"
+    run("ilsvrc-a1", "--data", data, "--models", models, "--output", output)
+    metrics = report_of(output)["ilsvrc-a1"]["metrics"]
+    probabilities = np.load(output / "ilsvrc-a1" / "predictions" / f"{SCALE}.npy")
+    for k, name in ((1, "top1_error"), (5, "top5_error")):
+        ties = [0, 0]
+        for truth, row in enumerate(probabilities):
+            rival = np.sort(np.delete(row, truth))[-k]
+            if abs(row[truth] - rival) <= 4e-4 * rival:
+                ties[int(row[truth] > rival)] += 1
+        assert metrics[name]["tolerance"]["numerics"] == pytest.approx(100 * max(ties) / IMAGES)
+
+
+def test_the_list_of_rows():
+    result = run("--list")
+    assert result.exit_code == 0
+    for row in RESULTS:
+        assert f"{row.name}\n" in result.stdout
+    assert "top-1 error 19.20, top-5 error 4.73 (released weights, --train)" in result.stdout
+    assert "mean IoU 82.5 (no released weights)" in result.stdout
+    assert "  places-a2: ours" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["voc-a9"], 1, "unknown row 'voc-a9': expected one of ilsvrc-a, "),
+        (["--train", "voc-test-a1"], 1, "no recipe for 'voc-test-a1'"),
+        (["voc-a1", "--epochs", "2"], 2, "--epochs: only with --train"),
+        (["voc-a1", "--dry-run"], 2, "--dry-run: only with --train"),
+        (["--train", "voc-a1", "--backend", "torch"], 2, "--backend: not with --train"),
+        (["--train", "voc-a1", "ade20k-a1"], 2, "--train takes the one row"),
+        (["--data", "a", "--data", "b"], 2, "others as NAME=DIR, where NAME is one of ilsvrc-cls"),
+        (["--models", __file__], 2, "expected a folder"),
+    ],
+)
+def test_mistakes_are_explained(arguments, code, message, tmp_path):
+    result = run(*arguments, "--output", tmp_path)
+    assert result.exit_code == code
+    assert message in " ".join(result.stderr.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_computes_nothing_needs_no_mxnet(tmp_path):
+    calls = [["--list"], ["--output", str(tmp_path)], ["--train", "voc-a1", "--dry-run"]]
+    script = (
+        "import sys; sys.modules['mxnet'] = None; from ademx.cli import main\n"
+        f"for call in {calls}: main(['reproduce', *call], standalone_mode=False)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    for part in ("  places-a2: ours", "voc-a1: not run", "ademx train segmentation --model voc_"):
+        assert part in found.stdout

@@ -1,0 +1,221 @@
+"""`ademx reproduce --train`: stages one after another, on a recipe narrowed to seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import make_runner
+from narrow import write_weights
+from tiny_training import SEGMENTER, WIDTH, make_data
+
+from ademx import checkpoints, params
+from ademx.cli import main
+from ademx.predictor import Devices
+from ademx.published import RELEASED_FILES
+from ademx.recipes import RECIPES
+from ademx.reproduce_inputs import Places
+from ademx.reproduce_training import RecipeOptions, departures
+from iters.datasets import DATASETS
+
+pytest.importorskip("mxnet")
+
+START = "ilsvrc-cls_rna-224-0-1-1-1-1-1-1_cls4"
+SECOND = f"{SEGMENTER}_x1-3"
+OPTIONS = ("--cpus", "1", "--width", WIDTH, "--prefetcher", "thread")
+
+
+def run(*arguments: object):
+    return make_runner().invoke(main, ["reproduce", *map(str, arguments)])
+
+
+@pytest.fixture
+def places(tmp_path) -> tuple[object, ...]:
+    """Return the options that name VOC's list and the weights that the first stage starts from."""
+    (tmp_path / "data").mkdir()
+    make_data(tmp_path / "data" / "voc", task="segmentation", num_images=4)
+    write_weights(tmp_path / "models", START, epoch=3)
+    return ("--data", tmp_path / "data", "--models", tmp_path / "models")
+
+
+@pytest.fixture(autouse=True)
+def recipe(monkeypatch):
+    """Shrink voc-a1 to three epochs and one, and VOC's train to four images."""
+    row = RECIPES["voc-a1"]
+    small = {"dataset": "voc", "split": "train", "batch_images": 2, "crop_size": 32}
+    small.update(origin_size=48, num_devices=1)
+    first, second = row.stages
+    stages = (
+        dataclasses.replace(first, label=SEGMENTER, weights=START, epochs=3, **small),
+        dataclasses.replace(second, label=SECOND, weights=SEGMENTER, epochs=1, **small),
+    )
+    monkeypatch.setitem(RECIPES, "voc-a1", dataclasses.replace(row, stages=stages))
+    voc = dataclasses.replace(DATASETS["voc"], splits={"train": 4, "val": 4, "test": 4})
+    monkeypatch.setitem(DATASETS, "voc", voc)
+
+
+def modified(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in sorted(folder.glob("**/*.params"))}
+
+
+@pytest.mark.parametrize("epoch", [1, 3], ids=["within a stage", "between the stages"])
+def test_killed_and_resumed_it_ends_with_the_same_weights(epoch, places, tmp_path, monkeypatch):
+    whole = run("--train", "voc-a1", *places, "--output", tmp_path / "whole", *OPTIONS)
+    assert whole.exit_code == 0, whole.stderr
+    target = tmp_path / "models" / f"{SECOND}_ep-0001.params"
+    assert whole.stdout.strip() == str(target)
+    expected, _ = params.load(target)
+    target.unlink()
+
+    real_save = checkpoints.save
+
+    def save_and_stop(path, *arguments):
+        real_save(path, *arguments)
+        if path.name == f"{SEGMENTER}_ep-{epoch:04d}.params":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    command = ("--train", "voc-a1", *places, "--output", tmp_path / "out", *OPTIONS)
+    monkeypatch.setattr(checkpoints, "save", save_and_stop)
+    stopped = run(*command)
+    assert stopped.exit_code == 143, stopped.stderr
+    folder = tmp_path / "out" / "train" / "voc-a1"
+    newest = Path(stopped.stdout.strip())
+    assert newest.is_file() and newest.parent == folder / SEGMENTER
+    assert newest.name.endswith("_ep-0003.params") == (epoch == 3)
+    assert not target.exists() and not (folder / SECOND).exists()
+    monkeypatch.setattr(checkpoints, "save", real_save)
+    resumed = run(*command)
+    assert resumed.exit_code == 0, resumed.stderr
+    found, _ = params.load(target)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_finished_stages_are_skipped_and_need_no_data(places, tmp_path):
+    command = ("--train", "voc-a1", *places, "--output", tmp_path / "out", *OPTIONS)
+    assert run(*command).exit_code == 0
+    trained = modified(tmp_path / "out")
+    (tmp_path / "data" / "voc").rename(tmp_path / "gone")
+    again = run(*command)
+    assert again.exit_code == 0, again.stderr
+    assert modified(tmp_path / "out") == trained
+    assert f"stage 1 of 2: {SEGMENTER} is done" in again.stderr
+    # With other settings it is another training, which needs the data.
+    other = run(*command, "--base-lr", "0.001")
+    assert other.exit_code == 1
+    assert "no train split of voc" in other.stderr
+
+
+def test_the_weights_that_are_left_are_found_by_the_test(places, tmp_path):
+    assert run("--train", "voc-a1", *places, "--output", tmp_path / "out", *OPTIONS).exit_code == 0
+    (tmp_path / "data" / "voc" / "train.lst").rename(tmp_path / "data" / "voc" / "val.lst")
+    tested = run("voc-a1", *places, "--output", tmp_path / "out", "--cpus", "1", "--unverified")
+    assert tested.exit_code == 0, tested.stderr
+    assert tested.stdout.startswith("voc-a1: unverified\n  mean IoU ")
+    assert f"{SECOND}_ep-0001.params is of your own training" in tested.stdout
+
+
+def test_a_dry_run_prints_commands_that_train(places, tmp_path):
+    """The first stage by the printed command is the first stage of the recipe."""
+    options = (*places, "--output", tmp_path / "out", *OPTIONS)
+    dry = run("--train", "voc-a1", *options, "--dry-run")
+    assert dry.exit_code == 0, dry.stderr
+    commands = [line for line in dry.stdout.splitlines() if line.startswith("ademx train")]
+    assert len(commands) == 2 and not (tmp_path / "out").exists()
+    assert "voc-a1, ours: " in dry.stdout and "time: unknown" in dry.stdout
+    first = make_runner().invoke(main, shlex.split(commands[0])[1:])
+    assert first.exit_code == 0, first.stderr
+    finished = run("--train", "voc-a1", *options)
+    assert finished.exit_code == 0, finished.stderr
+    assert f"stage 1 of 2: {SEGMENTER} is done" in finished.stderr
+
+
+def test_missing_data_and_weights_are_named_together(tmp_path):
+    for name in ("data", "models"):
+        (tmp_path / name).mkdir()
+    places = ("--data", tmp_path / "data", "--models", tmp_path / "models")
+    for arguments, code in (((), 1), (("--dry-run",), 0)):
+        result = run("--train", "ade20k-a2", *places, "--output", tmp_path / "out", *arguments)
+        assert result.exit_code == code
+        told = result.stderr if code else result.stdout
+        assert f"go to {tmp_path / 'data' / 'ade20k'}/" in told
+        weights = tmp_path / "models" / "places_rna-a2_cls365_ep-0006.params"
+        assert f"`ademx reproduce --train places-a2` leaves its own in {weights}" in told
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_reduced_dataset_needs_unverified(places, tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS, "voc", dataclasses.replace(DATASETS["voc"], splits={"train": 9}))
+    command = ("--train", "voc-a1", *places, "--output", tmp_path / "out", *OPTIONS)
+    refused = run(*command)
+    assert refused.exit_code == 1
+    assert "4 images: expected 9" in refused.stderr and "--unverified" in refused.stderr
+    assert run(*command, "--epochs", "1", "--unverified").exit_code == 0
+
+
+def test_other_weights_are_not_replaced(places, tmp_path):
+    target = tmp_path / "models" / f"{SECOND}_ep-0001.params"
+    target.write_bytes(b"of another training")
+    command = ("--train", "voc-a1", *places, "--output", tmp_path / "out", *OPTIONS)
+    refused = run(*command)
+    assert refused.exit_code == 1
+    assert f"{target}: holds other weights" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    assert target.read_bytes() == b"of another training"
+
+
+def test_weights_never_take_the_name_of_a_released_file(places, tmp_path, monkeypatch):
+    monkeypatch.setitem(RELEASED_FILES, f"{SECOND}_ep-0001.params", "0" * 32)
+    result = run("--train", "voc-a1", *places, "--output", tmp_path / "out", *OPTIONS)
+    assert result.exit_code == 1
+    assert "as a released file is: choose another number of --epochs" in result.stderr
+
+
+def told(name: str, **changes: object) -> list[str]:
+    changes.setdefault("devices", Devices(gpus=(0, 1, 2, 3)))
+    return departures(
+        RecipeOptions(recipe=RECIPES[name], places=Places(), output=Path("out"), **changes)
+    )
+
+
+def test_the_recipe_itself_departs_in_nothing():
+    assert told("cityscapes-a1") == [] and told("ilsvrc-a1") == []
+
+
+def test_departures():
+    label = "cityscapes_rna-a1_cls19_s8"
+    assert told("cityscapes-a1", batch_images=8) == [
+        f"{label}: batch 8 instead of 16: the linear rule gives 0.0008; use --base-lr 0.0008",
+        f"{label}_x1-140: batch 8 instead of 16: the linear rule gives 0.0004; "
+        "use --base-lr 0.0008",
+    ]
+    assert told("cityscapes-a1", batch_images=8, base_lr=0.0008) == [
+        f"{label}: batch 8 instead of 16: the linear rule gives 0.0008",
+        f"{label}_x1-140: batch 8 instead of 16: the linear rule gives 0.0004",
+    ]
+    assert told("ilsvrc-a", batch_images=64, devices=Devices(gpus=(0,))) == [
+        "ilsvrc-cls_rna-a_cls1000: batch 64 instead of 256: the linear rule gives 0.025; "
+        "use --base-lr 0.025",
+        "1 device instead of 4: BatchNorm takes the statistics of a device's images",
+    ]
+    assert told("cityscapes-a1", crop_size=250, devices=Devices(cpus=2)) == [
+        "2 devices instead of 4: OHEM chooses among the pixels of a device's images",
+        "crop 250 instead of 500: no rule makes up for it",
+    ]
+    assert told("ilsvrc-a1", base_lr=0.02, epochs=1, width=0.5) == [
+        "ilsvrc-cls_rna-a1_cls1000: rate 0.02 instead of 0.01",
+        "ilsvrc-cls_rna-a1_cls1000: 1 epoch instead of 9: a trial",
+        "width 0.5 instead of 1: a trial",
+    ]
+
+
+def test_warnings_are_shown_and_the_rate_stays(places, tmp_path):
+    options = (*places, "--output", tmp_path / "out", "--dry-run", *OPTIONS)
+    result = run("--train", "voc-a1", *options, "--batch-images", "1")
+    assert "Warning: " in result.stderr and "use --base-lr 0.0008" in result.stderr
+    assert "--base-lr 0.0016 " in result.stdout and "--base-lr 0.0008 " in result.stdout
