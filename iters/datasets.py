@@ -46,6 +46,8 @@ class Dataset:
             no such tool and follow VOC's.
         splits: number of images of each split; None where no number is published.
         layout: the folders and files of the official distribution, relative to the root.
+        list_prefix: what the names of its lists begin with, where it shares a root with another
+            dataset, whose lists must not be taken for its own.
         lists: the list file of each split, of a dataset that a YAML file describes.
     """
 
@@ -62,6 +64,7 @@ class Dataset:
     absent_classes: str = "skip"
     splits: Mapping[str, int | None] = field(default_factory=dict)
     layout: tuple[str, ...] = ()
+    list_prefix: str = ""
     lists: Mapping[str, Path] = field(default_factory=dict)
 
     @property
@@ -75,6 +78,13 @@ class Dataset:
             "stored_ids": self.stored_ids,
             "void": self.void_id,
         }
+
+    def list_name(self, split: str) -> str:
+        """Return what the list of a split is called in the root.
+
+        Release: `<split>.lst`.
+        """
+        return f"{self.list_prefix}{split}.lst"
 
 
 # Label id of each train id; the other label ids are void.
@@ -130,6 +140,7 @@ _CONTEXT = Dataset(
         "VOCdevkit/VOC2010/ImageSets/Main/{train,val}.txt",
         "trainval/*.mat (the labels of 459 classes)",
     ),
+    list_prefix="pascal-context_",  # VOC's root; both numbers of classes have the same list
 )
 
 _COCO = Dataset(
@@ -193,6 +204,7 @@ DATASETS: dict[str, Dataset] = {
         max_shape=_COCO.max_shape,
         splits=dict.fromkeys(_COCO.splits),
         layout=_COCO.layout,
+        list_prefix="coco20_",
     ),
     "cityscapes": _CITYSCAPES,
     "cityscapes-coarse": dataclasses.replace(
@@ -203,6 +215,7 @@ DATASETS: dict[str, Dataset] = {
             "leftImg8bit/{train,val,train_extra}/<city>/*_leftImg8bit.png",
             "gtCoarse/{train,val,train_extra}/<city>/*_gtCoarse_labelIds.png",
         ),
+        list_prefix="cityscapes-coarse_",
     ),
     "ade20k": Dataset(
         "ade20k",
@@ -214,10 +227,11 @@ DATASETS: dict[str, Dataset] = {
         void_id=0,
         max_shape=(2100, 2100),
         absent_classes="zero",
-        splits={"train": 20210, "val": 2000, "test": None},
+        splits={"train": 20210, "val": 2000, "test": 3352},
         layout=(
-            "ADEChallengeData2016/images/{training,validation,testing}/*.jpg",
+            "ADEChallengeData2016/images/{training,validation}/*.jpg",
             "ADEChallengeData2016/annotations/{training,validation}/*.png",
+            "release_test/testing/*.jpg",
         ),
     ),
     "pascal-context": _CONTEXT,

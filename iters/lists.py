@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,9 +53,9 @@ def find_samples(
 
     The first of these that is there decides: `list_file`; the dataset's own list, of one that a
     YAML file describes; the layout in which the dataset is distributed (VOC, Cityscapes, ADE20K);
-    `<root>/<dataset>_<split>.lst`, `<root>/<split>.lst`; for classification also
-    `<root>/<split>.rec` with its `.idx`, and a folder for each class. The images and labels
-    themselves are not looked for here.
+    the list in the root, `<split>.lst` (:attr:`Dataset.list_prefix` before it, where datasets
+    share a root); for classification also `<split>.rec` there with its `.idx`, and a folder for
+    each class. The images and labels themselves are not looked for here.
 
     Args:
         dataset: a dataset or its name, as :func:`iters.datasets.get_dataset` takes it.
@@ -111,7 +112,7 @@ def _look_for_samples(dataset: Dataset, root: Path, split: str) -> list[Sample]:
         f"no {split!r} split of {dataset.name} in {root}: looked there for "
         f"{', and for '.join(places).replace('<split>', split)}: "
         f"correct the root or the split, make the lists by `ademx data lists {dataset.name} "
-        f"--root {root}`, or give one with --list-file"
+        f"--root {shlex.quote(str(root))}`, or give one with --list-file"
     )
 
 
@@ -128,7 +129,7 @@ def find_official_samples(dataset: Dataset, root: Path, split: str) -> list[Samp
 
 def _list_names(dataset: Dataset, split: str) -> list[str]:
     """Return the names that a split's list may have in the root."""
-    names = [f"{dataset.name}_{split}.lst", f"{split}.lst"]
+    names = [dataset.list_name(split)]
     return [*names, f"{split}.rec"] if dataset.task == "classification" else names
 
 
@@ -269,11 +270,14 @@ _ADE20K_FOLDERS = {"train": "training", "val": "validation", "test": "testing"}
 
 def _find_ade20k(root: Path, split: str) -> _Candidates:
     folder = _ADE20K_FOLDERS.get(split, split)
-    for base in (root, root / "ADEChallengeData2016"):
-        images = sorted((base / "images" / folder).glob("*.jpg"))
-        if images:
-            labels = base / "annotations" / folder
-            return [(image, [labels / f"{image.stem}.png"]) for image in images]
+    bases = (root, root / "ADEChallengeData2016")
+    places = [(base / "images" / folder, base / "annotations" / folder) for base in bases]
+    if split == "test":  # an archive of its own
+        places += [(base / folder, base) for base in (root / "release_test", root)]
+    for images, labels in places:
+        found = sorted(images.glob("*.jpg"))
+        if found:
+            return [(image, [labels / f"{image.stem}.png"]) for image in found]
     return []
 
 
@@ -335,7 +339,8 @@ _LAYOUTS = {
         "leftImg8bit/<split>/*/*_leftImg8bit.png", partial(_find_cityscapes, kind="gtCoarse")
     ),
     "ade20k": _Layout(
-        "images/training/*.jpg, or validation or testing (also in ADEChallengeData2016/)",
+        "images/{training,validation}/*.jpg (also in ADEChallengeData2016/), for test "
+        "release_test/testing/*.jpg",
         _find_ade20k,
     ),
 }

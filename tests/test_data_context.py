@@ -62,12 +62,14 @@ def test_ids_of_the_59_classes():
 @pytest.mark.parametrize("dataset", ["pascal-context", "pascal-context-59"])
 def test_lists_and_labels(tmp_path, dataset):
     write_context(tmp_path)
+    (tmp_path / "train.lst").write_text("VOC's own, in the root that both share\n")
     written = make_lists(dataset, tmp_path)
     assert [(row.path.name, row.num_samples, row.expected) for row in written] == [
-        ("train.lst", 2, 4998),
-        ("val.lst", 1, 5105),
+        ("pascal-context_train.lst", 2, 4998),
+        ("pascal-context_val.lst", 1, 5105),
     ]
-    assert (tmp_path / "train.lst").read_text().splitlines() == [
+    assert "VOC's own" in (tmp_path / "train.lst").read_text()
+    assert (tmp_path / "pascal-context_train.lst").read_text().splitlines() == [
         f"{BASE}/JPEGImages/{name}.jpg\t{BASE}/SegmentationClassContext/{name}.png" for name in "ba"
     ]
     for split, names in (("train", "ba"), ("val", "c")):

@@ -88,7 +88,7 @@ def test_numbers_of_images():
         "coco20": {"train2014": None, "val2014": None, "train2017": None, "val2017": None},
         "cityscapes": {"train": 2975, "val": 500, "test": 1525},
         "cityscapes-coarse": {"train": 2975, "val": 500, "train_extra": 19998},
-        "ade20k": {"train": 20210, "val": 2000, "test": None},
+        "ade20k": {"train": 20210, "val": 2000, "test": 3352},
         "pascal-context": {"train": 4998, "val": 5105},
         "pascal-context-59": {"train": 4998, "val": 5105},
     }

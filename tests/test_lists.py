@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from iters.datasets import DATASETS
 from iters.lists import Sample, find_samples, read_list_file
 
 
@@ -162,12 +163,37 @@ def test_coarse_labels_lie_in_a_folder_of_their_own(tmp_path):
     assert sample.label == tmp_path / label
 
 
-def test_a_list_in_the_root_goes_by_the_datasets_name(tmp_path):
-    """Several datasets may share a root: VOC's images have SBD's labels and COCO's classes."""
-    (tmp_path / "coco20_train.lst").write_text("a.jpg\ta.png\n")
-    (tmp_path / "train.lst").write_text("b.jpg\tb.png\n")
-    names = {d: find_samples(d, tmp_path, "train")[0].name for d in ("coco20", "coco", "voc")}
-    assert names == {"coco20": "a", "coco": "b", "voc": "b"}
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_lists_are_called_as_in_the_release_but_where_datasets_share_a_root(tmp_path, dataset):
+    """COCO's list has labels of 81 classes, VOC's is of other images than Context's."""
+    name = {
+        "coco20": "coco20_train.lst",
+        "cityscapes-coarse": "cityscapes-coarse_train.lst",
+        "pascal-context": "pascal-context_train.lst",
+        "pascal-context-59": "pascal-context_train.lst",  # the same files and labels
+    }.get(dataset, "train.lst")
+    task = DATASETS[dataset].task
+    line = "a.jpg\ta.png\n" if task == "segmentation" else "0\t7\ta.jpg\n"
+    for other in ("train.lst", "coco_train.lst", "voc_train.lst"):
+        (tmp_path / other).write_text(line)
+    if name != "train.lst":
+        with pytest.raises(FileNotFoundError, match=f"looked there for .*{name}: correct"):
+            find_samples(dataset, tmp_path, "train")
+    (tmp_path / name).write_text(line.replace("a.", "b."))
+    (sample,) = find_samples(dataset, tmp_path, "train")
+    assert sample.name == "b"
+
+
+@pytest.mark.parametrize("folder", ["release_test/testing", "testing"])
+def test_ade20ks_test_images_are_an_archive_of_their_own(tmp_path, folder):
+    make_files(
+        tmp_path,
+        "ADEChallengeData2016/images/training/ADE_train_00000001.jpg",
+        f"{folder}/ADE_test_00000002.jpg",
+        f"{folder}/ADE_test_00000001.jpg",
+    )
+    found = [(sample.image, sample.label) for sample in find_samples("ade20k", tmp_path, "test")]
+    assert found == [(tmp_path / folder / f"ADE_test_0000000{n}.jpg", None) for n in (1, 2)]
 
 
 def test_split_list_in_the_root(golden):
@@ -197,13 +223,10 @@ def test_the_test_split_has_no_labels(tmp_path):
     ("dataset", "message"),
     [
         ("voc", r"no 'vall' split of voc in .*ImageSets/Segmentation/vall.txt.*vall.lst.*--list-"),
-        ("cityscapes", "leftImg8bit/vall/.*, and for cityscapes_vall.lst, and for vall.lst"),
-        ("ade20k", "images/training.*ADEChallengeData2016.*, and for ade20k_vall.lst"),
-        ("coco", "looked there for coco_vall.lst, and for vall.lst: .*data lists coco --root"),
-        (
-            "ilsvrc-cls",
-            "for ilsvrc-cls_vall.lst, and for vall.lst, and for vall.rec, and for vall/",
-        ),
+        ("cityscapes", "leftImg8bit/vall/.*, and for vall.lst: "),
+        ("ade20k", "images/.training,.*ADEChallengeData2016.*release_test.*, and for vall.lst: "),
+        ("coco", "looked there for vall.lst: .*data lists coco --root"),
+        ("ilsvrc-cls", "looked there for vall.lst, and for vall.rec, and for vall/"),
         ("cityscapes-coarse", "leftImg8bit/vall/.*, and for cityscapes-coarse_vall.lst"),
     ],
 )

@@ -14,8 +14,6 @@ from iters.datasets import DATASETS
 if TYPE_CHECKING:
     from ademx.data.lists import WrittenList
 
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-
 # Option -> the datasets that it means something for.
 _ONLY_FOR = {
     "sbd": ("voc-sbd",),
@@ -27,13 +25,23 @@ _ONLY_FOR = {
 
 @click.command()
 @click.argument("dataset", metavar="DATASET", type=click.Choice(list(DATASETS)))
-@click.option("--root", type=_FOLDER, required=True, help="Folder of the dataset.")
-@click.option("--output", type=shared.ANY_PATH, help="Folder of the lists.  [default: the root]")
+@click.option("--root", type=shared.EXISTING_FOLDER, required=True, help="Folder of the dataset.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the lists.  [default: the root]",
+)
 @click.option("--overwrite", is_flag=True, help="Replace lists that exist with other content.")
 @click.option(
-    "--sbd", type=_FOLDER, help="voc-sbd: SBD's folder.  [default: in the root or beside VOC]"
+    "--sbd",
+    type=shared.EXISTING_FOLDER,
+    help="voc-sbd: SBD's folder.  [default: in the root or beside VOC]",
 )
-@click.option("--coco", type=_FOLDER, help="voc-sbd: COCO with lists of coco20: make train++ too.")
+@click.option(
+    "--coco",
+    type=shared.EXISTING_FOLDER,
+    help="voc-sbd: COCO with lists of coco20: make train++ too.",
+)
 @click.option(
     "--min-pixels",
     type=click.IntRange(min=0),
@@ -59,11 +67,11 @@ def lists(
     DATASET is ilsvrc-cls, places, voc, voc-sbd, coco, coco20, cityscapes, cityscapes-coarse,
     ade20k, pascal-context or pascal-context-59.
 
-    Writes DIR/<split>.lst for each split that is there: "index, class id, image" for
+    Writes <split>.lst into the root for each split that is there: "index, class id, image" for
     classification, "image, label" for segmentation, separated by tabs, paths relative to the
-    root. The names are coco20_<split>.lst for coco20 and cityscapes-coarse_<split>.lst for
-    coarse Cityscapes, which share their root with others. Prints the number of samples beside
-    the published one.
+    root. Where datasets share a root, the names say more: coco20_<split>.lst,
+    cityscapes-coarse_<split>.lst and, for both numbers of classes, pascal-context_<split>.lst.
+    Prints the number of samples beside the published one.
 
     Labels in other forms (SBD's and Context's MATLAB files, COCO's annotations) are made into
     PNGs beside the images, in SegmentationClassAug, SegmentationClassContext, labels81 and

@@ -29,10 +29,10 @@ from iters.datasets import DATASETS
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws other images."
 )
 def make(dataset: str, root: Path, images: int, seed: int) -> None:
-    """Draw a small DATASET in the layout of the real one, to try every command without it.
+    """Draw a small DATASET in the layout of the real one.
 
-    Shapes stand for some of the classes, and the labels are true, in the numbers of the real
-    files.
+    Every command can be tried with it, without a download. Shapes stand for some of the classes,
+    and the labels are true, in the numbers of the real files.
     """
     from ademx.data.make import make_dataset
 

@@ -17,7 +17,7 @@ from ademx.compat import usable_cores
 from ademx.data.problems import Problem, first_few
 from ademx.data.sample_files import Found, look_for_files, read_files
 from ademx.data.unlisted import Folders, label_ending
-from ademx.evaluation import grouped, progress_bar
+from ademx.iteration import grouped, progress_bar
 from iters.datasets import VOID, Dataset, get_dataset
 from iters.lists import Sample, find_samples
 
@@ -36,7 +36,6 @@ _WITH_BORDERS = ("voc", "voc-sbd")  # every object in VOC's own labels has a voi
 _GROUP = 256  # images that are handed to the threads at a time
 _RENAME = "rename it, or correct the list"
 _REDUCED = "unpack the official files anew; check a copy that was reduced or drawn with --no-counts"
-_BAR_DELAY = 2  # seconds before a progress bar shows
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class _Checker:
         )
 
     def _bar(self, **options: Any) -> tqdm[Any]:
-        return progress_bar(leave=False, delay=_BAR_DELAY, disable=not self._progress, **options)
+        return progress_bar(leave=False, disable=not self._progress, **options)
 
     def find_splits(
         self, asked: Sequence[str] | None, list_files: Mapping[str, str | Path]

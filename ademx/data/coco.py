@@ -100,15 +100,14 @@ def plan_coco(request: Request) -> Plan:
         MissingDependency: pycocotools is not installed.
     """
     import_data_library("pycocotools.coco")
-    name = request.dataset.name
-    prefix, min_pixels = ("coco20_", request.min_pixels) if name == "coco20" else ("", None)
+    min_pixels = request.min_pixels if request.dataset.name == "coco20" else None
     lists = []
     for split in request.dataset.splits:
         parts = (_annotation_file(request.root, split), request.root / split)
         there = [part.exists() for part in parts]
         if all(there):
             entries = partial(_entries, request, split)
-            lists.append(PlannedList(split, f"{prefix}{split}.lst", entries, min_pixels))
+            lists.append(PlannedList(split, entries, min_pixels))
         elif any(there):
             logger.warning("%s is left out: there is no %s", split, parts[there.index(False)])
     if not lists:

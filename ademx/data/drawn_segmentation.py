@@ -32,7 +32,7 @@ _CITIES = {
 # Cityscapes' label ids without a class: not labelled, the camera's own car, anything static.
 _UNLABELED, _EGO_VEHICLE, _STATIC = 0, 1, 4
 
-_ADE20K_FOLDERS = {"train": "training", "val": "validation", "test": "testing"}
+_ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 
 # Two of the 459 ids that have no class among PASCAL-Context's 59: the first and the last.
 _CONTEXT_BACKGROUND = (1, 459)
@@ -172,16 +172,18 @@ def _with_void_ids(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def write_ade20k(drawing: Drawing) -> None:
-    """Write ADEChallengeData2016: images, and the labels of training and validation."""
+    """Write ADEChallengeData2016, images and labels, and the images of release_test."""
     base = drawing.folder / "ADEChallengeData2016"
     for split in drawing.counts:
-        folder = _ADE20K_FOLDERS[split]
         for number, scene in enumerate(drawing.scenes("ade20k", split), start=1):
             name = f"ADE_{split}_{number:08d}"
+            if split == "test":
+                save_image(drawing.folder / "release_test/testing" / f"{name}.jpg", scene.image)
+                continue
+            folder = _ADE20K_FOLDERS[split]
             save_image(base / "images" / folder / f"{name}.jpg", scene.image)
-            if split != "test":
-                stored = encode_label(DATASETS["ade20k"], scene.label)
-                save_label(base / "annotations" / folder / f"{name}.png", stored)
+            stored = encode_label(DATASETS["ade20k"], scene.label)
+            save_label(base / "annotations" / folder / f"{name}.png", stored)
 
 
 def write_pascal_context(drawing: Drawing) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ademx.data.label_files import read_matlab
 from ademx.data.plans import Entry, Plan, PlannedList, Request, read_lines
-from ademx.evaluation import progress_bar
+from ademx.iteration import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def plan_ilsvrc(request: Request) -> Plan:
     texts = {}
     if set(classes) <= set(files.devkit_ids):
         texts["class_ids.txt"] = "".join(f"{files.devkit_ids[name]}\n" for name in classes)
-    return Plan([PlannedList(split, f"{split}.lst", entries[split]) for split in entries], texts)
+    return Plan([PlannedList(split, entries[split]) for split in entries], texts)
 
 
 def _find_entries(

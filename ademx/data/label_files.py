@@ -20,8 +20,8 @@ from PIL import Image
 
 from ademx.compat import MissingDependency, usable_cores
 from ademx.data.plans import Entry, LabelSource
-from ademx.evaluation import progress_bar
 from ademx.files import replacing
+from ademx.iteration import progress_bar
 from iters.transforms import BrokenImage, load_label
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from ademx.data.places import plan_places
 from ademx.data.plans import Entry, Plan, PlannedList, Request
 from ademx.data.split_folders import plan_split_folders
 from ademx.data.voc import plan_voc, plan_voc_sbd
-from ademx.evaluation import progress_bar
 from ademx.files import replacing
+from ademx.iteration import progress_bar
 from iters.datasets import Dataset, get_dataset
 from iters.sources import write_records
 
@@ -111,23 +111,26 @@ def make_lists(
     plan = _PLANNERS[name](Request(dataset, root, sbd, coco, min_pixels))
     folder = root if output is None else Path(output).absolute()
     if not overwrite:
-        _check_existing(plan, folder, root=root, records=records)
-    contents = {p.file_name: _make_content(p, dataset, root=root, jobs=jobs) for p in plan.lists}
-    contents.update({file_name: text.encode() for file_name, text in plan.texts.items()})
+        _check_existing(plan, dataset, folder, root=root, records=records)
+    contents = [_make_content(planned, dataset, root=root, jobs=jobs) for planned in plan.lists]
+    paths = [folder / dataset.list_name(planned.split) for planned in plan.lists]
+    texts = [(folder / name, text.encode()) for name, text in plan.texts.items()]
     folder.mkdir(parents=True, exist_ok=True)
-    for file_name, content in contents.items():
-        with replacing(folder / file_name) as file:
+    for path, content in [*zip(paths, contents), *texts]:
+        with replacing(path) as file:
             file.write(content)
     if records:
-        for planned in plan.lists:
-            _write_record_files(planned, folder)
+        for planned, path in zip(plan.lists, paths):
+            _write_record_files(planned, path)
     return [
-        _written(planned, folder, dataset, num_samples=contents[planned.file_name].count(b"\n"))
-        for planned in plan.lists
+        _written(planned, path, dataset, num_samples=content.count(b"\n"))
+        for planned, path, content in zip(plan.lists, paths, contents)
     ]
 
 
-def _check_existing(plan: Plan, folder: Path, *, root: Path, records: bool) -> None:
+def _check_existing(
+    plan: Plan, dataset: Dataset, folder: Path, *, root: Path, records: bool
+) -> None:
     """Raise FileExistsError, before any work is done, for a file that would be replaced.
 
     One that would stay as it is may exist. Where that shows only after long work, it may not.
@@ -136,7 +139,7 @@ def _check_existing(plan: Plan, folder: Path, *, root: Path, records: bool) -> N
     for name, text in plan.texts.items():
         contents[name] = text.encode()
     for planned in plan.lists:
-        path = folder / planned.file_name
+        path = folder / dataset.list_name(planned.split)
         contents[path.name] = None
         if path.exists() and not callable(planned.entries):
             contents[path.name] = _content(planned, planned.entries, root=root)
@@ -206,9 +209,8 @@ def _resolved(folder: Path) -> Path:
     return folder.resolve()
 
 
-def _write_record_files(planned: PlannedList, folder: Path) -> None:
-    """Pack the images of a list for classification into `.rec` and `.idx` beside it."""
-    path = folder / planned.file_name
+def _write_record_files(planned: PlannedList, path: Path) -> None:
+    """Pack the images of a list for classification into `.rec` and `.idx` beside its file."""
     # The index is in place before the records, which is what readers look for.
     with (
         replacing(path.with_suffix(".rec")) as record_file,
@@ -227,10 +229,10 @@ def _read_images(planned: PlannedList) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _written(
-    planned: PlannedList, folder: Path, dataset: Dataset, *, num_samples: int
+    planned: PlannedList, path: Path, dataset: Dataset, *, num_samples: int
 ) -> WrittenList:
     expected = dataset.splits.get(planned.split)
-    written = WrittenList(folder / planned.file_name, planned.split, num_samples, expected)
+    written = WrittenList(path, planned.split, num_samples, expected)
     if not written.agrees:
         logger.warning("%s: %d samples, expected %d", written.path, num_samples, expected)
     return written

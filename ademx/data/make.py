@@ -10,10 +10,8 @@ from pathlib import Path
 
 from ademx.data import drawn_classification, drawn_coco, drawn_segmentation
 from ademx.data.drawn_files import Drawing
-from ademx.evaluation import progress_bar
+from ademx.iteration import progress_bar
 from iters.datasets import DATASETS
-
-_BAR_DELAY = 2  # seconds before a progress bar shows
 
 _WRITERS: dict[str, Callable[[Drawing], None]] = {
     "ilsvrc-cls": drawn_classification.write_ilsvrc,
@@ -62,7 +60,7 @@ def make_dataset(
         raise ValueError(f"seed {seed}: expected 0 or above")
     with (
         _whole(root) as folder,
-        progress_bar(total=sum(counts.values()), unit="image", desc=name, delay=_BAR_DELAY) as bar,
+        progress_bar(total=sum(counts.values()), unit="image", desc=name) as bar,
     ):
         _WRITERS[name](Drawing(folder, counts, seed, bar.update))
     return counts

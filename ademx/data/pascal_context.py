@@ -102,7 +102,7 @@ def plan_pascal_context(request: Request) -> Plan:
             if name in names_with_map
         ]
         check_files((entry.image for entry in entries), request)
-        lists.append(PlannedList(split, f"{split}.lst", entries))
+        lists.append(PlannedList(split, entries))
     return Plan(lists)
 
 

@@ -30,7 +30,7 @@ def plan_places(request: Request) -> Plan:
         if file.is_file() and folder.is_dir():
             entries = _entries(file, folder, has_labels=split != "test")
             check_files((entry.image for entry in entries), request)
-            lists.append(PlannedList(split, f"{split}.lst", entries))
+            lists.append(PlannedList(split, entries))
             if split == "test":
                 logger.info("test.lst: the labels are not public: it has 0 in their place")
     if not lists:

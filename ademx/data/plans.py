@@ -52,13 +52,11 @@ class PlannedList:
 
     Attributes:
         split: name of the split.
-        file_name: name of the list's file.
         entries: its lines, or a function that returns them, where that takes long.
         min_pixels: where given, only images with more labelled pixels than this are listed.
     """
 
     split: str
-    file_name: str
     entries: Entries
     min_pixels: int | None = None
 

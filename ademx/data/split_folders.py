@@ -14,16 +14,13 @@ def plan_split_folders(request: Request) -> Plan:
     Raises:
         FileNotFoundError: no split is there, or one lacks labels.
     """
-    name = request.dataset.name
     lists = []
     for split in request.dataset.splits:
         samples = find_official_samples(request.dataset, request.root, split)
         check_files((s.label for s in samples if isinstance(s.label, Path)), request)
         if samples:
-            # Both kinds of Cityscapes lie in one root.
-            file_name = f"{name}_{split}.lst" if name.endswith("-coarse") else f"{split}.lst"
             entries = [Entry(sample.image, sample.label) for sample in samples]
-            lists.append(PlannedList(split, file_name, entries))
+            lists.append(PlannedList(split, entries))
     if not lists:
         raise request.not_found("no split")
     return Plan(lists)

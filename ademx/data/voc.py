@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from ademx.data.plans import (
     check_files,
     read_lines,
 )
+from iters.datasets import DATASETS
 from iters.lists import read_list_file, voc_folders
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ def plan_voc(request: Request) -> Plan:
     """
     base = _find_voc(request)
     lists = [
-        PlannedList(split, f"{split}.lst", _voc_entries(base, split, request))
+        PlannedList(split, _voc_entries(base, split, request))
         for split in request.dataset.splits
         if _image_set(base, split).is_file()
     ]
@@ -90,18 +92,21 @@ def plan_voc_sbd(request: Request) -> Plan:
     base = _find_voc(request)
     sbd = _find_sbd(base, request)
     if sbd is None:
-        raise request.not_found(f"no SBD (looked in {_shown(_sbd_folders(base, request))} too)")
+        raise FileNotFoundError(
+            f"no SBD: looked for cls, train.txt and val.txt in "
+            f"{_shown(_sbd_folders(base, request))}: give its folder with --sbd"
+        )
     for path in (_image_set(base, "train"), _image_set(base, "val")):
         check_files([path], request)
     larger = _train_plus(base, sbd, request)
     lists = [
-        PlannedList("train+", "train+.lst", larger),
-        PlannedList("val", "val.lst", _voc_entries(base, "val", request)),
+        PlannedList("train+", larger),
+        PlannedList("val", _voc_entries(base, "val", request)),
     ]
     if request.coco is not None:
         made = [dataclasses.replace(entry, source=None) for entry in larger]
         largest = made + _coco_entries(request.coco)
-        lists.append(PlannedList("train++", "train++.lst", largest))
+        lists.append(PlannedList("train++", largest))
     return Plan(lists)
 
 
@@ -141,7 +146,7 @@ def _voc_entries(base: Path, split: str, request: Request) -> list[Entry]:
 def _coco_entries(root: Path) -> list[Entry]:
     """Return the samples of `coco20` in a root of COCO."""
     for splits in _COCO_SPLITS:
-        paths = [root / f"coco20_{split}.lst" for split in splits]
+        paths = [root / name for name in map(_coco_list, splits)]
         if all(path.is_file() for path in paths):
             logger.info("train++: with %s", _shown(paths))
             samples = [
@@ -150,13 +155,15 @@ def _coco_entries(root: Path) -> list[Entry]:
                 for sample in read_list_file(path, task="segmentation", root=root)
             ]
             return [Entry(sample.image, sample.label) for sample in samples]
-    wanted = ", or ".join(
-        " and ".join(f"coco20_{split}.lst" for split in splits) for splits in _COCO_SPLITS
-    )
+    wanted = ", or ".join(" and ".join(map(_coco_list, splits)) for splits in _COCO_SPLITS)
     raise FileNotFoundError(
         f"no lists of coco20 in {root}: looked there for {wanted}: make them by "
-        f"`ademx data lists coco20 --root {root}`"
+        f"`ademx data lists coco20 --root {shlex.quote(str(root))}`"
     )
+
+
+def _coco_list(split: str) -> str:
+    return DATASETS["coco20"].list_name(split)
 
 
 def _image_set(base: Path, split: str) -> Path:
