@@ -263,14 +263,22 @@ RESULTS: tuple[Result, ...] = (
 )
 
 
+def release_state(name: str, md5: str) -> str:
+    """Return in words whether a file of this name and MD5 is a released one."""
+    released = RELEASED_FILES.get(name)
+    if released is None:
+        return "no released file has this name"
+    return "the released file" if released == md5 else "not the released file of this name"
+
+
 def get_result(name: str) -> Result:
-    """Return the row of this name.
+    """Return the row of this name; the label or the file of its released weights name it too.
 
     Raises:
         ValueError: there is none; the message lists the names.
     """
     for row in RESULTS:
-        if row.name == name:
+        if name in (row.name, row.label, f"{row.label}_ep-0001.params"):
             return row
     names = ", ".join(row.name for row in RESULTS)
     raise ValueError(f"unknown row {name!r}: expected one of {names}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -45,7 +46,7 @@ class ReproduceOptions:
     """How to test published rows.
 
     Attributes:
-        rows: names of rows; none stands for all.
+        rows: names of rows as :func:`ademx.published.get_result` takes them; none stands for all.
         places: where data and weights are.
         output: folder of the reports, and of a folder for each row.
         devices: returns where to compute, asked for only if a row is tested.
@@ -77,7 +78,8 @@ class ReproduceOptions:
 
     def chosen(self) -> tuple[Result, ...]:
         """Return the rows in the order of the published table."""
-        return tuple(row for row in RESULTS if not self.rows or row.name in self.rows)
+        names = [get_result(name).name for name in self.rows]
+        return tuple(row for row in RESULTS if not names or row.name in names)
 
 
 @dataclass(frozen=True)
@@ -132,55 +134,33 @@ def reproduce(options: ReproduceOptions) -> Iterator[Outcome]:
 
 def _plan(row: Result, options: ReproduceOptions, find: Callable[[str, str], Found]) -> _Plan:
     places = options.places
-    impossible = _why_impossible(row, places)
+    impossible = _why_impossible(row)
     if impossible:
-        return _Plan(row, Found(None), Found(None), impossible, ())
+        return _Plan(row, Found(None), Found(None), (impossible,), ())
     data, weights = find(row.dataset, row.split), find_row_weights(row, places)
     obstacles = [p for found in (data, weights) if found.path is None for p in found.problems]
     doubts = [p for found in (data, weights) if found.path is not None for p in found.problems]
     if row.test_scales is None:
         doubts.append(
-            f'the source names no scale ("{row.setting}"): it is tested at the usual one, without '
-            "mirror images"
+            "the source names no scale: it is tested at the usual one, without mirror images"
         )
     if options.precision != "float32":
         doubts.append(f"it is tested in {options.precision}, and the tolerance is that of float32")
     return _Plan(row, data, weights, tuple(obstacles), tuple(doubts))
 
 
-def _why_impossible(row: Result, places: Places) -> tuple[str, ...]:
-    """Return why nothing here can score a row, whatever data and weights there are."""
+def _why_impossible(row: Result) -> str:
+    """Return why nothing here can score a row, whatever data and weights there are, or ""."""
     if row.split == "test":
-        reasons = [
-            "the truth of this split is with the benchmark's server, which alone can score it, "
-            "and the weights of this row were never released",
-            f"a submission is packed by `{_submission_command(row, places)}`",
-        ]
-        if row.test_scales is None:
-            reasons.append("which scales were averaged is not stated")
-        return tuple(reasons)
+        return (
+            "only the benchmark's server can score the test split, and these weights were never "
+            "released; `ademx evaluate segmentation --split test` packs what a server takes"
+        )
     if row.setting == "ten crops":
-        return ("ten-crop testing is not offered",)
+        return "ten-crop testing is not offered"
     if row.label is None and find_recipe(row) is None:
-        return ("no weights were released, and there is no recipe for them",)
-    return ()
-
-
-def _submission_command(row: Result, places: Places) -> str:
-    """Return the command that packs what the server of a test split takes."""
-    alike = (
-        other.label
-        for other in RESULTS
-        if (other.dataset, other.network, other.tag) == (row.dataset, row.network, row.tag)
-        and other.label
-    )
-    label = next(alike, None)
-    weights = "WEIGHTS" if label is None else places.proposed_weights(f"{label}_ep-0001.params")
-    scales = ",".join(map(str, row.test_scales or ())) or "SCALE,SCALE,…"
-    return (
-        f"ademx evaluate segmentation --weights {weights} --data-root "
-        f"{places.proposed_root(row.dataset)} --split test --test-scales {scales}"
-    )
+        return "no weights were released, and there is no recipe for them"
+    return ""
 
 
 def _not_run(plan: _Plan) -> Outcome:
@@ -219,7 +199,7 @@ class _Run:
     def command(self) -> str:
         """The same test by `ademx evaluate`."""
         row, task = self._row, self._label.task
-        parts = ["ademx evaluate", task, "--weights", self._weights]
+        parts = ["ademx", "evaluate", task, "--weights", self._weights]
         parts += ["--data-root", self._data_root, "--split", row.split]
         parts += ["--test-scales", ",".join(map(str, self._scales))]
         parts += ["--test-flipping"] if row.test_flipping else []
@@ -229,7 +209,7 @@ class _Run:
         for name, value in (("precision", "float32"), ("backend", "mxnet")):
             chosen = getattr(self._options, name)
             parts += [f"--{name}", chosen] if chosen != value else []
-        return " ".join(map(str, [*parts, "--output", self._folder]))
+        return shlex.join(map(str, [*parts, "--output", self._folder]))
 
     def outcome(self) -> Outcome:
         """Return the verdict on the scores, computed or found."""

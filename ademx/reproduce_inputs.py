@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,13 +42,13 @@ class Places:
     """Where to look.
 
     Attributes:
-        data: folder that holds the datasets' folders, or None.
-        models: folder of `.params` files, or None.
+        data: folder that holds the datasets' folders.
+        models: folder of `.params` files.
         roots: dataset -> its own folder, in place of `data`.
     """
 
-    data: Path | None = None
-    models: Path | None = None
+    data: Path = Path("data")
+    models: Path = Path("models")
     roots: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -65,7 +66,7 @@ class Places:
         own = self.roots.get(dataset, self.roots.get(family))
         if own is not None:
             return [own]
-        if self.data is None or not self.data.is_dir():
+        if not self.data.is_dir():
             return []
         folders = sorted(path for path in self.data.iterdir() if path.is_dir())
         named = [path for name in _FOLDERS[family] for path in folders if path.name.lower() == name]
@@ -75,11 +76,11 @@ class Places:
         """Return where a dataset that was not found should be."""
         roots = [root for root in self.roots_of(dataset) if root != self.data]
         folder = _FOLDERS[_SAME_FOLDER.get(dataset, dataset)][0]
-        return roots[0] if roots else (self.data or Path("DATA")) / folder
+        return roots[0] if roots else self.data / folder
 
     def proposed_weights(self, file_name: str) -> Path:
         """Return where a file of weights should be."""
-        return (self.models or Path("MODELS")) / file_name
+        return self.models / file_name
 
 
 @dataclass(frozen=True)
@@ -136,19 +137,23 @@ def _problems(dataset: Dataset, root: Path, split: str) -> tuple[str, ...]:
 
 def _where_data_go(dataset: Dataset, split: str, places: Places) -> str:
     root = places.proposed_root(dataset.name)
-    needs = "" if places.data or places.roots else "give --data DIR; "
     lists = ""
     if dataset.name not in _NEED_NO_LISTS:
-        coco = " --coco COCO" if split == "train++" else ""
-        lists = f"; make its lists by `ademx data lists {dataset.name} --root {root}{coco}`"
-    return (
-        f"data: no {split} split of {dataset.name}: {needs}{', '.join(dataset.layout)} go to "
-        f"{root}/{lists}; check by `{_check_command(dataset.name, root, split)}`"
-    )
+        command = f"ademx data lists {dataset.name} --root {_quoted(root)}"
+        lists = f"; make its lists by `{command}{' --coco COCO' if split == 'train++' else ''}`"
+    layout = ", ".join(f"`{line}`" for line in dataset.layout)
+    check = _check_command(dataset.name, root, split)
+    where = f"{layout} go to {root}/{lists}"
+    return f"data: no {split} split of {dataset.name}: {where}; check by `{check}`"
 
 
 def _check_command(dataset: str, root: Path, split: str) -> str:
-    return f"ademx data check {dataset} --root {root} --split {split}"
+    return f"ademx data check {dataset} --root {_quoted(root)} --split {split}"
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as a shell takes it."""
+    return shlex.quote(str(path))
 
 
 def find_row_weights(row: Result, places: Places) -> Found:
@@ -168,7 +173,7 @@ def find_start_weights(label: str, places: Places) -> Found:
 
 def _find_weights(released: str | None, own: list[str], places: Places) -> Found:
     name = f"{released}_ep-0001.params"
-    if name in RELEASED_FILES and places.models is not None and (places.models / name).is_file():
+    if name in RELEASED_FILES and (places.models / name).is_file():
         return _verified(places.models / name)
     for label in own:
         path = _newest(label, places.models)
@@ -188,15 +193,15 @@ def _verified(path: Path) -> Found:
         return Found(path)
     problem = (
         f"weights: {path} has MD5 {digest}, the released file {released}: check by "
-        f"`ademx weights verify {path}`"
+        f"`ademx weights verify {_quoted(path)}`"
     )
     return Found(path, (problem,))
 
 
-def _newest(label: str, models: Path | None) -> Path | None:
+def _newest(label: str, models: Path) -> Path | None:
     """Return the checkpoint of a label with the most epochs, released files apart."""
     epochs = {}
-    for path in models.glob(f"{label}_ep-*.params") if models is not None else ():
+    for path in models.glob(f"{label}_ep-*.params"):
         try:
             parsed = parse_label(path)
         except ValueError:  # more than digits behind "ep-"
@@ -207,17 +212,17 @@ def _newest(label: str, models: Path | None) -> Path | None:
 
 
 def _where_weights_go(released: str | None, own: list[str], places: Places) -> str:
-    needs = "" if places.models else "give --models DIR; "
-    ways = []
+    ways = ["weights: none were released"]
     if released is not None:
         path = places.proposed_weights(released)
-        ways.append(
-            f"the released file goes to {path} (MD5 {RELEASED_FILES[released]}); check by "
-            f"`ademx weights verify {path}`"
-        )
-    for recipe in RECIPES.values():
-        if recipe.label in own:
-            path = places.proposed_weights(recipe.stages[-1].file_name)
-            ways.append(f"`ademx reproduce --train {recipe.name}` leaves its own in {path}")
-    unreleased = "" if released else "none were released; "
-    return f"weights: missing: {needs}{unreleased}{'; '.join(ways)}"
+        ways = [
+            f"weights: the released file goes to {path} (MD5 {RELEASED_FILES[released]}); check by "
+            f"`ademx weights verify {_quoted(path)}`"
+        ]
+    ways += [
+        f"`ademx reproduce --train {recipe.name}` leaves others in "
+        f"{places.models}/, as {recipe.stages[-1].file_name}"
+        for recipe in RECIPES.values()
+        if recipe.label in own
+    ]
+    return "; ".join(ways)

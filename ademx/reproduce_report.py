@@ -6,7 +6,8 @@ import dataclasses
 import datetime
 import json
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -195,33 +196,51 @@ def _table_row(outcome: Outcome) -> TableRow:
         dict(outcome.ours) or None,
         outcome.verdict,
         "; ".join(detail),
+        row.decimals,
     )
 
 
 def markdown(outcomes: list[Outcome]) -> str:
-    """Return the report as Markdown: a table, then what there is to say of each row."""
-    counts = [
-        f"{sum(one.verdict == verdict for one in outcomes)} {verdict}" for verdict in VERDICTS
-    ]
-    lines = [f"# {TITLE}", "", f"{len(outcomes)} rows: {', '.join(counts)}. All scores in percent."]
-    lines += ["", "| row | what | metric | published | ours | difference | verdict |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+    """Return the report as Markdown: a table, what is missing, and each test."""
+    numbers_of = Counter(outcome.verdict for outcome in outcomes)
+    counts = [f"{numbers_of[verdict]} {verdict}" for verdict in VERDICTS if numbers_of[verdict]]
+    lines = [f"# {TITLE}", "", f"Rows: {', '.join(counts)}. All scores in percent."]
+    lines += ["", "| row | what | metric | published | ours | difference | verdict | source |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    numbers = numbered_reasons(outcomes)
     for outcome in outcomes:
-        lines += _markdown_rows(outcome)
+        lines += _markdown_rows(outcome, numbers)
+    if numbers:
+        lines += ["", "## Not run", "", *(f"{n}. {reason}" for reason, n in numbers.items())]
     for outcome in outcomes:
-        lines += ["", *_markdown_details(outcome)]
+        if outcome.verdict != "not run":
+            lines += ["", *_markdown_details(outcome)]
     return "\n".join([*lines, ""])
 
 
-def _markdown_rows(outcome: Outcome) -> list[str]:
-    lines = []
-    for number, name in enumerate(outcome.row.values):
-        what = f"{outcome.description}: {outcome.row.setting}"
-        head, verdict = (outcome.row.name, what), outcome.verdict
-        if number:
-            head, verdict = ("", ""), ""
-        scores = (METRIC_NAMES[name], outcome.row.printed(name), *our_score(outcome, name))
-        lines.append(f"| {' | '.join((*head, *scores, verdict))} |")
+def numbered_reasons(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """Return why rows are not run, each reason once and numbered: most are those of many rows."""
+    reasons = dict.fromkeys(
+        reason for one in outcomes if one.verdict == "not run" for reason in one.reasons
+    )
+    return {reason: number for number, reason in enumerate(reasons, start=1)}
+
+
+def verdict_with_numbers(outcome: Outcome, numbers: Mapping[str, int]) -> str:
+    """Return a verdict such as "not run (1, 3)", by what :func:`numbered_reasons` gave."""
+    if outcome.verdict != "not run":
+        return outcome.verdict
+    return f"not run ({', '.join(str(numbers[reason]) for reason in outcome.reasons)})"
+
+
+def _markdown_rows(outcome: Outcome, numbers: Mapping[str, int]) -> list[str]:
+    row, lines = outcome.row, []
+    head = (row.name, f"{outcome.description}: {row.setting}")
+    tail = (verdict_with_numbers(outcome, numbers), row.source)
+    for name in row.values:
+        scores = (METRIC_NAMES[name], row.printed(name), *our_score(outcome, name))
+        lines.append(f"| {' | '.join((*head, *scores, *tail))} |")
+        head, tail = ("", ""), ("", "")
     return lines
 
 
@@ -243,5 +262,5 @@ def _markdown_details(outcome: Outcome) -> list[str]:
         facts.append(f"weights: {outcome.weights}, MD5 {outcome.weights_md5}")
     if outcome.command:
         facts.append(f"the same by `{outcome.command}`")
-    facts.append(f"source: {outcome.row.source}; judged {outcome.date}")
+    facts.append(f"judged {outcome.date}")
     return [f"## {outcome.row.name}: {outcome.verdict}", "", *(f"- {fact}" for fact in facts)]

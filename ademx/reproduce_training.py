@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ class PlannedStage:
     def command(self) -> str:
         """The same training by `ademx train`."""
         options = self.options
-        parts: list[Any] = ["ademx train", options.task]
+        parts: list[Any] = ["ademx", "train", options.task]
         names = ["model", "weights", "data_root", "dataset", "split", "batch_images", "crop_size"]
         names += ["lr_type", "base_lr", "to_epoch"]
         if isinstance(options, SegmentationTrainOptions):
@@ -116,7 +117,7 @@ class PlannedStage:
         parts += ["--gpus", _as_argument(gpus)] if gpus else ["--cpus", options.devices.cpus]
         parts += ["--prefetcher", options.prefetcher]
         parts += ["--prefetch-threads", options.prefetch_threads]
-        return " ".join(map(str, [*parts, "--output", options.output, "--resume"]))
+        return shlex.join(map(str, [*parts, "--output", options.output, "--resume"]))
 
 
 def _as_argument(value: Any) -> str:
@@ -225,7 +226,8 @@ def _departures(recipe: Stage, stage: Stage, options: RecipeOptions) -> list[str
         line = f"batch {stage.batch_images} instead of {recipe.batch_images}: the linear rule gives"
         first = options.recipe.stages[0]
         wanted = first.base_lr * stage.batch_images / first.batch_images
-        advice = "" if _is_near(stage.base_lr, ruled) else f"; use --base-lr {wanted:g}"
+        same = _is_near(stage.base_lr, ruled)
+        advice = "" if same else f", by --base-lr {wanted:g}; the rate is {stage.base_lr:g}"
         lines.append(f"{stage.label}: {line} {ruled:g}{advice}")
     elif not _is_near(stage.base_lr, recipe.base_lr):
         lines.append(f"{stage.label}: rate {stage.base_lr:g} instead of {recipe.base_lr:g}")
@@ -236,7 +238,10 @@ def _departures(recipe: Stage, stage: Stage, options: RecipeOptions) -> list[str
             "segmentation": "OHEM chooses among the pixels of a device's images",
         }[stage.parsed.task]
         devices = "1 device" if count == 1 else f"{count} devices"
-        lines.append(f"{devices} instead of {recipe.num_devices}: {meaning}")
+        lines.append(
+            f"{devices} instead of {recipe.num_devices}: {meaning}; the linear rule asks for no "
+            "other rate, which follows the batch alone"
+        )
     if stage.crop_size != recipe.crop_size:
         lines.append(
             f"crop {stage.crop_size} instead of {recipe.crop_size}: no rule makes up for it"
@@ -302,8 +307,6 @@ def _check_inputs(options: RecipeOptions, stages: Sequence[PlannedStage]) -> Non
 def _target(options: RecipeOptions, last: PlannedStage) -> Path:
     """Return where the weights go, before weeks are spent on what may not go there."""
     models = options.places.models
-    if models is None:
-        raise ValueError("--models: expected a folder, which the trained weights go to")
     target = models / last.result.name
     if target.name in RELEASED_FILES:
         raise ValueError(

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -145,7 +145,10 @@ def _largest_sum(weights: Floats, caps: NDArray[np.int64], number: int) -> float
 
 
 def tie_tolerances(
-    probabilities: NDArray[np.floating], truth: NDArray[np.integer], *, ks: Sequence[int] = (1, 5)
+    probabilities: NDArray[np.floating[Any]],
+    truth: NDArray[np.integer[Any]],
+    *,
+    ks: Sequence[int] = (1, 5),
 ) -> dict[str, float]:
     """Return how far the top-k errors can move if probabilities move by their measured factor.
 

@@ -181,6 +181,6 @@ def test_a_script_runs(tmp_path):
         text=True,
         check=True,
     )
-    assert found.stdout.startswith("voc-a1: not run\n")
+    assert found.stdout.startswith("voc-a1: not run (1, 2)\n")
     assert "voc_rna-a1_cls21_s8_ep-0001.params" in found.stdout
     assert (tmp_path / "reproduction" / "report.md").is_file()

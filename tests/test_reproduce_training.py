@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import shutil
 import signal
 from pathlib import Path
 
@@ -27,6 +28,7 @@ pytest.importorskip("mxnet")
 
 START = "ilsvrc-cls_rna-224-0-1-1-1-1-1-1_cls4"
 SECOND = f"{SEGMENTER}_x1-3"
+LAST = f"{SECOND}_ep-0001.params"
 OPTIONS = ("--cpus", "1", "--width", WIDTH, "--prefetcher", "thread")
 
 
@@ -34,17 +36,48 @@ def run(*arguments: object):
     return make_runner().invoke(main, ["reproduce", *map(str, arguments)])
 
 
+def places_in(folder: Path) -> tuple[object, ...]:
+    return ("--data", folder / "data", "--models", folder / "models")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Path:
+    """Return a folder with VOC's list and the weights that the first stage starts from."""
+    folder = tmp_path_factory.mktemp("start")
+    (folder / "data").mkdir()
+    make_data(folder / "data" / "voc", task="segmentation", num_images=4)
+    write_weights(folder / "models", START, epoch=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(start, recipe, tmp_path_factory) -> Path:
+    """Return a folder in which the recipe has been trained, once for all."""
+    folder = tmp_path_factory.mktemp("trained") / "whole"
+    shutil.copytree(start, folder)
+    places = places_in(folder)
+    whole = run("--train", "voc-a1", *places, "--output", folder / "out", *OPTIONS)
+    assert whole.exit_code == 0, whole.stderr
+    assert whole.stdout.strip() == str(folder / "models" / LAST)
+    return folder
+
+
 @pytest.fixture
-def places(tmp_path) -> tuple[object, ...]:
-    """Return the options that name VOC's list and the weights that the first stage starts from."""
-    (tmp_path / "data").mkdir()
-    make_data(tmp_path / "data" / "voc", task="segmentation", num_images=4)
-    write_weights(tmp_path / "models", START, epoch=3)
-    return ("--data", tmp_path / "data", "--models", tmp_path / "models")
+def places(start, tmp_path) -> tuple[object, ...]:
+    """Return the options that name data and weights, in a folder of the test's own."""
+    shutil.copytree(start, tmp_path, dirs_exist_ok=True)
+    return places_in(tmp_path)
 
 
-@pytest.fixture(autouse=True)
-def recipe(monkeypatch):
+@pytest.fixture
+def places_after_training(trained, tmp_path) -> tuple[object, ...]:
+    """Return the same with what the training left, in "out" too."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    return places_in(tmp_path)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def recipe():
     """Shrink voc-a1 to three epochs and one, and VOC's train to four images."""
     row = RECIPES["voc-a1"]
     small = {"dataset": "voc", "split": "train", "batch_images": 2, "crop_size": 32}
@@ -54,9 +87,11 @@ def recipe(monkeypatch):
         dataclasses.replace(first, label=SEGMENTER, weights=START, epochs=3, **small),
         dataclasses.replace(second, label=SECOND, weights=SEGMENTER, epochs=1, **small),
     )
-    monkeypatch.setitem(RECIPES, "voc-a1", dataclasses.replace(row, stages=stages))
     voc = dataclasses.replace(DATASETS["voc"], splits={"train": 4, "val": 4, "test": 4})
-    monkeypatch.setitem(DATASETS, "voc", voc)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RECIPES, "voc-a1", dataclasses.replace(row, stages=stages))
+        patch.setitem(DATASETS, "voc", voc)
+        yield
 
 
 def modified(folder: Path) -> dict[Path, int]:
@@ -64,14 +99,11 @@ def modified(folder: Path) -> dict[Path, int]:
 
 
 @pytest.mark.parametrize("epoch", [1, 3], ids=["within a stage", "between the stages"])
-def test_killed_and_resumed_it_ends_with_the_same_weights(epoch, places, tmp_path, monkeypatch):
-    whole = run("--train", "voc-a1", *places, "--output", tmp_path / "whole", *OPTIONS)
-    assert whole.exit_code == 0, whole.stderr
-    target = tmp_path / "models" / f"{SECOND}_ep-0001.params"
-    assert whole.stdout.strip() == str(target)
-    expected, _ = params.load(target)
-    target.unlink()
-
+def test_killed_and_resumed_it_ends_with_the_same_weights(
+    epoch, trained, places, tmp_path, monkeypatch
+):
+    target = tmp_path / "models" / LAST
+    expected, _ = params.load(trained / "models" / LAST)
     real_save = checkpoints.save
 
     def save_and_stop(path, *arguments):
@@ -96,14 +128,14 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(epoch, places, tmp_pat
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
 
 
-def test_finished_stages_are_skipped_and_need_no_data(places, tmp_path):
+def test_finished_stages_are_skipped_and_need_no_data(places_after_training, tmp_path):
+    places = places_after_training
     command = ("--train", "voc-a1", *places, "--output", tmp_path / "out", *OPTIONS)
-    assert run(*command).exit_code == 0
-    trained = modified(tmp_path / "out")
+    before = modified(tmp_path / "out")
     (tmp_path / "data" / "voc").rename(tmp_path / "gone")
     again = run(*command)
     assert again.exit_code == 0, again.stderr
-    assert modified(tmp_path / "out") == trained
+    assert len(before) > 1 and modified(tmp_path / "out") == before
     assert f"stage 1 of 2: {SEGMENTER} is done" in again.stderr
     # With other settings it is another training, which needs the data.
     other = run(*command, "--base-lr", "0.001")
@@ -111,8 +143,8 @@ def test_finished_stages_are_skipped_and_need_no_data(places, tmp_path):
     assert "no train split of voc" in other.stderr
 
 
-def test_the_weights_that_are_left_are_found_by_the_test(places, tmp_path):
-    assert run("--train", "voc-a1", *places, "--output", tmp_path / "out", *OPTIONS).exit_code == 0
+def test_the_weights_that_are_left_are_found_by_the_test(places_after_training, tmp_path):
+    places = places_after_training
     (tmp_path / "data" / "voc" / "train.lst").rename(tmp_path / "data" / "voc" / "val.lst")
     tested = run("voc-a1", *places, "--output", tmp_path / "out", "--cpus", "1", "--unverified")
     assert tested.exit_code == 0, tested.stderr
@@ -145,7 +177,8 @@ def test_missing_data_and_weights_are_named_together(tmp_path):
         told = result.stderr if code else result.stdout
         assert f"go to {tmp_path / 'data' / 'ade20k'}/" in told
         weights = tmp_path / "models" / "places_rna-a2_cls365_ep-0006.params"
-        assert f"`ademx reproduce --train places-a2` leaves its own in {weights}" in told
+        leaves = f"leaves others in {weights.parent}/, as {weights.name}"
+        assert f"`ademx reproduce --train places-a2` {leaves}" in told
         assert not (tmp_path / "out").exists()
 
 
@@ -159,7 +192,7 @@ def test_a_reduced_dataset_needs_unverified(places, tmp_path, monkeypatch):
 
 
 def test_other_weights_are_not_replaced(places, tmp_path):
-    target = tmp_path / "models" / f"{SECOND}_ep-0001.params"
+    target = tmp_path / "models" / LAST
     target.write_bytes(b"of another training")
     command = ("--train", "voc-a1", *places, "--output", tmp_path / "out", *OPTIONS)
     refused = run(*command)
@@ -170,7 +203,7 @@ def test_other_weights_are_not_replaced(places, tmp_path):
 
 
 def test_weights_never_take_the_name_of_a_released_file(places, tmp_path, monkeypatch):
-    monkeypatch.setitem(RELEASED_FILES, f"{SECOND}_ep-0001.params", "0" * 32)
+    monkeypatch.setitem(RELEASED_FILES, LAST, "0" * 32)
     result = run("--train", "voc-a1", *places, "--output", tmp_path / "out", *OPTIONS)
     assert result.exit_code == 1
     assert "as a released file is: choose another number of --epochs" in result.stderr
@@ -190,21 +223,24 @@ def test_the_recipe_itself_departs_in_nothing():
 def test_departures():
     label = "cityscapes_rna-a1_cls19_s8"
     assert told("cityscapes-a1", batch_images=8) == [
-        f"{label}: batch 8 instead of 16: the linear rule gives 0.0008; use --base-lr 0.0008",
-        f"{label}_x1-140: batch 8 instead of 16: the linear rule gives 0.0004; "
-        "use --base-lr 0.0008",
+        f"{label}: batch 8 instead of 16: the linear rule gives 0.0008, by --base-lr 0.0008; "
+        "the rate is 0.0016",
+        f"{label}_x1-140: batch 8 instead of 16: the linear rule gives 0.0004, by --base-lr "
+        "0.0008; the rate is 0.0008",
     ]
     assert told("cityscapes-a1", batch_images=8, base_lr=0.0008) == [
         f"{label}: batch 8 instead of 16: the linear rule gives 0.0008",
         f"{label}_x1-140: batch 8 instead of 16: the linear rule gives 0.0004",
     ]
     assert told("ilsvrc-a", batch_images=64, devices=Devices(gpus=(0,))) == [
-        "ilsvrc-cls_rna-a_cls1000: batch 64 instead of 256: the linear rule gives 0.025; "
-        "use --base-lr 0.025",
-        "1 device instead of 4: BatchNorm takes the statistics of a device's images",
+        "ilsvrc-cls_rna-a_cls1000: batch 64 instead of 256: the linear rule gives 0.025, "
+        "by --base-lr 0.025; the rate is 0.1",
+        "1 device instead of 4: BatchNorm takes the statistics of a device's images; the linear "
+        "rule asks for no other rate, which follows the batch alone",
     ]
     assert told("cityscapes-a1", crop_size=250, devices=Devices(cpus=2)) == [
-        "2 devices instead of 4: OHEM chooses among the pixels of a device's images",
+        "2 devices instead of 4: OHEM chooses among the pixels of a device's images; the linear "
+        "rule asks for no other rate, which follows the batch alone",
         "crop 250 instead of 500: no rule makes up for it",
     ]
     assert told("ilsvrc-a1", base_lr=0.02, epochs=1, width=0.5) == [
@@ -217,5 +253,7 @@ def test_departures():
 def test_warnings_are_shown_and_the_rate_stays(places, tmp_path):
     options = (*places, "--output", tmp_path / "out", "--dry-run", *OPTIONS)
     result = run("--train", "voc-a1", *options, "--batch-images", "1")
-    assert "Warning: " in result.stderr and "use --base-lr 0.0008" in result.stderr
+    assert (
+        "Warning: " in result.stderr and "by --base-lr 0.0008; the rate is 0.0016" in result.stderr
+    )
     assert "--base-lr 0.0016 " in result.stdout and "--base-lr 0.0008 " in result.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from ademx.reproduce_report import Outcome
     from ademx.reproduce_training import PlannedStage, RecipeOptions
 
+_FOLDER = click.Path(file_okay=False, path_type=Path)
 _ONLY_TESTING = ("precision", "backend")
 _ONLY_TRAINING = ("crop_size", "base_lr", "epochs", "width", "prefetcher", "dry_run")
 
@@ -26,12 +28,19 @@ _ONLY_TRAINING = ("crop_size", "base_lr", "epochs", "width", "prefetcher", "dry_
     "--data",
     multiple=True,
     metavar="DIR",
-    help="Folder that holds the datasets' folders; voc=DIR is one dataset's own folder.",
+    help="Folder that holds the datasets' folders; voc=DIR is one dataset's own folder.  "
+    "[default: data]",
 )
-@click.option("--models", type=shared.ANY_PATH, help="Folder of .params files.")
+@click.option(
+    "--models",
+    type=_FOLDER,
+    default=Path("models"),
+    show_default=True,
+    help="Folder of .params files.",
+)
 @click.option(
     "--output",
-    type=shared.ANY_PATH,
+    type=_FOLDER,
     default=Path("reproduction"),
     show_default=True,
     help="Folder for reports, and for what each row writes.",
@@ -84,7 +93,7 @@ def reproduce(**arguments: Any) -> None:
         return
     _check_usage(arguments)
     given = {name: value for name, value in arguments.items() if value is not None}
-    places = _places(given.pop("data"), given.pop("models", None))
+    places = _places(given.pop("data"), given.pop("models"))
     if "recipe" in given:
         _train(given, places)
     else:
@@ -102,7 +111,7 @@ def _check_usage(arguments: dict[str, Any]) -> None:
             raise click.UsageError(f"--{name.replace('_', '-')}: {when} --train")
 
 
-def _places(data: tuple[str, ...], models: Path | None) -> Places:
+def _places(data: tuple[str, ...], models: Path) -> Places:
     from ademx.reproduce_inputs import Places
     from iters.datasets import DATASETS
 
@@ -118,13 +127,10 @@ def _places(data: tuple[str, ...], models: Path | None) -> Places:
             f"--data {folders[0]} and {folders[1]}: give one folder of all datasets, and others "
             f"as NAME=DIR, where NAME is one of {', '.join(DATASETS)}"
         )
-    for option, path in (
-        *(("--data", folder) for folder in folders),
-        *(("--models", folder) for folder in (models,) if folder),
-    ):
-        if path.exists() and not path.is_dir():
-            raise click.UsageError(f"{option} {path}: expected a folder")
-    return Places(folders[0] if folders else None, models, roots)
+    folder = folders[0] if folders else Path("data")
+    if folder.exists() and not folder.is_dir():
+        raise click.UsageError(f"--data {folder}: expected a folder")
+    return Places(folder, models, roots)
 
 
 def _test(given: dict[str, Any], places: Places) -> None:
@@ -141,12 +147,25 @@ def _test(given: dict[str, Any], places: Places) -> None:
         devices=lambda: shared.chosen_devices(gpus, cpus, backend=backend),
     )
     failures = 0
-    for outcome in reproduce(options):
-        click.echo(_told(outcome))
-        failures += outcome.is_failure
+    for are_not_run, outcomes in groupby(reproduce(options), lambda one: one.verdict == "not run"):
+        if are_not_run:
+            click.echo(_told_not_run(list(outcomes)))
+            continue
+        for outcome in outcomes:
+            click.echo(_told(outcome))
+            failures += outcome.is_failure
     click.echo(f"\nreports: {options.output / 'report.md'}, .json and .html", err=True)
     if failures:
         raise click.ClickException(f"{failures} of {len(options.chosen())} rows differ or failed")
+
+
+def _told_not_run(outcomes: list[Outcome]) -> str:
+    """Return a line for each row, then what is missing, once each."""
+    from ademx.reproduce_report import numbered_reasons, verdict_with_numbers
+
+    numbers = numbered_reasons(outcomes)
+    lines = [f"{one.row.name}: {verdict_with_numbers(one, numbers)}" for one in outcomes]
+    return "\n".join([*lines, *(f"  ({n}) {reason}" for reason, n in numbers.items())])
 
 
 def _told(outcome: Outcome) -> str:
@@ -182,8 +201,9 @@ def _train(given: dict[str, Any], places: Places) -> None:
     if dry_run:
         click.echo(f"{recipe.name}, {recipe.origin}: {recipe.source}")
         click.echo(f"hardware: {recipe.hardware}; time: {recipe.time}")
-        for stage in stages:
-            click.echo("\n".join((stage.command, *(f"  - {line}" for line in stage.problems))))
+        problems = dict.fromkeys(line for stage in stages for line in stage.problems)
+        lines = [stage.command for stage in stages] + [f"  - {line}" for line in problems]
+        click.echo("\n".join(lines))
     else:
         _run_stages(options, stages)
 
