@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ademx.evaluation import EvaluationOptions, Session, grouped, progress_bar
+from ademx.evaluation import EvaluationOptions, Session
 from ademx.files import write_json
 from ademx.image_counts import ImageLabels, save_image_labels
-from ademx.metrics import topk_errors
+from ademx.iteration import grouped, progress_bar
+from ademx.metrics import likeliest, topk_errors
 from ademx.published import Result
 from ademx.submissions import Submission, write_guesses
 from iters import transforms
@@ -103,7 +104,7 @@ class _Tester:
         rest = [self._session.samples[index] for index in np.flatnonzero(_untested(rows))]
         done = len(rows) - len(rest)
         with progress_bar(
-            total=len(rows), initial=done, unit="image", desc=f"scale {scale}"
+            delay=0, total=len(rows), initial=done, unit="image", desc=f"scale {scale}"
         ) as bar:
             loaded = self._session.load(rest, lambda sample: self._inputs(sample, scale), bar=bar)
             tested, wrong = 0, 0.0  # of this run: rows of earlier ones are not read again
@@ -206,7 +207,7 @@ class _Tester:
         """Write five guesses a line, likeliest first, of a test split that is complete."""
         if not self._session.submission_is_due():
             return None
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, : max(_RANKS)]
+        best = likeliest(probabilities, num=max(_RANKS))
         return write_guesses(
             self._session.dataset,
             self._session.samples,

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx.evaluation import progress_bar
 from ademx.finished_runs import FinishedRun
+from ademx.iteration import progress_bar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LEVEL = 95  # percent of the resamples lie inside the interval
+FEW_IMAGES = 50  # with fewer, the interval is too narrow
 # The score that counts most, and whether more of it is better.
 _METRICS = {"segmentation": ("mean_iou", 1), "classification": ("top1_error", -1)}
 _CHUNK = 1 << 22  # entries of a matrix of weights, 32 MiB
-_BAR_DELAY = 2  # seconds before a progress bar shows
 # Its paths may differ where the images do not: these are compared one by one.
 _UNTOLD = "samples_md5"
 
@@ -221,7 +221,7 @@ def bootstrap_differences(
     rng = np.random.default_rng(seed)
     rows = max(1, _CHUNK // num_images)
     differences = np.empty(resamples)
-    with progress_bar(total=resamples, unit="resample", delay=_BAR_DELAY) as bar:
+    with progress_bar(total=resamples, unit="resample") as bar:
         for start in range(0, resamples, rows):
             drawn = rng.integers(num_images, size=(min(rows, resamples - start), num_images))
             sums = _times_drawn(drawn) @ counts

@@ -150,9 +150,21 @@ def refine(
     crf.addPairwiseBilateral(
         sxy=parameters.bilateral_xy,
         srgb=parameters.bilateral_rgb,
-        rgbim=np.ascontiguousarray(image),
+        rgbim=np.array(image, order="C"),  # the library wants one that it might write to
         compat=parameters.bilateral_weight,
         normalization=library.NORMALIZE_SYMMETRIC,
     )
-    refined: NDArray[np.float32] = np.asarray(crf.inference(parameters.iterations), np.float32)
+    refined: NDArray[np.float32] = np.asarray(_inferred(crf, parameters.iterations), np.float32)
     return refined.reshape(num_classes, height, width)
+
+
+def _inferred(crf: Any, iterations: int) -> Any:
+    """Return what `crf.inference` does, update by update.
+
+    The library keeps Python's lock in every call: a thread that runs the network gets it between
+    two updates, not after all of them.
+    """
+    state, *buffers = crf.startInference()
+    for _ in range(iterations):
+        crf.stepInference(state, *buffers)
+    return state

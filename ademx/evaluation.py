@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
-import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -22,9 +19,10 @@ import ademx
 from ademx import runs
 from ademx.convert import import_torch
 from ademx.files import md5
+from ademx.iteration import grouped, prefetched
 from ademx.labels import Label, parse_label
 from ademx.predictor import Devices, Predictor, check_averageable
-from ademx.published import RELEASED_FILES, Result, find_result
+from ademx.published import Result, find_result, release_state
 from iters import transforms
 from iters.datasets import Dataset, get_dataset
 from iters.lists import Sample, find_samples
@@ -292,12 +290,7 @@ class Session:
     def _describe(self) -> None:
         for weights in self.weights:
             name = Path(weights["file"]).name
-            known = RELEASED_FILES.get(name)
-            state = "no released file has this name"
-            if known is not None:
-                same = known == weights["md5"]
-                state = "the released file" if same else "not the released file of this name"
-            _log.info("%s: MD5 %s, %s", name, weights["md5"], state)
+            _log.info("%s: MD5 %s, %s", name, weights["md5"], release_state(name, weights["md5"]))
         _log.info(
             "%s %s: %d images, scales %s, writing to %s",
             self.dataset.name,
@@ -357,50 +350,6 @@ def predictor_class(backend: str) -> type[Predictor] | type[TorchPredictor]:
     return TorchPredictor
 
 
-def prefetched(
-    items: Iterable[T], function: Callable[[T], R], *, threads: int
-) -> Iterator[tuple[T, R]]:
-    """Yield items with their results in order, computed by threads a few items ahead.
-
-    Args:
-        items: what to work on.
-        function: what to do with each; an exception is raised when its turn comes.
-        threads: how many work at once; up to twice as many results wait.
-    """
-    with ThreadPoolExecutor(threads) as pool:
-        pending: deque[tuple[T, Future[R]]] = deque()
-        try:
-            for item in items:
-                pending.append((item, pool.submit(function, item)))
-                if len(pending) > 2 * threads:
-                    done, future = pending.popleft()
-                    yield done, future.result()
-            while pending:
-                done, future = pending.popleft()
-                yield done, future.result()
-        finally:
-            for _, future in pending:
-                future.cancel()
-
-
-def progress_bar(**options: Any) -> tqdm[Any]:
-    """Return a progress bar on stderr, which tells a log file its state every 30 seconds."""
-    interval = 0.1 if sys.stderr.isatty() else 30
-    return tqdm(mininterval=interval, maxinterval=interval, smoothing=0, **options)
-
-
-def grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield the items in lists of `size`, the last one possibly shorter."""
-    group: list[T] = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide the numbers."""
     found = {"ademx": ademx.__version__, "python": platform.python_version()}
@@ -416,7 +365,12 @@ def _published_record(result: Result | None) -> dict[str, Any] | None:
     """Return a published result as JSON has it."""
     if result is None:
         return None
-    return {**result.values, "setting": result.setting, "source": result.source}
+    return {
+        **result.values,
+        "decimals": result.decimals,
+        "setting": result.setting,
+        "source": result.source,
+    }
 
 
 def _label(options: EvaluationOptions, path: Path, task: str) -> Label:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ademx.image_counts import load_image_counts, load_image_labels
-from ademx.metrics import ranks_of_truth, scores_of_counts
+from ademx.metrics import likeliest, ranks_of_truth, scores_of_counts
 from iters.datasets import DATASETS
 
 if TYPE_CHECKING:
@@ -175,17 +175,15 @@ def _load_classification(folder: Path, record: dict[str, Any]) -> FinishedRun:
     tested = np.flatnonzero(~np.isnan(probabilities).any(axis=1))
     probabilities, labels = probabilities[tested], images.labels[tested]
     ranks = ranks_of_truth(probabilities, labels)
-    num_classes = probabilities.shape[1]
     return FinishedRun(
         folder=folder,
         record=record,
         names=tuple(images.names[index] for index in tested),
-        class_names=_class_names(record, num_classes),
+        class_names=_class_names(record, probabilities.shape[1]),
         truth=labels[:, None],
         counts=np.stack([ranks >= rank for rank in _RANKS], axis=1).astype(np.int64),
         image_scores=100.0 * np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0],
-        # Of equals the one with the higher index ranks first, as in the errors.
-        guesses=num_classes - 1 - probabilities[:, ::-1].argmax(axis=1),
+        guesses=likeliest(probabilities, num=1)[:, 0],
     )
 
 

@@ -205,6 +205,22 @@ def ranks_of_truth(
     return ranks
 
 
+def likeliest(probabilities: NDArray[np.floating], *, num: int) -> NDArray[np.intp]:
+    """Return the likeliest classes of each image, (N, num), the first first, as in the errors.
+
+    Args:
+        probabilities: (N, C) float, one row an image.
+        num: how many, up to C.
+    """
+    backwards = probabilities[:, ::-1]
+    if num == 1:  # much faster than sorting
+        best = backwards.argmax(axis=1)[:, None]
+    else:
+        best = np.argsort(-backwards, axis=1, kind="stable")[:, :num]
+    classes: NDArray[np.intp] = probabilities.shape[1] - 1 - best
+    return classes
+
+
 def _confusion_of_bytes(
     label: NDArray[np.integer], prediction: NDArray[np.integer], num_classes: int, ignore: int
 ) -> NDArray[np.int64]:

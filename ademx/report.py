@@ -19,8 +19,8 @@ from string import Template
 from typing import TYPE_CHECKING, Any, Union
 
 import ademx
-from ademx.evaluation import prefetched, progress_bar
 from ademx.files import replacing
+from ademx.iteration import prefetched, progress_bar
 from ademx.report_choice import (
     Chosen,
     ClassificationImages,
@@ -89,6 +89,7 @@ class TableRow:
         ours: the same, as far as it was run; None where it was not.
         verdict: "reproduced", "differs", "not run", "unverified" or "".
         detail: such as what is missing; what stands between backticks is shown as code.
+        decimals: digits that the source prints after the point.
     """
 
     name: str
@@ -99,6 +100,7 @@ class TableRow:
     ours: Mapping[str, float] | None
     verdict: str
     detail: str
+    decimals: int = 2
 
 
 def write_run_report(path: Path, report: Report, folder: Path) -> None:

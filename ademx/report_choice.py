@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ademx.image_counts import load_image_counts
+from ademx.metrics import likeliest
 from iters.lists import Sample
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class ClassificationImages(RunImages):
             rows = np.arange(first, min(first + _ROWS, len(run.samples)))
             probabilities = self._probabilities(rows)
             tested[rows] = ~np.isnan(probabilities).any(axis=1)
-            guesses[rows] = _likeliest(probabilities)
+            guesses[rows] = likeliest(probabilities, num=1)[:, 0]
             if run.has_labels:
                 truth = np.array([run.samples[row].label for row in rows], np.intp)
                 at = np.arange(len(rows)), truth
@@ -167,15 +168,16 @@ class ClassificationImages(RunImages):
 
     def facts(self, index: int) -> dict[str, Any]:
         """Return the true class, its probability and lead, and [class, percent] of five guesses."""
-        probabilities = self._probabilities(self._rows[[index]])[0]
-        # Of equals the higher class comes first, as the errors count them.
-        best = np.argsort(probabilities, kind="stable")[::-1][:_NUM_GUESSES].tolist()
+        probabilities = self._probabilities(self._rows[[index]])
+        best = likeliest(probabilities, num=_NUM_GUESSES)[0].tolist()
         truth = [int(self.truth[index])] if self.truth.size else []
         return {
             "score": _json_number(self._of_truth[index]),
             "lead": _json_number(self.ranks[index]),
             "truth": truth[0] if truth else None,
-            "guesses": [[number, round(100 * float(probabilities[number]), 2)] for number in best],
+            "guesses": [
+                [number, round(100 * float(probabilities[0, number]), 2)] for number in best
+            ],
             "classes": [[number] for number in dict.fromkeys([*truth, best[0]])],
         }
 
@@ -268,12 +270,6 @@ def _open_probabilities(path: Path, run: RunToShow) -> NDArray[np.float32]:
     if rows.shape != expected:
         raise ValueError(f"{path}: its shape is {rows.shape}, expected {expected}")
     return rows
-
-
-def _likeliest(probabilities: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Return each row's likeliest class, of equals the higher one, as the errors count them."""
-    last: NDArray[np.intp] = probabilities.shape[1] - 1 - probabilities[:, ::-1].argmax(axis=1)
-    return last
 
 
 def _json_number(value: float) -> float | None:

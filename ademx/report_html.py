@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ademx.metrics import segmentation_scores
-from ademx.published import METRIC_NAMES, RELEASED_FILES
+from ademx.published import METRIC_NAMES, release_state
 from iters import palettes
 from iters.datasets import Dataset, encode_label
 
@@ -104,13 +104,12 @@ def _overview_row(row: TableRow, anchor: str | None) -> str:
     """Return a row as a <tbody>, with a line for each measure and one for the detail."""
     name = f'<a href="#{anchor}">{escape(row.name)}</a>' if anchor else escape(row.name)
     measures = list(row.published.items()) or [("", float("nan"))]
-    decimals = _decimals(row.published)
     span = len(measures)
     lines = []
     for number, (measure, published) in enumerate(measures):
         ours = (row.ours or {}).get(measure)
         numbers = {
-            "published": _points(published, decimals),
+            "published": _points(published, row.decimals),
             "ours": _points(ours),
             "difference": _difference(published, ours),
         }
@@ -159,13 +158,15 @@ def run_section(run: RunToShow, anchor: str, images: ShownImages) -> str:
 
 def _summary(run: RunToShow) -> str:
     settings = run.record.get("settings", {})
-    scales = settings.get("test_scales", ())
+    scales, steps = settings.get("test_scales", ()), settings.get("test_steps", 1)
     facts = [
         " and ".join(map(str, settings.get("labels", ()))),
         f"{run.dataset.name} {settings.get('split', '')}".strip(),
         f"{_plural('scale', len(scales))} {', '.join(map(str, scales))}" if scales else "",
         "flipped too" if settings.get("test_flipping") else "",
         "three crops" if settings.get("test_3crops") else "",
+        f"{steps} test steps" if steps > 1 else "",
+        "CRF" if settings.get("crf") else "",
     ]
     text = " · ".join(escape(fact) for fact in facts if fact)
     return f'<p class="summary">{text}</p>'
@@ -178,8 +179,7 @@ def _scores(run: RunToShow) -> str:
     if not measures:
         return "<p>This split has no labels, so there are no scores.</p>"
     measures += [name for name in _MEASURES if name in published and name not in measures]
-    in_source = {name: published[name] for name in measures if name in published}
-    tiles = "".join(_tile(name, record.get(name), in_source) for name in measures)
+    tiles = "".join(_tile(name, record.get(name), published) for name in measures)
     parts = [f'<dl class="scores">{tiles}</dl>']
     if len(record.get("scales", ())) > 1:
         parts.append(_scale_table(record))
@@ -196,11 +196,11 @@ def _scores(run: RunToShow) -> str:
     return "".join([*parts, f'<p class="small">{rule}</p>' if rule else ""])
 
 
-def _tile(name: str, ours: float | None, published: Mapping[str, float]) -> str:
+def _tile(name: str, ours: float | None, published: Mapping[str, Any]) -> str:
     beside = ""
     if name in published:
         beside = (
-            f"<dd>published {_points(published[name], _decimals(published))}</dd>"
+            f"<dd>published {_points(published[name], published.get('decimals', 2))}</dd>"
             f"<dd>difference {_difference(published[name], ours)}</dd>"
         )
     return (
@@ -398,7 +398,7 @@ def _provenance(record: Mapping[str, Any]) -> str:
     files = [(f"samples of {settings.get('split', 'the split')}", _samples_md5(record), "")]
     for weights in record.get("weights", ()):
         name = PurePath(weights["file"]).name
-        files.append((name, weights["md5"], _release_state(name, weights["md5"])))
+        files.append((name, weights["md5"], release_state(name, weights["md5"])))
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td><code>{escape(md5)}</code></td>'
         f"<td>{escape(state)}</td></tr>"
@@ -422,13 +422,6 @@ def _provenance(record: Mapping[str, Any]) -> str:
 
 def _samples_md5(record: Mapping[str, Any]) -> str:
     return str(record.get("settings", {}).get("samples_md5", "–"))
-
-
-def _release_state(name: str, md5: str) -> str:
-    released = RELEASED_FILES.get(name)
-    if released is None:
-        return "no released file has this name"
-    return "the released file" if released == md5 else "not the released file of this name"
 
 
 def _definitions(values: Mapping[str, Any]) -> str:
@@ -461,11 +454,6 @@ def _measure(name: str) -> str:
 
 def _points(value: float | None, decimals: int = 2) -> str:
     return "–" if value is None or np.isnan(value) else f"{value:.{decimals}f}"
-
-
-def _decimals(published: Mapping[str, float]) -> int:
-    """Return the digits after the point that a source printed, 1 or 2: those it takes."""
-    return 1 if all(round(value, 1) == value for value in published.values()) else 2
 
 
 def _difference(published: float | None, ours: float | None) -> str:

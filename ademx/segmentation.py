@@ -14,9 +14,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from ademx.crf import CrfParameters, import_crf_library, refine
-from ademx.evaluation import EvaluationOptions, Session, grouped, progress_bar
+from ademx.evaluation import EvaluationOptions, Session
 from ademx.files import replacing, write_json
 from ademx.image_counts import ImageCounts, save_image_counts
+from ademx.iteration import grouped, progress_bar
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
 from ademx.published import Result
 from ademx.scoremaps import ScoreResizer, best_class, mean_scores
@@ -155,7 +156,7 @@ class _Tester:
             else:
                 total += self._noted(sample, counts)
         done = len(samples) - len(rest)
-        with progress_bar(total=len(samples), initial=done, unit="image") as bar:
+        with progress_bar(delay=0, total=len(samples), initial=done, unit="image") as bar:
             for sample, counts in self._counts(rest, bar):
                 total += self._noted(sample, counts)
                 bar.update()

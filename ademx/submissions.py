@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image
 
-from ademx.evaluation import progress_bar
 from ademx.files import replacing
+from ademx.iteration import progress_bar
 from iters.datasets import DATASETS, Dataset
 from iters.decode import decode_stored_ids
 from iters.lists import Sample
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MOST_SHOWN = 10  # faults in a message
-_BAR_DELAY = 2  # seconds before a progress bar shows
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {"P": 3, "L": 0}  # as a PNG's header has them
@@ -289,7 +288,6 @@ def _pictures(
         iterable=sorted(members.items(), key=lambda item: item[0]),
         unit="image",
         desc="packing",
-        delay=_BAR_DELAY,
     ):
         encoded = _label(output, sample).read_bytes()
         yield name, encoded if server.mode == "P" else _without_palette(encoded)
@@ -342,7 +340,7 @@ def _archive_faults(path: Path, samples: Sequence[Sample], server: _Server) -> l
     missing = {server.image(server.member(sample)): sample for sample in samples}
     done: set[str | None] = set()
     faults = []
-    bar = progress_bar(total=len(samples), unit="image", desc="checking", delay=_BAR_DELAY)
+    bar = progress_bar(total=len(samples), unit="image", desc="checking")
     try:
         for name, encoded in _read_archive(path, server.archive):
             image = server.image(name)

@@ -132,11 +132,6 @@ class ArrayStatistics:
     maximum: float
     std: float
 
-    @property
-    def is_finite(self) -> bool:
-        """Whether no number is nan or infinite."""
-        return bool(np.isfinite([self.minimum, self.maximum]).all())
-
 
 def released_files(models: Path | None = None) -> list[ReleasedFile]:
     """Return the released files, and with a folder given whether they are in it.

@@ -1,8 +1,17 @@
-"""Click's test runner with stdout and stderr apart, in every version of click."""
+"""Click's test runner with stdout and stderr apart, in every version of click; and pages' text."""
 
 import inspect
+import re
+from pathlib import Path
 
 from click.testing import CliRunner
+
+
+def main_text(page: Path) -> str:
+    """Return what an HTML file's main part says, without its scripts, a space for each tag."""
+    main = re.search("<main.*</main>", page.read_text(encoding="utf-8"), re.DOTALL)
+    text = re.sub("<script.*?</script>", "", main.group(), flags=re.DOTALL)
+    return " ".join(re.sub("<[^>]*>", " ", text).split())
 
 
 def make_runner() -> CliRunner:

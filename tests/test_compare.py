@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from fractions import Fraction
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -588,6 +589,8 @@ def test_command_prints_and_writes_all_of_it(tmp_path):
     result = invoke(before, after, "--json", file)
     assert (result.exit_code, result.stderr) == (0, "")
     assert row(result.stdout, "images:") == ["3"]
+    assert "bootstrap interval of the difference of mean_iou" in result.stdout
+    assert "(too narrow, as are all from fewer than 50 images: here 3)" in result.stdout
     assert row(result.stdout, "mean_iou") == ["59.82", "71.43", "+11.61"]
     assert row(result.stdout, "  flip:") == ["false", "→", "true"]
     assert row(result.stdout, "sky") == ["57.14", "71.43", "+14.29"]
@@ -630,6 +633,12 @@ def test_each_further_run_is_held_against_the_first(tmp_path):
     ]
     one, other = json.loads((tmp_path / "out.json").read_text())["comparisons"]
     assert one["interval"] == other["interval"]
+
+
+def test_fifty_images_are_enough_for_an_interval(tmp_path):
+    pair = pair_of_counts(50, 3, seed=0)
+    runs = [write_run(tmp_path / name, counts) for name, counts in zip("ab", pair)]
+    assert "too narrow" not in invoke(*runs).stdout
 
 
 def test_images_in_one_run_only_are_counted(tmp_path):
@@ -698,7 +707,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path):
 
 def test_a_bar_shows_where_it_takes_long(tmp_path, monkeypatch):
     runs = [write_run(tmp_path / "a", BEFORE), write_run(tmp_path / "b", AFTER)]
-    monkeypatch.setattr(comparing, "_BAR_DELAY", 0)
+    monkeypatch.setattr(comparing, "progress_bar", partial(comparing.progress_bar, delay=0))
     assert "1000/1000" in invoke(*runs).stderr
 
 

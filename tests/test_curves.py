@@ -136,22 +136,26 @@ def test_the_suffix_chooses_the_format(suffix, magic, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "status", "message"),
     [
-        (["full", "--output", "curves.gif"], "picture format 'gif': choose one of pdf, png, svg"),
-        (["full", "--output", "old.png"], "old.png exists: choose another name or add --overwrite"),
-        (["full", "--output", "no/curves.png"], "there is no folder no"),
-        (["absent"], "absent: there is no such file; name the --output folder"),
-        (["empty"], "holds no complete line of metrics yet"),
+        (
+            ["full", "--output", "curves.gif"],
+            1,
+            "picture format 'gif': choose one of pdf, png, svg",
+        ),
+        (["full", "--output", "old.png"], 1, "old.png exists: choose another name or add --ov"),
+        (["full", "--output", "no/curves.png"], 2, "there is no folder no"),
+        (["absent"], 1, "absent: there is no such file; name the --output folder"),
+        (["empty"], 1, "holds no complete line of metrics yet"),
     ],
 )
-def test_the_command_fails_in_one_line(arguments, message, tmp_path, monkeypatch):
+def test_the_command_fails_in_one_line(arguments, status, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path / "full", [line(1)])
     write_run(tmp_path / "empty", [])
     (tmp_path / "old.png").write_text("mine")
     result = run(*arguments)
-    assert result.exit_code == 1
+    assert result.exit_code == status
     assert message in result.stderr.splitlines()[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full", "old.png"]
     assert (tmp_path / "old.png").read_text() == "mine"

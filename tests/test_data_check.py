@@ -702,6 +702,7 @@ def test_what_the_command_prints(tmp_path):
         f"Error: voc in {tmp_path} is not in order: files that cannot be decoded (1), "
         "files that are not there (12), files of another name (12)\n"
     )
+    assert "--overwrite" in run("voc", "--root", tmp_path, "--json", file).stderr
     record = json.loads(file.read_text())
     assert record["ok"] is False
     assert record["splits"]["val"] == {"images": 12, "expected": 1449, "problems": 24}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import make_runner
+from commands import main_text, make_runner
 from narrow import ILSVRC, WIDTH, write_weights
 from PIL import Image
 
@@ -271,6 +271,33 @@ def test_the_table_has_a_row_a_scale(weights, data, tmp_path):
     assert "top1_error=" in result.stderr
 
 
+def test_a_report_opens_with_the_errors(weights, data, finished, tmp_path):
+    page = tmp_path / "a report.html"
+    shutil.copytree(finished, tmp_path / "copy")
+    for output, options in (("out", ()), ("copy", ("--resume",))):
+        scores = evaluate(weights, data, tmp_path / output, "--report", page, *options)
+        assert main_text(page).startswith(
+            f"Scores {ILSVRC} · ilsvrc-cls val · scale 64 top-1 error {scores['top1_error']:.2f} %"
+        )
+        assert page.read_text().count('"image": "data:image/webp') == IMAGES
+        page.unlink()
+
+
+def test_a_report_of_a_test_split_shows_guesses(weights, data, tmp_path):
+    list_file, page = write_list(tmp_path, [0, 1], split="test"), tmp_path / "page.html"
+    options = ("--split", "test", "--list-file", list_file, "--report", page)
+    evaluate(weights, data, tmp_path / "out", *options)
+    assert "This split has no labels, so there are no scores. 2 of 2" in main_text(page)
+    assert page.read_text().count('"image": "data:image/webp') == 2
+
+
+def test_a_report_needs_a_folder(weights, data, tmp_path):
+    result = invoke(weights, data, tmp_path / "out", "--report", tmp_path / "no" / "page.html")
+    assert result.exit_code == 2
+    assert f"there is no folder {tmp_path / 'no'}" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 # ---- broken images and labels ------------------------------------------------------------------
 
 
@@ -282,9 +309,11 @@ def test_broken_images_are_left_out(batch, weights, data, finished, tmp_path):
     (root / "4.png").unlink()
     options = ("--test-scales", "64,80", "--batch-images", batch)
 
-    result = invoke(weights, root, tmp_path / "out", *options)
+    page = tmp_path / "page.html"
+    result = invoke(weights, root, tmp_path / "out", *options, "--report", page)
 
     assert result.exit_code == 1
+    assert "3 of 5 images tested. 2 could not be" in main_text(page)
     assert "2 of 5 images could not be tested" in result.stderr
     scores = scores_of(tmp_path / "out")
     assert [entry["image"] for entry in scores["broken"]] == [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import make_runner
+from commands import main_text, make_runner
 from narrow import VOC, write_weights
 from PIL import Image
 
@@ -370,7 +370,7 @@ def test_the_published_value_stands_beside_ours(weights, data, tmp_path):
     result = invoke(weights, data, tmp_path / "out", *options)
 
     assert result.exit_code == 0
-    assert "published mean iou  80.84 %" in result.stdout
+    assert "published mean IoU  80.84 %" in result.stdout
     published = scores_of(tmp_path / "out")["published"]
     assert published["mean_iou"] == 80.84
     assert "not the released file of this name" in result.stderr
@@ -402,6 +402,44 @@ def test_json_and_log_files_hold_what_was_shown(weights, data, tmp_path):
     assert scores["class_iou"]["boat"] is None
     assert f"voc val: {IMAGES} images" in log.read_text()
     assert scores["versions"]["numpy"] == np.__version__
+
+
+def test_a_report_opens_with_the_scores(weights, data, finished, tmp_path):
+    page = tmp_path / "a report.html"
+    scores = evaluate(weights, data, tmp_path / "out", "--report", page)
+    assert main_text(page).startswith(
+        f"Scores {VOC} · voc val · scale 64 mean IoU {scores['mean_iou']:.2f} %"
+    )
+    assert f"{IMAGES} of {IMAGES} images tested." in main_text(page)
+    assert page.read_text().count('"error": "data:image/webp') == IMAGES
+    # A finished run computes nothing again to be shown.
+    shutil.copytree(finished, tmp_path / "copy")
+    again = evaluate(weights, data, tmp_path / "copy", "--resume", "--report", page)
+    assert again["images_per_second"] == 0
+    assert page.read_text().count('"error": "data:image/webp') == IMAGES
+    refused = invoke(weights, data, tmp_path / "other", "--report", page)
+    assert refused.exit_code == 1
+    assert f"{page} exists: choose another name or add --overwrite" in refused.stderr
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_report_without_label_images_has_scores_alone(weights, data, tmp_path):
+    page = tmp_path / "out" / "page.html"  # in the folder that the run makes
+    scores = evaluate(weights, data, tmp_path / "out", "--no-save-results", "--report", page)
+    assert f"mean IoU {scores['mean_iou']:.2f} %" in main_text(page)
+    assert "a run with --no-save-results has no label images" in main_text(page)
+    assert "data:image/webp" not in page.read_text()
+
+
+def test_a_report_of_a_test_split_shows_predictions(weights, data, tmp_path):
+    base = "VOCdevkit/VOC2012/JPEGImages"
+    list_file = tmp_path / "test.lst"
+    list_file.write_text("".join(f"{base}/{name}.jpg\n" for name in NAMES[:2]))
+    options = ("--split", "test", "--list-file", list_file, "--report", tmp_path / "page.html")
+    evaluate(weights, data, tmp_path / "out", *options)
+    text = main_text(tmp_path / "page.html")
+    assert "This split has no labels, so there are no scores. 2 of 2 images tested." in text
+    assert (tmp_path / "page.html").read_text().count('"prediction": "data:image/webp') == 2
 
 
 def test_no_save_results_writes_scores_alone(weights, data, finished, tmp_path):
@@ -632,11 +670,13 @@ def _broken_list(data: Path, folder: Path) -> tuple[Path, dict[str, str]]:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_broken_images_are_named_and_left_out(batch, weights, data, finished, tmp_path):
     list_file, errors = _broken_list(data, tmp_path)
-    options = ("--list-file", list_file, "--batch-images", batch)
+    page = tmp_path / "page.html"
+    options = ("--list-file", list_file, "--batch-images", batch, "--report", page)
 
     result = invoke(weights, data, tmp_path / "out", *options)
 
     assert result.exit_code == 1
+    assert "5 of 11 images tested. 6 could not be" in main_text(page)
     assert "6 of 11 images could not be tested" in result.stderr
     scores = scores_of(tmp_path / "out")
     assert (scores["num_images"], scores["num_broken"]) == (11, 6)
@@ -701,6 +741,8 @@ def test_a_repaired_image_is_tested_by_resuming(weights, data, finished, tmp_pat
         (("--resume", "--overwrite"), "exclude each other"),
         (("--gpus", "0", "--cpus", "1"), "exclude each other"),
         (("--json", "nowhere/scores.json"), "there is no folder nowhere"),
+        (("--report", "nowhere/page.html"), "there is no folder nowhere"),
+        (("--report", "."), ". is a folder: expected the name of a file"),
         (("--list-file", "nowhere.lst"), "does not exist"),
         (("--test-scale-s", "64"), "No such option"),
     ],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ademx.compat import import_gluoncv
-from ademx.metrics import confusion_matrix, segmentation_scores, topk_errors
+from ademx.metrics import confusion_matrix, likeliest, segmentation_scores, topk_errors
 
 # Truth has no class 2; class 0 is right 3 times of 4, class 1 once of 2.
 #                       predicted 0  1  2
@@ -257,6 +257,8 @@ def test_of_equally_likely_classes_the_highest_index_ranks_first():
     assert ranks == {2: 0, 1: 1, 0: 2, 3: 3}
     stable = np.argsort(probabilities, axis=1, kind="stable")[0, ::-1]
     assert [ranks[label] for label in stable] == [0, 1, 2, 3]
+    assert likeliest(probabilities, num=4).tolist() == [stable.tolist()] * 4
+    assert likeliest(probabilities, num=1).tolist() == [[2]] * 4
 
 
 def test_topk_edges():

@@ -326,16 +326,24 @@ def test_500_images_of_noise_keep_to_the_size_of_the_file(tmp_path, monkeypatch)
 
 
 def test_scores_stand_beside_the_published_ones(tmp_path):
-    published = {"mean_iou": 80.84, "setting": "scale 500, flip", "source": "README"}
+    published = {"mean_iou": 80.8, "decimals": 2, "setting": "scale 500, flip", "source": "README"}
     run = write_segmentation_run(tmp_path / "run", pairs(4), published=published)
     text = written(tmp_path, run).text
     ours = run.record["mean_iou"]
     assert (
-        f"mean IoU{ours:.2f} %published 80.84difference {ours - 80.84:+.2f}".replace("-", "−")
+        f"mean IoU{ours:.2f} %published 80.80difference {ours - 80.8:+.2f}".replace("-", "−")
         in text
     )
     assert "Published: scale 500, flip (README)." in text
     assert "4 of 4 images tested." in text
+
+
+def test_what_else_was_done_to_the_scores_stands_above_them(tmp_path):
+    run = write_segmentation_run(tmp_path / "run", pairs(2))
+    settings = {**run.record["settings"], "test_steps": 2, "crf": {"iterations": 10}}
+    run = dataclasses.replace(run, record={**run.record, "settings": settings})
+    text = written(tmp_path, run).text
+    assert "scale 500 · flipped too · 2 test steps · CRF" in text
 
 
 def test_bars_are_sorted_with_absent_classes_last(tmp_path):
@@ -367,7 +375,12 @@ def test_the_table_has_a_row_for_each_result(tmp_path):
     rows = [
         row(),
         row(name="b", ours=None, verdict="not run", detail="run `ademx data check <voc>`"),
-        row(name="c", published={"mean_iou": 78.4, "class_iiou": 59.1}, verdict="differs"),
+        row(
+            name="c",
+            published={"mean_iou": 78.4, "class_iiou": 59.1},
+            verdict="differs",
+            decimals=1,
+        ),
     ]
     page = written(tmp_path, write_segmentation_run(tmp_path / "run", pairs(2)), rows=rows)
     assert "3 rows: 1 reproduced, 1 differs, 1 not run." in page.text

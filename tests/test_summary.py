@@ -222,7 +222,7 @@ def test_the_command_refuses_to_replace_a_file(tmp_path):
         (["mnist_rna-a1_cls10"], 1, "unknown dataset 'mnist'"),
         (["a1", "--input", "224"], 2, "expected height x width in pixels, such as 504x504"),
         (["a1", "--batch", "0"], 2, "0 is not in the range x>=1"),
-        (["a1", "--plot", "no/such/folder/a1.png"], 1, "there is no folder"),
+        (["a1", "--plot", "no/such/folder/a1.png"], 2, "there is no folder"),
         (["a1", "--plot", "a1.gif"], 1, "picture format 'gif': choose one of pdf, png, svg"),
     ],
 )

@@ -229,6 +229,7 @@ def test_show(tmp_path):
     assert line.split() == ["linear2_weight", "arg", "2×2", "float32", "1", "3", "6", "1.871"]
     assert "3 arrays, 6 parameters, 3 moving statistics" in result.stdout
     assert "model: none that is known here" in result.stdout
+    assert "--overwrite" in run("show", path, "--json", tmp_path / "x.json").stderr
     record = json.loads((tmp_path / "x.json").read_text())
     assert record["model"] is None
     assert record["arrays"][1] == {

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from ademx.cli import options as shared
-from ademx.cli.summary import check_writable
 from ademx.cli.tables import aligned
 from ademx.files import write_json
 
@@ -68,7 +67,7 @@ def compare(
 
     if len(runs) < 2:
         raise click.UsageError("expected two or more RUNs: the first is the baseline")
-    check_writable([json_file], overwrite=overwrite)
+    shared.check_writable([json_file], overwrite=overwrite)
     baseline, *others = map(load_run, runs)
     comparisons = [
         compare_runs(baseline, other, resamples=resamples, seed=seed, top=top) for other in others
@@ -110,17 +109,20 @@ def _images(comparison: Comparison) -> str:
 
 
 def _interval(comparison: Comparison) -> str:
-    from ademx.compare import LEVEL
+    from ademx.compare import FEW_IMAGES, LEVEL
 
-    interval = comparison.interval
+    interval, num_images = comparison.interval, comparison.num_images
     counts = f"after is better in {interval.num_better}"
     if interval.num_equal:
         counts += f" and equal in {interval.num_equal}"
-    return (
+    text = (
         f"{LEVEL} % bootstrap interval of the difference of {interval.metric}: "
         f"{interval.low:+.2f} to {interval.high:+.2f}\n"
         f"({counts} of {interval.num_resamples} resamples of the images)"
     )
+    if num_images < FEW_IMAGES:
+        text += f"\n(too narrow, as are all from fewer than {FEW_IMAGES} images: here {num_images})"
+    return text
 
 
 def _settings(comparison: Comparison) -> str:

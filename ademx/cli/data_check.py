@@ -22,13 +22,10 @@ _NUM_PROBLEMS, _NUM_REMARKS = 10, 3  # of each kind that are printed
 
 @click.command()
 @click.argument("dataset")
+@click.option("--root", type=shared.EXISTING_FOLDER, required=True, help="Folder of the dataset.")
 @click.option(
-    "--root",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    required=True,
-    help="Folder of the dataset.",
+    "--split", "splits", multiple=True, help="Split to check; may be given again.  [default: all]"
 )
-@click.option("--split", "splits", multiple=True, help="Split to check.  [default: all there are]")
 @click.option(
     "--list-file",
     type=shared.EXISTING_FILE,
@@ -37,6 +34,7 @@ _NUM_PROBLEMS, _NUM_REMARKS = 10, 3  # of each kind that are printed
 @click.option("--no-counts", is_flag=True, help="Expect any number of images: a reduced copy.")
 @click.option("--quick", is_flag=True, help="Look whether the files are there, and open none.")
 @click.option("--json", "json_file", type=shared.ANY_PATH, help="Write all that was found here.")
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 def check(
     dataset: str,
     root: Path,
@@ -45,8 +43,11 @@ def check(
     no_counts: bool,
     quick: bool,
     json_file: Path | None,
+    overwrite: bool,
 ) -> None:
-    """Check every file of a DATASET, by its name or by the YAML file that describes it.
+    """Check every file of a DATASET.
+
+    DATASET is a name, as for `ademx data lists`, or the YAML file that describes your own.
 
     Compared are the number of images with the published one; images and labels with each other,
     after decoding them to their end; the numbers in labels with the dataset's classes; class ids;
@@ -57,8 +58,7 @@ def check(
 
     if list_file is not None and len(splits) != 1:
         raise click.UsageError("--list-file is the list of one split: give that with --split")
-    if json_file is not None and not json_file.parent.is_dir():
-        raise click.UsageError(f"--json {json_file}: there is no folder {json_file.parent}")
+    shared.check_writable([json_file], overwrite=overwrite)
     found = check_dataset(
         dataset,
         root,

@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from ademx.cli import options as shared
-from ademx.cli.summary import check_writable
 from ademx.files import write_json
 
 
@@ -23,7 +22,7 @@ def doctor(ctx: click.Context, json_file: Path | None, overwrite: bool) -> None:
     """
     from ademx.doctor import examine
 
-    check_writable([json_file], overwrite=overwrite)
+    shared.check_writable([json_file], overwrite=overwrite)
     report = examine()
     width = max(map(len, report.facts))
     for name, found in report.facts.items():

@@ -13,6 +13,7 @@ from ademx.cli import options as shared
 from ademx.cli.tables import aligned
 from ademx.files import write_json
 from ademx.labels import parse_label
+from ademx.published import METRIC_NAMES
 
 if TYPE_CHECKING:
     from ademx.classification import ClassificationReport
@@ -138,7 +139,7 @@ def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         shared.devices,
         click.option("--resume", is_flag=True, help="Go on with an interrupted run."),
-        click.option("--overwrite", is_flag=True, help="Replace the results in the output folder."),
+        click.option("--overwrite", is_flag=True, help="Replace earlier results."),
         click.option("--log-file", type=shared.ANY_PATH, help="Append the log to this file too."),
         click.option("--backward-do-mirror", is_flag=True, hidden=True, expose_value=False),
         *(click.option(name, hidden=True, expose_value=False) for name in _WITHOUT_EFFECT),
@@ -237,7 +238,6 @@ def segmentation(**arguments: Any) -> None:
 
 def classification_table(report: ClassificationReport) -> str:
     """Return the errors, by scale and of their mean, with the published ones beside them."""
-    published = report.published.values if report.published else {}
     if report.errors is None:
         return "no labels in this split: predictions only"
     rows = [("scale", "top-1 error %", "top-5 error %")]
@@ -247,9 +247,9 @@ def classification_table(report: ClassificationReport) -> str:
     ]
     if len(report.scale_errors) > 1:
         rows.append(("mean", _percent(report.errors[1]), _percent(report.errors[5])))
-    if published:
-        top1, top5 = published["top1_error"], published["top5_error"]
-        rows.append(("published", f"{top1:.2f}", f"{top5:.2f}"))
+    if report.published:
+        printed = report.published.printed
+        rows.append(("published", printed("top1_error"), printed("top5_error")))
     return aligned(rows)
 
 
@@ -268,8 +268,9 @@ def segmentation_table(report: SegmentationReport) -> str:
     counted = {"skip": "are left out of the means", "zero": "count 0"}[scores.absent_classes]
     lines.append(f"mean IoU        {_percent(scores.mean_iou)} %  (absent classes {counted})")
     if report.published:
-        for metric, value in report.published.values.items():
-            lines.append(f"published {metric.replace('_', ' ')}  {value:.2f} %")
+        for metric in report.published.values:
+            name = METRIC_NAMES[metric]
+            lines.append(f"published {name}  {report.published.printed(metric)} %")
     return "\n".join(lines)
 
 
@@ -287,9 +288,11 @@ def _prepare(arguments: dict[str, Any]) -> _Files:
         arguments["output"] = Path("output") / f"{stem}_{arguments['split']}"
     shared.log_to(arguments.pop("log_file"))
     files = _Files(arguments.pop("json_file"), arguments.pop("report_file"))
-    for option, path in (("--json", files.json), ("--report", files.report)):
-        if path is not None and not path.parent.is_dir():
-            raise click.UsageError(f"{option} {path}: there is no folder {path.parent}")
+    # A run that goes on writes what it has written before.
+    overwrite = arguments["overwrite"] or arguments["resume"]
+    shared.check_writable(
+        [files.json, files.report], overwrite=overwrite, made_later=arguments["output"]
+    )
     return files
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,12 @@ if TYPE_CHECKING:
     from ademx.predictor import Devices
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)
 
 
 data_root = click.option(
-    "--data-root",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    required=True,
-    help="Folder of the dataset.",
+    "--data-root", type=EXISTING_FOLDER, required=True, help="Folder of the dataset."
 )
 list_file = click.option(
     "--list-file", type=EXISTING_FILE, help="The samples, paths relative to the data root."
@@ -80,6 +78,29 @@ def chosen_devices(
     if gpus is None and cpus is None:
         return default_devices(backend)
     return Devices(gpus=gpus or (), cpus=cpus or 1)
+
+
+def check_writable(
+    paths: Sequence[Path | None], *, overwrite: bool, made_later: Path | None = None
+) -> None:
+    """Raise, before any work is done, for a file that could not be written at its end.
+
+    Args:
+        paths: of the files; None is none.
+        overwrite: whether they may be there.
+        made_later: a folder that the work itself makes.
+
+    Raises:
+        click.UsageError: its folder is not there, or it is a folder itself.
+        FileExistsError: it is there, and `overwrite` is not set.
+    """
+    for path in filter(None, paths):
+        if not path.parent.is_dir() and path.parent != made_later:
+            raise click.UsageError(f"{path}: there is no folder {path.parent}: make it first")
+        if path.is_dir():
+            raise click.UsageError(f"{path} is a folder: expected the name of a file")
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} exists: choose another name or add --overwrite")
 
 
 def log_to(path: Path | None) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from ademx.cli import options as shared
-from ademx.cli.summary import check_writable
 from ademx.files import replacing
 
 
@@ -25,7 +24,7 @@ def plot(runs: tuple[Path, ...], output: Path, overwrite: bool) -> None:
     """Draw loss, learning rate, metrics and speed of each RUN, an --output folder of training."""
     from ademx.curves import draw, load_runs
 
-    check_writable([output], overwrite=overwrite)
+    shared.check_writable([output], overwrite=overwrite)
     loaded = load_runs(runs)
     with replacing(output) as file:
         draw(loaded, file, output.suffix.lstrip(".").lower())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ademx.cli import options as shared
 from ademx.files import replacing, write_json
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def summary(
     """
     from ademx.summary import load_graph, summarise, training_memory
 
-    check_writable([plot, json_file], overwrite=overwrite)
+    shared.check_writable([plot, json_file], overwrite=overwrite)
     graph = load_graph(label, input_size=input_size, batch=batch, width=width, pool=pool, head=head)
     result = summarise(graph)
     numbers = dataclasses.asdict(result)
@@ -174,12 +174,3 @@ def _costs(row: LevelSummary | Summary) -> tuple[str, ...]:
         f"{row.macs / 1e9:,.3f}",
         f"{row.activation_bytes / 2**20:,.1f} MiB",
     )
-
-
-def check_writable(paths: Sequence[Path | None], *, overwrite: bool) -> None:
-    """Raise OSError, before any work is done, for a file that could not be written at its end."""
-    for path in filter(None, paths):
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} exists: choose another name or add --overwrite")
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"{path}: there is no folder {path.parent}: make it first")

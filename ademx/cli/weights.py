@@ -17,8 +17,6 @@ from ademx.files import write_json
 if TYPE_CHECKING:
     from ademx.weights import ArrayStatistics, Guess, ReleasedFile, Verdict
 
-_BAR_DELAY = 2  # seconds before a progress bar shows
-
 
 @click.group()
 def weights() -> None:
@@ -58,14 +56,14 @@ def verify(files: tuple[Path, ...], model: str | None) -> None:
     model's, and whether the numbers can be a network's: none nan or infinite, variances positive.
     The exit status is 0 if every file is a released one, or one of own training that fits.
     """
-    from ademx.evaluation import progress_bar
+    from ademx.iteration import progress_bar
     from ademx.labels import parse_label
     from ademx.weights import verify as verify_file
 
     label = parse_label(model) if model else None
     verdicts = []
     total = 2 * sum(path.stat().st_size for path in files)
-    with progress_bar(total=total, unit="B", unit_scale=True, leave=False, delay=_BAR_DELAY) as bar:
+    with progress_bar(total=total, unit="B", unit_scale=True, leave=False) as bar:
         for path in files:
             verdicts.append(verify_file(path, label=label, advance=bar.update))
     for verdict in verdicts:
@@ -82,12 +80,14 @@ def _verdict(verdict: Verdict) -> str:
 @weights.command()
 @click.argument("file", type=shared.EXISTING_FILE)
 @click.option("--json", "json_file", type=shared.ANY_PATH, help="Write all of it as JSON too.")
-def show(file: Path, json_file: Path | None) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+def show(file: Path, json_file: Path | None, overwrite: bool) -> None:
     """Names, shapes, dtypes and statistics of all arrays of a .params FILE, and its model."""
-    from ademx.evaluation import progress_bar
+    from ademx.iteration import progress_bar
     from ademx.params import open_params
     from ademx.weights import guess_model, statistics
 
+    shared.check_writable([json_file], overwrite=overwrite)
     with open_params(file) as opened:
         total = len(opened)
         rows = list(
@@ -96,7 +96,6 @@ def show(file: Path, json_file: Path | None) -> None:
                 total=total,
                 unit="array",
                 leave=False,
-                delay=_BAR_DELAY,
             )
         )
     guess = guess_model({row.name: row.shape for row in rows})
