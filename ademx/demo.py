@@ -16,6 +16,7 @@ from ademx.evaluation import versions
 from ademx.files import replacing, write_json
 from ademx.pictures import colourise, overlay, side_by_side
 from ademx.predictor import Devices
+from ademx.report import write_run_report
 from ademx.segmentation import SegmentationOptions, SegmentationReport, evaluate_segmentation
 from iters import transforms
 from iters.datasets import DATASETS
@@ -41,12 +42,14 @@ class DemoResult:
     Attributes:
         weights: the `.params` file of the trained network.
         report: scores on the validation images.
+        page: the report of the test, to be opened in a browser.
         pictures: overlays beside the truth, one PNG an image.
         curves: PNG of the training's curves; None where matplotlib is not installed.
     """
 
     weights: Path
     report: SegmentationReport
+    page: Path
     pictures: tuple[Path, ...]
     curves: Path | None
 
@@ -84,8 +87,10 @@ def run_demo(output: Path, *, resume: bool = False, seed: int = 0) -> DemoResult
         )
     )
     samples = find_samples("voc", data, "val")
+    page = output / "report.html"
+    write_run_report(page, report, output / "val")
     pictures = tuple(_pictures(samples, output))
-    return DemoResult(weights, report, pictures, _draw_curves(output))
+    return DemoResult(weights, report, page, pictures, _draw_curves(output))
 
 
 def _open_folder(output: Path, *, resume: bool, seed: int) -> None:

@@ -34,6 +34,7 @@ def test_the_commands_files_are_where_it_says(run):
     for path in (
         weights,
         output / "val" / "scores.json",
+        output / "report.html",
         output / "pictures",
         output / "curves.png",
     ):
@@ -44,6 +45,7 @@ def test_the_commands_files_are_where_it_says(run):
     assert scores["settings"]["test_scales"] == [128, 160]
     assert scores["settings"]["test_flipping"] is True
     assert scores["num_images"] == 16
+    assert (output / "report.html").read_text().count('"error": "data:image/webp') == 16
 
 
 def test_the_weights_are_a_narrow_a1_with_learnt_statistics(run):

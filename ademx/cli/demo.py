@@ -21,7 +21,7 @@ from ademx.cli.evaluate import segmentation_table
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws other images.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted demo.")
 def demo(output: Path, seed: int, resume: bool) -> None:
-    """Train a narrow Model A1 on drawn shapes, test it, and save pictures of its labels.
+    """Train a narrow Model A1 on drawn shapes, test it, and show its labels.
 
     Takes a few minutes on two cores. Scores are those of 16 images that it was not trained on. An
     earlier demo in the folder is replaced.
@@ -32,6 +32,7 @@ def demo(output: Path, seed: int, resume: bool) -> None:
     click.echo(segmentation_table(result.report))
     click.echo(f"\nweights   {result.weights}")
     click.echo(f"scores    {output / 'val' / 'scores.json'}")
+    click.echo(f"report    {result.page}")
     if result.curves is not None:
         click.echo(f"curves    {result.curves}")
     click.echo(f"pictures  {result.pictures[0].parent}/ ({len(result.pictures)} PNG files)")
