@@ -23,10 +23,10 @@ GPU = [
     "nvidia-nvtx-cu11==11.8.86",
 ]
 TORCH = ["torch>=2.0", "safetensors>=0.4"]
-PLOT = ["matplotlib>=3.5"]
+PLOT = ["matplotlib>=3.7"]
 ONNX = ["onnx>=1.14", "onnxruntime>=1.15"]
 CRF = ["pydensecrf2>=1.1"]  # compiled when it is installed: needs g++
-DATA = ["scipy>=1.7", "pycocotools>=2.0.6"]  # MATLAB files, COCO's annotations
+DATA = ["scipy>=1.8", "pycocotools>=2.0.6"]  # MATLAB files, COCO's annotations
 
 setup(
     name="ademx",
@@ -38,7 +38,7 @@ setup(
     package_data={"ademx": ["report_page/*"], "iters": ["imagenet_classes.txt"]},
     install_requires=[
         "numpy>=1.23,<2",
-        "pillow>=9.1",
+        "pillow>=9.2",
         "click>=8.1",
         "tqdm>=4.60",
         "pyyaml>=5.4",
