@@ -4,7 +4,8 @@ A row's verdict is
 
 * "reproduced": every score lies within the tolerance of :mod:`ademx.tolerance`,
 * "differs": one does not,
-* "unverified": it was tested with data or weights that are not known to be the published ones,
+* "unverified": it was tested with data or weights that are not known to be the published ones
+  (weights of one's own training are tested like the published ones, and the verdict says so),
 * "not run": something is missing, or nothing here can score it,
 * "failed": the test broke off, or images could not be read.
 """
@@ -92,6 +93,7 @@ class _Plan:
         weights: its weights.
         obstacles: why it cannot be tested at all.
         doubts: why a score would not tell whether the published one is reproduced.
+        notes: what a reader of the verdict should know.
     """
 
     row: Result
@@ -99,6 +101,7 @@ class _Plan:
     weights: Found
     obstacles: tuple[str, ...]
     doubts: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def reproduce(options: ReproduceOptions) -> Iterator[Outcome]:
@@ -138,15 +141,18 @@ def _plan(row: Result, options: ReproduceOptions, find: Callable[[str, str], Fou
     if impossible:
         return _Plan(row, Found(None), Found(None), (impossible,), ())
     data, weights = find(row.dataset, row.split), find_row_weights(row, places)
-    obstacles = [p for found in (data, weights) if found.path is None for p in found.problems]
-    doubts = [p for found in (data, weights) if found.path is not None for p in found.problems]
+    # To train a network anew is to reproduce a row too, if by a harder way.
+    notes = weights.problems if weights.is_own else ()
+    published = [found for found in (data, weights) if not found.is_own]
+    obstacles = [p for found in published if found.path is None for p in found.problems]
+    doubts = [p for found in published if found.path is not None for p in found.problems]
     if row.test_scales is None:
         doubts.append(
             "the source names no scale: it is tested at the usual one, without mirror images"
         )
     if options.precision != "float32":
         doubts.append(f"it is tested in {options.precision}, and the tolerance is that of float32")
-    return _Plan(row, data, weights, tuple(obstacles), tuple(doubts))
+    return _Plan(row, data, weights, tuple(obstacles), tuple(doubts), notes)
 
 
 def _why_impossible(row: Result) -> str:
@@ -164,7 +170,7 @@ def _why_impossible(row: Result) -> str:
 
 
 def _not_run(plan: _Plan) -> Outcome:
-    reasons = [*plan.obstacles, *plan.doubts]
+    reasons = [*plan.obstacles, *plan.doubts, *plan.notes]
     if not plan.obstacles:
         reasons.append("--unverified tests it all the same")
     return Outcome(plan.row, "not run", tuple(reasons))
@@ -180,7 +186,8 @@ def _tested(plan: _Plan, options: ReproduceOptions) -> Outcome:
     except (ValueError, OSError, RuntimeError, MissingDependency) as error:
         _log.error("%s: %s", plan.row.name, error)
         _log.debug("%s", plan.row.name, exc_info=True)
-        return Outcome(plan.row, "failed", (str(error), *plan.doubts), command=run.command)
+        reasons = (str(error), *plan.doubts, *plan.notes)
+        return Outcome(plan.row, "failed", reasons, command=run.command)
 
 
 class _Run:
@@ -221,7 +228,7 @@ class _Run:
         return Outcome(
             self._row,
             verdict,
-            (*reasons, *self._plan.doubts),
+            (*reasons, *self._plan.doubts, *self._plan.notes),
             ours=ours,
             tolerances=tolerances,
             data_root=self._data_root,

@@ -179,7 +179,10 @@ def _find_weights(released: str | None, own: list[str], places: Places) -> Found
         path = _newest(label, places.models)
         if path is not None:
             what = "not the released ones" if name in RELEASED_FILES else "none were released"
-            problem = f"weights: {path} is of your own training, {what}"
+            problem = (
+                f"weights: {path} is of your own training, {what}: from one training to the next "
+                "scores move by more than the tolerance"
+            )
             return Found(path, (problem,), is_own=True)
     return Found(None, (_where_weights_go(name if name in RELEASED_FILES else None, own, places),))
 

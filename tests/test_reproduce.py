@@ -250,7 +250,7 @@ def test_another_precision_is_another_test(data, models, table, tmp_path):
     assert "voc-a1: not run (1, 2)\n  (1) it is tested in bfloat16" in result.stdout
 
 
-def test_own_weights_are_found_and_never_reproduce(data, models, table, tmp_path, monkeypatch):
+def test_own_weights_are_judged_and_told_apart(data, models, table, tmp_path):
     """The newest ones under the label that the recipe ends with."""
     own = tmp_path / "own"
     own.mkdir()
@@ -258,11 +258,11 @@ def test_own_weights_are_found_and_never_reproduce(data, models, table, tmp_path
         name = f"voc_rna-a1_cls21_s8_x1-39_ep-{epoch:04d}.params"
         (own / name).write_bytes((models / VOC_FILE).read_bytes())
     options = ("voc-a1", "--data", data, "--models", own, "--output", tmp_path / "out")
-    assert "_ep-0018.params is of your own training" in run(*options).stdout
-    result = run(*options, "--unverified")
-    assert result.exit_code == 0, result.stderr
+    result = run(*options)
+    assert result.exit_code == 1, result.stderr
+    assert "_ep-0018.params is of your own training, not the released ones" in result.stdout
     row = report_of(tmp_path / "out")["voc-a1"]
-    assert (row["verdict"], row["weights"][-7:]) == ("unverified", ".params")
+    assert (row["verdict"], row["weights"][-15:]) == ("differs", "_ep-0018.params")
     assert row["weights_md5"] == md5(models / VOC_FILE)
 
 

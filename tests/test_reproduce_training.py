@@ -146,9 +146,9 @@ def test_finished_stages_are_skipped_and_need_no_data(places_after_training, tmp
 def test_the_weights_that_are_left_are_found_by_the_test(places_after_training, tmp_path):
     places = places_after_training
     (tmp_path / "data" / "voc" / "train.lst").rename(tmp_path / "data" / "voc" / "val.lst")
-    tested = run("voc-a1", *places, "--output", tmp_path / "out", "--cpus", "1", "--unverified")
-    assert tested.exit_code == 0, tested.stderr
-    assert tested.stdout.startswith("voc-a1: unverified\n  mean IoU ")
+    tested = run("voc-a1", *places, "--output", tmp_path / "out", "--cpus", "1")
+    assert tested.exit_code == 1, tested.stderr
+    assert tested.stdout.startswith("voc-a1: differs\n  mean IoU ")
     assert f"{SECOND}_ep-0001.params is of your own training" in tested.stdout
 
 

@@ -20,7 +20,7 @@ from iters.datasets import DATASETS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # VOC's classes that have another name in COCO.
 _COCO_NAMES = {
@@ -109,7 +109,7 @@ def plan_coco(request: Request) -> Plan:
             entries = partial(_entries, request, split)
             lists.append(PlannedList(split, entries, min_pixels))
         elif any(there):
-            logger.warning("%s is left out: there is no %s", split, parts[there.index(False)])
+            _log.warning("%s is left out: there is no %s", split, parts[there.index(False)])
     if not lists:
         raise request.not_found("no split")
     return Plan(lists)
@@ -147,7 +147,7 @@ def _entries(request: Request, split: str) -> list[Entry]:
 
 def _read_annotations(path: Path) -> Any:
     """Return pycocotools' index of an annotation file."""
-    logger.info("reading %s", path)
+    _log.info("reading %s", path)
     library = import_data_library("pycocotools.coco")
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # stdout is for results

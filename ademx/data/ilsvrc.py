@@ -14,7 +14,7 @@ from ademx.data.label_files import read_matlab
 from ademx.data.plans import Entry, Plan, PlannedList, Request, read_lines
 from ademx.iteration import progress_bar
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _SUFFIXES = {".jpeg", ".jpg", ".png"}
 
@@ -49,7 +49,7 @@ def plan_ilsvrc(request: Request) -> Plan:
     files = _find_files(request)
     classes = _find_classes(files, request)
     if len(classes) != request.dataset.num_classes:
-        logger.warning(
+        _log.warning(
             "found %d classes, expected %d: class ids are those of the classes that are here",
             *(len(classes), request.dataset.num_classes),
         )
@@ -74,7 +74,7 @@ def _find_entries(
     if val.is_dir():
         entries["val"] = _val_entries(val, files, classes, request)
     if test.is_dir():
-        logger.info("test.lst: the labels are not public: it has 0 in their place")
+        _log.info("test.lst: the labels are not public: it has 0 in their place")
         entries["test"] = [Entry(path, 0) for path in _images(test)]
     return entries
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from iters.palettes import Colour
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # Starting the processes takes as long as making this many labels.
 _FEW = 100
@@ -94,7 +94,7 @@ def make_labels(
     done = _run(tasks, jobs=jobs or usable_cores() or 1, title=title)
     kept = sum(result.was_there for result in done)
     if kept:
-        logger.info("%s: kept %d of %d label images that were there", title, kept, len(done))
+        _log.info("%s: kept %d of %d label images that were there", title, kept, len(done))
     dropped = {task.path for task, result in zip(tasks, done) if not result.is_needed}
     return [entry for entry in entries if entry.label not in dropped]
 

@@ -22,7 +22,7 @@ from ademx.iteration import progress_bar
 from iters.datasets import Dataset, get_dataset
 from iters.sources import write_records
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # gluoncv's rule for images of COCO that are to help on VOC.
 MIN_PIXELS = 1000
@@ -234,5 +234,5 @@ def _written(
     expected = dataset.splits.get(planned.split)
     written = WrittenList(path, planned.split, num_samples, expected)
     if not written.agrees:
-        logger.warning("%s: %d samples, expected %d", written.path, num_samples, expected)
+        _log.warning("%s: %d samples, expected %d", written.path, num_samples, expected)
     return written

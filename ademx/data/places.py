@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ademx.data.plans import Entry, Plan, PlannedList, Request, check_files, read_lines
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # Split -> the distribution's list, and the folder that its paths are relative to.
 _FILES = {
@@ -32,7 +32,7 @@ def plan_places(request: Request) -> Plan:
             check_files((entry.image for entry in entries), request)
             lists.append(PlannedList(split, entries))
             if split == "test":
-                logger.info("test.lst: the labels are not public: it has 0 in their place")
+                _log.info("test.lst: the labels are not public: it has 0 in their place")
     if not lists:
         raise request.not_found("no split")
     return Plan(lists)

@@ -31,7 +31,7 @@ from iters.lists import read_list_file, voc_folders
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _MAX_ID = 20
 
@@ -77,7 +77,7 @@ def plan_voc(request: Request) -> Plan:
         if _image_set(base, split).is_file()
     ]
     if _find_sbd(base, request):
-        logger.info("SBD is here too: `ademx data lists voc-sbd` makes its train+.lst")
+        _log.info("SBD is here too: `ademx data lists voc-sbd` makes its train+.lst")
     return Plan(lists)
 
 
@@ -148,7 +148,7 @@ def _coco_entries(root: Path) -> list[Entry]:
     for splits in _COCO_SPLITS:
         paths = [root / name for name in map(_coco_list, splits)]
         if all(path.is_file() for path in paths):
-            logger.info("train++: with %s", _shown(paths))
+            _log.info("train++: with %s", _shown(paths))
             samples = [
                 sample
                 for path in paths
