@@ -149,6 +149,8 @@ class Viewer {
   open(gallery, image) {
     this.gallery = gallery;
     this.dialog.showModal();
+    // Not by "autofocus": pages whose focus is elsewhere when they load complain of it.
+    this.dialog.querySelector('[data-step="1"]').focus();
     this.show(image);
     this.dialog.scrollTop = 0;
   }
