@@ -114,7 +114,8 @@ def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["float32", "bfloat16"]),
             default="float32",
             show_default=True,
-            help="bfloat16 is twice as fast on CPUs that have it.",
+            help="bfloat16 is twice as fast on some CPUs and slower on others; "
+            "`python tools/bench.py evaluation` tells.",
         ),
         click.option(
             "--backend",
