@@ -51,6 +51,25 @@ class MissingDependency(ImportError):
     """A package that the request needs is absent, or present in a version that cannot work."""
 
 
+def import_optional(name: str, message: str) -> ModuleType:
+    """Return a module of a package that not every installation has.
+
+    Args:
+        name: of the module.
+        message: what needs the package, and the command that installs it.
+
+    Raises:
+        MissingDependency: the package is not installed. One that is there and lacks something of
+            its own raises what it raises.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise MissingDependency(message) from None
+
+
 def prepare_numpy() -> None:
     """Put back the numpy aliases that MXNet 1.9.1 reads on import (dropped in numpy 1.24).
 

@@ -17,14 +17,13 @@ of the library `pydensecrf2`.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx.compat import MissingDependency
+from ademx.compat import import_optional
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,15 +98,11 @@ def import_crf_library() -> Any:
     Raises:
         MissingDependency: it is not installed.
     """
-    try:
-        return importlib.import_module("pydensecrf.densecrf")
-    except ModuleNotFoundError as error:
-        if error.name not in ("pydensecrf", "pydensecrf.densecrf"):
-            raise
-        raise MissingDependency(
-            "--crf needs pydensecrf2, which is not installed: run `pip install 'ademx[crf]'` "
-            "(it is compiled then, in about a minute, by a C++ compiler such as g++)"
-        ) from None
+    return import_optional(
+        "pydensecrf.densecrf",
+        "--crf needs pydensecrf2, which is not installed: run `pip install 'ademx[crf]'` "
+        "(it is compiled then, in about a minute, by a C++ compiler such as g++)",
+    )
 
 
 def refine(

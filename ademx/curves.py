@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ademx.compat import MissingDependency
+from ademx.compat import import_optional
 from ademx.progress import METRICS_FILE
 
 if TYPE_CHECKING:
@@ -124,15 +123,10 @@ def draw(runs: Sequence[Run], file: BinaryIO, picture_format: str) -> None:
 
 
 def _figure() -> Figure:
-    try:
-        module = importlib.import_module("matplotlib.figure")
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        raise MissingDependency(
-            "drawing curves needs matplotlib, which is not installed: run "
-            "`pip install 'ademx[plot]'`"
-        ) from None
+    module = import_optional(
+        "matplotlib.figure",
+        "drawing curves needs matplotlib, which is not installed: run `pip install 'ademx[plot]'`",
+    )
     figure: Figure = module.Figure(layout="constrained")
     return figure
 

@@ -166,7 +166,7 @@ def _load_segmentation(folder: Path, record: dict[str, Any]) -> FinishedRun:
 
 def _load_classification(folder: Path, record: dict[str, Any]) -> FinishedRun:
     images = load_image_labels(folder)
-    probabilities = _mean_probabilities(folder, record["settings"]["test_scales"])
+    probabilities = mean_probabilities(folder, record["settings"]["test_scales"])
     if len(probabilities) != len(images.names):
         raise ValueError(
             f"{folder}: {len(probabilities)} rows of predictions for {len(images.names)} images: "
@@ -198,7 +198,7 @@ def _class_names(record: dict[str, Any], num_classes: int) -> tuple[str, ...]:
     return names or tuple(f"class {index}" for index in range(num_classes))
 
 
-def _mean_probabilities(folder: Path, scales: Sequence[int]) -> NDArray[np.float32]:
+def mean_probabilities(folder: Path, scales: Sequence[int]) -> NDArray[np.float32]:
     """Return the mean over the scales, (N, C), as the run had it; nan where one has none."""
     total: NDArray[np.float32] = np.zeros((), np.float32)
     for scale in scales:

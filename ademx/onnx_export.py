@@ -12,7 +12,6 @@ is version 7, so that onnxruntime 1.6 and all later ones read the files.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import ademx
-from ademx.compat import MissingDependency
+from ademx.compat import import_optional
 from ademx.convert import split
 from ademx.convert.files import read_weights
 from ademx.files import PathLike, md5, replacing
@@ -47,14 +46,9 @@ def import_onnx(name: str = "onnx") -> ModuleType:
     Raises:
         MissingDependency: it is not installed.
     """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise MissingDependency(
-            f"this needs {name}, which is not installed: run `pip install 'ademx[onnx]'`"
-        ) from None
+    return import_optional(
+        name, f"this needs {name}, which is not installed: run `pip install 'ademx[onnx]'`"
+    )
 
 
 def write_onnx(

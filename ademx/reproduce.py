@@ -26,6 +26,7 @@ import numpy as np
 from ademx.compat import MissingDependency
 from ademx.evaluation import EvaluationOptions, deciding_settings, default_test_scale
 from ademx.files import md5
+from ademx.finished_runs import mean_probabilities
 from ademx.image_counts import load_image_counts
 from ademx.labels import parse_label
 from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
@@ -325,8 +326,7 @@ class _Run:
         return {name: Tolerance(exact, numerics[name], cause) for name in self._row.values}
 
     def _ties(self, samples: list[Sample]) -> dict[str, float]:
-        files = [self._folder / "predictions" / f"{scale}.npy" for scale in self._scales]
-        mean = np.mean([np.load(path, mmap_mode="r") for path in files], axis=0)
+        mean = mean_probabilities(self._folder, self._scales)
         tested = np.isfinite(mean).all(axis=1)
         truth = np.array([sample.label for sample in samples])
         return tie_tolerances(mean[tested], truth[tested])

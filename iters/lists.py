@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 from collections import Counter
 from collections.abc import Callable
@@ -281,7 +282,7 @@ def _find_ade20k(root: Path, split: str) -> _Candidates:
     return []
 
 
-_IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png"}
+_IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png"}  # of class folders' images
 
 
 def _find_class_folders(root: Path, split: str) -> _Pairs:
@@ -292,8 +293,8 @@ def _find_class_folders(root: Path, split: str) -> _Pairs:
     Raises:
         ValueError: the split has a class that "train" has not.
     """
-    names = _folder_names(root / split)
-    known = _folder_names(root / "train") or names
+    names = folder_names(root / split)
+    known = folder_names(root / "train") or names
     strange = sorted(set(names) - set(known))
     if strange:
         raise ValueError(
@@ -303,15 +304,21 @@ def _find_class_folders(root: Path, split: str) -> _Pairs:
     pairs: _Pairs = []
     for label, name in enumerate(known):
         if name in names:
-            images = sorted((root / split / name).iterdir())
-            pairs += [(path, label) for path in images if path.suffix.lower() in _IMAGE_SUFFIXES]
+            pairs += [(path, label) for path in images_in(root / split / name)]
     return pairs
 
 
-def _folder_names(folder: Path) -> list[str]:
+def folder_names(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, sorted; none where it is not there."""
     if not folder.is_dir():
         return []
-    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Return the images in a folder by their names, sorted; none where it is not there."""
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return [folder / name for name in names if os.path.splitext(name)[1].lower() in _IMAGE_SUFFIXES]
 
 
 def _with_labels(found: _Candidates, split: str) -> _Pairs:

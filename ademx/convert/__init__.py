@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from ademx.compat import MissingDependency
+from ademx.compat import import_optional
 from ademx.convert import caveats, layouts
 from ademx.labels import Label, parse_label
 
@@ -160,11 +159,6 @@ def import_torch() -> ModuleType:
     Raises:
         MissingDependency: it is not installed.
     """
-    try:
-        return importlib.import_module("torch")
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise MissingDependency(
-            "this needs PyTorch, which is not installed: run `pip install 'ademx[torch]'`"
-        ) from None
+    return import_optional(
+        "torch", "this needs PyTorch, which is not installed: run `pip install 'ademx[torch]'`"
+    )

@@ -19,7 +19,7 @@ from ademx.data.sample_files import Found, look_for_files, read_files
 from ademx.data.unlisted import Folders, label_ending
 from ademx.iteration import grouped, progress_bar
 from iters.datasets import VOID, Dataset, get_dataset
-from iters.lists import Sample, find_samples
+from iters.lists import Sample, find_samples, folder_names
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -221,7 +221,7 @@ class _Checker:
             return
         train = self._root / "train"
         folder = train if train.is_dir() else self._root / split
-        names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        names = folder_names(folder)
         ids = {name: class_id for class_id, name in enumerate(names)}
         if len(names) == self._dataset.num_classes or any(
             ids.get(sample.image.parent.name) != sample.label for sample in samples

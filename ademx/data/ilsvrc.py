@@ -6,17 +6,15 @@ Classes are numbered in the sorted order of their synsets ("n01440764"), as in t
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from ademx.data.label_files import read_matlab
 from ademx.data.plans import Entry, Plan, PlannedList, Request, read_lines
 from ademx.iteration import progress_bar
+from iters.lists import folder_names, images_in
 
 _log = logging.getLogger(__name__)
-
-_SUFFIXES = {".jpeg", ".jpg", ".png"}
 
 
 @dataclass(frozen=True)
@@ -69,13 +67,13 @@ def _find_entries(
     if train.is_dir():
         bar = progress_bar(iterable=classes.items(), desc="train", unit="class")
         entries["train"] = [
-            Entry(path, label) for name, label in bar for path in _images(train / name)
+            Entry(path, label) for name, label in bar for path in images_in(train / name)
         ]
     if val.is_dir():
         entries["val"] = _val_entries(val, files, classes, request)
     if test.is_dir():
         _log.info("test.lst: the labels are not public: it has 0 in their place")
-        entries["test"] = [Entry(path, 0) for path in _images(test)]
+        entries["test"] = [Entry(path, 0) for path in images_in(test)]
     return entries
 
 
@@ -115,41 +113,30 @@ def _read_meta(path: Path) -> dict[str, int]:
 
 def _find_classes(files: _Files, request: Request) -> list[str]:
     """Return the synsets in the order of their class ids."""
-    folders = _folder_names(files.base / "train")
+    folders = folder_names(files.base / "train")
     if folders:
         return folders
     if files.devkit_ids:
         return sorted(files.devkit_ids)
     if files.mapping.is_file():
         return sorted(line.split()[0] for line in read_lines(files.mapping))
-    folders = _folder_names(files.base / "val")
+    folders = folder_names(files.base / "val")
     if folders:
         return folders
     raise request.not_found("neither class folders nor a list of the synsets")
-
-
-def _folder_names(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-
-
-def _images(folder: Path) -> list[Path]:
-    names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    return [folder / name for name in names if os.path.splitext(name)[1].lower() in _SUFFIXES]
 
 
 def _val_entries(
     folder: Path, files: _Files, classes: dict[str, int], request: Request
 ) -> list[Entry]:
     """Return val's samples, from a folder for each class or from one for all of them."""
-    names = _folder_names(folder)
+    names = folder_names(folder)
     if names:
         origin = folder
-        pairs = [(path, name) for name in names for path in _images(folder / name)]
+        pairs = [(path, name) for name in names for path in images_in(folder / name)]
     else:
         origin, truth = _read_truth(files, request)
-        pairs = [(path, truth.get(path.stem, "")) for path in _images(folder)]
+        pairs = [(path, truth.get(path.stem, "")) for path in images_in(folder)]
     for path, name in pairs:
         if name not in classes:
             raise ValueError(

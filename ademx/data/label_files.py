@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import multiprocessing
 import signal
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ademx.compat import MissingDependency, usable_cores
+from ademx.compat import import_optional, usable_cores
 from ademx.data.plans import Entry, LabelSource
 from ademx.files import replacing
 from ademx.iteration import progress_bar
@@ -191,11 +190,6 @@ def import_data_library(name: str) -> ModuleType:
         ademx.compat.MissingDependency: it is not installed.
     """
     package = name.partition(".")[0]
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if str(error.name).partition(".")[0] != package:
-            raise
-        raise MissingDependency(
-            f"this needs {package}, which is not installed: run `pip install 'ademx[data]'`"
-        ) from None
+    return import_optional(
+        name, f"this needs {package}, which is not installed: run `pip install 'ademx[data]'`"
+    )
