@@ -1,10 +1,12 @@
-"""Click's test runner with stdout and stderr apart, in every version of click; and pages' text."""
+"""Commands run as their user runs them, with stdout and stderr apart; and what pages say."""
 
 import inspect
 import re
 from pathlib import Path
 
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
+
+from ademx.cli import main
 
 
 def main_text(page: Path) -> str:
@@ -19,3 +21,20 @@ def make_runner() -> CliRunner:
     if "mix_stderr" in inspect.signature(CliRunner).parameters:
         return CliRunner(mix_stderr=False)
     return CliRunner()
+
+
+def run_evaluate(task: str, weights, data: Path, output: Path, *options: object) -> Result:
+    """Run `ademx evaluate TASK`, at scale 64 and on one CPU unless `options` say otherwise.
+
+    `weights` is a file or several.
+    """
+    files = [weights] if isinstance(weights, Path) else weights
+    arguments = [*(f"--weights={file}" for file in files), "--data-root", data, "--output", output]
+    if "--test-scales" not in options:
+        arguments += ["--test-scales", 64]
+    if not {"--gpus", "--cpus"} & set(options):
+        arguments += ["--cpus", 1]
+    command = ["evaluate", task, *map(str, (*arguments, *options))]
+    result = make_runner().invoke(main, command)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result

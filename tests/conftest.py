@@ -1,4 +1,4 @@
-"""Makes the golden files' own `fill` importable, and keeps one MXNet for the whole run."""
+"""Makes the golden files' own `fill` importable, and what several files of tests need."""
 
 import sys
 from pathlib import Path
@@ -13,3 +13,23 @@ sys.path.insert(0, str(GOLDEN))
 def golden() -> Path:
     """Return the folder of numbers that the release computed."""
     return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    """Return narrow weights of VOC's A1; do not write into their folder."""
+    pytest.importorskip("mxnet")
+    from narrow import VOC, write_weights
+
+    return write_weights(tmp_path_factory.mktemp("weights"), VOC)
+
+
+@pytest.fixture(scope="session")
+def gluon_data():
+    """Return gluoncv's datasets, whose own tables are a referee."""
+    from ademx.compat import MissingDependency, import_gluoncv
+
+    try:
+        return import_gluoncv().data
+    except MissingDependency as error:
+        pytest.skip(str(error))

@@ -3,16 +3,15 @@
 import dataclasses
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import make_runner
-from narrow import VOC, write_weights
+from commands import run_evaluate
 from PIL import Image
 
 from ademx import crf
-from ademx.cli import main
 from ademx.compat import MissingDependency
 from ademx.crf import CrfParameters, parse_crf_parameters, refine
 from ademx.data.make import make_dataset
@@ -176,26 +175,13 @@ NAMES = [f"2007_{number:06d}" for number in (3, 4)]
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    pytest.importorskip("mxnet")
-    return write_weights(tmp_path_factory.mktemp("weights"), VOC)
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data") / "voc"
     make_dataset("voc", root, images={"train": 2, "val": 2})
     return root
 
 
-def invoke(weights: Path, data: Path, output: Path, *options: object):
-    arguments = ["--weights", weights, "--data-root", data, "--output", output, "--cpus", 1]
-    if "--test-scales" not in options:
-        arguments += ["--test-scales", 64]
-    command = ["evaluate", "segmentation", *map(str, (*arguments, *options))]
-    result = make_runner().invoke(main, command)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+invoke = partial(run_evaluate, "segmentation")
 
 
 def evaluate(weights: Path, data: Path, output: Path, *options: object) -> dict:

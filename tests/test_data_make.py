@@ -10,7 +10,6 @@ from commands import make_runner
 from PIL import Image
 
 from ademx.cli import main
-from ademx.compat import MissingDependency, import_gluoncv
 from ademx.data import drawn_segmentation
 from ademx.data.lists import make_lists
 from ademx.data.make import make_dataset
@@ -64,14 +63,6 @@ def made(tmp_path_factory):
         return roots[name]
 
     return get
-
-
-@pytest.fixture(scope="module")
-def gluon_data():
-    try:
-        return import_gluoncv().data
-    except MissingDependency as error:
-        pytest.skip(str(error))
 
 
 def stored(path):

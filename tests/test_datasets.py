@@ -3,19 +3,10 @@
 import numpy as np
 import pytest
 
-from ademx.compat import MissingDependency, import_gluoncv
 from ademx.labels import TASKS
 from iters.datasets import DATASETS, VOID, decode_label, encode_label, get_dataset
 
 SEGMENTATION = [name for name, row in DATASETS.items() if row.task == "segmentation"]
-
-
-@pytest.fixture(scope="module")
-def gluon_data():
-    try:
-        return import_gluoncv().data
-    except MissingDependency as error:
-        pytest.skip(str(error))
 
 
 def test_labels_name_seven_datasets_and_the_rest_are_their_variants():

@@ -6,17 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import main_text, make_runner
+from commands import main_text, run_evaluate
 from narrow import ILSVRC, WIDTH, write_weights
 from PIL import Image
 
 import ademx
 from ademx import params
-from ademx.cli import main
 from iters.drawn import draw_scene
 
 mx = pytest.importorskip("mxnet")
@@ -56,18 +56,7 @@ def write_list(root: Path, numbers, *, split="val", labels=TRUTH) -> Path:
     return path
 
 
-def invoke(weights, data: Path, output: Path, *options: object):
-    """Run the command at scale 64 unless `options` say otherwise."""
-    files = [weights] if isinstance(weights, Path) else weights
-    arguments = [*(f"--weights={file}" for file in files), "--data-root", data, "--output", output]
-    if "--test-scales" not in options:
-        arguments += ["--test-scales", 64]
-    if "--cpus" not in options:
-        arguments += ["--cpus", 1]
-    command = ["evaluate", "classification", *map(str, (*arguments, *options))]
-    result = make_runner().invoke(main, command)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+invoke = partial(run_evaluate, "classification")
 
 
 def evaluate(weights, data: Path, output: Path, *options: object) -> dict:

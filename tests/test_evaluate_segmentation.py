@@ -8,16 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import main_text, make_runner
+from commands import main_text, run_evaluate
 from narrow import VOC, write_weights
 from PIL import Image
 
 from ademx import params
-from ademx.cli import main
 from ademx.data.make import make_dataset
 from ademx.segmentation import SegmentationOptions, evaluate_segmentation
 from iters.datasets import DATASETS
@@ -27,11 +27,6 @@ pytest.importorskip("mxnet")
 
 IMAGES = 5
 NAMES = [f"2007_{number:06d}" for number in range(3, 3 + IMAGES)]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    return write_weights(tmp_path_factory.mktemp("weights"), VOC)
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +50,7 @@ def finished(weights, data, tmp_path_factory) -> Path:
     return output
 
 
-def invoke(weights, data: Path, output: Path, *options: object):
-    """Run the command at scale 64 unless `options` say otherwise."""
-    files = [weights] if isinstance(weights, Path) else weights
-    arguments = [*(f"--weights={file}" for file in files), "--data-root", data, "--output", output]
-    if "--test-scales" not in options:
-        arguments += ["--test-scales", 64]
-    if not {"--gpus", "--cpus"} & set(options):
-        arguments += ["--cpus", 1]
-    command = ["evaluate", "segmentation", *map(str, (*arguments, *options))]
-    result = make_runner().invoke(main, command)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+invoke = partial(run_evaluate, "segmentation")
 
 
 def evaluate(weights, data: Path, output: Path, *options: object) -> dict:

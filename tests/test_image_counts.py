@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import make_runner
-from narrow import ILSVRC, VOC, write_weights
+from commands import run_evaluate
+from narrow import ILSVRC, write_weights
 from PIL import Image
 
-from ademx.cli import main
 from ademx.image_counts import (
     ImageCounts,
     ImageLabels,
@@ -139,12 +138,6 @@ def test_another_tasks_file_is_refused(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    pytest.importorskip("mxnet")
-    return write_weights(tmp_path_factory.mktemp("weights"), VOC)
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """Return a folder of four small images, their labels, and a val.lst that lists them."""
     root = tmp_path_factory.mktemp("data")
@@ -171,11 +164,7 @@ def write_list(root: Path, names, split="val") -> None:
 
 
 def evaluate(weights: Path, data: Path, output: Path, *options: object, task="segmentation"):
-    command = ["evaluate", task, "--weights", weights, "--data-root", data, "--output", output]
-    command += ["--test-scales", SIDE, "--cpus", 1, *options]
-    result = make_runner().invoke(main, list(map(str, command)))
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+    return run_evaluate(task, weights, data, output, "--test-scales", SIDE, *options)
 
 
 def content(output: Path) -> bytes:

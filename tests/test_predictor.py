@@ -15,11 +15,6 @@ from ademx.predictor import Devices, Predictor, check_averageable
 mx = pytest.importorskip("mxnet")
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return write_weights(tmp_path_factory.mktemp("weights"), VOC)
-
-
 @pytest.fixture
 def network(weights):
     return Predictor.from_file(weights, parse_label(VOC), devices=Devices())

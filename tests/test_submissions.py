@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import make_runner
-from narrow import ILSVRC, VOC, write_weights
+from commands import run_evaluate
+from narrow import ILSVRC, write_weights
 from PIL import Image
 
-from ademx.cli import main
 from ademx.data.make import make_dataset
 from ademx.submissions import (
     check_ade20k,
@@ -452,28 +451,14 @@ def test_guesses_for_other_datasets_are_not_checked(tmp_path, caplog):
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    pytest.importorskip("mxnet")
-    return write_weights(tmp_path_factory.mktemp("weights"), VOC)
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data") / "voc"
     make_dataset("voc", root, images={"train": 2, "val": 2, "test": 3})
     return root
 
 
-def invoke(task: str, weights: Path, data: Path, output: Path, *options: object):
-    arguments = ["--weights", weights, "--data-root", data, "--output", output, "--cpus", 1]
-    command = ["evaluate", task, "--test-scales", 64, *arguments, *options]
-    result = make_runner().invoke(main, list(map(str, command)))
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
 def test_a_run_on_the_test_split_names_the_file_and_its_server(weights, data, tmp_path):
-    result = invoke("segmentation", weights, data, tmp_path, "--split", "test")
+    result = run_evaluate("segmentation", weights, data, tmp_path, "--split", "test")
     assert result.exit_code == 0, result.stderr
     path = tmp_path / "submission" / "results.tar"
     rows = [(line[:12].strip(), line[12:]) for line in result.stdout.splitlines()[1:]]
@@ -493,15 +478,15 @@ def test_a_run_on_the_test_split_names_the_file_and_its_server(weights, data, tm
 
 
 def test_a_finished_run_resumed_packs_the_same_bytes(weights, data, tmp_path):
-    assert invoke("segmentation", weights, data, tmp_path, "--split", "test").exit_code == 0
+    assert run_evaluate("segmentation", weights, data, tmp_path, "--split", "test").exit_code == 0
     path = tmp_path / "submission" / "results.tar"
     before = path.read_bytes()
     shutil.rmtree(path.parent)
-    result = invoke("segmentation", weights, data, tmp_path, "--split", "test", "--resume")
+    result = run_evaluate("segmentation", weights, data, tmp_path, "--split", "test", "--resume")
     assert result.exit_code == 0, result.stderr
     assert path.read_bytes() == before
     assert json.loads((tmp_path / "scores.json").read_text())["images_per_second"] == 0
-    result = invoke("segmentation", weights, data, tmp_path, "--overwrite")
+    result = run_evaluate("segmentation", weights, data, tmp_path, "--overwrite")
     assert result.exit_code == 0, result.stderr
     assert not path.exists()  # it was of the test split
 
@@ -514,19 +499,19 @@ def test_an_incomplete_run_is_not_packed(weights, data, tmp_path):
     image = path.read_bytes()
     path.write_bytes(image[:100])
     output = tmp_path / "out"
-    result = invoke("segmentation", weights, root, output, "--split", "test")
+    result = run_evaluate("segmentation", weights, root, output, "--split", "test")
     assert result.exit_code == 1
     assert f"1 of 3 images have no result: {path}; go on by --resume" in result.stderr
     assert "submission" not in result.stdout
     assert not (output / "submission").exists()
     path.write_bytes(image)
-    result = invoke("segmentation", weights, root, output, "--split", "test", "--resume")
+    result = run_evaluate("segmentation", weights, root, output, "--split", "test", "--resume")
     assert result.exit_code == 0, result.stderr
     assert len(read_files(output / "submission" / "results.tar")) == 3
 
 
 def test_splits_with_labels_are_not_packed(weights, data, tmp_path):
-    result = invoke("segmentation", weights, data, tmp_path, "--split", "val")
+    result = run_evaluate("segmentation", weights, data, tmp_path, "--split", "val")
     assert result.exit_code == 0
     assert "submission" not in result.stdout
     assert not (tmp_path / "submission").exists()
@@ -534,12 +519,12 @@ def test_splits_with_labels_are_not_packed(weights, data, tmp_path):
 
 def test_a_test_split_needs_its_label_images(weights, data, tmp_path):
     options = ("--split", "test", "--no-save-results")
-    result = invoke("segmentation", weights, data, tmp_path / "out", *options)
+    result = run_evaluate("segmentation", weights, data, tmp_path / "out", *options)
     assert result.exit_code == 2
     assert "--no-save-results with --split test would keep nothing" in result.stderr
     assert not (tmp_path / "out").exists()
     options = (*options, "--save-predictions")
-    assert invoke("segmentation", weights, data, tmp_path / "out", *options).exit_code == 0
+    assert run_evaluate("segmentation", weights, data, tmp_path / "out", *options).exit_code == 0
     assert not (tmp_path / "out" / "submission").exists()
 
 
@@ -563,7 +548,7 @@ def _classification_list(data: Path, folder: Path, split="test") -> Path:
 def test_a_classifier_names_its_guesses_and_their_server(classifier, data, tmp_path):
     list_file = _classification_list(data, tmp_path)
     options = ("--split", "test", "--list-file", list_file)
-    result = invoke("classification", classifier, data, tmp_path / "out", *options)
+    result = run_evaluate("classification", classifier, data, tmp_path / "out", *options)
     assert result.exit_code == 0, result.stderr
     assert f"submission  {tmp_path / 'out' / 'submission.txt'}\n" in result.stdout
     assert "send it to  ILSVRC 2012 (classification), https://image-net.org" in result.stdout
@@ -576,7 +561,7 @@ def test_guesses_are_not_made_up_for_broken_images(classifier, data, tmp_path):
     broken = tmp_path / "ILSVRC2012_test_00000002.jpg"
     broken.write_text("<html>404</html>")
     options = ("--split", "test", "--list-file", list_file)
-    result = invoke("classification", classifier, data, tmp_path / "out", *options)
+    result = run_evaluate("classification", classifier, data, tmp_path / "out", *options)
     assert result.exit_code == 1
     assert f"1 of 3 images have no result: {broken}" in result.stderr
     assert not (tmp_path / "out" / "submission.txt").exists()
@@ -586,7 +571,7 @@ def test_class_numbers_that_repeat_are_refused_at_once(classifier, data, tmp_pat
     list_file = _classification_list(data, tmp_path)
     (tmp_path / "ids.txt").write_text("\n".join(map(str, [1, *range(1, 1000)])))
     options = ("--split", "test", "--list-file", list_file, "--class-ids", tmp_path / "ids.txt")
-    result = invoke("classification", classifier, data, tmp_path / "out", *options)
+    result = run_evaluate("classification", classifier, data, tmp_path / "out", *options)
     assert result.exit_code == 1
     assert "ids.txt: expected different numbers, found one twice" in result.stderr
     assert not (tmp_path / "out").exists()
