@@ -673,15 +673,17 @@ def test_guesses_are_printed(tmp_path):
     assert " ".join(row(stdout, "image1")) == "5.00 70.00 +65.00 class 2 → class 1, is class 1"
 
 
-def test_a_name_that_is_not_utf8_is_printed_as_it_is(tmp_path):
-    names = ["a", "b\udcff", "c"]
+def test_names_that_would_act_on_a_terminal_are_escaped(tmp_path):
+    names = ["a\x1b[2J\n", "b\udcff", "c"]
     runs = [
         write_run(tmp_path / name, counts, names=names)
         for name, counts in (("before", BEFORE), ("after", AFTER))
     ]
     result = invoke(*runs, "--json", tmp_path / "out.json")
     assert result.exit_code == 0
-    assert b"\nb\xff " in result.stdout_bytes
+    lines = result.stdout.splitlines()
+    assert any(line.startswith(r"b\xff ") for line in lines)
+    assert any(line.startswith(r"a\x1b[2J\n ") for line in lines)
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["comparisons"][0]["gained"][0]["name"] == "b\udcff"
 

@@ -12,6 +12,7 @@ import click
 from ademx.cli import options as shared
 from ademx.cli.tables import aligned
 from ademx.files import write_json
+from ademx.text import printable
 
 if TYPE_CHECKING:
     from ademx.compare import Change, Comparison, ImageChange
@@ -75,9 +76,7 @@ def compare(
     if json_file is not None:
         record = {"seed": seed, "comparisons": [comparison.record() for comparison in comparisons]}
         write_json(json_file, record)
-    text = "\n\n\n".join(map(_report, comparisons))
-    # A file name that is not UTF-8 has surrogates, and comes out as the bytes that it is.
-    click.echo(text.encode("utf-8", "surrogateescape"))
+    click.echo("\n\n\n".join(map(_report, comparisons)))
 
 
 def _report(comparison: Comparison) -> str:
@@ -98,8 +97,8 @@ def _report(comparison: Comparison) -> str:
 
 def _images(comparison: Comparison) -> str:
     lines = [
-        f"before: {comparison.before.folder}",
-        f"after:  {comparison.after.folder}",
+        f"before: {printable(comparison.before.folder)}",
+        f"after:  {printable(comparison.after.folder)}",
         f"images: {comparison.num_images}",
     ]
     before, after = comparison.num_left_out
@@ -136,7 +135,7 @@ def _settings(comparison: Comparison) -> str:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return printable(json.dumps(value, ensure_ascii=False))
 
 
 def _class_table(title: str, classes: Sequence[Change]) -> str:
@@ -150,9 +149,9 @@ def _image_table(title: str, images: Sequence[ImageChange], prediction_title: st
     """Return the table with what was predicted behind each row."""
     ends = [prediction_title]
     for image in images:
-        before, after = (found or "–" for found in image.predictions)
-        classified = image.truth is not None
-        ends.append(f"{before} → {after}, is {image.truth}" if classified else f"{before}  {after}")
+        before, after = (printable(found or "–") for found in image.predictions)
+        truth = "" if image.truth is None else f", is {printable(image.truth)}"
+        ends.append(f"{before} → {after}{truth}" if truth else f"{before}  {after}")
     return "\n".join(f"{row}  {end}" for row, end in zip(_table(title, images).splitlines(), ends))
 
 

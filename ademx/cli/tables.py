@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ademx.text import printable
+
 
 def aligned(rows: Sequence[Sequence[str]], *, num_texts: int = 1) -> str:
-    """Return rows as lines: the first `num_texts` columns to the left, numbers to the right."""
+    """Return rows as lines: the first `num_texts` columns to the left, numbers to the right.
+
+    Cells may hold foreign names: what could act on a terminal is escaped.
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(
         "  ".join(

@@ -1,0 +1,31 @@
+"""Names of files and classes that would act on a terminal."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from ademx.text import printable
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("traffic light", "traffic light"),
+        ("épée 路 ж\u00a0\u202f", "épée 路 ж\u00a0\u202f"),
+        ("\u200cک\u200d", "\u200cک\u200d"),
+        ("a\x1b[2Jb\x07", r"a\x1b[2Jb\x07"),
+        ("a\nb\r\tc\x7f\x9b", r"a\nb\r\tc\x7f\x9b"),
+        ("a\u202eb\u2028", r"a\u202eb\u2028"),
+        (os.fsdecode(b"caf\xe9"), r"caf\xe9"),
+        ("\ud800", r"\ud800"),
+        (12, "12"),
+    ],
+)
+def test_what_acts_on_a_terminal_is_escaped(name, shown):
+    assert printable(name) == shown
+
+
+def test_line_breaks_may_stay():
+    assert printable("two\nlines\x1b", keep="\n") == "two\nlines\\x1b"
