@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
 import logging
 import os
-import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,9 @@ _log = logging.getLogger(__name__)
 def replacing(path: PathLike, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Give a temporary file in the same folder that replaces `path` once it is complete.
 
+    What a killed process has left of its temporary file is used up by the next one that writes
+    the same file: the name follows from that of the file, and a lock tells dead from living.
+
     Args:
         path: the file to write; its folder must exist.
         durable: wait until the bytes are on the disk, so that a full disk shows here and a
@@ -31,22 +35,97 @@ def replacing(path: PathLike, *, durable: bool = True) -> Iterator[BinaryIO]:
             that can be made again.
 
     Raises:
-        OSError: it cannot be written; what was there before is untouched.
+        OSError: it cannot be written; what was there before is untouched. Errors that do not
+            come from writing it pass as they are.
     """
     target = Path(os.path.realpath(path))
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(partial, "xb") as file:
+        partial, lock = _open_partial(target)
+    except OSError as error:
+        raise _not_replaced(path, error) from error
+    # A file of its own on the same lock: some file systems tell of a full disk on closing.
+    raw, is_filled = _RemembersFailure(os.dup(lock), "wb"), False
+    try:
+        with io.BufferedWriter(raw) as file:
             yield file
+            is_filled = True
             file.flush()
             if durable:
                 os.fsync(file.fileno())
         os.replace(partial, target)
-    except OSError as error:
-        message = f"{error.strerror or error}; nothing was replaced"
-        raise OSError(error.errno, message, os.fspath(path)) from error
-    finally:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        cause = raw.failure or error
+        if isinstance(cause, OSError) and (is_filled or raw.failure or _is_of_writing(cause)):
+            raise _not_replaced(path, cause) from error
+        raise
+    finally:
+        os.close(lock)
+
+
+class _RemembersFailure(io.FileIO):
+    """A file that tells its own errors from those of whoever writes into it."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+def _is_of_writing(error: OSError) -> bool:
+    """Return whether an error that names no file comes from writing one, by its descriptor."""
+    return error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _not_replaced(path: PathLike, error: OSError) -> OSError:
+    message = f"{error.strerror or error}; nothing was replaced"
+    return OSError(error.errno, message, os.fspath(path))
+
+
+def _open_partial(target: Path) -> tuple[Path, int]:
+    """Return the path of a temporary file for a target, and that file, open, empty and locked."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    number = 0
+    while True:
+        path = target.with_name(_partial_name(target.name, number))
+        is_new = not os.path.lexists(path)
+        try:
+            file = os.open(path, flags | (os.O_EXCL if is_new else 0), 0o666)
+        except OSError:
+            if is_new and not os.path.lexists(path):
+                raise
+            number += 1  # somebody else's
+            continue
+        if not _is_locked_now(file, is_new=is_new):
+            number += 1
+        elif _is_open(path, file):
+            os.ftruncate(file, 0)
+            return path, file
+        os.close(file)
+
+
+def _partial_name(name: str, number: int) -> str:
+    """Return the name of a temporary file, which is not too long where that of its file is not."""
+    stem = os.fsencode(name)
+    short = name if len(stem) <= 100 else hashlib.sha256(stem).hexdigest()[:32]
+    return f".{short}.{number}.tmp"
+
+
+def _is_locked_now(file: int, *, is_new: bool) -> bool:
+    """Lock a temporary file; return False if another process, or thread, may be writing it."""
+    try:
+        import fcntl  # Windows has none
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return is_new  # without locks nobody knows whether one that was there is in use
+    return True
 
 
 @contextmanager

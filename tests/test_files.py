@@ -1,4 +1,4 @@
-"""Files: locks on folders."""
+"""Files: replacing them whole, and locks on folders."""
 
 import errno
 import fcntl
@@ -11,8 +11,17 @@ import threading
 
 import pytest
 
-from ademx.files import locked
+from ademx.files import locked, replacing
 
+WRITE = """
+import sys, time
+from ademx.files import replacing
+with replacing(sys.argv[1]) as file:
+    file.write(b"half" * 1000)
+    file.flush()
+    print("written", flush=True)
+    sys.stdin.readline()
+"""
 HOLD = """
 import sys, time
 from ademx.files import locked
@@ -33,8 +42,127 @@ for _ in range(100):
 
 def start(script, folder):
     return subprocess.Popen(
-        [sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
+
+
+def names_in(folder):
+    return [path.name for path in folder.iterdir()]
+
+
+def test_an_error_of_whoever_writes_is_not_the_files(tmp_path):
+    target = tmp_path / "train.rec"
+    target.write_bytes(b"old")
+    with pytest.raises(FileNotFoundError, match=r"No such file.*missing\.jpg'$"):  # noqa: SIM117
+        with replacing(target) as outer, replacing(tmp_path / "train.idx") as inner:
+            outer.write(b"new")
+            inner.write((tmp_path / "missing.jpg").read_bytes())
+    with pytest.raises(OSError, match=r"^image file is truncated$"), replacing(target) as outer:
+        outer.write(b"new")
+        raise OSError("image file is truncated")  # as Pillow's, without a number or a file
+    assert target.read_bytes() == b"old"
+    assert names_in(tmp_path) == ["train.rec"]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_file_that_cannot_be_written_is_named_once(tmp_path, wrapped):
+    """A limit on the size of files stands for a full disk; a library may wrap the error."""
+    script = """
+import resource, signal, sys
+from ademx.files import replacing
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+with replacing(sys.argv[1]) as file:
+    try:
+        file.write(bytes(2 << 20))
+    except OSError as error:
+        raise RuntimeError("wrapped") if sys.argv[2] == "True" else error
+"""
+    target = tmp_path / "a.params"
+    target.write_bytes(b"old")
+    result = subprocess.run(
+        [sys.executable, "-c", script, target, str(wrapped)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = result.stderr.splitlines()[-1]
+    assert last == f"OSError: [Errno 27] File too large; nothing was replaced: '{target}'"
+    assert target.read_bytes() == b"old"
+    assert names_in(tmp_path) == ["a.params"]
+
+
+def test_what_a_killed_process_left_is_used_up(tmp_path):
+    target = tmp_path / "a.params"
+    for _ in range(2):
+        writer = start(WRITE, target)
+        assert writer.stdout.readline() == "written\n"
+        writer.kill()
+        writer.communicate()
+        assert len(names_in(tmp_path)) == 1
+    with replacing(target) as file:
+        file.write(b"whole")
+    assert names_in(tmp_path) == ["a.params"]
+    assert target.read_bytes() == b"whole"
+
+
+def test_a_living_process_keeps_its_temporary_file(tmp_path):
+    target = tmp_path / "a.params"
+    writer = start(WRITE, target)
+    assert writer.stdout.readline() == "written\n"
+    with replacing(target) as file, replacing(target) as other:  # in one process too
+        file.write(b"first")
+        other.write(b"second")
+    assert target.read_bytes() == b"first"
+    writer.communicate("go on\n")
+    assert writer.returncode == 0
+    assert target.read_bytes() == b"half" * 1000
+    assert names_in(tmp_path) == ["a.params"]
+
+
+def test_without_locks_nothing_that_may_be_in_use_is_touched(tmp_path, monkeypatch):
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    target = tmp_path / "a"
+    with replacing(target) as file, replacing(target) as other:
+        file.write(b"first")
+        other.write(b"second")
+    assert target.read_bytes() == b"first"
+    assert names_in(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "é" * 127, "n" * 244 + ".png"])
+def test_a_name_may_be_as_long_as_the_file_system_has_them(tmp_path, name):
+    with replacing(tmp_path / name) as file:
+        file.write(b"1")
+    assert names_in(tmp_path) == [name]
+
+
+def test_a_folder_that_is_missing_or_in_the_way_is_named(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name, message in (("none/a", "No such file"), ("folder", "directory")):
+        with (
+            pytest.raises(OSError, match=rf"{message}.*; nothing was replaced: .*{name}'"),
+            replacing(tmp_path / name) as file,
+        ):
+            file.write(b"1")
+    assert names_in(tmp_path) == ["folder"]
+
+
+def test_a_link_in_the_temporary_files_place_is_not_followed(tmp_path):
+    (tmp_path / "other").write_bytes(b"mine")
+    with replacing(tmp_path / "a"):
+        (partial,) = set(names_in(tmp_path)) - {"other"}
+    (tmp_path / partial).symlink_to(tmp_path / "other")
+    with replacing(tmp_path / "a") as file:
+        file.write(b"1")
+    assert (tmp_path / "other").read_bytes() == b"mine"
+    assert (tmp_path / "a").read_bytes() == b"1"
 
 
 def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
