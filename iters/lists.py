@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shlex
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from iters.datasets import Dataset, get_dataset
+from iters.files import read_text
 from iters.sources import read_record_file
 
 
@@ -55,8 +57,8 @@ def find_samples(
     The first of these that is there decides: `list_file`; the dataset's own list, of one that a
     YAML file describes; the layout in which the dataset is distributed (VOC, Cityscapes, ADE20K);
     the list in the root, `<split>.lst` (:attr:`Dataset.list_prefix` before it, where datasets
-    share a root); for classification also `<split>.rec` there with its `.idx`, and a folder for
-    each class. The images and labels themselves are not looked for here.
+    share a root); for classification also `<split>.rec` there, and a folder for each
+    class. The images and labels themselves are not looked for here.
 
     Args:
         dataset: a dataset or its name, as :func:`iters.datasets.get_dataset` takes it.
@@ -103,7 +105,7 @@ def _look_for_samples(dataset: Dataset, root: Path, split: str) -> list[Sample]:
     for name in _list_names(dataset, split):
         if (root / name).is_file():
             return _read_samples(root / name, task=task, root=root)
-    pairs = _find_class_folders(root, split) if task == "classification" else []
+    pairs = _find_class_folders(dataset, root, split) if task == "classification" else []
     if pairs:
         return _make_samples(pairs)
     places = [layout.description] if layout else []
@@ -152,7 +154,8 @@ def read_list_file(path: str | Path, *, task: str, root: str | Path) -> list[Sam
         path: text file with a line for each sample, fields separated by tabs:
             `index\tlabel\timage` for classification, where the index is checked but not used;
             `image\tlabel` or, throughout the file, `image` for segmentation. Blank lines, a
-            byte order mark, and spaces around a field do not count.
+            byte order mark, and spaces around a field do not count. Labels may be written as
+            MXNet's im2rec.py does, `3.000000`.
         task: "classification" or "segmentation".
         root: folder that the paths in the list are relative to.
 
@@ -163,8 +166,7 @@ def read_list_file(path: str | Path, *, task: str, root: str | Path) -> list[Sam
     if task not in _PARSERS:
         raise ValueError(f"unknown task {task!r}: expected one of {', '.join(_PARSERS)}")
     try:
-        # File names need not be UTF-8: what is not survives as surrogates, as in `os.fsdecode`.
-        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+        text = read_text(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"list file {path}: no such file") from None
     pairs: _Pairs = []
@@ -187,11 +189,18 @@ def read_list_file(path: str | Path, *, task: str, root: str | Path) -> list[Sam
 def _parse_classification(fields: list[str], root: Path) -> tuple[Path, int]:
     if len(fields) != 3 or not all(fields):
         raise ValueError(f"found {fields}: expected index, label and image, separated by tabs")
-    index, label, image = fields
-    for what, value in (("index", index), ("label", label)):
-        if not (value.isascii() and value.isdigit()):
-            raise ValueError(f"{what} {value!r}: expected an integer, 0 or above")
-    return root / image, int(label)
+    _whole_number("index", fields[0])
+    return root / fields[2], _whole_number("label", fields[1])
+
+
+_WHOLE_NUMBER = re.compile(r"([0-9]+)(\.0*)?")  # im2rec.py writes 3 as 3.000000
+
+
+def _whole_number(what: str, value: str) -> int:
+    found = _WHOLE_NUMBER.fullmatch(value)
+    if found is None:
+        raise ValueError(f"{what} {value!r}: expected an integer, 0 or above")
+    return int(found[1])
 
 
 def _parse_segmentation(fields: list[str], root: Path) -> tuple[Path, Path | None]:
@@ -251,7 +260,7 @@ def _find_voc(root: Path, split: str) -> _Candidates:
                     base / "JPEGImages" / f"{name}.jpg",
                     [folder / f"{name}.png" for folder in folders],
                 )
-                for name in names_file.read_text().split()
+                for name in read_text(names_file).split()
             ]
     return []
 
@@ -285,16 +294,21 @@ def _find_ade20k(root: Path, split: str) -> _Candidates:
 _IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png"}  # of class folders' images
 
 
-def _find_class_folders(root: Path, split: str) -> _Pairs:
+def _find_class_folders(dataset: Dataset, root: Path, split: str) -> _Pairs:
     """Return the images below `<root>/<split>/<class>`, the classes in sorted order.
 
     The folders of "train" number the classes of all splits: another one may lack some.
 
     Raises:
-        ValueError: the split has a class that "train" has not.
+        ValueError: the split has a class that "train" has not, or the order of the folders'
+            names is not that of the dataset's classes.
     """
     names = folder_names(root / split)
-    known = folder_names(root / "train") or names
+    if not names:
+        return []
+    folder = root / "train" if folder_names(root / "train") else root / split
+    known = folder_names(folder)
+    check_class_folders(dataset, folder, known)
     strange = sorted(set(names) - set(known))
     if strange:
         raise ValueError(
@@ -306,6 +320,25 @@ def _find_class_folders(root: Path, split: str) -> _Pairs:
         if name in names:
             pairs += [(path, label) for path in images_in(root / split / name)]
     return pairs
+
+
+_SYNSET = re.compile("n[0-9]{8}")
+
+
+def check_class_folders(dataset: Dataset, folder: Path, names: Sequence[str]) -> None:
+    """Raise ValueError where the order of ILSVRC's class folders is not that of its classes.
+
+    Folders that are called 1 to 1000, or by words, have another order than the synsets: nearly
+    every image would count as wrong, or be learnt as another class.
+    """
+    others = [name for name in names if not _SYNSET.fullmatch(name)]
+    if dataset.name == "ilsvrc-cls" and others:
+        raise ValueError(
+            f"{folder}: found class folders that are no synsets: {', '.join(others[:3])}"
+            f"{', …' if len(others) > 3 else ''}: expected n########, such as n01440764, whose "
+            "sorted order numbers the classes: rename them to their synsets, or give a list of "
+            "index, class id and image"
+        )
 
 
 def folder_names(folder: Path) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import mmap
+import logging
+import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 import numpy as np
 
 from iters.decode import decode_image
+from iters.files import open_file, read_file, read_text
 from iters.transforms import BrokenImage, load_image
 
 if TYPE_CHECKING:
     from iters.lists import Sample
+
+_log = logging.getLogger(__name__)
 
 # A record: magic, then 3 bits that say which part of a record this is and 29 bits of length,
 # then the data, filled up to a multiple of 4 bytes. Where the data holds the magic at such a
@@ -54,8 +58,8 @@ def read_bytes(path: str | Path, offset: int | None = None) -> bytes:
         BrokenImage: there is no whole record at the offset.
     """
     if offset is None:
-        return Path(path).read_bytes()
-    with open(path, "rb") as file:
+        return read_file(path)
+    with open_file(path) as file:
         file.seek(offset)
         try:
             data = _read_record(file)
@@ -81,7 +85,7 @@ def load_sample_image(sample: Sample) -> np.ndarray:
         raise BrokenImage(f"{sample}: {error}") from error
 
 
-def _read_record(file: BinaryIO | mmap.mmap) -> bytes:
+def _read_record(file: BinaryIO) -> bytes:
     """Return the data of the record that begins here.
 
     Raises:
@@ -112,30 +116,43 @@ def _parse_frame(frame: bytes) -> tuple[int, int]:
 def read_record_file(path: str | Path) -> list[Record]:
     """Return the records of a RecordIO file as im2rec packs them, in the order of its index.
 
-    The index lies beside it, `.idx` in place of `.rec`. The labels lie in the records, so that
-    each is visited; the images are not read.
+    The index lies beside it, `.idx` in place of `.rec`. Without one, the records are taken in the
+    order of the file, and numbered so. The labels lie in the records, so that each is visited;
+    the images are not read.
 
     Raises:
-        FileNotFoundError: the file or its index is missing.
-        ValueError: one of them is malformed, or an image has several labels; the message names
-            the file and the line or the record.
+        FileNotFoundError: there is no such file.
+        ValueError: it or its index is malformed, or an image has several labels; the message
+            names the file and the line or the record.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"RecordIO file {path}: no such file")
-    places = _read_index(path.with_suffix(".idx"))
-    if not path.stat().st_size:
-        raise ValueError(f"{path}: the file is empty: pack it again")
-    records = []
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        for key, offset in places:
-            try:
-                records.append(Record(key, offset, _read_label(view, offset)))
-            except (ValueError, struct.error) as error:
-                raise ValueError(
-                    f"{path}, record {key} at byte {offset}: {error}: pack the file again"
-                ) from None
+    index = path.with_suffix(".idx")
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if not size:
+            raise ValueError(f"{path}: the file is empty: pack it again")
+        if index.exists():
+            return [_find(path, file, size, *place)[0] for place in _read_index(index)]
+        records: list[Record] = []
+        end = 0
+        while end < size:
+            record, end = _find(path, file, size, len(records), end)
+            records.append(record)
+    _log.info("%s: no such file: took the %d records in their order", index, len(records))
     return records
+
+
+def _find(path: Path, file: BinaryIO, size: int, key: int, offset: int) -> tuple[Record, int]:
+    """Return the record that begins here, and where the next one does."""
+    try:
+        label, end = _read_label(file, offset, size)
+    except (ValueError, struct.error) as error:
+        raise ValueError(
+            f"{path}, record {key} at byte {offset}: {error}: pack the file again"
+        ) from None
+    return Record(key, offset, label), end
 
 
 def write_records(
@@ -179,13 +196,8 @@ def _write_part(file: BinaryIO, kind: int, data: bytes) -> None:
 
 def _read_index(path: Path) -> list[tuple[int, int]]:
     """Return key and offset of each record."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file: a .rec file needs the index that im2rec writes beside it; "
-            "MXNet's tools/rec2idx.py makes it anew"
-        )
     places = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         try:
             key, offset = (int(field) for field in line.split("\t"))
         except ValueError:
@@ -195,22 +207,27 @@ def _read_index(path: Path) -> list[tuple[int, int]]:
             ) from None
         places.append((key, offset))
     if not places:
-        raise ValueError(f"{path}: the index is empty")
+        raise ValueError(f"{path}: the index is empty: without it, the file is taken in its order")
     return places
 
 
-def _read_label(view: mmap.mmap, offset: int) -> int:
-    """Return the class id in the record that begins at this offset."""
-    kind, length = _parse_frame(view[offset : offset + _FRAME.size])
-    start = offset + _FRAME.size
-    if kind == _WHOLE and start + length <= len(view):
-        data = view[start : start + min(length, _HEADER.size + 4)]
-    else:  # seldom: in parts, or broken
-        view.seek(offset)
-        data = _read_record(view)
+def _read_label(file: BinaryIO, offset: int, size: int) -> tuple[int, int]:
+    """Return the class id in the record that begins at this offset, and where the record ends.
+
+    Not by mapping the file, which ends the process where the file is cut short meanwhile.
+    """
+    length = _FRAME.size + _HEADER.size + 4
+    head = os.pread(file.fileno(), length, offset) if 0 <= offset < size else b""
+    kind, length = _parse_frame(head[: _FRAME.size])
+    data = head[_FRAME.size : _FRAME.size + length]
+    end = offset + _FRAME.size + length
+    if kind != _WHOLE or end > size:  # seldom: in parts, or broken
+        file.seek(offset)
+        data = _read_record(file)
+        end = file.tell()
     num_labels, label = _HEADER.unpack_from(data)[:2]
     if num_labels == 1:
         (label,) = struct.unpack_from("<f", data, _HEADER.size)
     if num_labels > 1 or label < 0 or not label.is_integer():
         raise ValueError(f"{num_labels or 1} label(s), {label}: expected one class id")
-    return int(label)
+    return int(label), end + -(end - offset) % 4

@@ -195,9 +195,16 @@ def test_a_malformed_list(tmp_path):
 
 def test_record_file_without_its_index(tmp_path):
     (make_places(tmp_path) / "val.idx").unlink()
-    ((kind, split, _, detail),) = problems_of("places", tmp_path)
+    assert problems_of("places", tmp_path) == []
+
+
+def test_a_list_that_is_a_named_pipe(tmp_path):
+    os.mkfifo(tmp_path / "val.idx")
+    (make_places(tmp_path / "places") / "val.idx").unlink()
+    (tmp_path / "val.idx").rename(tmp_path / "places/val.idx")
+    ((kind, split, _, detail),) = problems_of("places", tmp_path / "places")
     assert (kind, split) == ("list", "val")
-    assert "val.idx: no such file" in detail
+    assert "val.idx: found a named pipe: expected a file" in detail
 
 
 def make_own(root):
@@ -357,11 +364,14 @@ def test_a_file_that_cannot_be_opened(tmp_path):
     assert problems_of("voc", tmp_path) == [("unreadable", "val", "JPEGImages/c.jpg", detail)]
 
 
-def test_a_folder_in_place_of_an_image(tmp_path):
+@pytest.mark.parametrize(
+    ("make", "kind"), [(os.mkdir, "a folder"), (os.mkfifo, "a named pipe")], ids=["folder", "pipe"]
+)
+def test_a_folder_or_a_pipe_in_place_of_an_image(tmp_path, make, kind):
     path = make_voc(tmp_path) / "JPEGImages/c.jpg"
     path.unlink()
-    path.mkdir()
-    told = ("unreadable", "val", "JPEGImages/c.jpg", "Is a directory")
+    make(path)
+    told = ("unreadable", "val", "JPEGImages/c.jpg", f"found {kind}: expected a file")
     assert problems_of("voc", tmp_path) == [told]
 
 
@@ -662,20 +672,34 @@ def test_classes_without_an_image_are_remarked_on(tmp_path):
 
 
 def test_number_of_class_folders(tmp_path):
-    for name in ("n01", "n02"):
+    for name in ("n00000001", "n00000002"):
         save_image(tmp_path / f"train/{name}/{name}.JPEG")
-    save_image(tmp_path / "val/n02/v.JPEG")
+    save_image(tmp_path / "val/n00000002/v.JPEG")
     found = check_dataset("ilsvrc-cls", tmp_path, expect_counts=False)
     (problem,) = found.problems
     told = ("class", None, "train", "2 class folders: expected 1,000")
     assert shown(problem, tmp_path) == told
     for number in range(3, 1001):
-        (tmp_path / f"train/n{number:04d}").mkdir()
+        (tmp_path / f"train/n{number:08d}").mkdir()
     assert problems_of("ilsvrc-cls", tmp_path) == []
     # Where a list numbers the classes, folders do not.
-    write_text(tmp_path / "train.lst", "0\t7\ttrain/n01/n01.JPEG\n1\t9\ttrain/n02/n02.JPEG\n")
-    (tmp_path / "train/n0003").rmdir()
+    images = [f"train/n0000000{number}/n0000000{number}.JPEG" for number in (1, 2)]
+    write_text(tmp_path / "train.lst", f"0\t7\t{images[0]}\n1\t9\t{images[1]}\n")
+    (tmp_path / "train/n00000003").rmdir()
     assert problems_of("ilsvrc-cls", tmp_path, splits=["train"]) == []
+
+
+@pytest.mark.parametrize("names", [("1", "2", "10"), ("tench", "goldfish"), ("n01440764", "2")])
+def test_class_folders_of_ilsvrc_that_are_no_synsets(tmp_path, names):
+    """Their sorted order is not that of the classes: 1, 10, 2."""
+    for name in names:
+        save_image(tmp_path / f"train/{name}/{name}.JPEG")
+    ((kind, split, _, detail),) = problems_of("ilsvrc-cls", tmp_path)
+    assert (kind, split) == ("list", "train")
+    assert "found class folders that are no synsets" in detail
+    write_text(tmp_path / "train.lst", f"0\t7\ttrain/{names[0]}/{names[0]}.JPEG\n")
+    assert problems_of("ilsvrc-cls", tmp_path, splits=["train"]) == []
+    assert problems_of("places", tmp_path, splits=["train"])[0][0] == "class"
 
 
 # The command.

@@ -194,6 +194,16 @@ def test_a_class_of_val_that_train_has_not(tmp_path):
         make_lists("ilsvrc-cls", tmp_path)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_class_folders_that_are_no_synsets(tmp_path, split):
+    write_images(tmp_path, f"{split}/1/a.JPEG", f"{split}/2/b.JPEG", f"{split}/10/c.JPEG")
+    with pytest.raises(
+        ValueError, match=f"{split}: found class folders that are no synsets: 1, 10"
+    ):
+        make_lists("ilsvrc-cls", tmp_path)
+    assert not list(tmp_path.glob("*.lst"))
+
+
 def test_other_numbers_of_classes_are_warned_of(tmp_path, caplog):
     write_train(tmp_path)
     make_lists("ilsvrc-cls", tmp_path)

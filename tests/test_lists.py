@@ -51,6 +51,20 @@ def test_byte_order_mark_crlf_blank_lines_and_spaces(tmp_path):
     assert [(s.index, s.label, s.image.name) for s in samples] == [(0, 1, "a.jpg"), (1, 2, "b.jpg")]
 
 
+def test_a_list_as_im2rec_writes_it(tmp_path):
+    path = write_list(tmp_path, "0\t3.000000\ta.jpg\n17 \t 999.000000 \t b.jpg\n2\t0.\tc.jpg\n")
+    samples = read_list_file(path, task="classification", root=tmp_path)
+    assert [(s.label, s.name) for s in samples] == [(3, "a"), (999, "b"), (0, "c")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf16_as_windows_saves_it(tmp_path, encoding):
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    path = write_list(tmp_path, f"{mark}0\t1\tcafé.jpg\r\n\r\n1\t2\t图.jpg\r\n".encode(encoding))
+    samples = read_list_file(path, task="classification", root=tmp_path)
+    assert [(s.label, s.name) for s in samples] == [(1, "café"), (2, "图")]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such file names")
 def test_file_names_need_not_be_utf8(tmp_path):
     path = write_list(tmp_path, b"0\t1\tcaf\xe9.jpg\n")
@@ -63,7 +77,11 @@ def test_file_names_need_not_be_utf8(tmp_path):
     [
         ("classification", "0\t1\ta.jpg\n1\tcat\tb.jpg\n", "line 2: label 'cat': expected an int"),
         ("classification", "\n0\t-1\ta.jpg\n", "line 2: label '-1': expected an integer, 0 or"),
-        ("classification", "0\t1.0\ta.jpg\n", "line 1: label '1.0'"),
+        ("classification", "0\t1.5\ta.jpg\n", "line 1: label '1.5'"),
+        ("classification", "0\tnan\ta.jpg\n", "line 1: label 'nan'"),
+        ("classification", "0\t1\ta.jpg\n1\t2\tb\0.jpg\n", "line 2: found a NUL character"),
+        ("segmentation", "a.jpg\ta.png\n".encode("utf-16-le"), "line 1: found a NUL .*UTF-16"),
+        ("segmentation", b"\xff\xfea\0\x00\xd8", "not UTF-16, though it begins so"),
         ("classification", "a.jpg\t1\t0\n", "line 1: index 'a.jpg'"),
         ("classification", "0 1 a.jpg\n", r"line 1: found \['0 1 a.jpg'\]: expected index, label"),
         ("classification", "0\t1\t\n", "line 1: found .*: expected index, label and image"),

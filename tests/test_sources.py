@@ -1,12 +1,13 @@
 """RecordIO files against MXNet's own writer, and class folders."""
 
+import os
 import random
 import struct
 
 import pytest
 
 import ademx  # noqa: F401  # makes numpy ready for MXNet
-from iters.lists import find_samples
+from iters.lists import find_samples, read_list_file
 from iters.sources import read_bytes, read_record_file, write_records
 from iters.transforms import BrokenImage
 
@@ -79,6 +80,50 @@ def test_offset_where_no_record_begins(tmp_path, offset):
         read_record_file(path)
 
 
+def test_a_file_without_an_index_is_taken_in_its_order(tmp_path):
+    """As MXNet's reader goes through it, over records in several parts too."""
+    path = write_records_by_mxnet(tmp_path, contents(), keys=range(10, 21))
+    (tmp_path / "train.idx").unlink()
+    records = read_record_file(path)
+    assert [(record.key, record.label) for record in records] == [(i, i % 7) for i in range(11)]
+    assert [read_bytes(path, record.offset) for record in records] == contents()
+    assert [s.label for s in find_samples("ilsvrc-cls", tmp_path, "train")] == [
+        i % 7 for i in range(11)
+    ]
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=r"train\.rec, record 10 at byte \d+: the file ends after"):
+        read_record_file(path)
+
+
+def test_a_file_that_is_cut_short_while_it_is_read(tmp_path, monkeypatch):
+    """It is an error with the file's name; a mapped file would end the process."""
+    path = write_records_by_mxnet(tmp_path, [bytes(5000)] * 9)
+    read = os.pread
+
+    def read_of_less(file, length, offset):
+        os.truncate(path, 10000)
+        return read(file, length, offset)
+
+    monkeypatch.setattr(os, "pread", read_of_less)
+    with pytest.raises(ValueError, match=r"train\.rec, record 2 at byte 1\d+: found the end"):
+        read_record_file(path)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "train.rec", "train.idx", "some.lst"])
+@pytest.mark.parametrize("kind", ["a folder", "a named pipe"])
+def test_what_is_no_file_is_refused_by_name(tmp_path, kind, name):
+    write_records_by_mxnet(tmp_path, [b"image"])
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    path.mkdir() if kind == "a folder" else os.mkfifo(path)
+    read = {
+        "a.jpg": lambda: read_bytes(path),
+        "some.lst": lambda: read_list_file(path, task="segmentation", root=tmp_path),
+    }.get(name, lambda: read_record_file(tmp_path / "train.rec"))
+    with pytest.raises(OSError, match=f"{name}: found {kind}: expected a file"):
+        read()
+
+
 @pytest.mark.parametrize(
     ("index", "message"),
     [("", "index is empty"), ("0\t0\nx\n", r"train\.idx, line 2: found 'x': expected a number")],
@@ -94,9 +139,6 @@ def test_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"RecordIO file .*train\.rec: no such file"):
         read_record_file(tmp_path / "train.rec")
     (tmp_path / "train.rec").touch()
-    with pytest.raises(FileNotFoundError, match=r"train\.idx: no such file.*rec2idx"):
-        read_record_file(tmp_path / "train.rec")
-    (tmp_path / "train.idx").write_text("0\t0\n")
     with pytest.raises(ValueError, match=r"train\.rec: the file is empty"):
         read_record_file(tmp_path / "train.rec")
 
@@ -127,8 +169,18 @@ def make_files(root, *names):
 def test_class_folders_are_numbered_in_sorted_order(tmp_path):
     make_files(
         tmp_path,
-        *("train/n02/b.JPEG", "train/n02/a.JPEG", "train/n01/c.jpg", "train/n10/d.png"),
-        *("train/n01/notes.txt", "train/README", "val/n10/e.JPEG", "val/n02/f.JPEG"),
+        *(
+            "train/n00000002/b.JPEG",
+            "train/n00000002/a.JPEG",
+            "train/n00000001/c.jpg",
+            "train/n00000010/d.png",
+        ),
+        *(
+            "train/n00000001/notes.txt",
+            "train/README",
+            "val/n00000010/e.JPEG",
+            "val/n00000002/f.JPEG",
+        ),
     )
     samples = find_samples("ilsvrc-cls", tmp_path, "train")
     assert [(s.image.name, s.label) for s in samples] == [
@@ -140,13 +192,26 @@ def test_class_folders_are_numbered_in_sorted_order(tmp_path):
     # "train" numbers the classes of a split that lacks some.
     samples = find_samples("ilsvrc-cls", tmp_path, "val")
     assert [(s.image.name, s.label) for s in samples] == [("f.JPEG", 1), ("e.JPEG", 2)]
-    make_files(tmp_path, "val/n03/x.JPEG")
-    with pytest.raises(ValueError, match=r"val/n03: there is no such class in .*train"):
+    make_files(tmp_path, "val/n00000003/x.JPEG")
+    with pytest.raises(ValueError, match=r"val/n00000003: there is no such class in .*train"):
         find_samples("ilsvrc-cls", tmp_path, "val")
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("names", [("1", "10", "2"), ("goldfish", "tench"), ("n01440764", "x")])
+def test_folders_of_ilsvrc_that_are_no_synsets_are_refused(tmp_path, names, split):
+    """Sorted, they number the classes in another order than the released networks' classes."""
+    make_files(tmp_path, *(f"{split}/{name}/a.JPEG" for name in names))
+    with pytest.raises(
+        ValueError, match=f"{split}: found class folders that are no synsets: .*n##"
+    ):
+        find_samples("ilsvrc-cls", tmp_path, split)
+    samples = find_samples("places", tmp_path, split)
+    assert [s.label for s in samples] == list(range(len(names)))
+
+
 def test_a_list_goes_before_class_folders(tmp_path):
-    make_files(tmp_path, "train/n01/a.JPEG")
+    make_files(tmp_path, "train/n00000001/a.JPEG")
     (tmp_path / "train.lst").write_text("0\t7\tb.JPEG\n")
     assert [s.label for s in find_samples("ilsvrc-cls", tmp_path, "train")] == [7]
 

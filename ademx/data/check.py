@@ -159,23 +159,17 @@ class _Checker:
         absent = []
         for split in self._bar(iterable=splits, unit="split"):
             try:
-                self._splits[split] = self._find(split, list_files.get(split))
+                self._splits[split] = find_samples(
+                    self._dataset, self._root, split, list_file=list_files.get(split)
+                )
             except FileNotFoundError as error:
                 absent.append(Problem("split", split, None, str(error)))
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 self._problems.append(Problem("list", split, None, str(error)))
         nothing_there = not self._splits and not self._problems
         is_required = asked is not None or nothing_there
         (self._problems if is_required else self._remarks).extend(absent)
         self._folders = Folders({**self._unchecked(known), **self._splits})
-
-    def _find(self, split: str, list_file: str | Path | None) -> list[Sample]:
-        try:
-            return find_samples(self._dataset, self._root, split, list_file=list_file)
-        except FileNotFoundError as error:
-            if (self._root / f"{split}.rec").is_file():  # without its index
-                raise ValueError(error) from error
-            raise
 
     def _unchecked(self, known: Sequence[str]) -> dict[str, list[Sample]]:
         """Return the samples of the other splits, whose files may lie in the same folders."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from ademx.data.label_files import read_matlab
 from ademx.data.plans import Entry, Plan, PlannedList, Request, read_lines
 from ademx.iteration import progress_bar
-from iters.lists import folder_names, images_in
+from iters.lists import check_class_folders, folder_names, images_in
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +113,9 @@ def _read_meta(path: Path) -> dict[str, int]:
 
 def _find_classes(files: _Files, request: Request) -> list[str]:
     """Return the synsets in the order of their class ids."""
+    for split in ("train", "val"):
+        names = folder_names(files.base / split)
+        check_class_folders(request.dataset, files.base / split, names)
     folders = folder_names(files.base / "train")
     if folders:
         return folders

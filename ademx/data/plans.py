@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Union
 
+from iters.files import read_text
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -121,12 +123,10 @@ def read_lines(path: Path) -> list[str]:
     """Return the lines of a list of the distribution, but for blank ones.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or it is no text.
         OSError: the file cannot be read.
     """
-    # File names need not be UTF-8: what is not survives as surrogates, as in `os.fsdecode`.
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     if not lines:
         raise ValueError(f"{path}: the file is empty: unpack it again")
     return lines

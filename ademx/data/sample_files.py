@@ -62,7 +62,7 @@ def read_files(dataset: Dataset, job: tuple[str, Sample]) -> Found:
     if not isinstance(sample.label, Path):
         return Found(problems, digest)
     path = sample.label
-    label = _attempt(lambda: open_label(path.read_bytes()), split, str(path))
+    label = _attempt(lambda: open_label(read_bytes(path)), split, str(path))
     if isinstance(label, Problem):
         return Found([*problems, label], digest)
     if size is not None and label.size != size:
@@ -103,6 +103,6 @@ def _attempt(read: Callable[[], T], split: str, path: str) -> T | Problem:
         cause = error.__cause__ or error
         if isinstance(cause, UnidentifiedImageError):  # its text gives an address in memory
             return Problem("unreadable", split, path, "not an image of a known format")
-        # What the system says names the file once more.
-        detail = getattr(cause, "strerror", None) or str(cause)
+        # What the system and the reader say names the file once more.
+        detail = getattr(cause, "strerror", None) or str(cause).removeprefix(f"{path}: ")
         return Problem("unreadable", split, path, detail)
