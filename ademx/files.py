@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -191,6 +192,22 @@ def _is_open(path: Path, file: int) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(file))
     except FileNotFoundError:
         return False
+
+
+def check_regular(path: PathLike) -> None:
+    """Raise unless a path is a regular file: one that ends, and can be read from any place.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is something else, such as a named pipe, whose reader waits for ever.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+        raise ValueError(
+            f"{os.fspath(path)} is {kinds.get(stat.S_IFMT(mode), 'a device')}, expected a file: "
+            "write what it gives to a file first, and name that"
+        )
 
 
 def write_json(path: PathLike, value: Any) -> None:

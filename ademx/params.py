@@ -19,7 +19,6 @@ files saved from a GPU read like any other.
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import struct
 from collections.abc import Collection, Iterator, Mapping
@@ -32,7 +31,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ademx.files import PathLike, replacing
+from ademx.files import PathLike, check_regular, replacing
+from ademx.text import printable
 
 Array = npt.NDArray[Any]
 
@@ -133,11 +133,19 @@ class ParamsFile(Mapping[str, Array]):
     Attributes:
         path: Path as given.
         entries: Stored name -> `Entry`, in the order of the file.
+        metadata: Texts that the file says of itself; a `.params` file has none.
     """
 
-    def __init__(self, path: PathLike, file: FileIO, entries: dict[str, Entry]) -> None:
+    def __init__(
+        self,
+        path: PathLike,
+        file: FileIO,
+        entries: dict[str, Entry],
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         self.path = path
         self.entries = entries
+        self.metadata = dict(metadata or {})
         self._file = file
 
     def __getitem__(self, name: str) -> Array:
@@ -200,14 +208,14 @@ class ParamsFile(Mapping[str, Array]):
 def open_params(path: PathLike) -> ParamsFile:
     """Return an open file with all its headers checked and none of its numbers read.
 
-    The headers are read through a memory map, so the time depends on the number of arrays, not
-    on their size, and no size that the file states is allocated before the file is known to
-    hold as much.
+    Data is skipped, so the time depends on the number of arrays, not on their size, and no size
+    that the file states is allocated before the file is known to hold as much.
 
     Raises:
         FileNotFoundError: There is no such file.
         ParamsError: It is not a `.params` file, or a damaged, truncated or sparse one.
     """
+    check_regular(path)
     with ExitStack() as stack:
         file = stack.enter_context(open(path, "rb", buffering=0))
         entries = _read_entries(path, file)
@@ -239,6 +247,7 @@ def save(
     aux_params: Mapping[str, Array],
     *,
     version: int = 2,
+    prefixed: bool = True,
 ) -> None:
     """Write a `.params` file; the old one stays whole until the new one is.
 
@@ -250,6 +259,8 @@ def save(
             0.11, 0 for all before. Later ones read the earlier formats too (tried with 0.9.5,
             0.10.0, 0.11.0, 0.12.0 and 1.9.1). A dtype must be known as well: int8 came with
             0.10, int64 with 0.11, bool after 0.12.
+        prefixed: Store names as `arg:…` and `aux:…`, as MXNet's modules read them; gluon's
+            `load_parameters` takes names without.
 
     Raises:
         ValueError: A name is empty, prefixed or in both mappings, or an array is not numpy's, has
@@ -271,7 +282,7 @@ def save(
             file.write(header)
             file.write(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
         file.write(struct.pack("<Q", len(names)))
-        for name in names:
+        for name in names if prefixed else (name[len(b"arg:") :] for name in names):
             file.write(struct.pack("<Q", len(name)) + name)
 
 
@@ -313,8 +324,8 @@ def check_parameters(
 
 def _abbreviated(kind: str, names: list[str]) -> str:
     more = len(names) - _NAMES_SHOWN
-    shown = "; ".join(names[:_NAMES_SHOWN]) + (f"; and {more} more" if more > 0 else "")
-    return f"{len(names)} {kind}: {shown}"
+    shown = "; ".join(map(printable, names[:_NAMES_SHOWN]))
+    return f"{len(names)} {kind}: {shown}" + (f"; and {more} more" if more > 0 else "")
 
 
 def _error(path: PathLike, at: int, found: str, *, expected: str, cause: str) -> ParamsError:
@@ -324,17 +335,29 @@ def _error(path: PathLike, at: int, found: str, *, expected: str, cause: str) ->
 
 
 class _Cursor:
-    """A position in a memory map that never reads past its end."""
+    """A position in an open file that never reads past its end, should it be cut short too."""
 
-    def __init__(self, path: PathLike, data: mmap.mmap) -> None:
+    _BLOCK = 1 << 12  # bytes read at a time: headers and names are small and close together
+
+    def __init__(self, path: PathLike, file: FileIO) -> None:
         self.path = path
-        self.data = data
         self.at = 0
+        self._file = file
+        self.size = os.fstat(file.fileno()).st_size
+        self._block, self._start = b"", 0
 
     @property
     def left(self) -> int:
         """Bytes from here to the end."""
-        return len(self.data) - self.at
+        return self.size - self.at
+
+    def peek(self, at: int, size: int) -> bytes:
+        """Return so many bytes from a place on, fewer where the file ends before."""
+        first = at - self._start
+        if first < 0 or first + size > len(self._block):
+            self._file.seek(at)
+            self._block, self._start, first = self._file.read(max(size, self._BLOCK)), at, 0
+        return self._block[first : first + size]
 
     def error(self, found: str, *, expected: str, cause: str, back: int = 0) -> ParamsError:
         """Return the error about what stands `back` bytes before this position."""
@@ -360,24 +383,31 @@ class _Cursor:
     def read(self, layout: str, what: str) -> tuple[int, ...]:
         """Return the little-endian numbers here, of a `struct` layout, and move past them."""
         layout = f"<{layout}"
-        return struct.unpack_from(layout, self.data, self.skip(struct.calcsize(layout), what))
+        return struct.unpack(layout, self.take(struct.calcsize(layout), what))
+
+    def take(self, size: int, what: str) -> bytes:
+        """Return the bytes here and move past them."""
+        found = self.peek(self.skip(size, what), size)
+        if len(found) < size:
+            cause = "another program changed the file after it was opened"
+            raise self.error("the file ends here", expected=what, cause=cause, back=size)
+        return found
 
 
 def _read_entries(path: PathLike, file: FileIO) -> dict[str, Entry]:
     """Return all entries of an open file, by stored name."""
-    if os.fstat(file.fileno()).st_size == 0:  # cannot be mapped
+    cursor = _Cursor(path, file)
+    if not cursor.size:
         cause = "a download or a save that failed at its start"
-        raise _error(path, 0, "the file is empty", expected="a .params file", cause=cause)
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        cursor = _Cursor(path, data)
-        arrays = [_read_array(cursor) for _ in range(_read_count(cursor))]
-        entries = _read_names(cursor, arrays)
-        if cursor.left:
-            raise cursor.error(
-                f"{cursor.left} bytes follow the last name",
-                expected="the end of the file",
-                cause="two files were joined, or the header is damaged",
-            )
+        raise cursor.error("the file is empty", expected="a .params file", cause=cause)
+    arrays = [_read_array(cursor) for _ in range(_read_count(cursor))]
+    entries = _read_names(cursor, arrays)
+    if cursor.left:
+        raise cursor.error(
+            f"{cursor.left} bytes follow the last name",
+            expected="the end of the file",
+            cause="two files were joined, or the header is damaged",
+        )
     return entries
 
 
@@ -396,13 +426,13 @@ def _read_count(cursor: _Cursor) -> int:
 
 def _check_kind(cursor: _Cursor) -> None:
     """Raise an error that says what the file is, if it does not start like a `.params` file."""
-    head = cursor.data[:64]
+    head = cursor.peek(0, 64)
     if _MAGIC.startswith(head[:8]):  # a shorter one was cut off, which the cursor reports
         return
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")  # a byte order mark, blanks
     found, cause = f"bytes {head[:8].hex(' ')}", "this is no .params file, or a damaged one"
     # First, because the length that safetensors starts with may look like any of the others.
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < len(cursor.data):
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < cursor.size:
         found, cause = "a safetensors file", "wrong format: `ademx convert` reads it"
     else:
         for start, what, reason in _FOREIGN:
@@ -504,7 +534,7 @@ def _read_names(cursor: _Cursor, arrays: list[Entry]) -> dict[str, Entry]:
 def _read_name(cursor: _Cursor) -> tuple[str, str, str]:
     """Return a name as stored, its kind and the name without prefix, and move past it."""
     (length,) = cursor.read("Q", "the length of a name")
-    raw = cursor.data[cursor.skip(length, "a name") : cursor.at]
+    raw = cursor.take(length, "a name")
     try:
         stored = raw.decode("utf-8")
     except UnicodeDecodeError:

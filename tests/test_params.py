@@ -238,6 +238,45 @@ def test_a_file_cut_after_it_was_opened(tmp_path):
             file["arg:w"]
 
 
+@pytest.mark.parametrize("kept", [0, 20, 4000, 30_000])
+def test_a_file_cut_while_its_headers_are_read(tmp_path, monkeypatch, kept):
+    """No memory map: a page of one that the file no longer has would end the process."""
+    path = tmp_path / "a.params"
+    save(path, {f"w{i}": np.zeros(1, np.float32) for i in range(1000)}, {})
+    found = os.stat(path)
+
+    def cut_behind_its_back(_descriptor):
+        os.truncate(path, kept)
+        return found
+
+    monkeypatch.setattr("ademx.params.os.fstat", cut_behind_its_back)
+    with pytest.raises(ParamsError, match=r"the file ends here|cut off|no \.params"):
+        open_params(path)
+
+
+def test_what_is_no_regular_file_is_named(tmp_path):
+    path = tmp_path / "a.params"
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=r"a\.params is a named pipe, expected a file: write"):
+        load(path)  # would wait for a writer
+    with pytest.raises(ValueError, match="is a folder, expected a file"):
+        load(tmp_path)
+
+
+def test_names_cannot_act_on_a_terminal():
+    found = {"bad\x1b[2J\a\nname": np.zeros(1)}
+    with pytest.raises(CheckpointMismatch, match=r"bad\\x1b\[2J\\x07\\nname"):
+        check_parameters({}, found, source="x")
+
+
+def test_names_without_prefix_are_written_for_gluon(tmp_path):
+    path = tmp_path / "a.params"
+    save(path, {"w": np.ones(2)}, {"running_mean": np.zeros(1)}, prefixed=False)
+    with open_params(path) as file:
+        assert list(file.entries) == ["w", "running_mean"]
+    assert list(load(path)[1]) == ["running_mean"]
+
+
 def test_no_mxnet_is_needed(tmp_path):
     code = (
         "import sys; sys.modules['mxnet'] = None\n"
