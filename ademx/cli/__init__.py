@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 import ademx
+from ademx.cli.process import LogFormatter, prepare_streams, unwinding
 from ademx.compat import MissingDependency
+from ademx.text import printable
 
 # Command -> (module, its one-line help, so that `ademx --help` loads none of them).
 _COMMANDS = {
@@ -48,14 +50,16 @@ class _LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a user's mistake becomes one line on stderr and exit status 1."""
+        prepare_streams()
         try:
-            return super().invoke(ctx)
+            with unwinding():
+                return super().invoke(ctx)
         except BrokenPipeError:  # of a reader that has seen enough: click ends quietly
             raise
         except (ValueError, OSError, MissingDependency) as error:
             if logging.getLogger().isEnabledFor(logging.DEBUG):
                 raise
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(error, keep="\n\t")) from error
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,10 +67,8 @@ class _LazyGroup(click.Group):
 @click.option("--debug", is_flag=True, help="Log debug messages and show tracebacks.")
 def main(debug: bool) -> None:
     """The Wider or Deeper networks (ResNet-38, arXiv:1611.10080) on MXNet 1.9."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.DEBUG if debug else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-        force=True,
+        handlers=[handler], level=logging.DEBUG if debug else logging.INFO, force=True
     )

@@ -1,0 +1,120 @@
+"""What a command owes to the process that it is: its standard streams, signals and messages."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, TextIO
+
+from ademx.text import printable
+
+_ENDING_SIGNALS = ("SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+
+
+def prepare_streams() -> None:
+    """Make stdout and stderr fit for all that is written to them.
+
+    * Where one of the three standard streams is closed, it becomes /dev/null: else the next file
+      that is opened would take its number, and a library's message would end up in it.
+    * A stderr that cannot be written to does not fail a command whose work goes on.
+    * An error of stdout says that it is one.
+    * What a stream's encoding lacks is written as an escape.
+
+    Streams that a caller has put in place of the process's own are left alone.
+    """
+    _open_closed()
+    if sys.stdout is not None and sys.stdout is sys.__stdout__:
+        sys.stdout = _stream(_Stdout(1, "wb", closefd=False), sys.stdout)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _stream(_Stderr(2, "wb", closefd=False), sys.stderr)
+
+
+def _open_closed() -> None:
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+
+
+def _stream(raw: io.FileIO, replaced: TextIO | None) -> TextIO:
+    if replaced is not None:
+        replaced.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=getattr(replaced, "encoding", "utf-8"),
+        errors="backslashreplace",
+        line_buffering=isinstance(raw, _Stderr) or raw.isatty(),
+    )
+
+
+class _Stdout(io.FileIO):
+    """Raises its first error and drops what comes after it: Python tries again at its end."""
+
+    _has_failed = False
+
+    def write(self, data: Any) -> int:
+        if self._has_failed:
+            return _length(data)
+        try:
+            return super().write(data)
+        except OSError as error:
+            self._has_failed = True
+            raise OSError(error.errno, error.strerror, "stdout") from None
+
+
+class _Stderr(io.FileIO):
+    def write(self, data: Any) -> int:
+        with suppress(OSError):
+            return super().write(data) or _length(data)  # None: it would have to wait
+        return _length(data)
+
+
+def _length(data: Any) -> int:
+    return len(memoryview(data).cast("B"))
+
+
+class LogFormatter(logging.Formatter):
+    """Escapes what could act on a terminal, and sets further lines of a message off."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as text."""
+        return printable(super().format(record), keep="\n\t").replace("\n", "\n    ")
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the command as errors do, with exit status 128 + their number.
+
+    Temporary files are removed then. A second one ends the process at once. Signals that are
+    ignored, or that the caller handles, are left as they are, and child processes obey theirs.
+    """
+    owner = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() != owner:
+            os.kill(os.getpid(), number)
+        raise SystemExit(128 + number)
+
+    numbers = [getattr(signal, name) for name in _ENDING_SIGNALS if hasattr(signal, name)]
+    taken = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    try:
+        for number in taken:
+            signal.signal(number, end)
+    except ValueError:  # not in the main thread
+        taken = []
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
