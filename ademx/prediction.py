@@ -24,10 +24,10 @@ from ademx.onnx_predictor import OnnxPredictor, default_onnx_devices
 from ademx.pictures import colourise
 from ademx.predictor import Devices, default_devices
 from ademx.scoremaps import ScoreResizer, best_class
+from ademx.shapes import network_stride
 from iters import palettes, transforms
 from iters.datasets import Dataset, encode_label, get_dataset
 from iters.shown import SUFFIXES, load_as_shown
-from symbols.levels import get_network, native_stride
 
 BACKENDS = ("mxnet", "torch", "onnx")
 
@@ -243,11 +243,7 @@ class _Segmenter:
     def __init__(self, network: _Network, options: PredictionOptions) -> None:
         self._network = network
         self._options = options
-        label = network.label
-        # A label's stride may be larger than what its network has.
-        self._stride = min(
-            label.output_stride, native_stride(get_network(label.family, label.variant))
-        )
+        self._stride = network_stride(network.label)
 
     def files(self, image: Path) -> dict[str, Path]:
         kinds = {"labels": ".png", "overlays": ".png", "shares": ".json"}

@@ -18,7 +18,7 @@ from ademx.compat import import_mxnet
 from ademx.convert import import_torch
 from ademx.labels import Label
 from ademx.models import build_symbol
-from ademx.shapes import find_head, find_width
+from ademx.shapes import find_head, find_width, network_stride
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
@@ -263,10 +263,18 @@ def check_averageable(labels: Sequence[Label]) -> None:
     """Raise ValueError unless the labels' networks take one input and their outputs one shape."""
     first = labels[0]
     for label in labels[1:]:
-        for field in ("dataset", "family", "num_classes", "output_stride"):
-            ours, theirs = getattr(first, field), getattr(label, field)
+        for name, (ours, theirs) in _facts_of_outputs(first, label).items():
             if ours != theirs:
                 raise ValueError(
-                    f"weights of {first} and {label} cannot be averaged: {field} is {ours} in one "
+                    f"weights of {first} and {label} cannot be averaged: {name} is {ours} in one "
                     f"and {theirs} in the other"
                 )
+
+
+def _facts_of_outputs(*labels: Label) -> dict[str, tuple[Any, ...]]:
+    """Return what the labels' networks must have in common, of each of them."""
+    names = ("dataset", "family", "num_classes")
+    facts = {name: tuple(getattr(label, name) for label in labels) for name in names}
+    if labels[0].task == "segmentation":
+        facts["output_stride"] = tuple(map(network_stride, labels))
+    return facts

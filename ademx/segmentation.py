@@ -21,6 +21,7 @@ from ademx.iteration import grouped, progress_bar
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
 from ademx.published import Result
 from ademx.scoremaps import ScoreResizer, best_class, mean_scores
+from ademx.shapes import network_stride
 from ademx.submissions import Submission, pack_labels
 from iters import transforms
 from iters.datasets import VOID, Dataset, decode_label, encode_label
@@ -129,7 +130,7 @@ class _Tester:
             import_crf_library()  # found missing now, not when the first image is computed
             settings["crf"] = asdict(options.crf)
         self._session = Session(options, task="segmentation", settings=settings)
-        stride = self._session.label.output_stride
+        stride = network_stride(self._session.label)
         if options.test_steps < 1 or stride % options.test_steps:
             raise ValueError(
                 f"--test-steps {options.test_steps}: expected a divisor of the network's output "

@@ -25,6 +25,7 @@ from symbols.levels import (
     branch_names,
     check_choice,
     get_network,
+    native_stride,
     with_output_stride,
     with_width,
 )
@@ -87,6 +88,15 @@ class Layer:
         reach = self.dilation * (self.kernel - 1) + 1
         spare = [side + 2 * self.padding - reach + self.ceil * (self.stride - 1) for side in size]
         return spare[0] // self.stride + 1, spare[1] // self.stride + 1
+
+
+def network_stride(label: Label) -> int:
+    """Return how many pixels of its input a cell of a label's network's output stands for.
+
+    It is below the label's output stride where the network down-samples less by itself: a label
+    that names no stride says 32, and one trained at 112 or 56 has 16 or 8.
+    """
+    return min(label.output_stride, native_stride(get_network(label.family, label.variant)))
 
 
 def list_layers(

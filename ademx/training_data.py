@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ademx.shapes import network_stride
 from ademx.trainer import Workers
 from ademx.training_options import SegmentationTrainOptions, TrainOptions
 from iters import transforms
 from iters.datasets import DATASETS, Dataset
 from iters.lists import Sample, find_samples
-from symbols.levels import get_network, native_stride
 
 
 def find_labelled_samples(options: TrainOptions, dataset: Dataset) -> list[Sample]:
@@ -52,9 +52,7 @@ def make_iterator(
             options.crop_size,
             origin_size=options.origin_size or dataset.origin_size,
             scale_range=options.scale_rate_range,
-            stride=min(
-                label.output_stride, native_stride(get_network(label.family, label.variant))
-            ),
+            stride=network_stride(label),
             max_shape=_max_shape(options, dataset),
             dataset=dataset,
             **common,

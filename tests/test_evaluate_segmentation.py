@@ -19,6 +19,8 @@ from PIL import Image
 
 from ademx import params
 from ademx.data.make import make_dataset
+from ademx.labels import parse_label
+from ademx.predictor import Devices, Predictor
 from ademx.segmentation import SegmentationOptions, evaluate_segmentation
 from iters.datasets import DATASETS
 from iters.drawn import draw_scene
@@ -339,6 +341,37 @@ def test_ade20k_stores_its_classes_from_one(tmp_path):
     unions = [max(1, np.sum((found == k) | (truth == k))) for k in range(1, 151)]
     assert scores["mean_iou"] == pytest.approx(100 * np.mean(np.divide(hits, unions)))
     assert scores["absent_classes"] == "zero"
+
+
+@pytest.mark.parametrize(("variant", "stride"), [("b", 16), ("56-1-1-1-1-1-1-1", 8)])
+def test_the_networks_own_stride_counts(variant, stride, tmp_path):
+    """The labels name no stride, which is 32; trained at 112 and 56 the networks have less."""
+    label = parse_label(f"voc_rna-{variant}_cls21")
+    weights = write_weights(tmp_path, str(label))
+    scene, truth = draw_scene(np.random.default_rng(0))
+    image, truth = scene[:48, :64], truth[:48, :64]
+    Image.fromarray(image).save(tmp_path / "a.png")
+    Image.fromarray(truth).save(tmp_path / "truth.png")
+    (tmp_path / "a.lst").write_text("a.png\ttruth.png\n")
+    options = ("--list-file", tmp_path / "a.lst", "--test-steps", 2, "--save-predictions")
+    evaluate(weights, tmp_path, tmp_path / "out", *options)
+    found = np.load(tmp_path / "out" / "scores" / "a.npz")["scores"]
+
+    # SPEC §5: the image lies at stride // 2 in a frame of zeros, of which windows are read.
+    frame = np.zeros((3, 64 + stride, 64 + stride), np.float32)
+    pixels = (image / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    frame[:, stride // 2 :, stride // 2 :][:, :48, :64] = pixels.transpose(2, 0, 1)
+    step = stride // 2
+    starts = [step // 2, step // 2 + step]
+    inputs = np.zeros((4, 3, 64, 64), np.float32)
+    for index, (y, x) in enumerate((y, x) for y in starts for x in starts):
+        inputs[index, :, :48] = frame[:, y : y + 48, x : x + 64]
+    outputs = Predictor.from_file(weights, label, devices=Devices())(inputs, batch=4)
+    expected = np.zeros((21, 128 // stride, 128 // stride))
+    for index, output in enumerate(outputs):
+        expected[:, index // 2 :: 2, index % 2 :: 2] = output
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-3)  # stored as float16
 
 
 # ---- what is printed and written ---------------------------------------------------------------

@@ -158,11 +158,21 @@ def test_a_cpu_without_bfloat16_gets_a_warning(weights, monkeypatch, caplog):
         ("voc_rn-50_cls21_s8", "family"),
         ("voc_rna-a1_cls22_s8", "num_classes"),
         ("voc_rna-a1_cls21_s16", "output_stride"),
+        ("voc_rna-a1_cls21", "output_stride"),
     ],
 )
 def test_outputs_that_do_not_match_are_not_averaged(other, field):
     with pytest.raises(ValueError, match=f"cannot be averaged: {field} is"):
         check_averageable([parse_label(VOC), parse_label(other)])
+
+
+def test_networks_of_other_strides_than_their_labels_are_told_apart():
+    """Trained at 112, rna-b has 16 where its label says nothing, which is 32."""
+    with pytest.raises(ValueError, match="output_stride is 32 in one and 16 in the other"):
+        check_averageable([parse_label("voc_rna-a1_cls21"), parse_label("voc_rna-b_cls21")])
+    check_averageable([parse_label("voc_rna-a1_cls21_s16"), parse_label("voc_rna-b_cls21")])
+    classifiers = ("ilsvrc-cls_rna-a1_cls1000", "ilsvrc-cls_rna-b_cls1000")
+    check_averageable(list(map(parse_label, classifiers)))
 
 
 def test_variants_and_tags_may_differ_in_an_average():
