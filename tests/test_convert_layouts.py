@@ -10,7 +10,7 @@ import pytest
 from fill import fill, image_batch
 
 import ademx
-from ademx.convert import layouts
+from ademx.convert import layouts, torch_model
 from ademx.shapes import parameter_shapes
 
 torch = pytest.importorskip("torch")
@@ -101,6 +101,18 @@ def test_tensors_share_the_arrays_memory():
             "res3a_branch1_weight": "mod3.block1.proj_conv.weight",
             "bn7_moving_mean": "bn_out.running_mean",
             "linear1000_weight": "classifier.fc.weight",
+        },
+        "gluoncv": {
+            "conv1a_weight": "mod1.0.weight",
+            "bn2a_branch2a_gamma": "mod2.0.bn1.0.gamma",
+            "res2b2_branch2a_weight": "mod2.2.convs.0.weight",
+            "bn4b1_branch2b1_moving_var": "mod4.1.convs.1.0.running_var",
+            "res4b1_branch2b1_weight": "mod4.1.convs.2.weight",
+            "res6a_branch2b2_weight": "mod6.0.convs.5.weight",
+            "bn7a_branch2b2_beta": "mod7.0.convs.3.0.beta",
+            "res3a_branch1_weight": "mod3.0.proj_conv.weight",
+            "bn7_moving_mean": "bn_out.0.running_mean",
+            "linear1000_weight": "classifier.1.weight",
         },
         "native": {
             "res4b1_branch2a_weight": "res4b1.branch2a.weight",
@@ -380,14 +392,199 @@ def test_what_is_no_tensor_or_no_layout_is_named():
         ademx.convert.to_torch({"resnet_weight": np.zeros(1)}, {}, "native")
 
 
-def caveats(caplog, layout, label, *, reading=False):
+# Other projects' files, in their form: trunks with heads, wrappers and prefixes.
+
+PSA_HEADS = {
+    "psa classification": ["fc8.weight"],
+    "AffinityNet": ["f8_3.weight", "f8_4.weight", "f8_5.weight", "f9.weight"],
+    "SEAM": ["fc8.weight", "f8_3.weight", "f8_4.weight", "f9.weight"],
+    "EPS": ["fc8.weight", "fc8.bias"],
+    "SC-CAM": ["fc8.weight", "fc8_20.weight", "fc8_200.weight"],
+    "MCTformer": ["fc8_seg_conv1.weight", "fc8_seg_conv1.bias", "fc8_seg_conv2.weight"],
+}
+
+
+@pytest.mark.parametrize("project", PSA_HEADS)
+def test_heads_of_other_projects_are_named_and_left_out_when_told(project, caplog):
+    arg_params, aux_params = weights(A1)
+    state = ademx.convert.to_torch(arg_params, aux_params, "resnet38d")
+    heads = PSA_HEADS[project]
+    state |= {key: torch.zeros(20, 128, 1, 1) for key in heads}
+    message = refused(state)
+    if project == "MCTformer":  # the release's top, of which the last bias is lost
+        assert "1 are missing: fc8_seg_conv2.bias" in message
+        return
+    assert f"{len(heads)} do not fit: {', '.join(heads)}" in message
+    assert "--drop-extra leaves these out" in message
+    with caplog.at_level(logging.WARNING):
+        found = ademx.convert.from_torch(state, drop_extra=True)
+    assert f"left out: {', '.join(heads)}" in caplog.text
+    assert same(found[0], {n: v for n, v in arg_params.items() if not n.startswith("linear")})
+    assert same(found[1], aux_params)
+
+
+class PsaSegmentation(Psa):
+    """The trunk with the release's top under the names of RRM and MCTformer."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        atrous = {"padding": 12, "dilation": 12}
+        self.fc8_seg_conv1 = nn.Conv2d(64 * width, 8 * width, 3, **atrous)
+        self.fc8_seg_conv2 = nn.Conv2d(8 * width, 21, 3, **atrous)
+
+    def forward(self, x):
+        return self.fc8_seg_conv2(F.relu(self.fc8_seg_conv1(super().forward(x))))
+
+
+def test_a_top_of_two_convolutions_is_the_release_s():
+    label = "voc_rna-a1_cls21_s8"
+    params = weights(label)
+    network = PsaSegmentation(2).eval()
+    state = ademx.convert.to_torch(*params, "resnet38d", with_head=True)
+    network.load_state_dict(state, strict=True)
+    for wrapped in (state, {"fc8.weight": torch.zeros(20, 128, 1, 1), **network.state_dict()}):
+        assert all(map(same, ademx.convert.from_torch(wrapped, drop_extra=True), params))
+    trunk_apart = {k if "fc8" in k else f"backbone.{k}": v for k, v in state.items()}
+    assert all(map(same, ademx.convert.from_torch(trunk_apart), params))
+
+    twin = torch_model.build(label, width=WIDTH).eval()
+    twin.load_state_dict(ademx.convert.to_torch(*params, "native"))
+    images = torch.from_numpy(image_batch((1, 3, 97, 129)))
+    with torch.inference_mode():
+        expected, found = twin(images), network(images)
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_what_was_written_under_our_own_names_is_read():
+    params = weights("voc_rna-a1_cls21_s8")
+    state = ademx.convert.to_torch(*params, "resnet38d", with_head=True)
+    ours = {"fc8_seg_conv1": "conv6a", "fc8_seg_conv2": "linear21"}
+    renamed = {}
+    for key, value in state.items():
+        module, _, parameter = key.rpartition(".")
+        renamed[f"{ours.get(module, module)}.{parameter}"] = value
+    assert all(map(same, ademx.convert.from_torch(renamed), params))
+
+
+def prefixed(prefix, state):
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+@pytest.mark.parametrize("layout", ["native", "resnet38d", "wider_resnet_a2", "gluoncv"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": prefixed("module.", state), "epoch": 3},
+        lambda state: {"model": state, "optimizer": {"param_groups": [], "state": {"x": BIG}}},
+        lambda state: {"net": prefixed("module.module.", state), "rng": BIG},
+        lambda state: {"model_state_dict": prefixed("backbone.", state)},
+        lambda state: {"ema": prefixed("_orig_mod.", state), "best": {"mean_iu": 3.0}},
+        lambda state: {"model": {"state_dict": prefixed("encoder.model.", state)}},
+        lambda state: prefixed("module.backbone._orig_mod.", state),
+    ],
+)
+def test_wrappers_and_prefixes_come_off(wrap, layout):
+    arg_params, aux_params = weights(A1)
+    state = ademx.convert.to_torch(arg_params, aux_params, layout, with_head=True)
+    found = ademx.convert.from_torch(wrap(state))
+    assert same(found[0], arg_params)
+    assert same(found[1], aux_params)
+
+
+BIG = torch.zeros(3)
+
+
+def test_mapillary_s_vistas_file_is_body_head_and_classes():
+    params = weights("voc_rna-a2_cls21_s8")
+    body = ademx.convert.to_torch(*params, "wider_resnet_a2")
+    head = {"map_convs.0.weight": torch.zeros(1), "red_conv.weight": torch.zeros(1)}
+    wrapped = {"state_dict": {"body": body, "head": head, "cls": {"weight": torch.zeros(1)}}}
+    message = refused(wrapped)
+    assert "3 do not fit: state_dict.head.map_convs.0.weight, state_dict.head.red_conv" in message
+    found, _ = ademx.convert.from_torch(wrapped, drop_extra=True)
+    assert same(found, {n: v for n, v in params[0].items() if not layouts.is_head(n)})
+
+
+def test_two_networks_in_a_file_are_said():
+    state = ademx.convert.to_torch(*weights(A1), "resnet38d")
+    message = refused_as({"model": state, "ema": dict(prefixed("module.", state))})
+    assert "2 networks, whose keys start with 'ema.module.', 'model.'" in message
+    # The same dict twice is one network.
+    assert ademx.convert.from_torch({"model": state, "net": state})
+
+
+def refused_as(state):
+    with pytest.raises(ValueError, match=r"save the one that you want") as error:
+        ademx.convert.from_torch(state)
+    return str(error.value)
+
+
+def test_dicts_that_hold_themselves_come_to_an_end():
+    state = dict(ademx.convert.to_torch(*weights(A1), "native"))
+    state["self"] = state
+    doubled = {"x": state}
+    for _ in range(60):  # 2**60 paths
+        doubled = {"a": doubled, "b": doubled}
+    assert ademx.convert.from_torch(state)
+    with pytest.raises(ValueError, match="expected a tensor"):
+        ademx.convert.from_torch(doubled)
+
+
+def test_a_trunk_without_its_last_normalisation_is_a_trunk():
+    params = weights("cityscapes_rna-a2_cls19_s8")
+    for layout in ("wider_resnet_a2", "gluoncv"):
+        state = ademx.convert.to_torch(*params, layout)
+        state = {key: value for key, value in state.items() if not key.startswith("bn_out")}
+        state["aspp.features.0.0.weight"] = torch.zeros(1)
+        found = ademx.convert.from_torch(prefixed("module.", state), drop_extra=True)
+        for values, all_values in zip(found, params):
+            assert same(values, {n: v for n, v in all_values.items() if is_trunk(n)})
+    del state["mod4.2.convs.0.weight"]
+    assert "are missing: mod4.2.convs.0.weight" in refused(state)
+
+
+def is_trunk(name):
+    return not layouts.is_head(name) and not name.startswith("bn7_")
+
+
+@pytest.mark.parametrize("variant", ["a", "a2"])
+def test_the_label_chooses_between_layouts_with_the_same_keys(caplog, variant):
+    """What comes back to the bit is not warned of; what does hold is said."""
+    layout = "wider_resnet" if variant == "a" else "wider_resnet_a2"
+    label = f"ilsvrc-cls_rna-{variant}_cls1000"
+    found = caveats(caplog, layout, label, reading=True, told=False)
+    assert found.startswith(layout + ":")
+    for text in ("scores will be wrong", "same keys", "dilation=True"):
+        assert text not in found
+    other = "wider_resnet_a2" if variant == "a" else "wider_resnet"
+    assert "scores will be wrong" in caveats(caplog, other, label, reading=True)
+
+
+def test_the_caveat_of_a2_at_stride_8_is_said_in_reading(caplog):
+    label = "cityscapes_rna-a2_cls19_s8"
+    found = caveats(caplog, "wider_resnet_a2", label, reading=True, told=False)
+    assert "mod5.block1.convs.conv1 has dilation 2 in WiderResNetA2 and 1 here" in found
+    assert "scores will be wrong" not in found
+
+
+def test_negative_weights_of_a_normalisation_are_warned_of_in_reading(caplog):
+    params = weights(A1)
+    params[0]["bn7_gamma"][0] = -1
+    state = ademx.convert.to_torch(*params, "wider_resnet")
+    caplog.clear()
+    ademx.convert.from_torch(state)
+    assert "1 BatchNorm weights are negative" in caplog.text
+    assert "only with --abn" in caplog.text
+
+
+def caveats(caplog, layout, label, *, reading=False, told=True):
     params = weights(label or A1)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         state = ademx.convert.to_torch(*params, layout, label=label)
         if reading:
             caplog.clear()
-            ademx.convert.from_torch(state, layout, label=label)
+            ademx.convert.from_torch(state, layout if told else None, label=label)
     return " | ".join(record.getMessage() for record in caplog.records)
 
 
@@ -416,7 +613,7 @@ def test_what_names_do_not_show_is_warned_of(caplog):
     found = caveats(caplog, "wider_resnet_a2", "voc_rna-a2_cls21_s8")
     for text in ("leaky ReLU", "dilation=True", "mod5.block1.convs.conv1", "epsilon 1e-5"):
         assert text in found
-    found = caveats(caplog, "wider_resnet", A1, reading=True)
+    found = caveats(caplog, "wider_resnet", A1, reading=True, told=False)
     for text in ("same keys", "leaky ReLU", "epsilon 1e-3"):
         assert text in found
     assert "output stride 8 and ilsvrc-cls_rna-a1_cls1000 at 32" in caveats(caplog, "resnet38d", A1)

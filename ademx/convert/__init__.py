@@ -11,11 +11,14 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from ademx.compat import import_optional
 from ademx.convert import caveats, layouts
+from ademx.convert.recognise import Recognised, recognise
 from ademx.labels import Label, parse_label
+from ademx.text import printable
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 _STATISTICS = ("_moving_mean", "_moving_var")
+# Of dicts within dicts in a checkpoint, more than any has: one may hold itself.
+_MAX_DEPTH = 8
+_MAX_DICTS = 10_000
 
 _log = logging.getLogger(__name__)
 
@@ -74,24 +80,29 @@ def from_torch(
     layout: str | None = None,
     *,
     label: str | os.PathLike[str] | Label | None = None,
+    drop_extra: bool = False,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Return `(arg_params, aux_params)` of a state dict; the arrays share the tensors' memory.
 
-    A `module.` prefix and a `state_dict` key around it are taken off. bfloat16, which numpy does
-    not have, is widened to float32, which is exact. What the names do not show is logged as
-    warnings.
+    Dicts around it, such as that of `state_dict`, and what stands before all its keys, such as
+    `module.`, come off. bfloat16, which numpy does not have, is widened to float32, which is
+    exact. What the names do not show is logged as warnings.
 
     Args:
         state_dict: key -> tensor.
-        layout: one of :data:`ademx.convert.layouts.LAYOUTS`; by default it is recognised.
+        layout: one of :data:`ademx.convert.layouts.LAYOUTS`; by default it is recognised, and the
+            label says which of the two `wider_resnet` it is.
         label: of the network that the parameters are for, for the warnings.
+        drop_extra: leave out what is not the network's, such as other projects' heads.
 
     Raises:
         ValueError: the keys are not those of the layout, or of any.
     """
-    arrays = {key: as_array(key, value) for key, value in unwrapped(state_dict).items()}
+    tensors = find_tensors(state_dict)
     label = label if label is None or isinstance(label, Label) else parse_label(label)
-    parameters, _ = from_layout(arrays, layout, label=label)
+    found = recognise(tensors, layout, drop_extra=drop_extra)
+    parameters = {name: as_array(key, tensors[key]) for key, name in found.names.items()}
+    report_reading(found, parameters, label=label, layout=layout)
     return split(parameters)
 
 
@@ -110,14 +121,35 @@ def to_layout(
     return renamed
 
 
-def from_layout(
-    state: Mapping[str, Array], layout: str | None = None, *, label: Label | None
-) -> tuple[dict[str, Array], str]:
-    """Return :func:`ademx.convert.layouts.rename_from`, and log what the names do not show."""
-    parameters, found = layouts.rename_from(state, layout)
-    for caveat in caveats.reading_caveats(found, parameters, label):
-        _log.warning("%s: %s", found, caveat)
-    return parameters, found
+def report_reading(
+    found: Recognised,
+    parameters: Mapping[str, Array],
+    *,
+    label: Label | None,
+    layout: str | None = None,
+    written_from: Label | None = None,
+) -> str:
+    """Log what names did not show and what is left out, and return the layout that was read.
+
+    Args:
+        found: what the file's keys are.
+        parameters: released name -> array.
+        label: of the network that they are for.
+        layout: what the file is said to be in; by default the label chooses between the two
+            layouts that share their keys.
+        written_from: label that the file itself states.
+    """
+    if found.extra:
+        _log.warning("left out: %s", ", ".join(map(printable, found.extra)))
+    known = layout is not None or found.layout not in layouts.WIDER_LAYOUTS
+    chosen = found.layout
+    if not known and label and label.family == "rna" and label.variant in ("a", "a2"):
+        known, chosen = True, "wider_resnet" if label.variant == "a" else "wider_resnet_a2"
+    for caveat in caveats.reading_caveats(
+        chosen, parameters, label, layout_known=known, written_from=written_from
+    ):
+        _log.warning("%s: %s", chosen, caveat)
+    return chosen
 
 
 def split(parameters: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -126,31 +158,66 @@ def split(parameters: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, 
     return {name: value for name, value in parameters.items() if name not in aux}, aux
 
 
-def unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a state dict without a `state_dict` key around it and `module.` before its keys."""
-    inner = state.get("state_dict")
-    state = inner if isinstance(inner, Mapping) else state
-    prefix = "module."
-    if state and all(str(key).startswith(prefix) for key in state):
-        return {str(key)[len(prefix) :]: value for key, value in state.items()}
-    return {str(key): value for key, value in state.items()}
+def find_tensors(state: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the tensors and arrays in a checkpoint: keys of dicts within dicts joined by dots.
+
+    What is no network's is passed over: an optimiser's dict, and numbers and texts; tensors beside
+    dicts of them, such as states of random numbers. A dict that is there twice comes once.
+
+    Raises:
+        ValueError: there are none.
+    """
+    kinds = (np.ndarray, import_torch().Tensor)
+    seen = {id(state)}
+    nested: list[tuple[str, Any]] = [("", state)]
+    found: dict[str, Any] = {}
+    other = ""
+    for prefix, mapping in nested:  # grows meanwhile
+        flat = {}
+        for key, value in mapping.items():
+            if isinstance(value, kinds):
+                flat[f"{prefix}{key}"] = value
+            elif not isinstance(value, Mapping):
+                other = other or f"{printable(key)!r} is {type(value).__name__}"
+            elif id(value) not in seen and "param_groups" not in value and len(seen) < _MAX_DICTS:
+                seen.add(id(value))
+                if prefix.count(".") < _MAX_DEPTH:
+                    nested.append((f"{prefix}{key}.", value))
+        found.update(flat)
+    inner = {key: value for key, value in found.items() if key not in state}
+    if not found:
+        raise ValueError(
+            f"state dict: {other or 'it is empty'}, expected a tensor: give the dict of a "
+            "network's parameters, such as `model.state_dict()`"
+        )
+    return inner or found
 
 
 def as_array(key: str, value: Any) -> Array:
     """Return a tensor as an array that shares its memory, bfloat16 widened to float32.
 
     Raises:
-        ValueError: it is no tensor.
+        ValueError: it holds numbers of a type that numpy has not, or no numbers.
     """
-    torch = import_torch()
-    if not isinstance(value, torch.Tensor):
-        raise ValueError(
-            f"state dict: {key!r} is {type(value).__name__}, expected a tensor: give the dict of "
-            "a network's parameters, such as `model.state_dict()`"
-        )
-    value = value.detach().cpu()
-    array: Array = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    if isinstance(value, np.ndarray):
+        array: Array = value
+    else:
+        torch = import_torch()
+        value = value.detach().cpu()
+        try:
+            array = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        except (TypeError, RuntimeError):  # such as float8, sparse and quantised tensors
+            raise no_weights(key, str(value.dtype)) from None
+    if array.dtype.kind not in "fiub":
+        raise no_weights(key, str(array.dtype))
     return array
+
+
+def no_weights(key: str, dtype: str) -> ValueError:
+    """Return the error about an array whose type no weights here have."""
+    return ValueError(
+        f"{printable(key)!r} is {dtype}: there are no weights of that type here; save it as float32"
+    )
 
 
 def import_torch() -> ModuleType:

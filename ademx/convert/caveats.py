@@ -25,19 +25,23 @@ class _Home:
         name: of its class.
         variant: the network of ours that down-samples like it.
         output_strides: that it can be built with, pixels.
+        level5: its first convolution of level 5.
     """
 
     name: str
     variant: str
     output_strides: tuple[int, ...]
+    level5: str = "mod5.block1.convs.conv1"
 
 
 # Read from jiwoon-ahn/psa: network/resnet38d.py; mapillary/inplace_abn:
-# scripts/models/wider_resnet.py; NVIDIA/semantic-segmentation: network/wider_resnet.py.
+# scripts/models/wider_resnet.py; NVIDIA/semantic-segmentation: network/wider_resnet.py;
+# gluoncv: model_zoo/wideresnet.py.
 _HOMES = {
     "resnet38d": _Home("resnet38d.Net", "a1", (8,)),
     "wider_resnet": _Home("WiderResNet", "a", (32,)),
     "wider_resnet_a2": _Home("WiderResNetA2", "a2", (32, 8)),
+    "gluoncv": _Home("gluoncv's WiderResNetA2", "a2", (32, 8), "mod5[0].convs[0]"),
 }
 
 
@@ -60,7 +64,7 @@ def writing_caveats(
             f"build {home.name} with ReLU: mapillary's normalisation is a leaky ReLU (slope 0.01) "
             "unless it is told otherwise, and then the scores are wrong; NVIDIA's is a ReLU"
         )
-        negative = sum(int((v < 0).sum()) for n, v in parameters.items() if n.endswith("_gamma"))
+        negative = _count_negative(parameters)
         if negative:
             notes.append(
                 f"{negative} BatchNorm weights are negative, and mapillary's InPlaceABN takes "
@@ -74,7 +78,12 @@ def writing_caveats(
 
 
 def reading_caveats(
-    layout: str, parameters: Mapping[str, npt.NDArray[Any]], label: Label | None
+    layout: str,
+    parameters: Mapping[str, npt.NDArray[Any]],
+    label: Label | None,
+    *,
+    layout_known: bool = True,
+    written_from: Label | None = None,
 ) -> list[str]:
     """Return what was taken for granted of weights that came in a foreign layout.
 
@@ -82,15 +91,23 @@ def reading_caveats(
         layout: the layout that was read.
         parameters: released name -> array.
         label: of the network that the weights are to be used in, where it is known.
+        layout_known: whether it is known which of two layouts with the same keys it is.
+        written_from: label that the file itself states: of one network, nothing differs.
     """
-    if layout not in _HOMES:
+    if layout not in _HOMES or (label and written_from and _alike(label, written_from)):
         return []
-    notes = [*_geometry(_HOMES[layout], label), *_blocks(_HOMES[layout], parameters)]
-    if layout in WIDER_LAYOUTS:
+    notes = [*_geometry(_HOMES[layout], label, reading=True), *_blocks(_HOMES[layout], parameters)]
+    if not layout_known:
         notes.append(
             "WiderResNet and WiderResNetA2 have the same keys: take label rna-a for the first, "
             "which pools before levels 2 to 6, and rna-a2 for the second; with the other, scores "
-            "are wrong"
+            "are wrong (--source-layout says which it is)"
+        )
+    negative = _count_negative(parameters)
+    if layout in WIDER_LAYOUTS and negative:
+        notes.append(
+            f"{negative} BatchNorm weights are negative, and mapillary's InPlaceABN takes their "
+            "absolute value: if the file comes from it, scores are right only with --abn"
         )
     notes.append(
         "the file does not say with which activation and epsilon it was trained: ReLU and "
@@ -100,7 +117,16 @@ def reading_caveats(
     return notes
 
 
-def _geometry(home: _Home, label: Label | None) -> Iterator[str]:
+def _alike(one: Label, other: Label) -> bool:
+    """Return whether two labels' networks compute the same features."""
+    return (one.network, one.output_stride) == (other.network, other.output_stride)
+
+
+def _count_negative(parameters: Mapping[str, npt.NDArray[Any]]) -> int:
+    return sum(int((v < 0).sum()) for n, v in parameters.items() if n.endswith("_gamma"))
+
+
+def _geometry(home: _Home, label: Label | None, *, reading: bool = False) -> Iterator[str]:
     """Yield how strides, pooling and dilation differ between a network and the layout's own."""
     if label is None or label.family != "rna":
         yield (
@@ -109,17 +135,17 @@ def _geometry(home: _Home, label: Label | None) -> Iterator[str]:
         )
     else:
         yield from _down_sampling(home, label)
-        yield from _output_stride(home, label)
+        yield from _output_stride(home, label, reading=reading)
         if label.variant == home.variant == "a":
             yield (
                 f"{home.name} pools with padding 1; the released Model A was trained without "
                 'padding (pool="full") and is tested with pool="caffe": its scores change a little'
             )
-    if 8 in home.output_strides and home.variant == "a2":
+    if home.variant == "a2" and (label is None or label.output_stride == 8):
+        cure = "" if reading else ": set its dilation and padding to 1 for the same scores"
         yield (
-            f"with dilation=True the first convolution of level 5 has dilation 2 in {home.name} "
-            "and 1 here at output stride 8: set dilation and padding of "
-            "mod5.block1.convs.conv1 to 1 for the same scores"
+            f"with dilation=True {home.level5} has dilation 2 in {home.name} and 1 here at output "
+            f"stride 8{cure}"
         )
 
 
@@ -138,13 +164,13 @@ def _down_sampling(home: _Home, label: Label) -> Iterator[str]:
         )
 
 
-def _output_stride(home: _Home, label: Label) -> Iterator[str]:
+def _output_stride(home: _Home, label: Label, *, reading: bool) -> Iterator[str]:
     if label.output_stride not in home.output_strides:
         yield (
             f"{home.name} computes at output stride {home.output_strides[0]} and {label} at "
             f"{label.output_stride}: the same weights give other features"
         )
-    elif 8 in home.output_strides and label.output_stride == 8 and home.variant == "a2":
+    elif label.output_stride == 8 and home.variant == "a2" and not reading:
         yield f"build {home.name} with dilation=True for output stride 8"
 
 

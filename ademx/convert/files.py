@@ -1,53 +1,55 @@
-"""Weights in `.params`, `.pth` and `.safetensors` files, and from one to another.
-
-A safetensors file is a uint64 with the size of a header, the header in JSON (name -> dtype, shape
-and where the data starts and ends) and the data. It is read and written here: tensor by tensor,
-so that no second copy is ever in memory, and without PyTorch.
-"""
+"""Weights in `.params`, `.pth` and `.safetensors` files, and from one to another."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import pickle
-import struct
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 import numpy.typing as npt
 
 from ademx import params
-from ademx.convert import as_array, from_layout, import_torch, split, to_layout, unwrapped
+from ademx.convert import report_reading, split, to_layout
 from ademx.convert.layouts import is_head
-from ademx.files import PathLike, md5, replacing
+from ademx.convert.recognise import recognise
+from ademx.convert.safetensors_files import (
+    open_safetensors,
+    starts_like_safetensors,
+    write_safetensors,
+)
+from ademx.convert.torch_files import TorchFile, open_torch, write_torch
+from ademx.files import PathLike, check_regular, md5
 from ademx.labels import Label, parse_label
+from ademx.params import ParamsFile
 from ademx.shapes import find_head, find_width, parameter_shapes
 from iters import transforms
 
 Array = npt.NDArray[Any]
+WeightsFile = Union[ParamsFile, TorchFile]
 
 KINDS = (".params", ".pth", ".safetensors")
+_PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
 
-# safetensors' name of a dtype -> ours; bfloat16 is read as the upper half of a float32.
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I8": np.dtype("i1"),
-    "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?"),
-}
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items() if name != "BF16"}
-_MAX_HEADER = 100_000_000  # bytes, the format's own limit
+
+@dataclass(frozen=True)
+class Reading:
+    """What a file of weights does not say of itself.
+
+    Attributes:
+        source_layout: one of :data:`ademx.convert.layouts.LAYOUTS`; None: recognised.
+        drop_extra: leave out what is not the network's, such as other projects' heads.
+        abn: the file is of mapillary's InPlaceABN, which takes the absolute value of
+            BatchNorm's weights.
+    """
+
+    source_layout: str | None = None
+    drop_extra: bool = False
+    abn: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,27 +67,74 @@ class Weights:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_weights(path: PathLike, *, label: Label | None = None) -> Weights:
-    """Return the weights in a file of any kind and layout, told by their content.
+def open_weights(path: PathLike) -> WeightsFile:
+    """Return an open file of any kind, told by its content: its arrays by the names in it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is of no such kind, or damaged.
+    """
+    check_regular(path)
+    with open(path, "rb") as file:
+        start = file.read(9)
+    if starts_like_safetensors(start):
+        return open_safetensors(path)
+    if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in (b"", *_PICKLE_PROTOCOLS)):
+        return open_torch(path)
+    return params.open_params(path)  # says what else it may be
+
+
+def read_weights(
+    path: PathLike, *, label: Label | None = None, reading: Reading | None = None
+) -> Weights:
+    """Return the weights in a file of any kind and layout.
 
     Args:
         path: a `.params`, `.pth` or `.safetensors` file.
         label: of the network that they are for, for the warnings.
+        reading: what the file does not say of itself.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is of no such kind, damaged, or its names are of no layout.
     """
-    state, metadata = read_arrays(path)
-    stored = metadata.get("layout")
-    try:
+    reading = reading or Reading()
+    with open_weights(path) as file:
+        stored = {entry.name: name for name, entry in file.entries.items()}
+        shapes = {entry.name: entry for entry in file.entries.values()}
         # What a file says of itself tells the two layouts with the same keys apart.
-        parameters, layout = from_layout(
-            state, stored if stored == "wider_resnet_a2" else None, label=label
+        said = file.metadata.get("layout")
+        layout = reading.source_layout or (said if said == "wider_resnet_a2" else None)
+        try:
+            found = recognise(shapes, layout, drop_extra=reading.drop_extra)
+            _check_size(path, (shapes[key].nbytes for key in found.names))
+            parameters = {name: file[stored[key]] for key, name in found.names.items()}
+        except params.ParamsError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from None
+    layout = report_reading(
+        found,
+        parameters,
+        label=label,
+        layout=layout,
+        written_from=_label_in(file.metadata.get("label", "")),
+    )
+    if reading.abn:
+        for name in parameters:
+            if name.endswith("_gamma"):
+                parameters[name] = np.abs(parameters[name])
+    return Weights(parameters, layout, file.metadata)
+
+
+def _check_size(path: PathLike, sizes: Iterable[int]) -> None:
+    """Raise unless arrays fit into their file: tensors that share their numbers may not."""
+    needed, size = sum(sizes), os.path.getsize(path)
+    if needed > size:
+        raise ValueError(
+            f"its tensors take {needed:,} bytes and the file {size:,}: they share their numbers, "
+            "which no network's do; save a copy of each"
         )
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)}: {error}") from None
-    return Weights(parameters, layout, metadata)
 
 
 def read_arrays(path: PathLike) -> tuple[dict[str, Array], dict[str, str]]:
@@ -95,15 +144,8 @@ def read_arrays(path: PathLike) -> tuple[dict[str, Array], dict[str, str]]:
         FileNotFoundError: there is no such file.
         ValueError: it is of no such kind, or damaged.
     """
-    with open(path, "rb") as file:
-        start = file.read(9)
-    if start[8:] == b"{":
-        state, metadata = _read_safetensors(path)
-        return unwrapped(state), metadata
-    if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in b"\2\3\4\5"):
-        return _read_torch(path), {}
-    arg_params, aux_params = params.load(path)  # says what else it may be
-    return {**arg_params, **aux_params}, {}
+    with open_weights(path) as file:
+        return {entry.name: file[name] for name, entry in file.entries.items()}, file.metadata
 
 
 def convert(
@@ -116,6 +158,7 @@ def convert(
     norm_suffix: str = "",
     module_prefix: bool = False,
     wrap_state_dict: bool = False,
+    reading: Reading | None = None,
 ) -> Label | None:
     """Write the weights of one file to another, in the kind that its name says.
 
@@ -133,6 +176,7 @@ def convert(
         norm_suffix: the same.
         module_prefix: write `module.` before every key, as DataParallel has it.
         wrap_state_dict: write `{"state_dict": …}`, in a `.pth` file.
+        reading: what the source does not say of itself.
 
     Returns:
         The label that the weights were held against, None where none is known.
@@ -149,7 +193,7 @@ def convert(
     with ThreadPoolExecutor(1) as pool:
         # Hashing takes as long as writing, so it goes on meanwhile.
         digest = pool.submit(md5, source) if kind == ".safetensors" else None
-        weights = read_weights(source, label=known or _label_in(target))
+        weights = read_weights(source, label=known or _label_in(target), reading=reading)
         known = known or _label_in(weights.metadata.get("label", "")) or _label_in(target)
         if known:
             check_weights(known, weights.parameters, source=os.fspath(source))
@@ -159,9 +203,9 @@ def convert(
         if module_prefix:
             state = {f"module.{key}": value for key, value in state.items()}
         if kind == ".params":
-            params.save(target, *split(state))
+            params.save(target, *split(state), prefixed=layout == "release")
         elif kind == ".pth":
-            _write_torch(target, state, wrap_state_dict=wrap_state_dict)
+            write_torch(target, state, wrap_state_dict=wrap_state_dict)
         else:
             write_safetensors(target, state, _metadata(known, layout), source_md5=digest)
     return known
@@ -188,133 +232,6 @@ def check_weights(
     params.check_parameters(expected, parameters, source=source, allow_missing=absent)
 
 
-def write_safetensors(
-    path: PathLike,
-    arrays: Mapping[str, Array],
-    metadata: Mapping[str, str],
-    *,
-    source_md5: Future[str] | None = None,
-) -> None:
-    """Write a safetensors file; what was there before stays whole until the new one is.
-
-    Args:
-        path: where to.
-        arrays: name -> array.
-        metadata: texts for the header.
-        source_md5: becomes metadata of this name, and is waited for after everything else.
-
-    Raises:
-        ValueError: an array has a dtype that the format lacks.
-        OSError: it cannot be written.
-    """
-    for name, array in arrays.items():
-        if array.dtype not in _DTYPE_NAMES:
-            raise ValueError(
-                f"{os.fspath(path)}: {name!r} has dtype {array.dtype}, expected one of "
-                f"{', '.join(str(dtype) for dtype in _DTYPE_NAMES)}: convert it"
-            )
-    unknown = {"source_md5": "0" * 32} if source_md5 else {}
-    with replacing(path) as file:
-        file.write(_safetensors_header(arrays, {**metadata, **unknown}))
-        for array in arrays.values():
-            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        if source_md5:
-            file.flush()
-            os.fsync(file.fileno())  # the disk writes while the source is hashed
-            file.seek(0)
-            known = {"source_md5": source_md5.result()}
-            file.write(_safetensors_header(arrays, {**metadata, **known}))
-
-
-def _safetensors_header(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name, array in arrays.items():
-        start, end = end, end + array.nbytes
-        header[name] = {
-            "dtype": _DTYPE_NAMES[array.dtype],
-            "shape": list(array.shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that the data is aligned
-    return struct.pack("<Q", len(text)) + text
-
-
-def _read_safetensors(path: PathLike) -> tuple[dict[str, Array], dict[str, str]]:
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > min(size - 8, _MAX_HEADER):
-            raise _damaged(path, f"the header is {length} bytes long, the file {size}")
-        try:
-            header = json.loads(file.read(length))
-            metadata = header.pop("__metadata__", {})
-            return {name: _read_tensor(file, 8 + length, **header[name]) for name in header}, {
-                str(key): str(value) for key, value in metadata.items()
-            }
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise _damaged(path, str(error)) from None
-
-
-def _read_tensor(
-    file: BufferedReader, data: int, *, dtype: str, shape: list[int], data_offsets: list[int]
-) -> Array:
-    """Return one tensor.
-
-    Raises:
-        ValueError: the header and the file do not fit.
-    """
-    start, end = data_offsets
-    size = math.prod(shape) * _DTYPES[dtype].itemsize
-    if min(shape, default=0) < 0 or start < 0 or end - start != size:
-        raise ValueError(f"shape {shape} of {dtype} does not take bytes {start} to {end}")
-    if data + end > os.fstat(file.fileno()).st_size:
-        raise ValueError("the file is truncated: its data ends early")
-    array: Array = np.empty(shape, _DTYPES[dtype])
-    file.seek(data + start)
-    file.readinto(array.reshape(-1).view(np.uint8).data)
-    if dtype == "BF16":
-        wide: Array = np.empty(shape, "<f4")
-        np.left_shift(array, 16, out=wide.view("<u4"), dtype="<u4")
-        return wide
-    return array
-
-
-def _damaged(path: PathLike, found: str) -> ValueError:
-    return ValueError(
-        f"{os.fspath(path)}: {found}; expected a whole safetensors file: download it again"
-    )
-
-
-def _read_torch(path: PathLike) -> dict[str, Array]:
-    torch = import_torch()
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{os.fspath(path)}: {reason}; expected a PyTorch file of tensors alone: one with "
-            "code in it is not loaded, so save `model.state_dict()` where it was made"
-        ) from None
-    if not isinstance(state, Mapping):
-        raise ValueError(
-            f"{os.fspath(path)}: holds {type(state).__name__}, expected a state dict: save "
-            "`model.state_dict()`"
-        )
-    try:
-        return {key: as_array(key, value) for key, value in unwrapped(state).items()}
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)}: {error}") from None
-
-
-def _write_torch(path: PathLike, arrays: Mapping[str, Array], *, wrap_state_dict: bool) -> None:
-    torch = import_torch()
-    state: dict[str, Any] = {key: torch.from_numpy(value) for key, value in arrays.items()}
-    with replacing(path) as file:
-        torch.save({"state_dict": state} if wrap_state_dict else state, file)
-
-
 def _target_kind(path: PathLike) -> str:
     kind = Path(path).suffix
     if kind not in KINDS:
@@ -326,8 +243,10 @@ def _target_kind(path: PathLike) -> str:
 
 
 def _check_choices(kind: str, layout: str, *, module_prefix: bool, wrap_state_dict: bool) -> None:
-    if kind == ".params" and (layout != "release" or module_prefix):
-        raise ValueError("a .params file has the release's names: take layout release, no prefix")
+    if kind == ".params" and (layout not in ("release", "gluoncv") or module_prefix):
+        raise ValueError(
+            "a .params file has MXNet's names: take layout release or gluoncv, no prefix"
+        )
     if wrap_state_dict and kind != ".pth":
         raise ValueError(f"a {kind} file has no place for a `state_dict` key: write a .pth file")
 

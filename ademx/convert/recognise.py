@@ -1,0 +1,217 @@
+"""What the keys of a file are: which layout, behind which prefix, and which of them are extra.
+
+Loads neither torch nor MXNet.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ademx.convert.layouts import (
+    LAYOUTS,
+    WIDER_LAYOUTS,
+    LayoutError,
+    count_blocks,
+    find_place,
+    first_keys,
+    is_head,
+    key_of,
+    listed,
+)
+from ademx.labels import Label
+from ademx.params import HasShape
+from ademx.shapes import parameter_shapes
+from ademx.text import printable
+from symbols.levels import RN_NETWORKS, check_choice
+
+_Parameter = TypeVar("_Parameter", bound=HasShape)
+
+# The head's keys in any layout, and which layouts have a spelling for themselves.
+_HEAD_KEY = re.compile(
+    r"(linear\d+|conv6a|classifier\.fc|classifier\.1|fc8_seg_conv[12])[._]"
+    r"(weight|bias)"
+)
+_OWN_HEADS = {
+    "classifier.fc": WIDER_LAYOUTS,
+    "classifier.1": ("gluoncv",),
+    "fc8_seg_conv1": ("resnet38d",),
+    "fc8_seg_conv2": ("resnet38d",),
+}
+# Networks that hold a trunk under a name of its own have this top beside it.
+_OUTER_HEAD = re.compile(r"(?:.*\.)?(fc8_seg_conv[12]\.(?:weight|bias))")
+# A network's first layer, by which it is found whatever stands before its keys.
+_FIRST_LAYER = re.compile(
+    r"(?:.*\.)?"
+    r"(?=(?:conv1a[._]weight|mod1\.conv1\.weight|mod1\.0\.weight|bn_conv1(?:\.weight|_gamma))$)"
+)
+_BN_SUFFIX = re.compile(r"mod2\.block1\.bn1(.*)\.running_mean")
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What the keys of a file are.
+
+    Attributes:
+        layout: of the network among them; `wider_resnet` stands for `wider_resnet_a2` too, unless
+            that was asked for.
+        names: key -> released name, of the network's parameters.
+        extra: keys of something else, such as other projects' heads.
+    """
+
+    layout: str
+    names: Mapping[str, str]
+    extra: tuple[str, ...] = ()
+
+
+def rename_from(
+    state: Mapping[str, _Parameter], layout: str | None = None, *, drop_extra: bool = False
+) -> tuple[dict[str, _Parameter], str]:
+    """Return parameters under their released names, and the layout that they were in.
+
+    See :func:`recognise` for the arguments and what it raises.
+    """
+    found = recognise(state, layout, drop_extra=drop_extra)
+    return {name: state[key] for key, name in found.names.items()}, found.layout
+
+
+def recognise(
+    state: Mapping[str, HasShape], layout: str | None = None, *, drop_extra: bool = False
+) -> Recognised:
+    """Return which of the keys are a network's, and in which layout.
+
+    What stands before all its keys, such as `module.` or `state_dict.module.backbone.`, is found
+    by itself, as is a suffix of the normalisations' names (see :func:`rename_to`). Counters of
+    batches (`num_batches_tracked`) do not count. The head may be absent, and without it the last
+    normalisation in a foreign layout; everything else must be there.
+
+    Args:
+        state: key -> array.
+        layout: one of :data:`LAYOUTS`; by default it is recognised by its keys.
+        drop_extra: accept keys of something else, and leave them out.
+
+    Raises:
+        LayoutError: the keys are of no layout, not of the one that was asked for, or of several
+            networks; the message has the first that do not fit.
+    """
+    if layout is not None:
+        check_choice("layout", layout, LAYOUTS)
+    state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    choices = tuple(name for name in LAYOUTS if name != "wider_resnet_a2")
+    ways = [
+        _Way(prefix, state, choice)
+        for prefix in _prefixes(state)
+        for choice in (choices if layout is None else (layout,))
+    ]
+    whole = {way.prefix for way in ways if not way.missing}
+    if len(whole) > 1:
+        places = ", ".join(repr(printable(prefix)) for prefix in sorted(whole))
+        raise LayoutError(
+            f"there are {len(whole)} networks, whose keys start with {places}: save the one that "
+            "you want by itself"
+        )
+    # The way that leaves the fewest keys unexplained; an earlier one where two are alike.
+    best = min(
+        (way for way in ways if not whole or way.prefix in whole),
+        key=lambda way: len(way.missing) + len(way.unexpected),
+    )
+    extra = [key for key in state if key not in best.names]
+    _check_way(best, extra, len(state), layout, drop_extra=drop_extra)
+    return Recognised(best.layout, best.names, tuple(extra))
+
+
+def _check_way(
+    way: _Way, extra: list[str], count: int, layout: str | None, *, drop_extra: bool
+) -> None:
+    """Raise LayoutError unless a way explains the keys."""
+    if len(extra) == count:
+        shown = first_keys(extra) if extra else "none"
+        asked = f"layout {layout}" if layout else f"any of the layouts {listed(LAYOUTS)}"
+        raise LayoutError(f"the keys are not of {asked}: the first are {shown}")
+    problems = [("do not fit: ", extra), ("are missing: ", way.missing)]
+    lines = [f"{len(keys)} {text}{first_keys(keys)}" for text, keys in problems if keys]
+    if way.missing or (extra and not drop_extra):
+        found = f"layout {layout}" if layout else f"the closest layout, {way.layout}"
+        advice = "" if way.missing else "; --drop-extra leaves these out"
+        raise LayoutError(f"the keys are not those of {found}: {'; '.join(lines)}{advice}")
+
+
+class _Way:
+    """A way to explain keys: by a layout, behind a prefix.
+
+    Attributes:
+        prefix: what stands before the network's keys.
+        layout: one of :data:`LAYOUTS`.
+        names: key -> released name.
+        missing: keys that the network should have.
+        unexpected: keys behind the prefix that it has not.
+    """
+
+    def __init__(self, prefix: str, state: Mapping[str, HasShape], layout: str) -> None:
+        inner = {k[len(prefix) :]: k for k in state if k.startswith(prefix)}
+        for match in filter(None, map(_OUTER_HEAD.fullmatch, state)):
+            inner.setdefault(match[1], match[0])
+        expected = _expected({short: state[key] for short, key in inner.items()}, layout)
+        self.prefix, self.layout = prefix, layout
+        self.missing = [prefix + short for short in expected if short not in inner]
+        self.unexpected = [key for short, key in inner.items() if short not in expected]
+        self.names = {key: expected[short] for short, key in inner.items() if short in expected}
+
+
+def _prefixes(state: Iterable[str]) -> list[str]:
+    """Return what may stand before a network's keys: what stands before a first layer."""
+    found = {match[0] for match in map(_FIRST_LAYER.match, state) if match}
+    return sorted(found) or [""]
+
+
+def _expected(state: Mapping[str, HasShape], layout: str) -> dict[str, str]:
+    """Return key -> released name of the network whose blocks and head the keys have."""
+    heads = _heads(state, layout)
+    suffix = ""
+    if layout in WIDER_LAYOUTS:
+        suffix = next((m[1] for m in map(_BN_SUFFIX.fullmatch, state) if m), "")
+    candidates = []
+    for variant in _variants(state, layout):
+        body = {
+            key_of(name, place, layout, suffix, top=""): name
+            for name in parameter_shapes(variant)
+            if not is_head(name) and (place := find_place(name))
+        }
+        last = [key for key, name in body.items() if name.startswith("bn7_")]
+        if layout not in LAYOUTS[:2] and not heads and not any(key in state for key in last):
+            body = {key: name for key, name in body.items() if key not in last}
+        candidates.append({**body, **heads})
+    return min(candidates, key=lambda names: len(names.keys() ^ state.keys()))
+
+
+def _variants(state: Mapping[str, HasShape], layout: str) -> list[Label]:
+    """Return labels of the networks that the keys can be of."""
+    if layout in LAYOUTS[:2] and any(key.startswith("bn_conv1") for key in state):
+        networks = [("rn", variant) for variant in RN_NETWORKS]
+    else:
+        first, *others = count_blocks(state, layout)
+        blocks = "-".join(str(max(1, count)) for count in others)
+        networks = [("rna", f"224-{first}-{blocks}")]
+    return [Label("ilsvrc-cls", family, variant, 1000) for family, variant in networks]
+
+
+def _heads(state: Mapping[str, HasShape], layout: str) -> dict[str, str]:
+    """Return key -> released name of the head's parameters, where the keys have a head."""
+    modules: dict[str, str] = {}  # the module's key -> its released name
+    for key, value in state.items():
+        match = _HEAD_KEY.fullmatch(key)
+        if match and layout in _OWN_HEADS.get(match[1], LAYOUTS):
+            own = match[1] in _OWN_HEADS and match[1] != "fc8_seg_conv1"
+            rows = value.shape[0] if value.shape else 0
+            renamed = {"fc8_seg_conv1": "conv6a"}.get(match[1], match[1])
+            modules[match[1]] = f"linear{rows}" if own else renamed
+    if not {"fc8_seg_conv1", "fc8_seg_conv2"} <= modules.keys():  # one alone is something else
+        modules = {key: name for key, name in modules.items() if not key.startswith("fc8_seg")}
+    separator = "_" if layout == "release" else "."
+    return {
+        f"{key}{separator}{parameter}": f"{name}_{parameter}"
+        for key, name in modules.items()
+        for parameter in ("weight", "bias")
+    }
