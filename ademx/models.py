@@ -68,5 +68,7 @@ def mirroring(wanted: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if wanted and before is None:
-            del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+        else:
+            os.environ.pop(name, None)
