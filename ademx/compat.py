@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -45,6 +45,10 @@ _SYSTEM_LIBRARIES = {
 _REINSTALL = (
     "run `pip install 'ademx[cpu]'`, or `pip install 'ademx[gpu]'`, which brings the CUDA libraries"
 )
+_THREADS_CURE = "set it to a number of threads, 1 or more, or unset it"
+_PROCESSORS = Path("/sys/devices/system/cpu")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_GROUPS = Path("/sys/fs/cgroup")
 
 
 class MissingDependency(ImportError):
@@ -89,6 +93,7 @@ def import_mxnet() -> ModuleType:
     Raises:
         MissingDependency: MXNet is not installed, or numpy is too new for it; the message is one
             line and names the command that mends it.
+        ValueError: OMP_NUM_THREADS is no number of threads.
     """
     if int(np.__version__.split(".")[0]) >= 2:
         raise MissingDependency(
@@ -120,30 +125,98 @@ def import_mxnet() -> ModuleType:
 
 
 def usable_cores() -> int | None:
-    """Return the number of cores that this process may use; None where that is not known."""
+    """Return the number of cores that this process may use; None where that is not known.
+
+    A container's quota counts, rounded down: threads in excess of it are made to pause, and the
+    others wait for them.
+    """
     try:
-        processors = len(os.sched_getaffinity(0))
-        siblings = Path("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list").read_text()
-    except (AttributeError, OSError):  # not Linux
+        processors = os.sched_getaffinity(0)
+    except AttributeError:  # not Linux
         return None
-    threads_per_core = len(re.findall(r"\d+", siblings))
-    return max(1, processors // threads_per_core)
+    # The processors of a core all have the same list of siblings.
+    siblings = "cpu{}/topology/thread_siblings_list"
+    cores = {_text(_PROCESSORS / siblings.format(number)) or number for number in processors}
+    quota = min(_cpu_quotas(), default=len(cores))
+    return max(1, min(len(cores), int(quota)))
+
+
+def _cpu_quotas() -> Iterator[float]:
+    """Yield the limits of this process's control groups and those above, in processors."""
+    for line in _text(_OWN_GROUPS).splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # Version 2 has one tree without a name, version 1 one for each set of controllers.
+        for root in (controllers, "cpu") if controllers else ("", "unified"):
+            # A container sees its own group as the root, whose path here may be the host's.
+            folder = _GROUPS / root / group.lstrip("/")
+            for each in (folder, *folder.parents):
+                pair = _text(each / "cpu.max") or " ".join(
+                    _text(each / f"cpu.cfs_{name}_us") for name in ("quota", "period")
+                )
+                quota, _, period = pair.partition(" ")
+                if quota.isdecimal() and period.isdecimal():  # not "max", not −1
+                    yield int(quota) / int(period)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def chosen_threads() -> int | None:
+    """Return how many threads the user wants by OMP_NUM_THREADS; None if that is not said.
+
+    OpenMP takes a list there, a number for each level of nesting; MXNet has one level.
+
+    Raises:
+        ValueError: it is something else, which MXNet would abort at.
+    """
+    text = os.environ.get("OMP_NUM_THREADS", "").strip()
+    levels = [level.strip() for level in text.split(",")]
+    if not text:
+        return None
+    if not all(level.isdecimal() and 0 < int(level) < 2**31 for level in levels):
+        raise ValueError(f"OMP_NUM_THREADS={text!r}: {_THREADS_CURE}")
+    return int(levels[0])
+
+
+def num_threads(parts: int) -> int | None:
+    """Return how many threads each of several CPU contexts or processes is to have.
+
+    MXNet takes half of the processors, for it supposes that two of them share a core; where each
+    has its own (most virtual machines) that halves its speed.
+
+    Args:
+        parts: contexts or processes that compute at the same time. Threads in excess of the
+            cores wait for each other actively, at several times the cost.
+
+    Returns:
+        What the user chose, else a share of the cores; None where neither is known.
+
+    Raises:
+        ValueError: OMP_NUM_THREADS is no number of threads.
+    """
+    chosen, cores = chosen_threads(), usable_cores()
+    return chosen if chosen or cores is None else max(1, cores // parts)
 
 
 def share_cores(parts: int) -> None:
-    """Let MXNet compute on every core that this process may use, unless the user chose.
+    """Let MXNet compute by :func:`num_threads`.
 
-    MXNet takes half of the processors, for it supposes that two of them share a core; where each
-    has its own (most virtual machines) that halves its speed. It reads the variable once, when
-    it is loaded: a later call has no effect.
+    It reads the variable once, when it is loaded: a later call has no effect.
 
-    Args:
-        parts: CPU contexts or processes that compute at the same time. Threads in excess of the
-            cores wait for each other actively, at several times the cost.
+    Raises:
+        ValueError: OMP_NUM_THREADS is no number of threads.
     """
-    cores = usable_cores()
-    if cores is not None:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // parts)))
+    threads = num_threads(parts)
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    elif "OMP_NUM_THREADS" in os.environ:
+        del os.environ["OMP_NUM_THREADS"]  # empty
 
 
 def import_gluoncv() -> ModuleType:

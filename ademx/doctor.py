@@ -9,10 +9,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 
-from ademx.compat import MissingDependency, import_mxnet, usable_cores
+from ademx.compat import MissingDependency, chosen_threads, import_mxnet, usable_cores
 from ademx.cuda_libraries import (
     GPU_WHEEL,
     LIBRARIES,
@@ -40,8 +39,6 @@ _CLASHING = tuple(
     f"nvidia-{name}-cu12" for name in ("curand", "cusolver", "nccl", "nvtx")
 )  # cuDNN, cuBLAS and the others carry a version in their file's name that differs
 _CUDA_OF_WHEEL = 11
-_SHARED_MEMORY = Path("/dev/shm")
-_SHARED_MEMORY_NEEDED = 2**30  # bytes: a few batches of 256 ImageNet images in float32
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class Report:
 
 def examine() -> Report:
     """Return what MXNet, and what it needs, is like on this machine."""
-    chosen_threads = os.environ.get("OMP_NUM_THREADS")
+    threads, thread_problems = _examine_threads()
     wheels = {name: installed_version(name) for name in ("mxnet", GPU_WHEEL)}
     libraries = load_libraries() if wheels[GPU_WHEEL] else ()
     gpus, driver = nvidia_gpus(), driver_cuda_version()
@@ -78,14 +75,13 @@ def examine() -> Report:
         *_wheel_problems(wheels, gpus=gpus),
         *_library_problems(libraries),
         *_driver_problems(mx, driver=driver, gpus=gpus, gpu_wheel=bool(wheels[GPU_WHEEL])),
-        *_thread_problems(chosen_threads, usable_cores()),
-        *_shared_memory_problems(_SHARED_MEMORY),
+        *thread_problems,
     ]
     facts = {
         "python": f"{sys.version.split()[0]} ({sys.executable})",
         "mxnet": _wheel_line(wheels),
         **_mxnet_facts(mx),
-        "threads": _thread_line(chosen_threads, os.environ.get("OMP_NUM_THREADS")),
+        "threads": threads,
         "bfloat16": "this CPU has it" if cpu_has_bfloat16() else "not on this CPU",
         "driver": f"for CUDA {driver[0]}.{driver[1]}" if driver else "no libcuda.so.1",
         "nvidia gpus": "; ".join(gpus) or "none found by nvidia-smi",
@@ -123,15 +119,23 @@ def driver_cuda_version() -> tuple[int, int] | None:
 
 def _load_mxnet() -> tuple[ModuleType | None, list[Problem]]:
     try:
+        chosen_threads()
+    except ValueError as error:
+        return None, [_problem(error)]
+    try:
         mx = import_mxnet()
         mx.nd.ones((2, 2)).asnumpy()
     except MissingDependency as error:
-        what, _, cure = str(error).rpartition(": ")
-        return None, [Problem(what, cure)]
+        return None, [_problem(error)]
     except Exception as error:  # whatever a broken installation raises is the finding
         cure = "run `pip install --force-reinstall --no-deps mxnet==1.9.1`"
         return None, [Problem(f"MXNet does not work ({type(error).__name__}: {error})", cure)]
     return mx, []
+
+
+def _problem(error: Exception) -> Problem:
+    what, _, cure = str(error).rpartition(": ")
+    return Problem(what, cure)
 
 
 def _mxnet_facts(mx: ModuleType | None) -> dict[str, str]:
@@ -206,30 +210,20 @@ def _driver_problems(
         yield Problem(f"{GPU_WHEEL} finds no GPU", f"{cure}, or train on the CPU by --gpus ''")
 
 
-def _thread_line(chosen: str | None, used: str | None) -> str:
-    if used is None:
-        return "MXNet's own choice"
-    return f"{used} ({'OMP_NUM_THREADS' if chosen else 'one for each core'})"
-
-
-def _thread_problems(chosen: str | None, cores: int | None) -> Iterator[Problem]:
-    if chosen and chosen.isdigit() and cores and int(chosen) < cores:
-        yield Problem(
-            f"OMP_NUM_THREADS={chosen} keeps MXNet to {chosen} of {cores} cores",
-            "unset OMP_NUM_THREADS, unless other processes need the rest",
-        )
-
-
-def _shared_memory_problems(folder: Path) -> Iterator[Problem]:
+def _examine_threads() -> tuple[str, list[Problem]]:
+    """Return how many threads MXNet computes with, in words, and whether they are too few."""
+    cores = usable_cores()
     try:
-        free = shutil.disk_usage(folder).free
-    except OSError:  # not Linux: shared memory is no folder
-        return
-    if free < _SHARED_MEMORY_NEEDED:
-        yield Problem(
-            f"{folder} has {free / 2**20:.0f} MiB, little for batches in shared memory",
-            "start the container with `--shm-size 8g`, or train with --prefetcher thread",
-        )
+        chosen = chosen_threads()
+    except ValueError:  # MXNet is not loaded then: see there
+        return os.environ["OMP_NUM_THREADS"], []
+    if chosen is None:
+        return f"{cores} (one for each core)" if cores else "MXNet's own choice", []
+    problems = []
+    if cores and chosen < cores:
+        what = f"OMP_NUM_THREADS={chosen} keeps MXNet to {chosen} of {cores} cores"
+        problems = [Problem(what, "unset OMP_NUM_THREADS, unless other processes need the rest")]
+    return f"{chosen} (OMP_NUM_THREADS)", problems
 
 
 def _package_line(names: tuple[str, ...], cure: str) -> str:

@@ -133,13 +133,87 @@ def test_aliases_that_numpy_still_has_are_left_alone(monkeypatch):
     assert np.int is int
 
 
-@pytest.mark.parametrize(("siblings", "threads"), [("0\n", "6"), ("0,3\n", "3"), ("0-1\n", "3")])
-def test_mxnet_gets_a_thread_for_each_core(monkeypatch, siblings, threads):
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Return what sets up processors, the cores they are on, and control groups."""
+    monkeypatch.setattr(compat, "_PROCESSORS", tmp_path / "cpu")
+    monkeypatch.setattr(compat, "_OWN_GROUPS", tmp_path / "own_groups")
+    monkeypatch.setattr(compat, "_GROUPS", tmp_path / "groups")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(compat.os, "sched_getaffinity", lambda pid: set(range(6)))
-    monkeypatch.setattr(compat.Path, "read_text", lambda path: siblings)
+
+    def set_up(siblings, *, affinity=None, own="", files=()):
+        for number, text in enumerate(siblings):
+            folder = tmp_path / "cpu" / f"cpu{number}" / "topology"
+            folder.mkdir(parents=True)
+            (folder / "thread_siblings_list").write_text(text + "\n")
+        processors = set(affinity or range(len(siblings) or 6))
+        monkeypatch.setattr(compat.os, "sched_getaffinity", lambda pid: processors)
+        (tmp_path / "own_groups").write_text(own)
+        for name, text in dict(files).items():
+            path = tmp_path / "groups" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text + "\n")
+
+    return set_up
+
+
+@pytest.mark.parametrize(
+    ("siblings", "affinity", "threads"),
+    [
+        (["0", "1", "2", "3"], None, 4),
+        (["0,2", "1,3", "0,2", "1,3"], None, 2),
+        (["0-3"] * 4 + ["4-7"] * 4, None, 2),
+        (["0-1,4-5", "0-1,4-5", "2-3", "2-3", "0-1,4-5", "0-1,4-5"], None, 2),
+        (["0,2", "1,3", "0,2", "1,3"], {0, 1}, 2),  # half of each core
+        (["0,2", "1,3", "0,2", "1,3"], {1, 3}, 1),
+        (["0-1", "0-1", "2", "3"], None, 3),  # fast cores with two threads, slow ones with one
+        ([], None, 6),  # nothing is said of siblings
+    ],
+)
+def test_mxnet_gets_a_thread_for_each_core(machine, siblings, affinity, threads):
+    machine(siblings, affinity=affinity)
+    compat.share_cores(1)
+    assert compat.os.environ["OMP_NUM_THREADS"] == str(threads)
+
+
+V1 = {"a/b/cpu.cfs_quota_us": "250000", "a/b/cpu.cfs_period_us": "100000"}
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "cores"),
+    [
+        ("0::/", {"cpu.max": "200000 100000"}, 2),
+        ("0::/", {"cpu.max": "max 100000"}, 8),
+        ("0::/", {}, 8),
+        ("0::/", {"cpu.max": "50000 100000"}, 1),
+        ("0::/", {"cpu.max": "390000 100000"}, 3),
+        ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"}, 3),
+        ("0::/docker/of-the-host", {"cpu.max": "400000 100000"}, 4),
+        ("3:cpu,cpuacct:/a/b\n2:memory:/", {f"cpu,cpuacct/{k}": v for k, v in V1.items()}, 2),
+        ("1:cpu:/a/b\n0::/", {f"cpu/{k}": v for k, v in V1.items()}, 2),
+        ("1:cpu:/a/b", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ("5:cpuset:/", {"cpuset/cpu.cfs_quota_us": "1", "cpuset/cpu.cfs_period_us": "1"}, 8),
+        ("1:name=systemd:/\n0::/x", {"unified/x/cpu.max": "500000 100000"}, 5),
+    ],
+)
+def test_a_containers_quota_counts(machine, own, files, cores):
+    machine([str(number) for number in range(8)], own=own, files=files)
+    assert compat.usable_cores() == cores
+
+
+@pytest.mark.parametrize(("chosen", "threads"), [("3", "3"), ("2,1", "2"), (" 2 ", "2"), ("", "6")])
+def test_threads_are_put_as_mxnet_understands_them(machine, monkeypatch, chosen, threads):
+    machine([str(number) for number in range(6)])
+    monkeypatch.setenv("OMP_NUM_THREADS", chosen)
     compat.share_cores(1)
     assert compat.os.environ["OMP_NUM_THREADS"] == threads
+
+
+@pytest.mark.parametrize("chosen", ["foo", "0", "-1", "1e1", "2,", "99999999999", "²"])
+def test_threads_that_mxnet_would_abort_at_are_refused(monkeypatch, chosen):
+    monkeypatch.setenv("OMP_NUM_THREADS", chosen)
+    with pytest.raises(ValueError, match=f"OMP_NUM_THREADS='{chosen}': set it to a number"):
+        compat.import_mxnet()
 
 
 def test_the_users_number_of_threads_stands(monkeypatch):

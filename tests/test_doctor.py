@@ -37,7 +37,6 @@ def machine(monkeypatch):
         monkeypatch.setattr(doctor, "driver_cuda_version", lambda: driver)
         monkeypatch.setattr(doctor, "import_mxnet", lambda: mx)
         monkeypatch.setattr(doctor, "usable_cores", lambda: cores)
-        monkeypatch.setattr(doctor, "_SHARED_MEMORY_NEEDED", 0)
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         if threads:
             monkeypatch.setenv("OMP_NUM_THREADS", threads)
@@ -65,7 +64,7 @@ def test_what_is_found_here_is_what_python_finds():
     assert report.facts["devices"].startswith("cpu(0)")
 
 
-def test_without_mxnet_the_rest_is_found_and_the_status_is_1():
+def test_without_mxnet_the_rest_is_found_and_the_status_is_1(monkeypatch):
     code = """if True:
         import sys
         class Absent:
@@ -76,6 +75,7 @@ def test_without_mxnet_the_rest_is_found_and_the_status_is_1():
         from ademx.cli import main
         main(["doctor"])
     """
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # few are a problem too
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1, result.stderr
     assert np.__version__ in result.stdout
@@ -122,6 +122,15 @@ def test_each_problem_has_one_line_with_its_cure(packages, state, expected, mach
     assert re.search(expected, line), line
 
 
+def test_threads_that_mxnet_would_abort_at_are_a_problem(machine):
+    machine({"mxnet": "1.9.1"}, threads="foo")
+    report = examine()
+    assert not report.usable
+    assert problems() == [
+        "OMP_NUM_THREADS='foo': set it to a number of threads, 1 or more, or unset it"
+    ]
+
+
 def test_no_problem_where_there_is_none(machine):
     machine({"mxnet": "1.9.1"}, threads="8")
     assert problems() == []
@@ -149,13 +158,6 @@ def test_the_cure_is_told_from_the_problem(machine, monkeypatch):
     monkeypatch.setattr(doctor, "import_mxnet", fail)
     problem, *_ = examine().problems
     assert problem == doctor.Problem("does not load (libcuda.so.1: absent)", "install the driver")
-
-
-def test_little_shared_memory_is_a_problem(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
-    (problem,) = doctor._shared_memory_problems(tmp_path)
-    assert problem.what == f"{tmp_path} has 64 MiB, little for batches in shared memory"
-    assert "--shm-size" in problem.cure
 
 
 def test_nvidia_smi_is_asked(monkeypatch, tmp_path):
