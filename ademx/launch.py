@@ -6,7 +6,9 @@ They talk over the loopback interface alone: a KVStore server runs what workers 
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
+import math
 import os
 import signal
 import socket
@@ -19,45 +21,54 @@ from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import IO
 
-from ademx.compat import import_mxnet, usable_cores
+from ademx.compat import import_mxnet, num_threads
 
 _HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05
 # How long the others may take to end by themselves, after all workers have ended well or one has
-# not; and after a signal, when they may be writing a checkpoint.
+# not.
 _GRACE_SECONDS = 5.0
-_SAVING_SECONDS = 60.0
+# The same after a signal, when they finish an update and write a checkpoint.
+SAVING_SECONDS = 120
 _PR_SET_PDEATHSIG = 1
 
 _log = logging.getLogger(__name__)
 
 
 def launch(
-    command: Sequence[str], *, workers: int, servers: int, scheduler_port: int | None = None
+    command: Sequence[str],
+    *,
+    workers: int,
+    servers: int,
+    scheduler_port: int | None = None,
+    grace: float = SAVING_SECONDS,
 ) -> int:
     """Run a command as several workers of one distributed KVStore until all have ended.
 
     Worker 0's output goes to this process's; lines of the others go to stderr, prefixed. SIGINT
-    and SIGTERM are passed on to the workers, which may save before they end; a second one ends
-    everything at once. When a process dies, all are ended. Whatever the workers have started
-    in their sessions ends with them.
+    and SIGTERM are passed on to the workers, which may save before they end; when the grace is
+    over, or a second one comes, everything is ended. When a process dies, all are ended. Whatever
+    the workers have started in their sessions ends with them.
 
     Args:
         command: program and arguments, the same for all workers.
         workers: number of workers. Their ranks are in the order in which they are started.
         servers: number of servers, which hold the parameters.
         scheduler_port: TCP port of the scheduler; a free one by default.
+        grace: seconds that workers have to end in after a signal.
 
     Returns:
         0 if every worker's exit status was 0; else that of the first process to fail, 128 + the
         signal's number if a signal ended it.
 
     Raises:
-        ValueError: not at least one worker and one server.
-        OSError: the command cannot be started.
+        ValueError: not at least one worker and one server, or OMP_NUM_THREADS is no number.
+        OSError: the command cannot be started, the port is taken, or this machine does not
+            answer itself.
     """
     if workers < 1 or servers < 1:
         raise ValueError(f"{workers} workers, {servers} servers: expected at least 1 of each")
+    _check_meeting_place(scheduler_port)
     scheduler, *ports = _free_ports(1 + workers)
     environment = {
         **os.environ,
@@ -67,9 +78,9 @@ def launch(
         "DMLC_NUM_WORKER": str(workers),
         "DMLC_NUM_SERVER": str(servers),
     }
-    cores = usable_cores()
-    if cores is not None:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
+    threads = num_threads(workers)
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
     with ExitStack() as stack, _signals() as received:
         copies: list[threading.Thread] = []
         stack.callback(_join, copies)  # when all processes, entered later, have ended
@@ -83,7 +94,7 @@ def launch(
             own = {**environment, "DMLC_ROLE": "worker", "PORT": str(port)}
             processes.append(stack.enter_context(_process(command, own, prefixed=rank > 0)))
         copies += _prefix(processes)
-        return _supervise(processes, services, received)
+        return _supervise(processes, services, received, grace)
 
 
 def serve() -> None:
@@ -103,6 +114,21 @@ def serve() -> None:
 
 
 _SERVICE = (sys.executable, "-c", "from ademx.launch import serve; serve()")
+
+
+def _check_meeting_place(port: int | None) -> None:
+    """Raise OSError unless a process can listen on the port and another reach it."""
+    try:
+        with socket.create_server((_HOST, port or 0)) as server:
+            address = server.getsockname()
+            socket.create_connection(address, timeout=_GRACE_SECONDS).close()
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            cure = "choose another --scheduler-port, or leave it out"
+        else:
+            cure = "the processes meet there: bring loopback up, as by `ip link set lo up`"
+        where = f"{_HOST}:{port}" if port else _HOST
+        raise OSError(f"{where}: {error.strerror or error}: {cure}") from error
 
 
 def _free_ports(count: int) -> list[int]:
@@ -188,21 +214,28 @@ def _supervise(
     workers: Sequence[subprocess.Popen[str]],
     services: Sequence[subprocess.Popen[str]],
     received: Sequence[int],
+    grace: float,
 ) -> int:
-    """Wait until all workers have ended, or one process has died, or a user insists."""
+    """Wait until all workers have ended, or one process has died, or they were told to end."""
     passed = 0
+    deadline = math.inf
     while True:
         if len(received) > 1:
             _log.warning("a second signal: ending all processes")
             return 128 + received[-1]
+        if time.monotonic() > deadline:
+            _log.error("workers have not ended in %g s: ending all processes", grace)
+            return 128 + received[-1]
         if len(received) > passed:
             passed = len(received)
-            _log.info("passing %s on to the workers", signal.Signals(received[0]).name)
+            deadline = time.monotonic() + grace
+            name = signal.Signals(received[0]).name
+            _log.info("passing %s on to the workers, which have %g s to end in", name, grace)
             for worker in workers:
                 worker.send_signal(received[0])
         status = _failure(workers, services)
         if status:
-            _end(workers, _SAVING_SECONDS if received else _GRACE_SECONDS, received)
+            _end(workers, grace if received else _GRACE_SECONDS, received)
             return status
         if all(worker.poll() == 0 for worker in workers):
             _wait([*workers, *services], _GRACE_SECONDS, received)

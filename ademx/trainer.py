@@ -7,11 +7,12 @@ late and without waiting, what all of them found.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,6 +60,9 @@ class Sums:
 class Workers:
     """The processes that train together: this one alone, or those of a distributed KVStore.
 
+    A context manager: a worker that leaves by an exception does not wait for the others, which
+    may be waiting for what it will never send.
+
     Args:
         kind: one of :data:`KVSTORES`.
         num_devices: devices of this process.
@@ -81,6 +85,59 @@ class Workers:
         self.rank = self.kvstore.rank if distributed else 0
         self.count = self.kvstore.num_workers if distributed else 1
         self.synchronous = kind != "dist_async"
+        self._added: dict[str, Sequence[Any]] = {}
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None and self.count > 1:
+            # MXNet waits for all workers when a process ends, unless told not to.
+            library, handle = mx.base._LIB, self.kvstore.handle
+            mx.base.check_call(library.MXKVStoreSetBarrierBeforeExit(handle, ctypes.c_int(0)))
+
+    def add_up(
+        self,
+        key: str,
+        arrays: Sequence[Any],
+        *,
+        out: Sequence[Any] | None = None,
+        priority: int = 0,
+    ) -> None:
+        """Start replacing each device's array by the sum over all devices and all workers.
+
+        A server closes a round of a key when as many arrays have come as there are workers; it
+        does not look at whose they are. The rule for every key is therefore: no worker sends a
+        key again before its last one has been answered. Then the arrays of a round are one of
+        each worker, for none can have two there. MXNet keeps to the rule by itself where the
+        same arrays are sent again, since the answer is written to what was sent (or to one
+        buffer a key, for several devices and GPUs), and whatever uses an array next waits for
+        it. Other arrays of the key are waited for here.
+
+        Args:
+            key: one that the KVStore was initialised with.
+            arrays: one of each device.
+            out: what to write in place of `arrays`; asynchronous servers answer with weights.
+            priority: higher ones go first.
+        """
+        if self._added.get(key, arrays) is not arrays:
+            self._await(key)
+        self._added[key] = arrays
+        self.kvstore.pushpull(key, arrays, out=out, priority=priority)
+
+    def let_go(self) -> None:
+        """Wait for all that was added up, and hold on to none of its arrays."""
+        for key in list(self._added):
+            self._await(key)
+
+    def _await(self, key: str) -> None:
+        for array in self._added.pop(key):
+            array.wait_to_read()
 
     def gather(self, key: str, value: int) -> list[int]:
         """Return every worker's value, by rank; all workers wait for each other.
@@ -93,7 +150,7 @@ class Workers:
         values[self.rank] = value  # whole numbers up to 2**24 are exact
         self.kvstore.init(key, mx.nd.zeros(self.count))
         array = mx.nd.array(values)
-        self.kvstore.pushpull(key, array)
+        self.add_up(key, [array])
         return [int(found) for found in array.asnumpy()]
 
 
@@ -113,6 +170,10 @@ class Trainer:
             and momentum are float32 throughout.
         backward_do_mirror: compute cheap layers again in the backward pass to save memory.
         scale_loss: scale the loss against underflow; by default in float16 only.
+
+    Raises:
+        ValueError: a scaled loss with asynchronous servers, which update before anyone has seen
+            whether a gradient overflows, by a scale that they are never told again.
     """
 
     def __init__(
@@ -136,6 +197,11 @@ class Trainer:
         self._workers = workers
         self._mirror = backward_do_mirror
         self._draws = any(node["op"] == "Dropout" for node in json.loads(graph.tojson())["nodes"])
+        if (scale_loss or precision == "float16") and not workers.synchronous:
+            raise ValueError(
+                "--kvstore dist_async: servers cannot leave out updates of float16 "
+                "that overflow; use float32 or --kvstore dist_sync"
+            )
         self._scaler = _loss_scaler() if scale_loss or precision == "float16" else None
         self._rescale = optimizer_params["rescale_grad"]
         self._bind({name: mx.nd.array(value) for name, value in values.items()})
@@ -166,7 +232,7 @@ class Trainer:
         self._module.update_metric(metric, batch.label)
         found = mx.nd.add_n(*metric.found, mx.nd.array([0, 0, 0, 0, float(stop)]))
         if self._workers.count > 1 and self._workers.synchronous:
-            self._workers.kvstore.pushpull("sums", found)
+            self._workers.add_up("sums", [found])
         self._update()
         return lambda: Sums(*map(float, found.asnumpy()))
 
@@ -253,8 +319,10 @@ class Trainer:
                 # Asynchronous servers update the weights; else gradients are only added up, and
                 # each worker updates by itself, so that worker 0 has all there is to save.
                 out = None if self._workers.synchronous else group.param_arrays[index]
-                store.pushpull(name, group.grad_arrays[index], out=out, priority=-index)
-        if not (self._scaler and self._overflows()):
+                self._workers.add_up(name, group.grad_arrays[index], out=out, priority=-index)
+        if self._scaler and self._overflows():
+            self._count_left_out()
+        else:
             self._apply()
         if self._scaler and self._scaler._next_loss_scale != self.loss_scale:
             self._change_scale()
@@ -272,6 +340,12 @@ class Trainer:
                 [group.param_arrays[row][device] for row in rows],
             )
 
+    def _count_left_out(self) -> None:
+        """Count an update that is left out: the schedule goes by batches, as log and resume do."""
+        for context in self._contexts:
+            self._optimizer._set_current_context(context.device_id)
+            self._optimizer._update_count(list(self._index_names()))
+
     def _overflows(self) -> bool:
         """Return whether a gradient is not finite; the scaler then lowers its next scale."""
         gradients = self._module._exec_group.grad_arrays
@@ -285,6 +359,7 @@ class Trainer:
         # MXNet's scaler would use the old scale for one update more.
         self._scaler._loss_scale = self._scaler._next_loss_scale
         self._optimizer.rescale_grad = self._rescale / self.loss_scale
+        self._workers.let_go()
         del self._module  # its memory goes before the new one's comes
         self._bind({name: mx.nd.array(value) for name, value in {**args, **auxs}.items()})
         self.restore({}, statistics)

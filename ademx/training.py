@@ -87,11 +87,11 @@ def train(options: TrainOptions) -> TrainReport:
     """
     if options.precision == "bfloat16" and not cpu_has_bfloat16():
         _log.warning("this CPU has no bfloat16 instructions: expect no gain over float32")
-    workers = Workers(options.kvstore, options.num_devices)
-    dataset = options.find_dataset()
-    samples = find_labelled_samples(options, dataset)
-    with make_iterator(options, dataset, samples, workers) as iterator:
-        return _Run(options, workers, samples, iterator).go()
+    with Workers(options.kvstore, options.num_devices) as workers:
+        dataset = options.find_dataset()
+        samples = find_labelled_samples(options, dataset)
+        with make_iterator(options, dataset, samples, workers) as iterator:
+            return _Run(options, workers, samples, iterator).go()
 
 
 class _Run:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -47,11 +49,11 @@ time.sleep(60)
 """
 
 
-def start(code, *arguments, workers=2):
+def start(code, *arguments, workers=2, grace=60):
     """Start a launcher that runs `code` as its workers, with a mark in their environment."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     main = f"import sys; from ademx.launch import launch; sys.exit(launch({command!r}, "
-    main += f"workers={workers}, servers=1))"
+    main += f"workers={workers}, servers=1, grace={grace}))"
     mark = f"launched-{os.getpid()}-{time.monotonic_ns()}"
     launcher = subprocess.Popen(
         [sys.executable, "-c", main],
@@ -157,6 +159,24 @@ def test_a_server_that_is_killed_ends_all(tmp_path):
     assert "a KVStore server ended: killed by SIGKILL" in errors
 
 
+def test_a_worker_that_raises_does_not_wait_for_the_others():
+    # MXNet would have it wait at its end for the other, which waits for its array.
+    code = """if True:
+        from ademx.trainer import Workers, mx
+        with Workers("dist_sync", 1) as workers:
+            workers.kvstore.init("sum", mx.nd.zeros(1))
+            if workers.rank == 1:
+                raise OSError("the disk is full")
+            array = mx.nd.zeros(1)
+            workers.add_up("sum", [array])
+            array.wait_to_read()
+    """
+    launcher, mark = start(code)
+    _, errors = finish(launcher, mark)
+    assert launcher.returncode == 1
+    assert "[worker 1] OSError: the disk is full" in errors
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_reaches_every_worker_which_may_save(number, tmp_path):
     launcher, mark = start(WAITS, tmp_path)
@@ -178,6 +198,20 @@ def test_a_second_signal_ends_workers_that_do_not(tmp_path):
     assert launcher.returncode == 128 + signal.SIGTERM
 
 
+@pytest.mark.parametrize("stuck", ["deaf", "stopped"])
+def test_one_signal_ends_workers_that_hang_when_the_grace_is_over(tmp_path, stuck):
+    code = WAITS.replace("sys.exit(128 + number)", "pass") if stuck == "deaf" else WAITS
+    launcher, mark = start(code, tmp_path, grace=0.5)
+    soon(lambda: len(workers_of(tmp_path)) == 2)
+    if stuck == "stopped":
+        for worker in workers_of(tmp_path):
+            os.kill(worker, signal.SIGSTOP)
+    launcher.send_signal(signal.SIGTERM)
+    _, errors = finish(launcher, mark)
+    assert launcher.returncode == 128 + signal.SIGTERM
+    assert "workers have not ended in 0.5 s" in errors
+
+
 def test_nothing_outlives_a_killed_launcher(tmp_path):
     launcher, mark = start(WAITS, tmp_path)
     soon(lambda: len(workers_of(tmp_path)) == 2)
@@ -197,6 +231,28 @@ def test_children_of_workers_end_too(tmp_path):
 def test_there_must_be_someone(workers, servers):
     with pytest.raises(ValueError, match=f"{workers} workers, {servers} servers: expected at"):
         launch(["true"], workers=workers, servers=servers)
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(OSError, match=f"127.0.0.1:{port}: Address.*another --scheduler-port"):
+            launch(["true"], workers=1, servers=1, scheduler_port=port)
+
+
+def test_a_machine_that_does_not_answer_itself_is_told_to(monkeypatch):
+    def unreachable(address, timeout):
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    with pytest.raises(OSError, match=r"127.0.0.1: Network is unreachable: .*`ip link set lo up`"):
+        launch(["true"], workers=1, servers=1)
+
+
+def test_threads_that_are_no_number_start_nothing(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "foo")
+    with pytest.raises(ValueError, match="OMP_NUM_THREADS='foo'"):
+        launch(["true"], workers=1, servers=1)
 
 
 def test_a_command_that_does_not_exist_leaves_nothing():

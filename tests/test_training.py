@@ -32,6 +32,7 @@ from ademx import training  # noqa: E402  (these need mxnet)
 from ademx.initial import initial_values  # noqa: E402
 from ademx.models import build_symbol  # noqa: E402
 from ademx.predictor import Devices, cpu_has_bfloat16  # noqa: E402
+from ademx.schedule import LinearSchedule  # noqa: E402
 from ademx.trainer import Trainer, Workers, _DeviceSums  # noqa: E402
 from ademx.training import TrainingDiverged, train  # noqa: E402
 from ademx.training_options import (  # noqa: E402
@@ -189,11 +190,67 @@ def test_bfloat16_learns_nearly_the_same():
     assert 0.9 < cosine < 1 - 1e-7
 
 
-def test_mirroring_changes_no_weight_beyond_rounding():
+@pytest.mark.parametrize("optimizer", ["TorchNesterov", "sgd"])
+@pytest.mark.parametrize("contexts", [1, 2])
+def test_an_update_that_is_left_out_takes_its_place_in_the_schedule(optimizer, contexts):
+    """A resumed run counts batches: the rate of the fourth must not depend on the second."""
+    graph, values, (data, label) = network(CLASSIFIER)
+    asked = []
+
+    class Schedule(LinearSchedule):
+        def __call__(self, num_update):
+            asked.append(num_update)
+            return super().__call__(num_update)
+
+    trainer = Trainer(
+        graph,
+        contexts=[mx.cpu(number) for number in range(contexts)],
+        data_shapes=[mx.io.DataDesc("data", data.shape)],
+        label_shapes=[mx.io.DataDesc("softmax_label", label.shape)],
+        values=values,
+        optimizer=optimizer,
+        optimizer_params={"rescale_grad": 0.25, "lr_scheduler": Schedule(9)},
+        workers=Workers("local", contexts),
+        scale_loss=True,
+    )
+    batch = mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(label)])
+    large = mx.io.DataBatch([mx.nd.array(1e4 * data)], [mx.nd.array(label)])
+    first = optimizer == "sgd"  # which counts an update before it asks
+    for number in range(4):
+        asked.clear()
+        if number in (0, 2):  # any gradient above 2 overflows a float32
+            trainer.restore_scaling(2.0**127, 0)
+        trainer.step(large if number in (0, 2) else batch, seed=0)()
+        if number in (0, 2):
+            trainer.restore_scaling(1.0, 0)
+        assert set(asked) == (set() if number in (0, 2) else {number + first})
+
+
+def test_asynchronous_servers_cannot_leave_out_updates():
+    graph, values, (data, label) = network(CLASSIFIER)
+    with pytest.raises(ValueError, match="dist_async: servers cannot leave out updates"):
+        Trainer(
+            graph,
+            contexts=[mx.cpu()],
+            data_shapes=[mx.io.DataDesc("data", data.shape)],
+            label_shapes=[mx.io.DataDesc("softmax_label", label.shape)],
+            values=values,
+            optimizer="sgd",
+            optimizer_params={"rescale_grad": 1.0},
+            workers=SimpleNamespace(synchronous=False),
+            scale_loss=True,
+        )
+
+
+@pytest.mark.parametrize("before", [None, "0", "1"])
+def test_mirroring_changes_no_weight_beyond_rounding(monkeypatch, before):
+    monkeypatch.delenv("MXNET_BACKWARD_DO_MIRROR", raising=False)
+    if before is not None:
+        monkeypatch.setenv("MXNET_BACKWARD_DO_MIRROR", before)
     a1 = network(SEGMENTER)
     _, plain, _ = trained(a1, updates=2)
     _, mirrored, _ = trained(a1, updates=2, backward_do_mirror=True)
-    assert "MXNET_BACKWARD_DO_MIRROR" not in os.environ
+    assert os.environ.get("MXNET_BACKWARD_DO_MIRROR") == before
     for name, value in plain.items():
         np.testing.assert_allclose(mirrored[name], value, atol=1e-6, err_msg=name)
 
@@ -550,7 +607,7 @@ def launch(folder: Path, script: str, workers: int) -> list[tuple[int, str]]:
 def test_two_workers(photos, tmp_path, kvstore):
     output = tmp_path / "two"
     # Statistics that are not those of the data let features grow: hence the small rate.
-    common = {"frozen_statistics": True, "to_epoch": 1, "base_lr": 1e-3}
+    common = {"frozen_statistics": True, "to_epoch": 4, "check_start": 4, "base_lr": 1e-3}
     script = WORKER.format(
         tests=str(Path(__file__).parent),
         data=str(photos),
@@ -562,7 +619,7 @@ def test_two_workers(photos, tmp_path, kvstore):
     (found,) = output.glob("*.params")  # of worker 0 alone
     assert sum("params_path=None" in text for _, text in exits) == 1
     lines = [json.loads(text) for text in (output / "metrics.jsonl").read_text().splitlines()]
-    assert [line["update"] for line in lines if line["kind"] == "update"] == [1, 2, 3]
+    assert [line["update"] for line in lines if line["kind"] == "update"] == list(range(1, 13))
     if kvstore == "dist_async":  # no two runs are alike: it is enough that it learnt
         learnt = weights(found)["linear4_weight"]
         drawn = initial_values({"linear4_weight": learnt.shape}, task="classification", seed=0)
@@ -573,3 +630,12 @@ def test_two_workers(photos, tmp_path, kvstore):
         np.testing.assert_allclose(weights(found)[name], value, atol=1e-5, err_msg=name)
     single = [json.loads(t) for t in (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] == pytest.approx(single[-1]["loss"], rel=1e-4)
+    exits = launch(tmp_path, script.replace(str(output), str(tmp_path / "again")), 2)
+    assert [code for code, _ in exits] == [0, 0], exits
+    assert _without_times(tmp_path / "again") == _without_times(output)
+
+
+def _without_times(folder: Path) -> list[dict[str, float]]:
+    timed = ("images_per_second", "data_wait", "seconds")
+    lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: line[name] for name in line if name not in timed} for line in lines]

@@ -6,6 +6,9 @@ import sys
 
 import click
 
+from ademx.launch import SAVING_SECONDS
+from ademx.launch import launch as run
+
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes.")
@@ -19,6 +22,13 @@ import click
 @click.option(
     "--scheduler-port", type=click.IntRange(1, 65535), help="TCP port.  [default: a free one]"
 )
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=SAVING_SECONDS,
+    show_default=True,
+    help="Seconds that workers have to save and end in after a signal.",
+)
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
 def launch(
@@ -26,6 +36,7 @@ def launch(
     workers: int,
     servers: int,
     scheduler_port: int | None,
+    grace: float,
     arguments: tuple[str, ...],
 ) -> None:
     """Run `ademx ARGUMENTS` as several workers that train together on this machine.
@@ -33,14 +44,21 @@ def launch(
     For example: ademx launch --workers 2 -- train segmentation --kvstore dist_sync …
 
     Worker 0's output comes through as it is, that of the others prefixed on stderr. Ctrl-C and
-    SIGTERM are passed on to the workers, which save first; a second one ends all at once.
+    SIGTERM are passed on to the workers, which save first; what has not ended after --grace, as
+    where a worker hangs, is killed. A second signal ends all at once.
     """
-    from ademx.launch import launch as run
-
     if arguments[0] == "train" and not any("dist_" in argument for argument in arguments):
         raise click.UsageError(
             "without --kvstore dist_sync, dist_device_sync or dist_async each worker would train "
             "alone: add it to the arguments of train"
         )
     command = [sys.executable, "-m", "ademx", *arguments]
-    ctx.exit(run(command, workers=workers, servers=servers, scheduler_port=scheduler_port))
+    ctx.exit(
+        run(
+            command,
+            workers=workers,
+            servers=servers,
+            scheduler_port=scheduler_port,
+            grace=grace,
+        )
+    )
