@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,14 @@ class ClassificationOptions(EvaluationOptions):
             for it; without it guesses are numbered from 1 in the order of the classes.
     """
 
+    task = "classification"
+
     test_3crops: bool = False
     class_ids: Path | None = None
+
+    def settings_of_task(self) -> dict[str, Any]:
+        """Return how many crops are averaged."""
+        return {"test_3crops": self.test_3crops}
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,8 @@ def evaluate_classification(options: ClassificationOptions) -> ClassificationRep
     Source: SPEC §5; ademxapp:iclass/ilsvrc.py.
     """
     tester = _Tester(options)
-    return tester.report([tester.probabilities(scale) for scale in options.test_scales])
+    with tester.in_folder():
+        return tester.report([tester.probabilities(scale) for scale in options.test_scales])
 
 
 class _Tester:
@@ -84,15 +93,18 @@ class _Tester:
 
     def __init__(self, options: ClassificationOptions) -> None:
         self._options = options
-        self._session = Session(
-            options, task="classification", settings={"test_3crops": options.test_3crops}
-        )
+        self._session = Session(options)
         self._num_classes = self._session.dataset.num_classes
         self._class_ids = _read_class_ids(options.class_ids, self._num_classes)
         self._truth = self._checked_labels()
-        self._session.open_folder()
         self._folder = options.output / "predictions"
-        self._folder.mkdir(exist_ok=True)
+
+    @contextmanager
+    def in_folder(self) -> Iterator[None]:
+        """Make the output folder and the one in it ready, and keep other runs out of it."""
+        with self._session.in_folder():
+            self._folder.mkdir(exist_ok=True)
+            yield
 
     def probabilities(self, scale: int) -> np.ndarray:
         """Return one scale's (N, classes) float32, also in `predictions/<scale>.npy`.

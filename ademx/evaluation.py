@@ -7,10 +7,11 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -18,7 +19,7 @@ from tqdm import tqdm
 import ademx
 from ademx import runs
 from ademx.convert import import_torch
-from ademx.files import md5
+from ademx.files import locked, md5
 from ademx.iteration import grouped, prefetched
 from ademx.labels import Label, parse_label
 from ademx.predictor import Devices, Predictor, check_averageable
@@ -44,6 +45,7 @@ class EvaluationOptions:
     """How to test, for both tasks; the names are those of the command line.
 
     Attributes:
+        task: "classification" or "segmentation", of the class that has the rest of the options.
         weights: `.params` files; the probabilities of several are averaged.
         data_root: folder of the dataset.
         output: folder for everything that is written.
@@ -65,6 +67,8 @@ class EvaluationOptions:
         resume: go on with an interrupted run.
         overwrite: replace the results in `output`.
     """
+
+    task: ClassVar[str]
 
     weights: tuple[Path, ...]
     data_root: Path
@@ -98,6 +102,10 @@ class EvaluationOptions:
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite exclude each other: give one of them")
 
+    def settings_of_task(self) -> dict[str, Any]:
+        """Return which of the options that only the task has decide the results."""
+        raise NotImplementedError
+
 
 def default_test_scale(label: Label, dataset: str | None = None) -> int:
     """Return the scale of the published tests (published.md), pixels.
@@ -114,22 +122,20 @@ def default_test_scale(label: Label, dataset: str | None = None) -> int:
 class Session:
     """The samples, networks and folder of one test run.
 
-    Nothing is written before :meth:`open_folder`, so that a caller can check the rest of its
+    Nothing is written before :meth:`in_folder`, so that a caller can check the rest of its
     options first.
 
     Args:
         options: how to test.
-        task: "classification" or "segmentation".
-        settings: what decides the results beside what the options of both tasks hold.
 
     Raises:
         ValueError: options that do not fit each other or the weights.
         FileNotFoundError: weights or data are missing.
     """
 
-    def __init__(self, options: EvaluationOptions, *, task: str, settings: dict[str, Any]) -> None:
+    def __init__(self, options: EvaluationOptions) -> None:
         self.options = options
-        self.labels = tuple(_label(options, path, task) for path in options.weights)
+        self.labels = tuple(_label(options, path) for path in options.weights)
         check_averageable(self.labels)
         self.dataset = find_dataset(self.labels[0], options.dataset)
         self.samples = find_samples(
@@ -137,33 +143,33 @@ class Session:
         )
         self.has_labels = self.samples[0].label is not None
         self.weights = [{"file": str(path), "md5": md5(path)} for path in options.weights]
-        self._settings = {
-            "command": f"evaluate {task}",
-            **deciding_settings(
-                options,
-                labels=self.labels,
-                weights_md5=[weights["md5"] for weights in self.weights],
-                dataset=self.dataset,
-                samples=self.samples,
-            ),
-            **settings,
-        }
+        self._settings = deciding_settings(
+            options,
+            labels=self.labels,
+            weights_md5=[weights["md5"] for weights in self.weights],
+            dataset=self.dataset,
+            samples=self.samples,
+        )
         self._predictors = tuple(map(self._predictor, options.weights, self.labels))
         self._broken: dict[Sample, str] = {}  # why it could not be tested
         self._tested: set[Sample] = set()  # in this run, not in one that it resumes
         self._start = time.monotonic()
 
-    def open_folder(self) -> None:
-        """Make the output folder ready, and log what is tested.
+    @contextmanager
+    def in_folder(self) -> Iterator[None]:
+        """Make the output folder ready, log what is tested, and keep other runs out of it.
 
         Raises:
-            ValueError, OSError: see :func:`ademx.runs.open_folder`.
+            ValueError, OSError: see :func:`ademx.files.locked` and
+                :func:`ademx.runs.open_folder`.
         """
         options = self.options
-        runs.open_folder(
-            options.output, self._settings, resume=options.resume, overwrite=options.overwrite
-        )
-        self._describe()
+        with locked(options.output, "--output"):
+            runs.open_folder(
+                options.output, self._settings, resume=options.resume, overwrite=options.overwrite
+            )
+            self._describe()
+            yield
 
     @property
     def label(self) -> Label:
@@ -230,10 +236,20 @@ class Session:
         return self.options.batch_images * self.options.devices.count
 
     def published(self, *, test_steps: int = 1, test_3crops: bool = False) -> Result | None:
-        """Return the published result with the same label, split and options, if any."""
+        """Return the published result with the same label, split and options, if any.
+
+        Beside scores of part of the split, of broken images or of bfloat16 there is none.
+        """
         options = self.options
-        other_data = self.dataset.name != self.label.dataset
-        if other_data or len(options.weights) > 1 or not options.choose_interp_method:
+        num_tested = len(self.samples) - len(self._broken)
+        is_the_same = (
+            self.dataset.name == self.label.dataset
+            and num_tested == self.dataset.splits.get(options.split)
+            and len(options.weights) == 1
+            and options.choose_interp_method
+            and options.precision == "float32"
+        )
+        if not is_the_same:
             return None
         return find_result(
             str(self.label),
@@ -309,7 +325,7 @@ def deciding_settings(
     dataset: Dataset,
     samples: Sequence[Sample],
 ) -> dict[str, Any]:
-    """Return what of the options of both tasks decides the results, as a run's folder keeps it.
+    """Return what decides the results, as a run's folder keeps it, "command" first.
 
     Args:
         options: how to test.
@@ -320,6 +336,7 @@ def deciding_settings(
     """
     names = "\n".join(f"{sample}\t{sample.label}" for sample in samples)
     return {
+        "command": f"evaluate {options.task}",
         "labels": [str(label) for label in labels],
         "weights_md5": list(weights_md5),
         "dataset": dataset.settings,
@@ -331,6 +348,7 @@ def deciding_settings(
         "pool": options.pool,
         "precision": options.precision,
         "backend": options.backend,
+        **options.settings_of_task(),
     }
 
 
@@ -373,9 +391,9 @@ def _published_record(result: Result | None) -> dict[str, Any] | None:
     }
 
 
-def _label(options: EvaluationOptions, path: Path, task: str) -> Label:
+def _label(options: EvaluationOptions, path: Path) -> Label:
     label = parse_label(options.model or path)
-    if label.task != task:
+    if label.task != options.task:
         raise ValueError(
             f"{options.model or path}: a network for {label.task}; "
             f"use `ademx evaluate {label.task}`"

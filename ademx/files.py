@@ -46,6 +46,7 @@ def replacing(path: PathLike, *, durable: bool = True) -> Iterator[BinaryIO]:
         raise _not_replaced(path, error) from error
     # A file of its own on the same lock: some file systems tell of a full disk on closing.
     raw, is_filled = _RemembersFailure(os.dup(lock), "wb"), False
+    raw.name = os.fspath(partial)  # which archives ask for
     try:
         with io.BufferedWriter(raw) as file:
             yield file

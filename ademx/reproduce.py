@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ademx import classification, segmentation
+from ademx.classification import ClassificationOptions
 from ademx.compat import MissingDependency
-from ademx.evaluation import EvaluationOptions, deciding_settings, default_test_scale
+from ademx.evaluation import deciding_settings, default_test_scale
 from ademx.files import md5
 from ademx.finished_runs import mean_probabilities
 from ademx.image_counts import load_image_counts
@@ -33,6 +35,7 @@ from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
 from ademx.recipes import find_recipe
 from ademx.reproduce_inputs import Found, Places, find_data, find_row_weights
 from ademx.reproduce_report import Outcome, Reports
+from ademx.segmentation import SegmentationOptions
 from ademx.tolerance import Tolerance, pixel_tolerances, rounding, tie_tolerances
 from iters.datasets import DATASETS
 from iters.lists import Sample, find_samples
@@ -266,28 +269,19 @@ class _Run:
             held, broken = record["settings"], record["num_broken"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        settings = deciding_settings(
-            self._common(),
+        wanted = deciding_settings(
+            self._evaluation(),
             labels=[self._label],
             weights_md5=[md5(self._weights)],
             dataset=DATASETS[self._row.dataset],
             samples=samples,
         )
-        wanted = json.loads(json.dumps({**settings, **self._task_settings()}))
-        same = not broken and all(held.get(name) == value for name, value in wanted.items())
-        return record if same else None
+        is_the_same = not broken and held == json.loads(json.dumps(wanted))
+        return record if is_the_same else None
 
-    def _task_settings(self) -> dict[str, Any]:
-        if self._label.task == "classification":
-            return {"test_3crops": self._row.test_3crops}
-        return {"test_steps": self._row.test_steps}
-
-    def _common(self) -> EvaluationOptions:
-        return EvaluationOptions(**self._arguments())
-
-    def _arguments(self) -> dict[str, Any]:
+    def _evaluation(self, **others: Any) -> ClassificationOptions | SegmentationOptions:
         options, row = self._options, self._row
-        return {
+        common: dict[str, Any] = {
             "weights": (self._weights,),
             "data_root": self._data_root,
             "output": self._folder,
@@ -301,18 +295,18 @@ class _Run:
             "prefetch_threads": options.prefetch_threads,
             "resume": not options.overwrite,
             "overwrite": options.overwrite,
+            **others,
         }
+        if self._label.task == "classification":
+            return ClassificationOptions(**common, test_3crops=row.test_3crops)
+        return SegmentationOptions(**common, test_steps=row.test_steps)
 
     def _evaluate(self) -> dict[str, Any]:
         """Return the record of the test, computed or gone on with."""
-        from ademx.classification import ClassificationOptions, evaluate_classification
-        from ademx.segmentation import SegmentationOptions, evaluate_segmentation
-
-        arguments = {**self._arguments(), **self._task_settings()}
-        arguments["devices"] = self._options.devices()
-        if self._label.task == "classification":
-            return evaluate_classification(ClassificationOptions(**arguments)).record
-        return evaluate_segmentation(SegmentationOptions(**arguments)).record
+        options = self._evaluation(devices=self._options.devices())
+        if isinstance(options, ClassificationOptions):
+            return classification.evaluate_classification(options).record
+        return segmentation.evaluate_segmentation(options).record
 
     def _tolerances(self, record: Mapping[str, Any], samples: list[Sample]) -> dict[str, Tolerance]:
         if self._label.task == "segmentation":

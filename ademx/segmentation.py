@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ class SegmentationOptions(EvaluationOptions):
         crf: refine the averaged probabilities before the best class is taken; None does not.
     """
 
+    task = "segmentation"
+
     test_steps: int = 1
     absent_classes: str | None = None
     save_predictions: bool = False
@@ -56,6 +59,11 @@ class SegmentationOptions(EvaluationOptions):
                 "--no-save-results with --split test would keep nothing: a test split has no "
                 "labels to be scored by; leave it out, or add --save-predictions"
             )
+
+    def settings_of_task(self) -> dict[str, Any]:
+        """Return how often is predicted for a cell, and what refines that."""
+        refined = {} if self.crf is None else {"crf": asdict(self.crf)}
+        return {"test_steps": self.test_steps, **refined}
 
 
 @dataclass(frozen=True)
@@ -116,8 +124,8 @@ def evaluate_segmentation(options: SegmentationOptions) -> SegmentationReport:
     Source: SPEC §5; ademxapp:issegm/voc.py.
     """
     tester = _Tester(options)
-    confusion = tester.run()
-    return tester.report(confusion)
+    with tester.in_folder():
+        return tester.report(tester.run())
 
 
 class _Tester:
@@ -125,25 +133,28 @@ class _Tester:
 
     def __init__(self, options: SegmentationOptions) -> None:
         self._options = options
-        settings: dict[str, Any] = {"test_steps": options.test_steps}
         if options.crf is not None:
             import_crf_library()  # found missing now, not when the first image is computed
-            settings["crf"] = asdict(options.crf)
-        self._session = Session(options, task="segmentation", settings=settings)
+        self._session = Session(options)
         stride = network_stride(self._session.label)
         if options.test_steps < 1 or stride % options.test_steps:
             raise ValueError(
                 f"--test-steps {options.test_steps}: expected a divisor of the network's output "
                 f"stride, {stride}"
             )
-        self._session.open_folder()
         self._images: dict[Sample, np.ndarray] = {}
         self._stride = stride
         dataset = self._session.dataset
         self._palette = [value for colour in dataset.palette or () for value in colour]
         self._absent_classes = options.absent_classes or dataset.absent_classes
-        for name in self._folders():
-            (options.output / name).mkdir(exist_ok=True)
+
+    @contextmanager
+    def in_folder(self) -> Iterator[None]:
+        """Make the output folder and those in it ready, and keep other runs out of it."""
+        with self._session.in_folder():
+            for name in self._folders():
+                (self._options.output / name).mkdir(exist_ok=True)
+            yield
 
     def run(self) -> np.ndarray:
         """Return the (C, C) int64 confusion matrix of all images, those done before included."""
@@ -171,7 +182,9 @@ class _Tester:
         names = session.dataset.class_names
         scores = self._scores(confusion) if session.has_labels else None
         published = None
-        if self._options.crf is None:  # none of the published results had one
+        official = session.dataset.absent_classes
+        # None of the published results had a CRF.
+        if self._options.crf is None and self._absent_classes == official:
             published = session.published(test_steps=self._options.test_steps)
         record = session.record(published)
         if scores is not None:

@@ -15,6 +15,7 @@ from ademx import crf
 from ademx.compat import MissingDependency
 from ademx.crf import CrfParameters, parse_crf_parameters, refine
 from ademx.data.make import make_dataset
+from iters.datasets import DATASETS
 
 LIBRARY = "pydensecrf2, which --crf needs, is not installed"
 
@@ -243,12 +244,14 @@ def test_a_run_is_resumed_with_the_same_parameters_alone(weights, data, tmp_path
     )
 
 
-def test_nothing_published_stands_beside_refined_scores(weights, data, tmp_path):
+def test_nothing_published_stands_beside_refined_scores(weights, data, tmp_path, monkeypatch):
     pytest.importorskip("pydensecrf", reason=LIBRARY)
     (tmp_path / "one.lst").write_text(
         "VOCdevkit/VOC2012/JPEGImages/2007_000003.jpg\t"
         "VOCdevkit/VOC2012/SegmentationClass/2007_000003.png\n"
     )
+    whole = dataclasses.replace(DATASETS["voc"], splits={"val": 1})
+    monkeypatch.setitem(DATASETS, "voc", whole)
     published = ("--list-file", tmp_path / "one.lst", "--test-scales", 500, "--test-flipping")
     result = invoke(weights, data, tmp_path / "out", *published, "--crf")
     assert result.exit_code == 0

@@ -1,6 +1,7 @@
 """`ademx evaluate segmentation` as its user sees it, on narrow networks and drawn images."""
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from PIL import Image
 
 from ademx import params
 from ademx.data.make import make_dataset
+from ademx.evaluation import Session
 from ademx.labels import parse_label
 from ademx.predictor import Devices, Predictor
 from ademx.segmentation import SegmentationOptions, evaluate_segmentation
@@ -377,20 +379,49 @@ def test_the_networks_own_stride_counts(variant, stride, tmp_path):
 # ---- what is printed and written ---------------------------------------------------------------
 
 
-def test_the_published_value_stands_beside_ours(weights, data, tmp_path):
-    name = NAMES[0]
-    base = "VOCdevkit/VOC2012"
+@pytest.fixture
+def one_image(data, tmp_path, monkeypatch) -> tuple[object, ...]:
+    """Return the options of the published test, for one image, which is all of the split."""
+    name, base = NAMES[0], "VOCdevkit/VOC2012"
     line = f"{base}/JPEGImages/{name}.jpg\t{base}/SegmentationClass/{name}.png\n"
     (tmp_path / "one.lst").write_text(line)
-    options = ("--list-file", tmp_path / "one.lst", "--test-scales", 500, "--test-flipping")
+    voc = DATASETS["voc"]
+    whole = dataclasses.replace(voc, splits={**voc.splits, "val": 1})
+    monkeypatch.setitem(DATASETS, "voc", whole)
+    return ("--list-file", tmp_path / "one.lst", "--test-scales", 500, "--test-flipping")
 
-    result = invoke(weights, data, tmp_path / "out", *options)
+
+def test_the_published_value_stands_beside_ours(one_image, weights, data, tmp_path):
+    result = invoke(weights, data, tmp_path / "out", *one_image)
 
     assert result.exit_code == 0
     assert "published mean IoU  80.84 %" in result.stdout
     published = scores_of(tmp_path / "out")["published"]
     assert published["mean_iou"] == 80.84
     assert "not the released file of this name" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--precision", "bfloat16"),
+        ("--absent-classes", "zero"),
+        ("--no-choose-interp-method",),
+        ("--list-file", "two.lst"),
+        ("--list-file", "broken.lst"),
+    ],
+    ids=" ".join,
+)
+def test_nothing_published_stands_beside_another_test(
+    options, one_image, weights, data, tmp_path, monkeypatch
+):
+    (line,) = (tmp_path / "one.lst").read_text().splitlines()
+    (tmp_path / "two.lst").write_text(f"{line}\n{line.replace(NAMES[0], NAMES[1])}\n")
+    (tmp_path / "broken.lst").write_text(line.replace(f"{NAMES[0]}.jpg", "none.jpg"))
+    monkeypatch.chdir(tmp_path)
+    result = invoke(weights, data, tmp_path / "out", *one_image, *options)
+    assert "published" not in result.stdout
+    assert scores_of(tmp_path / "out")["published"] is None
 
 
 def test_the_table_goes_to_stdout_and_the_log_to_stderr(weights, data, tmp_path):
@@ -601,6 +632,27 @@ def test_a_finished_run_is_not_replaced_unasked(weights, data, finished):
     assert (finished / "scores.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("flags", [(), ("--resume",), ("--overwrite",)], ids=str)
+def test_a_second_run_into_the_folder_is_refused(
+    flags, weights, other_weights, data, tmp_path, monkeypatch
+):
+    """Started at the same time, both would find the folder empty."""
+    original, refused = Session.predict, []
+
+    def predict(session, images):
+        if not refused:
+            refused.append(None)
+            refused[0] = invoke(other_weights, data, tmp_path / "out", *flags)
+        return original(session, images)
+
+    monkeypatch.setattr(Session, "predict", predict)
+    scores = evaluate(weights, data, tmp_path / "out")
+    assert refused[0].exit_code == 1
+    assert f"--output {tmp_path / 'out'}: process {os.getpid()} on " in refused[0].stderr
+    assert scores["num_images"] == IMAGES and scores["weights"][0]["file"] == str(weights)
+    assert not (tmp_path / "out" / ".lock").exists()
+
+
 def test_overwriting_leaves_other_files_alone(weights, data, finished, tmp_path):
     output = tmp_path / "out"
     shutil.copytree(finished, output)
@@ -725,7 +777,7 @@ def test_names_that_are_not_utf8_reach_the_json_and_the_log(weights, data, tmp_p
     assert result.exit_code == 1
     (entry,) = scores_of(tmp_path / "out")["broken"]
     assert os.fsencode(entry["image"]) == os.fsencode(data) + b"/" + image
-    assert "caf\\udce9.jpg" in log.read_text()
+    assert "caf\\xe9.jpg" in log.read_text()
 
 
 def test_a_repaired_image_is_tested_by_resuming(weights, data, finished, tmp_path):

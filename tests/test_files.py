@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 
 import pytest
@@ -51,6 +52,12 @@ def start(script, folder):
 
 def names_in(folder):
     return [path.name for path in folder.iterdir()]
+
+
+def test_the_file_is_named_as_others_are(tmp_path):
+    with replacing(tmp_path / "a.tar.gz") as file, tarfile.open(fileobj=file, mode="w:gz"):
+        assert str(tmp_path) in file.name
+    assert tarfile.is_tarfile(tmp_path / "a.tar.gz")
 
 
 def test_an_error_of_whoever_writes_is_not_the_files(tmp_path):
