@@ -21,7 +21,6 @@ from ademx.submissions import Submission, write_guesses
 from iters import transforms
 from iters.datasets import Dataset
 from iters.lists import Sample
-from iters.sources import load_sample_image
 
 _RANKS = (1, 5)
 
@@ -182,7 +181,9 @@ class _Tester:
     def _inputs(self, sample: Sample, scale: int) -> np.ndarray:
         """Return an image's (crops · flips, 3, scale, scale) float32 network inputs."""
         image = transforms.resize_shorter(
-            load_sample_image(sample), scale, choose=self._options.choose_interp_method
+            self._session.load_sample(sample).image,
+            scale,
+            choose=self._options.choose_interp_method,
         )
         if self._options.test_3crops:
             crops = transforms.three_crops(image, scale)

@@ -18,9 +18,9 @@ from ademx.pictures import colourise, overlay, side_by_side
 from ademx.predictor import Devices
 from ademx.report import write_run_report
 from ademx.segmentation import SegmentationOptions, SegmentationReport, evaluate_segmentation
-from iters import transforms
 from iters.datasets import DATASETS
 from iters.lists import Sample, find_samples
+from iters.sources import load_image, load_label
 
 LABEL = "voc_rna-a1_cls21_s8"
 
@@ -161,9 +161,9 @@ def _pictures(samples: list[Sample], output: Path) -> Iterator[Path]:
     folder.mkdir(exist_ok=True)
     palette = DATASETS["voc"].palette or ()
     for sample in samples:
-        image = transforms.load_image(sample.image)
-        truth = transforms.load_label(Path(str(sample.label)))
-        found = transforms.load_label(output / "val" / "labels" / f"{sample.name}.png")
+        image = load_image(sample.image)
+        truth = load_label(Path(str(sample.label)))
+        found = load_label(output / "val" / "labels" / f"{sample.name}.png")
         panels = [
             ("image", image),
             ("prediction", overlay(image, colourise(found, palette))),

@@ -24,9 +24,11 @@ from ademx.iteration import grouped, prefetched
 from ademx.labels import Label, parse_label
 from ademx.predictor import Devices, Predictor, check_averageable
 from ademx.published import Result, find_result, release_state
-from iters import transforms
+from iters import exif, transforms
 from iters.datasets import Dataset, get_dataset
+from iters.decode import BrokenImage
 from iters.lists import Sample, find_samples
+from iters.sources import Loaded, load_sample
 from symbols.levels import check_choice
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ class EvaluationOptions:
         list_file: a list of the samples, in place of the dataset's layout.
         test_flipping: average with the mirrored image.
         choose_interp_method: choose the filter by the sizes, else bicubic always.
+        exif: when an image is set upright, see :func:`iters.decode.is_turned`.
         pool: geometry of max pooling.
         precision: "float32" or "bfloat16".
         backend: what computes the networks, "mxnet" or "torch".
@@ -80,6 +83,7 @@ class EvaluationOptions:
     list_file: Path | None = None
     test_flipping: bool = False
     choose_interp_method: bool = True
+    exif: str = "auto"
     pool: str = "pad"
     precision: str = "float32"
     backend: str = "mxnet"
@@ -153,6 +157,7 @@ class Session:
         self._predictors = tuple(map(self._predictor, options.weights, self.labels))
         self._broken: dict[Sample, str] = {}  # why it could not be tested
         self._tested: set[Sample] = set()  # in this run, not in one that it resumes
+        self._exif = exif.Watch()
         self._start = time.monotonic()
 
     @contextmanager
@@ -218,7 +223,7 @@ class Session:
         def attempt(sample: Sample) -> R | Exception:
             try:
                 return function(sample)
-            except (transforms.BrokenImage, OSError) as error:
+            except (BrokenImage, OSError) as error:
                 return error
 
         for sample, result in prefetched(samples, attempt, threads=self.options.prefetch_threads):
@@ -229,6 +234,16 @@ class Session:
             else:
                 self._tested.add(sample)
                 yield sample, result
+
+    def load_sample(self, sample: Sample) -> Loaded:
+        """Return a sample's image and label; see :func:`iters.sources.load_sample`.
+
+        The first image that the default rule for EXIF orientations decides on is logged.
+        """
+        loaded = load_sample(sample, rule=self.options.exif)
+        if loaded.orientation != 1 and self.options.exif == "auto":
+            self._exif.note(str(sample), loaded.orientation, turned=loaded.turned)
+        return loaded
 
     @property
     def group_images(self) -> int:
@@ -288,6 +303,7 @@ class Session:
             "broken": [
                 {"image": str(sample), "error": error} for sample, error in self._broken.items()
             ],
+            "exif": {"turned": self._exif.turned, "as_stored": self._exif.as_stored},
             "weights": self.weights,
             "settings": self._settings,
             "seconds": round(seconds, 3),
@@ -335,6 +351,8 @@ def deciding_settings(
         samples: the split's.
     """
     names = "\n".join(f"{sample}\t{sample.label}" for sample in samples)
+    # Runs of before there was this option have no such key.
+    by_exif = {} if options.exif == "auto" else {"exif": options.exif}
     return {
         "command": f"evaluate {options.task}",
         "labels": [str(label) for label in labels],
@@ -349,6 +367,7 @@ def deciding_settings(
         "precision": options.precision,
         "backend": options.backend,
         **options.settings_of_task(),
+        **by_exif,
     }
 
 

@@ -27,6 +27,7 @@ from ademx.scoremaps import ScoreResizer, best_class
 from ademx.shapes import network_stride
 from iters import palettes, transforms
 from iters.datasets import Dataset, encode_label, get_dataset
+from iters.decode import BrokenImage
 from iters.shown import SUFFIXES, load_as_shown
 
 BACKENDS = ("mxnet", "torch", "onnx")
@@ -50,6 +51,7 @@ class PredictionOptions:
             an image is resized to, pixels; the probabilities of several are averaged. None: that
             of `ademx evaluate`, or what a file with a fixed input takes.
         test_flipping: average with the mirrored image.
+        exif: "turn" an image as its EXIF orientation says, or "ignore" that.
         pool: geometry of max pooling; an `.onnx` file has its own.
         devices: where to compute; None: the first GPU that the backend finds, else the CPU.
         overwrite: replace files in `output`.
@@ -62,6 +64,7 @@ class PredictionOptions:
     dataset: str | None = None
     test_scales: tuple[int, ...] | None = None
     test_flipping: bool = False
+    exif: str = "turn"
     pool: str = "pad"
     devices: Devices | None = None
     overwrite: bool = False
@@ -158,8 +161,8 @@ def predict(images: Sequence[Path], options: PredictionOptions) -> Iterator[Pred
         folder.mkdir(parents=True, exist_ok=True)
     for image in images:
         try:
-            pixels = load_as_shown(image)
-        except (transforms.BrokenImage, OSError) as error:
+            pixels = load_as_shown(image, turned=options.exif == "turn")
+        except (BrokenImage, OSError) as error:
             yield Prediction(image, error=str(error))
             continue
         yield Prediction(image, worker.predict(image, pixels))

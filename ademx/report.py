@@ -32,8 +32,8 @@ from ademx.report_choice import (
 from ademx.report_html import ShownImages, class_colours, class_name, overview, run_section
 from ademx.report_pictures import Panels, PictureEncoder, check_encoder, load_panels
 from iters.datasets import Dataset
+from iters.decode import BrokenImage
 from iters.lists import Sample
-from iters.transforms import BrokenImage
 
 if TYPE_CHECKING:
     from ademx.classification import ClassificationReport

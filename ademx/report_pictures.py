@@ -6,7 +6,6 @@ import base64
 import io
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,10 +13,11 @@ from PIL import Image, features
 
 from ademx.compat import MissingDependency
 from ademx.pictures import colourise
-from iters import palettes, transforms
+from iters import palettes
 from iters.datasets import VOID, Dataset, decode_label, encode_label
+from iters.decode import BrokenImage, Size
 from iters.lists import Sample
-from iters.sources import load_sample_image
+from iters.sources import load_label, load_sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,22 +63,24 @@ def load_panels(run: RunToShow, sample: Sample) -> Panels:
         FileNotFoundError, BrokenImage: a file is missing, cannot be decoded, or has another size
             than the image.
     """
-    image = load_sample_image(sample)
+    rule = run.record.get("settings", {}).get("exif", "auto")
+    image, stored, _, _ = load_sample(sample, rule=rule)
     if run.dataset.task == "classification":
         return Panels(image)
     size = (image.shape[0], image.shape[1])
     file = run.folder / "labels" / f"{sample.name}.png"
-    prediction = _load_classes(run.dataset, file, size)
+    prediction = _classes(run.dataset, file, load_label(file), size)
     truth = None
-    if isinstance(sample.label, Path):
-        truth = _load_classes(run.dataset, sample.label, size)
+    if stored is not None:
+        truth = _classes(run.dataset, sample.label, stored, size)
     return Panels(image, truth, prediction)
 
 
-def _load_classes(dataset: Dataset, path: Path, size: transforms.Size) -> NDArray[np.uint8]:
-    stored = transforms.load_label(path)
+def _classes(
+    dataset: Dataset, path: object, stored: NDArray[np.uint8], size: Size
+) -> NDArray[np.uint8]:
     if stored.shape != size:
-        raise transforms.BrokenImage(
+        raise BrokenImage(
             f"{path}: {stored.shape[1]}×{stored.shape[0]} pixels, but its image has "
             f"{size[1]}×{size[0]}"
         )

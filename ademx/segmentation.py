@@ -26,7 +26,9 @@ from ademx.shapes import network_stride
 from ademx.submissions import Submission, pack_labels
 from iters import transforms
 from iters.datasets import VOID, Dataset, decode_label, encode_label
+from iters.decode import BrokenImage
 from iters.lists import Sample
+from iters.sources import load_label
 
 # Pixels of `correct/<image>.png` (Release: the same three values).
 _CORRECT, _WRONG = 127, 0
@@ -239,12 +241,12 @@ class _Tester:
                 yield from finishing.result()
 
     def _prepare(self, sample: Sample) -> _Prepared:
-        image = transforms.load_image(sample.image)
+        image, stored, _, _ = self._session.load_sample(sample)
         truth = None
-        if isinstance(sample.label, Path):
-            truth = decode_label(self._session.dataset, transforms.load_label(sample.label))
+        if stored is not None:
+            truth = decode_label(self._session.dataset, stored)
             if truth.shape != image.shape[:2]:
-                raise transforms.BrokenImage(
+                raise BrokenImage(
                     f"{sample.label}: {truth.shape[1]}×{truth.shape[0]} pixels, but its image has "
                     f"{image.shape[1]}×{image.shape[0]}"
                 )
@@ -374,10 +376,10 @@ class _Tester:
         if not all(self._path(folder, sample).is_file() for folder in self._folders()):
             return None
         try:
-            stored = transforms.load_label(self._path("labels", sample))
+            stored = load_label(self._path("labels", sample))
             truth = None
             if isinstance(sample.label, Path):
-                truth = decode_label(self._session.dataset, transforms.load_label(sample.label))
+                truth = decode_label(self._session.dataset, load_label(sample.label))
             return self._confusion(truth, decode_label(self._session.dataset, stored))
         except (ValueError, OSError):  # cut short by a crash of the machine, or a label is gone
             return None

@@ -23,9 +23,8 @@ from PIL import Image
 from ademx.files import replacing
 from ademx.iteration import progress_bar
 from iters.datasets import DATASETS, Dataset
-from iters.decode import decode_stored_ids
+from iters.decode import DECODING_ERRORS, BrokenImage, Size, decode_stored_ids
 from iters.lists import Sample
-from iters.transforms import DECODING_ERRORS, BrokenImage, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

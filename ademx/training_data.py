@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ademx.shapes import network_stride
@@ -9,7 +12,12 @@ from ademx.trainer import Workers
 from ademx.training_options import SegmentationTrainOptions, TrainOptions
 from iters import transforms
 from iters.datasets import DATASETS, Dataset
+from iters.decode import BrokenImage, image_size, is_turned
+from iters.exif import Watch, orientation
 from iters.lists import Sample, find_samples
+from iters.sources import read_bytes
+
+_LOOKED_AT = 100  # images, for EXIF data
 
 
 def find_labelled_samples(options: TrainOptions, dataset: Dataset) -> list[Sample]:
@@ -29,7 +37,24 @@ def find_labelled_samples(options: TrainOptions, dataset: Dataset) -> list[Sampl
                 f"{worst}: class {worst.label}; {options.label} has classes 0 to "
                 f"{options.label.num_classes - 1}: name a label with more, or mend the list"
             )
+    warn_of_exif(samples, options.exif)
     return samples
+
+
+def warn_of_exif(samples: Sequence[Sample], rule: str) -> None:
+    """Log a warning where EXIF data turn images and nobody said whether to follow them.
+
+    Some images spread over the samples are looked at; what cannot be read is left to the iterator.
+    """
+    watch = Watch()
+    for sample in samples[:: max(1, len(samples) // _LOOKED_AT)] if rule == "auto" else ():
+        with contextlib.suppress(BrokenImage, OSError):
+            encoded = read_bytes(sample.image, sample.offset)
+            found = orientation(encoded)
+            if found != 1:
+                label = sample.label
+                size = image_size(read_bytes(label)) if isinstance(label, Path) else None
+                watch.note(str(sample), found, turned=is_turned(encoded, size, rule))
 
 
 def make_iterator(
@@ -44,6 +69,7 @@ def make_iterator(
     common = {
         "normalization": transforms.RN if label.family == "rn" else transforms.RNA,
         "choose_interp_method": options.choose_interp_method,
+        "exif": options.exif,
     }
     augmentation: Any
     if isinstance(options, SegmentationTrainOptions):

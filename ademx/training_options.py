@@ -47,6 +47,7 @@ class TrainOptions:
         batch_images: images of an update, over all devices of a worker.
         crop_size: side of a sample, pixels.
         choose_interp_method: choose the filter by the sizes, else bicubic always.
+        exif: when an image is set upright, see :func:`iters.decode.is_turned`.
         sampler: "shuffled", "fixed" or, for classification, "balanced".
         lr_type: "fixed", "step" or "linear".
         base_lr: learning rate at the start of the whole training.
@@ -90,6 +91,7 @@ class TrainOptions:
     batch_images: int = 256
     crop_size: int = 224
     choose_interp_method: bool = True
+    exif: str = "auto"
     sampler: str = "shuffled"
     lr_type: str = "fixed"
     base_lr: float = 0.1
@@ -231,6 +233,7 @@ class TrainOptions:
             name: list(value) if isinstance(value, tuple) else value
             for name, value in vars(self).items()
             if name not in _NOT_DECIDING
+            and (name, value) != ("exif", "auto")  # older checkpoints have no such key
         }
         names = "\n".join(
             f"{os.path.relpath(s.image, self.data_root)}\t{s.offset}" for s in samples

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from iters.decode import Box, decode_image, image_size
+from iters.decode import Box, decode_image, image_size, is_turned
+from iters.exif import orientation, upright_size
 from iters.resample import resize_planar, write_planar
 from iters.transforms import center_crop, interpolation, resize_shorter
 
@@ -76,11 +77,13 @@ class ClassificationAugmentation:
         crop_size: side of the sample, pixels.
         normalization: of the network's input.
         choose_interp_method: see `iters.transforms.interpolation`.
+        exif: when an image is set upright, see `iters.decode.is_turned`.
     """
 
     crop_size: int
     normalization: Normalization
     choose_interp_method: bool = True
+    exif: str = "auto"
 
     def draw(self, rng: np.random.Generator, image_size: Size) -> ClassificationDraws:
         """Return the draws for an image of this height and width."""
@@ -105,7 +108,10 @@ class ClassificationAugmentation:
         Raises:
             BrokenImage: the image cannot be decoded; the message gives the cause.
         """
-        draws = self.draw(rng, image_size(encoded))
+        size = image_size(encoded)
+        if is_turned(encoded, None, self.exif):
+            size = upright_size(size, orientation(encoded))
+        draws = self.draw(rng, size)
         self.augment_encoded(encoded, draws, out)
         return draws
 
@@ -117,7 +123,8 @@ class ClassificationAugmentation:
         Raises:
             BrokenImage: the image cannot be decoded; the message gives the cause.
         """
-        self._transform(decode_image(encoded, draws.crop), draws, out)
+        turned = is_turned(encoded, None, self.exif)
+        self._transform(decode_image(encoded, draws.crop, turned=turned), draws, out)
 
     def augment_image(
         self, image: NDArray[np.uint8], draws: ClassificationDraws, out: NDArray[np.float32]

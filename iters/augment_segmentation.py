@@ -15,15 +15,24 @@ import numpy as np
 from PIL import Image
 
 from iters.datasets import VOID, Dataset, decode_label
-from iters.decode import Box, decode_image, decode_stored_ids, image_size
-from iters.transforms import BrokenImage, normalize, resize
+from iters.decode import (
+    Box,
+    BrokenImage,
+    decode_image,
+    decode_stored_ids,
+    image_size,
+    is_turned,
+)
+from iters.exif import orientation, upright_size
+from iters.transforms import normalize, resize
 
 if TYPE_CHECKING:
     from typing import Any
 
     from numpy.typing import NDArray
 
-    from iters.transforms import Normalization, Size
+    from iters.decode import Size
+    from iters.transforms import Normalization
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,7 @@ class SegmentationAugmentation:
         normalization: of the network's input.
         dataset: how labels are stored.
         choose_interp_method: see `iters.transforms.interpolation`.
+        exif: when an image is set upright, see `iters.decode.is_turned`.
     """
 
     crop_size: int
@@ -80,6 +90,7 @@ class SegmentationAugmentation:
     normalization: Normalization
     dataset: Dataset
     choose_interp_method: bool = True
+    exif: str = "auto"
 
     @property
     def sample_size(self) -> int:
@@ -128,9 +139,7 @@ class SegmentationAugmentation:
             BrokenImage: one cannot be decoded, or they differ in size; the message gives the cause.
             ValueError: the image does not fit the frame that `max_shape` gives.
         """
-        size = image_size(encoded_image)
-        _check_same_size(size, image_size(encoded_label))
-        draws = self.draw(rng, size)
+        draws = self.draw(rng, self._size(encoded_image, encoded_label)[0])
         self.augment_encoded(encoded_image, encoded_label, draws, out, out_label)
         return draws
 
@@ -147,13 +156,12 @@ class SegmentationAugmentation:
         Raises:
             BrokenImage: one cannot be decoded, or they differ in size; the message gives the cause.
         """
-        size = image_size(encoded_image)
-        _check_same_size(size, image_size(encoded_label))
+        size, turned = self._size(encoded_image, encoded_label)
         window = self._window(draws, size)
         if window.box is None:
             image, classes = np.empty((0, 0, 3), np.uint8), np.empty((0, 0), np.uint8)
         else:
-            image = np.asarray(decode_image(encoded_image, window.box))
+            image = np.asarray(decode_image(encoded_image, window.box, turned=turned))
             stored = decode_stored_ids(encoded_label, window.box)
             classes = decode_label(self.dataset, stored)
         self._write(image, classes, window, draws, out=out, out_label=out_label)
@@ -184,6 +192,19 @@ class SegmentationAugmentation:
         top, left, rows, columns = window.box or (0, 0, 0, 0)
         part = slice(top, top + rows), slice(left, left + columns)
         self._write(image[part], classes[part], window, draws, out=out, out_label=out_label)
+
+    def _size(self, encoded_image: bytes, encoded_label: bytes) -> tuple[Size, bool]:
+        """Return height and width of an image, which its label has too, and whether it is turned.
+
+        Raises:
+            BrokenImage: one cannot be decoded, or they differ in size.
+        """
+        size, label_size = image_size(encoded_image), image_size(encoded_label)
+        turned = is_turned(encoded_image, label_size, self.exif)
+        if turned:
+            size = upright_size(size, orientation(encoded_image))
+        _check_same_size(size, label_size)
+        return size, turned
 
     def _geometry(self, target: int, longer: int) -> tuple[int, float, int]:
         """Return the crop's side, the stride, and where the image begins in the frame.

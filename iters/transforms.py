@@ -1,4 +1,4 @@
-"""From an image file to what a network reads while testing: small functions on arrays.
+"""From an image to what a network reads while testing: small functions on arrays.
 
 Images are (H, W, 3) uint8 RGB until `normalize` makes them (3, H, W) float32. Sizes are
 (height, width) in pixels.
@@ -7,80 +7,19 @@ Images are (H, W, 3) uint8 RGB until `normalize` makes them (3, H, W) float32. S
 from __future__ import annotations
 
 import math
-import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image
+
+from iters.decode import BrokenImage, Size
+from iters.sources import load_image, load_label
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Size = tuple[int, int]
-
-
-class BrokenImage(ValueError):
-    """A file that is there but is not an image that can be used."""
-
-
-# What Pillow's decoders raise on damaged or foreign bytes.
-DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    struct.error,
-    Image.DecompressionBombError,
-)
-
-LABEL_MODES = ("P", "L", "I;16", "I")
-
-
-def load_image(path: str | Path) -> NDArray[np.uint8]:
-    """Return an image, (H, W, 3) uint8 RGB.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        BrokenImage: it cannot be decoded; the message names the file and the cause.
-    """
-    return _decode(path, "RGB")
-
-
-def load_label(path: str | Path) -> NDArray[np.uint8]:
-    """Return the stored ids of a label image, (H, W) uint8.
-
-    They are read as they stand, a palette's indices included. A 16-bit number above 255, which
-    no dataset has a class for, is returned as 255.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        BrokenImage: it cannot be decoded, or has colours instead of one number a pixel.
-    """
-    stored = _decode(path, None)
-    if stored.dtype == np.uint8:
-        return stored
-    return np.where((stored >= 0) & (stored < 256), stored, 255).astype(np.uint8)
-
-
-def _decode(path: str | Path, mode: str | None) -> NDArray[Any]:
-    # gluoncv switches this on for the whole process: half an image would pass for a whole one.
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        with Image.open(path) as image:
-            if mode is None and image.mode not in LABEL_MODES:
-                raise ValueError(
-                    f"mode {image.mode}: expected one number a pixel (a grey or palette PNG)"
-                )
-            return np.array(image if mode is None else image.convert(mode))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such image file") from None
-    except DECODING_ERRORS as error:
-        raise BrokenImage(f"{path}: cannot be used as an image: {error}") from error
+__all__ = ["BrokenImage", "Size", "load_image", "load_label"]  # still asked for here by many
 
 
 def interpolation(size_from: Size, size_to: Size, *, choose: bool = True) -> Image.Resampling:

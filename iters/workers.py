@@ -31,8 +31,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from iters.decode import BrokenImage
 from iters.sources import read_bytes
-from iters.transforms import BrokenImage
 
 PREFETCHERS = ("process", "thread")
 

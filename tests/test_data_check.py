@@ -499,7 +499,9 @@ def test_labels_in_colour(tmp_path, name, path, hint):
     root = LAYOUTS[name](tmp_path)
     save_image(root / path)
     (problem,) = check_dataset(name, root, expect_counts=False).problems
-    detail = "mode RGB: expected one number a pixel (a grey or palette PNG)"
+    detail = (
+        "cannot be used as a label: mode RGB: expected one number a pixel (a grey or palette PNG)"
+    )
     assert shown(problem, root) == ("value", "train", path, detail)
     assert hint in problem.hint
 

@@ -101,6 +101,7 @@ def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=True,
             help="Always resize by the bicubic filter.",
         ),
+        shared.exif,
         click.option(
             "--pool",
             "--pool-top-infer-style",

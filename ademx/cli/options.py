@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ademx.compat import share_cores
+from iters.exif import RULES
 
 if TYPE_CHECKING:
     from ademx.predictor import Devices
@@ -24,6 +25,13 @@ data_root = click.option(
 )
 list_file = click.option(
     "--list-file", type=EXISTING_FILE, help="The samples, paths relative to the data root."
+)
+exif = click.option(
+    "--exif",
+    type=click.Choice(RULES),
+    default="auto",
+    show_default=True,
+    help="Turn an image as its EXIF orientation says; auto: where only that fits its label's size.",
 )
 dataset = click.option(
     "--dataset",

@@ -39,6 +39,13 @@ _SHARES_SHOWN = 5
 )
 @click.option("--test-flipping", is_flag=True, help="Average with the mirrored image.")
 @click.option(
+    "--exif",
+    type=click.Choice(["turn", "ignore"]),
+    default="turn",
+    show_default=True,
+    help="Turn an image as its EXIF orientation says, or take it as it is stored.",
+)
+@click.option(
     "--pool",
     type=click.Choice(["pad", "caffe", "full"]),
     default="pad",
@@ -56,6 +63,7 @@ def predict(
     dataset: str | None,
     test_scales: tuple[int, ...] | None,
     test_flipping: bool,
+    exif: str,
     pool: str,
     gpus: tuple[int, ...] | None,
     cpus: int | None,
@@ -84,6 +92,7 @@ def predict(
         dataset=dataset,
         test_scales=test_scales,
         test_flipping=test_flipping,
+        exif=exif,
         pool=pool,
         devices=chosen,
         overwrite=overwrite,

@@ -89,6 +89,7 @@ def _data_options() -> list[Callable[..., Any]]:
             default=True,
             help="Always resize by the bicubic filter.",
         ),
+        shared.exif,
     ]
 
 

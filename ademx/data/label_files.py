@@ -21,7 +21,8 @@ from ademx.compat import import_optional, usable_cores
 from ademx.data.plans import Entry, LabelSource
 from ademx.files import replacing
 from ademx.iteration import progress_bar
-from iters.transforms import BrokenImage, load_label
+from iters.decode import BrokenImage
+from iters.sources import load_label
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageFile
 
 from iters import palettes
 from iters.datasets import VOID, Dataset
-from iters.transforms import DECODING_ERRORS, BrokenImage
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _CITYSCAPES = ("cityscapes", "cityscapes-coarse")
 _CONTEXT = ("pascal-context", "pascal-context-59")
@@ -34,30 +35,15 @@ def allowed_values(dataset: Dataset) -> frozenset[int]:
     return frozenset([*ids, dataset.void_id, *_OTHER_VOID.get(dataset.name, ())])
 
 
-def open_label(encoded: bytes) -> Image.Image:
-    """Return a label file, decoded to its end, in the mode that it is stored in.
-
-    Raises:
-        BrokenImage: it cannot be decoded; the message gives the cause.
-    """
-    # gluoncv switches this on for the whole process: half an image would pass for a whole one.
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        image = Image.open(io.BytesIO(encoded))
-        image.load()
-    except DECODING_ERRORS as error:
-        raise BrokenImage(str(error)) from error
-    return image
-
-
-def count_values(label: Image.Image) -> dict[int, int]:
-    """Return the numbers in a label image with one number a pixel -> how many pixels.
+def count_values(numbers: NDArray[Any]) -> dict[int, int]:
+    """Return the numbers in a label -> how many pixels.
 
     Numbers above 255, which the iterators take as void, are told apart.
     """
-    if label.mode in ("L", "P"):
-        return {value: count for value, count in enumerate(label.histogram()) if count}
-    values, counts = np.unique(np.asarray(label), return_counts=True)
+    if numbers.dtype == np.uint8:
+        counts = np.bincount(numbers.reshape(-1), minlength=256)
+        return {value: count for value, count in enumerate(counts.tolist()) if count}
+    values, counts = np.unique(numbers, return_counts=True)
     return dict(zip(values.tolist(), counts.tolist()))
 
 

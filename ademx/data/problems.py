@@ -16,6 +16,7 @@ KINDS = {
     "unreadable": "files that cannot be decoded",
     "size": "labels of another size than their image",
     "value": "labels with numbers that are not the dataset's",
+    "exif": "images that their EXIF data turn",
     "void": "val labels without a void pixel",
     "duplicate": "images that occur again",
     "unlabelled": "images without a label",

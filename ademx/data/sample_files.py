@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from PIL import UnidentifiedImageError
 
@@ -15,14 +15,23 @@ from ademx.data.label_values import (
     count_values,
     explain_colours,
     explain_values,
-    open_label,
 )
 from ademx.data.problems import Problem, first_few
 from iters.datasets import Dataset
-from iters.decode import decode_image
+from iters.decode import (
+    DECODING_ERRORS,
+    ColouredLabel,
+    Size,
+    decode_image,
+    decode_numbers,
+    image_size,
+)
+from iters.exif import described, orientation, upright_size
 from iters.lists import Sample
 from iters.sources import read_bytes
-from iters.transforms import DECODING_ERRORS, LABEL_MODES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -34,11 +43,14 @@ class Found(NamedTuple):
         problems: what is wrong with them.
         digest: of the image's file; None where it was not opened or cannot be decoded.
         values: number in the label -> pixels; None where there is no label that was read.
+        exif: what the image's EXIF data turn it by, and which way its label lies; "" where they
+            turn nothing.
     """
 
     problems: list[Problem]
     digest: bytes | None = None
     values: dict[int, int] | None = None
+    exif: str = ""
 
 
 def look_for_files(job: tuple[str, Sample]) -> Found:
@@ -55,29 +67,35 @@ def look_for_files(job: tuple[str, Sample]) -> Found:
 def read_files(dataset: Dataset, job: tuple[str, Sample]) -> Found:
     """Decode the image and the label of a split's sample."""
     split, sample = job
-    problems: list[Problem] = []
     image = _attempt(partial(_read_image, sample), split, str(sample))
-    size, digest = (None, None) if isinstance(image, Problem) else image
-    problems += [image] if isinstance(image, Problem) else []
+    known = None if isinstance(image, Problem) else image
+    problems = [image] if isinstance(image, Problem) else []
+    digest = None if known is None else known.digest
     if not isinstance(sample.label, Path):
-        return Found(problems, digest)
+        return Found(problems, digest, exif=_described(known, None))
     path = sample.label
-    label = _attempt(lambda: open_label(read_bytes(path)), split, str(path))
+    label = _attempt(partial(_read_label, path), split, str(path))
     if isinstance(label, Problem):
-        return Found([*problems, label], digest)
-    if size is not None and label.size != size:
-        detail = "{}×{} pixels, the image {}×{} (width × height)".format(*label.size, *size)
+        return Found([*problems, label], digest, exif=_described(known, None))
+    fits = known is None or label.size in (
+        known.size,
+        upright_size(known.size, known.orientation),
+    )
+    if known is not None and not fits:
+        sides = (*label.size[::-1], *known.size[::-1])
+        detail = "{}×{} pixels, the image {}×{} (width × height)".format(*sides)
         problems.append(Problem("size", split, str(path), detail))
-    if label.mode not in LABEL_MODES:
-        detail = f"mode {label.mode}: expected one number a pixel (a grey or palette PNG)"
-        problems.append(Problem("value", split, str(path), detail, explain_colours(dataset)))
-        return Found(problems, digest)
-    values = count_values(label)
+    exif = _described(known, label.size)
+    if label.numbers is None:
+        hint = explain_colours(dataset)
+        problems.append(Problem("value", split, str(path), label.colours, hint))
+        return Found(problems, digest, exif=exif)
+    values = count_values(label.numbers)
     wrong = {value: values[value] for value in values.keys() - allowed_values(dataset)}
     if wrong:
         hint = explain_values(dataset, values)
         problems.append(Problem("value", split, str(path), _wrong_values(wrong), hint))
-    return Found(problems, digest, values)
+    return Found(problems, digest, values, exif)
 
 
 def _wrong_values(wrong: Mapping[int, int]) -> str:
@@ -86,11 +104,58 @@ def _wrong_values(wrong: Mapping[int, int]) -> str:
     return first_few([f"{value} ({count:,} px)" for value, count in ranked])
 
 
-def _read_image(sample: Sample) -> tuple[tuple[int, int], bytes]:
-    """Return width and height, and a digest of the file."""
+class _Image(NamedTuple):
+    """An image that could be decoded: height and width, a digest of its file, its orientation."""
+
+    size: Size
+    digest: bytes
+    orientation: int
+
+
+def _read_image(sample: Sample) -> _Image:
     encoded = read_bytes(sample.image, sample.offset)
-    size = decode_image(encoded).size
-    return size, hashlib.blake2b(encoded, digest_size=16).digest()
+    image = decode_image(encoded)
+    digest = hashlib.blake2b(encoded, digest_size=16).digest()
+    return _Image((image.height, image.width), digest, orientation(encoded))
+
+
+class _Label(NamedTuple):
+    """A label that could be decoded.
+
+    Attributes:
+        size: height and width, pixels.
+        numbers: what it stores; None where it has colours.
+        colours: what is wrong with those.
+    """
+
+    size: Size
+    numbers: NDArray[Any] | None
+    colours: str = ""
+
+
+def _read_label(path: Path) -> _Label:
+    encoded = read_bytes(path)
+    size = image_size(encoded)
+    try:
+        return _Label(size, decode_numbers(encoded))
+    except ColouredLabel as error:
+        return _Label(size, None, str(error))
+
+
+def _described(image: _Image | None, label_size: Size | None) -> str:
+    """Return what an image's EXIF data turn it by, and which way its label lies."""
+    if image is None or image.orientation == 1:
+        return ""
+    turned = upright_size(image.size, image.orientation)
+    if label_size is None:
+        lies = "it has no label that would show whether to turn it"
+    elif turned == image.size:
+        lies = "its label's size does not show whether to turn it"
+    elif label_size == turned:
+        lies = "its label has the size of the turned image"
+    else:
+        lies = "its label has the size of the stored image"
+    return f"{described(image.orientation)}: {lies}"
 
 
 def _attempt(read: Callable[[], T], split: str, path: str) -> T | Problem:

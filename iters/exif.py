@@ -1,0 +1,91 @@
+"""How an image lies in its file, by the orientation that its EXIF data give, and when to turn it.
+
+A camera stores what its sensor saw and notes how it was held. Today's tools draw labels on the
+turned image; those of VOC, COCO and ADE20K were drawn on the stored one. Hence the default rule:
+a sample's image is turned where only that fits its label's size. Half a turn cannot be told so.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+
+from PIL import ExifTags, Image
+
+RULES = ("auto", "ignore", "turn")  # auto: where only that fits the label's size
+
+_log = logging.getLogger(__name__)
+
+# EXIF's orientation -> what sets the image upright, and what it is called.
+_TURNS = {
+    2: (Image.Transpose.FLIP_LEFT_RIGHT, "mirrored"),
+    3: (Image.Transpose.ROTATE_180, "turned by 180°"),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM, "mirrored and turned by 180°"),
+    5: (Image.Transpose.TRANSPOSE, "mirrored and turned by 90°"),
+    6: (Image.Transpose.ROTATE_270, "turned by 90°"),
+    7: (Image.Transpose.TRANSVERSE, "mirrored and turned by 90°"),
+    8: (Image.Transpose.ROTATE_90, "turned by 90°"),
+}
+# Where a PNG may have the orientation; without one of these it is not decoded to look for it.
+_PNG_MARKS = (b"eXIf", b"Raw profile type", b"com.adobe.xmp")
+
+
+def orientation(encoded: bytes) -> int:
+    """Return the EXIF orientation of an image file, 2 to 8; 1 where it is upright or says nothing.
+
+    What is no image, or has damaged EXIF data, counts as upright.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            if image.format == "TIFF":  # Pillow turns these as it decodes them
+                return 1
+            if image.format == "PNG" and not any(mark in encoded for mark in _PNG_MARKS):
+                return 1
+            found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged in whatever way: nothing is known of its orientation
+        return 1
+    return found if found in _TURNS else 1
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Return an image set upright."""
+    return image.transpose(_TURNS[orientation][0]) if orientation in _TURNS else image
+
+
+def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Return height and width of an image of these sides once it is set upright."""
+    return size[::-1] if orientation >= 5 else size
+
+
+def described(orientation: int) -> str:
+    """Return what an orientation other than 1 does to an image."""
+    return f"EXIF orientation {orientation}, {_TURNS[orientation][1]}"
+
+
+class Watch:
+    """Warns of the first image that the default rule decides on, and counts all of them.
+
+    Attributes:
+        turned: how many were set upright.
+        as_stored: how many were taken as they are stored, though their EXIF data turn them.
+    """
+
+    def __init__(self) -> None:
+        self.turned = 0
+        self.as_stored = 0
+        self._lock = threading.Lock()
+
+    def note(self, name: str, orientation: int, *, turned: bool) -> None:
+        """Count an image that is not upright by its EXIF data."""
+        with self._lock:
+            is_first = not (self.turned or self.as_stored)
+            self.turned += turned
+            self.as_stored += not turned
+        if is_first:
+            done = "set upright, which alone fits its label" if turned else "taken as it is stored"
+            _log.warning(
+                "%s: %s: %s; so by default, for this image and all others: choose by --exif "
+                "ignore or --exif turn, and see `ademx data check`",
+                *(name, described(orientation), done),
+            )
