@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ademx.forms import NUMBER, TEXT, WHOLE, misfit, shown
 from ademx.image_counts import load_image_counts, load_image_labels
 from ademx.metrics import likeliest, ranks_of_truth, scores_of_counts
+from ademx.published import METRIC_NAMES
 from iters.datasets import DATASETS
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ def load_run(folder: Path) -> FinishedRun:
         ValueError: it holds something else, the results of a split without labels, or a damaged
             file.
     """
-    record = _read_record(folder)
+    record = read_record(folder)
     if "mean_iou" not in record and "top1_error" not in record:
         raise ValueError(
             f"{folder}: split {record['settings'].get('split')!r} was tested without labels: "
@@ -125,38 +127,82 @@ def load_run(folder: Path) -> FinishedRun:
     scores = run.scores(run.counts.sum(axis=0))
     recorded = np.array([record[name] for name in scores], float)  # null becomes nan
     if not np.allclose(list(scores.values()), recorded, rtol=1e-9, equal_nan=True):
-        raise ValueError(
-            f"{folder}: images.npz and scores.json are not of the same run: go on with it by "
-            "`ademx evaluate … --resume`, which writes both"
-        )
+        raise _not_of_one_run(folder)
     return run
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
+def _not_of_one_run(folder: Path) -> ValueError:
+    return ValueError(
+        f"{folder}: images.npz and scores.json are not of the same run: go on with it by "
+        "`ademx evaluate … --resume`, which writes both"
+    )
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the content of a finished run's `scores.json`, of which every part has its type.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load_run`.
+    """
     path = folder / "scores.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        known = record["settings"]["command"] in _LOADERS
+        problem = (
+            misfit(record, _RECORD, "its content")
+            or misfit(record.get("published") or {}, _PUBLISHED, "published")
+            or _missing(record)
+        )
     except (FileNotFoundError, NotADirectoryError):
         state = "the run is not finished: go on with it by --resume"
         if not (folder / "run.json").is_file():
             state = "expected the --output folder of `ademx evaluate`"
         raise FileNotFoundError(f"{path}: no such file: {state}") from None
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise ValueError(f"{path}: not what `ademx evaluate` writes")
+    except (ValueError, RecursionError) as error:
+        problem = str(error)
+    if problem:
+        raise ValueError(
+            f"{path}: not what `ademx evaluate` writes: {problem}: go on with the run by --resume, "
+            "which writes it again"
+        )
     checked: dict[str, Any] = record
     return checked
 
 
+def _missing(record: dict[str, Any]) -> str:
+    """Return what a record lacks of what every finished run has, or ""."""
+    settings = record.get("settings", {})
+    command = settings.get("command")
+    if command not in _LOADERS:
+        return f"settings' command is {shown(command)}"
+    if not record.get("weights"):
+        return "it names no weights"
+    absent = [name for name in ("dataset", "devices", "versions") if name not in record]
+    absent += [name for name in ("split", "dataset") if name not in settings]
+    if "mean_iou" in record and record.get("absent_classes") not in ("zero", "skip"):
+        return f"absent_classes is {shown(record.get('absent_classes'))}"
+    if "mean_iou" in record:
+        wanted = ("pixel_accuracy", "mean_accuracy", "class_iou")
+        absent += [name for name in wanted if name not in record]
+    if "top1_error" in record:
+        absent += [] if "top5_error" in record else ["top5_error"]
+        absent += [] if settings.get("test_scales") else ["test_scales"]
+    return f"{absent[0]} is missing" if absent else ""
+
+
 def _load_segmentation(folder: Path, record: dict[str, Any]) -> FinishedRun:
     images = load_image_counts(folder)
+    classes = record["class_iou"]
+    confusion = np.array(record.get("confusion", []), object)
+    if images.counts.shape[2] != len(classes) or confusion.shape not in (
+        (0,),
+        (len(classes), len(classes)),
+    ):
+        raise _not_of_one_run(folder)
     return FinishedRun(
         folder=folder,
         record=record,
         names=images.names,
-        class_names=tuple(record["class_iou"]),
+        class_names=tuple(classes),
         truth=images.counts[:, 1],
         counts=images.counts,
         image_scores=images.mean_iou(),
@@ -174,12 +220,17 @@ def _load_classification(folder: Path, record: dict[str, Any]) -> FinishedRun:
         )
     tested = np.flatnonzero(~np.isnan(probabilities).any(axis=1))
     probabilities, labels = probabilities[tested], images.labels[tested]
+    if len(labels) and not 0 <= labels.min() <= labels.max() < probabilities.shape[1]:
+        raise _not_of_one_run(folder)
+    class_names = _class_names(record, probabilities.shape[1])
+    if len(class_names) != probabilities.shape[1]:
+        raise _not_of_one_run(folder)
     ranks = ranks_of_truth(probabilities, labels)
     return FinishedRun(
         folder=folder,
         record=record,
         names=tuple(images.names[index] for index in tested),
-        class_names=_class_names(record, probabilities.shape[1]),
+        class_names=class_names,
         truth=labels[:, None],
         counts=np.stack([ranks >= rank for rank in _RANKS], axis=1).astype(np.int64),
         image_scores=100.0 * np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0],
@@ -192,7 +243,7 @@ def _class_names(record: dict[str, Any], num_classes: int) -> tuple[str, ...]:
     dataset = record["settings"]["dataset"]
     names: tuple[str, ...] = ()
     if isinstance(dataset, dict):  # of one's own
-        names = tuple(dataset["classes"])
+        names = tuple(map(str, dataset.get("classes", ())))
     elif dataset in DATASETS:
         names = DATASETS[dataset].class_names
     return names or tuple(f"class {index}" for index in range(num_classes))
@@ -204,11 +255,55 @@ def mean_probabilities(folder: Path, scales: Sequence[int]) -> NDArray[np.float3
     for scale in scales:
         path = folder / "predictions" / f"{scale}.npy"
         try:
-            total = total + np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
+            rows = np.load(path, allow_pickle=False)
+            if rows.ndim != 2 or rows.dtype.kind != "f":
+                raise ValueError(f"found {rows.dtype} of shape {rows.shape}")
+            total = total + rows
+        except (ValueError, EOFError, MemoryError) as error:
             raise ValueError(f"{path}: not what `ademx evaluate` wrote: {error}") from None
     return total / len(scales)
 
+
+_SCORE = (*NUMBER, type(None))
+_SCORES = {
+    "pixel_accuracy": _SCORE,
+    "mean_accuracy": _SCORE,
+    "mean_iou": _SCORE,
+    "top1_error": _SCORE,
+    "top5_error": _SCORE,
+}
+_RECORD = {
+    **_SCORES,
+    "class_iou": {...: _SCORE},
+    "class_accuracy": {...: _SCORE},
+    "absent_classes": TEXT,
+    "confusion": [[WHOLE]],
+    "scales": {...: _SCORES},
+    "dataset": TEXT,
+    "num_images": WHOLE,
+    "num_broken": WHOLE,
+    "broken": [{"image": TEXT, "error": TEXT}],
+    "weights": [{"file": TEXT, "md5": TEXT}],
+    "settings": {
+        "command": TEXT,
+        "labels": [TEXT],
+        "weights_md5": [TEXT],
+        "dataset": (str, dict),
+        "split": TEXT,
+        "test_scales": [WHOLE],
+        "test_steps": WHOLE,
+    },
+    "seconds": NUMBER,
+    "images_per_second": NUMBER,
+    "devices": [TEXT],
+    "versions": {...: TEXT},
+}
+_PUBLISHED = {
+    **dict.fromkeys(METRIC_NAMES, _SCORE),
+    "decimals": WHOLE,
+    "setting": TEXT,
+    "source": TEXT,
+}
 
 _LOADERS: dict[str, Callable[[Path, dict[str, Any]], FinishedRun]] = {
     "evaluate segmentation": _load_segmentation,

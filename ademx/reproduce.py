@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from ademx.classification import ClassificationOptions
 from ademx.compat import MissingDependency
 from ademx.evaluation import deciding_settings, default_test_scale
 from ademx.files import md5
-from ademx.finished_runs import mean_probabilities
+from ademx.finished_runs import load_run, mean_probabilities
 from ademx.image_counts import load_image_counts
 from ademx.labels import parse_label
 from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
@@ -226,8 +227,11 @@ class _Run:
         """Return the verdict on the scores, computed or found."""
         samples = find_samples(self._row.dataset, self._data_root, self._row.split)
         record = self._finished(samples) or self._evaluate()
-        ours = {name: _number(record.get(name)) for name in self._row.values}
-        tolerances = self._tolerances(record, samples)
+        scores = {name: record.get(name) for name in self._row.values}
+        # There are none where no image could be tested: null in the file, nan in memory.
+        ours = {name: score for name, score in scores.items() if score is not None}
+        ours = {name: score for name, score in ours.items() if not math.isnan(score)}
+        tolerances = self._tolerances(record, samples) if ours else {}
         verdict, reasons = self._verdict(record, ours, tolerances)
         return Outcome(
             self._row,
@@ -264,10 +268,9 @@ class _Run:
         if self._options.overwrite:
             return None
         try:
-            text = (self._folder / "scores.json").read_text(encoding="utf-8")
-            record: dict[str, Any] = json.loads(text)
-            held, broken = record["settings"], record["num_broken"]
-        except (OSError, ValueError, KeyError, TypeError):
+            record = load_run(self._folder).record
+        except (OSError, ValueError) as error:  # to be gone on with, or damaged: made again
+            _log.debug("%s: %s", self._row.name, error)
             return None
         wanted = deciding_settings(
             self._evaluation(),
@@ -276,7 +279,12 @@ class _Run:
             dataset=DATASETS[self._row.dataset],
             samples=samples,
         )
-        is_the_same = not broken and held == json.loads(json.dumps(wanted))
+        dataset = DATASETS[self._row.dataset]
+        is_the_same = (
+            record.get("num_broken") == 0
+            and record["settings"] == json.loads(json.dumps(wanted))
+            and record.get("absent_classes", dataset.absent_classes) == dataset.absent_classes
+        )
         return record if is_the_same else None
 
     def _evaluation(self, **others: Any) -> ClassificationOptions | SegmentationOptions:
@@ -324,7 +332,3 @@ class _Run:
         tested = np.isfinite(mean).all(axis=1)
         truth = np.array([sample.label for sample in samples])
         return tie_tolerances(mean[tested], truth[tested])
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value

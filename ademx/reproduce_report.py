@@ -7,18 +7,22 @@ import datetime
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ademx.evaluation import versions
-from ademx.files import replacing, write_json
+from ademx.files import locked, replacing, write_json
+from ademx.finished_runs import read_record
+from ademx.forms import NUMBER, TEXT, misfit
 from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
 from ademx.report import RunToShow, TableRow, write_report
 from ademx.tolerance import Tolerance
 from iters.datasets import DATASETS
 from iters.lists import find_samples
+from symbols.levels import check_choice
 
 TITLE = "Published results beside ours"
 # From the best to the worst; the last two are failures.
@@ -100,15 +104,26 @@ class Outcome:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Outcome:
-        """Return an outcome that `as_json` gave."""
-        metrics = value["metrics"]
+        """Return an outcome that `as_json` gave.
+
+        Raises:
+            ValueError: an unknown row or verdict, or a score without a tolerance.
+        """
+        row, metrics = get_result(value["row"]), value["metrics"]
+        check_choice("verdict", value["verdict"], VERDICTS)
+        tested = {name: metrics[name] for name in row.values if name in metrics}
+        tested = {name: one for name, one in tested.items() if one.get("ours") is not None}
+        problem = misfit([one.get("tolerance") for one in tested.values()], [_TOLERANCE], row.name)
+        if problem:
+            raise ValueError(problem)
         return cls(
-            row=get_result(value["row"]),
+            row=row,
             verdict=value["verdict"],
             reasons=tuple(value["reasons"]),
-            ours={n: one["ours"] for n, one in metrics.items() if one["ours"] is not None},
+            ours={name: one["ours"] for name, one in tested.items()},
             tolerances={
-                n: Tolerance(**one["tolerance"]) for n, one in metrics.items() if one["tolerance"]
+                name: Tolerance(**{part: one["tolerance"][part] for part in _TOLERANCE})
+                for name, one in tested.items()
             },
             data_root=Path(value["data_root"]) if value["data_root"] else None,
             weights=Path(value["weights"]) if value["weights"] else None,
@@ -135,18 +150,27 @@ class Reports:
 
     def add(self, outcome: Outcome) -> None:
         """Put an outcome in the place of the row's last one, in `report.json` and `report.md`."""
-        # Read again: another process may be at work on other rows.
-        self._outcomes = {**_read_outcomes(self._folder / "report.json"), outcome.row.name: outcome}
-        rows = [outcome.as_json() for outcome in self._sorted()]
-        write_json(
-            self._folder / "report.json", {"title": TITLE, "rows": rows, "versions": versions()}
-        )
-        with replacing(self._folder / "report.md") as file:
-            file.write(markdown(self._sorted()).encode(errors="backslashreplace"))
+        with self._newest():
+            self._outcomes[outcome.row.name] = outcome
+            rows = [outcome.as_json() for outcome in self._sorted()]
+            record = {"title": TITLE, "rows": rows, "versions": versions()}
+            write_json(self._folder / "report.json", record)
+            with replacing(self._folder / "report.md") as file:
+                file.write(markdown(self._sorted()).encode(errors="backslashreplace"))
+
+    @contextmanager
+    def _newest(self) -> Iterator[None]:
+        """Hold the newest outcomes, also those of other processes, and keep these waiting."""
+        with locked(self._folder, "--output", wait=True):
+            self._outcomes = _read_outcomes(self._folder / "report.json")
+            yield
 
     def write_html(self) -> None:
         """Write `report.html`."""
-        outcomes = self._sorted()
+        with self._newest():
+            self._write_html(self._sorted())
+
+    def _write_html(self, outcomes: list[Outcome]) -> None:
         runs = [run for run in map(self._run_to_show, outcomes) if run is not None]
         rows = [_table_row(outcome) for outcome in outcomes]
         write_report(self._folder / "report.html", runs, title=TITLE, rows=rows)
@@ -157,12 +181,14 @@ class Reports:
             return None
         row, folder = outcome.row, self._folder / outcome.row.name
         try:
-            record = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-            samples = find_samples(row.dataset, outcome.data_root, row.split)
+            record, dataset = read_record(folder), DATASETS[row.dataset]
+            if len(record.get("confusion", [])) not in (0, dataset.num_classes):
+                raise ValueError(f"{folder / 'scores.json'}: it is of another dataset")
+            samples = find_samples(dataset, outcome.data_root, row.split)
         except (OSError, ValueError) as error:
             _log.warning("%s: its images are not in report.html: %s", row.name, error)
             return None
-        return RunToShow(row.name, folder, record, DATASETS[row.dataset], samples)
+        return RunToShow(row.name, folder, record, dataset, samples)
 
     def _sorted(self) -> list[Outcome]:
         return [self._outcomes[row.name] for row in RESULTS if row.name in self._outcomes]
@@ -170,16 +196,34 @@ class Reports:
 
 def _read_outcomes(path: Path) -> dict[str, Outcome]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        outcomes = [Outcome.from_json(row) for row in rows]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        problem = misfit([content], [{"rows": [_ROW]}], "its content")
+        if problem:
+            raise ValueError(problem)
+        outcomes = [Outcome.from_json(row) for row in content["rows"]]
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: not what `ademx reproduce` writes ({error}): move it away, or choose another "
             "--output"
         ) from None
     return {outcome.row.name: outcome for outcome in outcomes}
+
+
+_TOLERANCE = {"rounding": NUMBER, "numerics": NUMBER, "cause": TEXT}
+_TEXT_OR_NULL = (str, type(None))
+_ROW = {
+    "row": TEXT,
+    "verdict": TEXT,
+    "reasons": [TEXT],
+    "metrics": {...: {"ours": (*NUMBER, type(None))}},
+    "data_root": _TEXT_OR_NULL,
+    "weights": _TEXT_OR_NULL,
+    "weights_md5": TEXT,
+    "command": TEXT,
+    "date": TEXT,
+}
 
 
 def _table_row(outcome: Outcome) -> TableRow:

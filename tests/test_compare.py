@@ -1,5 +1,7 @@
 """`ademx compare`: scores, bootstrap intervals and what moved, against plain loops and scipy."""
 
+import copy
+import dataclasses
 import json
 import shutil
 from collections import Counter
@@ -538,7 +540,7 @@ def test_folders_that_are_no_finished_run_with_labels(tmp_path):
         (tmp_path / "scores.json").write_text(text)
         with pytest.raises(ValueError, match=r"scores\.json: not what `ademx evaluate` writes"):
             load_run(tmp_path)
-    record = {"settings": {"command": "evaluate segmentation", "split": "test"}}
+    record = shared_record("segmentation", "voc", "w.params", None, {"split": "test"})
     (tmp_path / "scores.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match="split 'test' was tested without labels"):
         load_run(tmp_path)
@@ -549,6 +551,66 @@ def test_folders_that_are_no_finished_run_with_labels(tmp_path):
     save_image_counts(run, ImageCounts(("a", "b", "c"), np.array(AFTER)))
     with pytest.raises(ValueError, match=r"images\.npz and scores\.json are not of the same run"):
         load_run(run)
+
+
+def places_in(value, path=()):
+    """Yield the path to every part of a JSON value."""
+    yield path
+    if isinstance(value, (dict, list)):
+        for key in list(value) if isinstance(value, dict) else range(len(value)):
+            yield from places_in(value[key], (*path, key))
+
+
+def changed(record, path, value):
+    """Return a copy of a JSON value with another one at a path; without that part for ..."""
+    if not path:
+        return value
+    record = copy.deepcopy(record)
+    *outer, last = path
+    part = record
+    for key in outer:
+        part = part[key]
+    if value is ...:
+        del part[last]
+    else:
+        part[last] = value
+    return record
+
+
+def test_whatever_a_score_file_was_changed_to_there_is_no_other_error(tmp_path):
+    """Every part is left out, and replaced by every kind of JSON value."""
+    one = write_run(tmp_path / "one", BEFORE, classes=["a", "b"], names=["x", "y", "z"])
+    other = write_classification_run(tmp_path / "other", {224: ROWS_AFTER}, LABELS)
+    for run in (one, other):
+        path = run / "scores.json"
+        record = json.loads(path.read_text())
+        extra = {
+            "confusion": np.zeros((2, 2), int).tolist(),
+            "broken": [{"image": "i", "error": "e"}],
+            "published": {"mean_iou": 1.5, "decimals": 1},
+            "scales": {"224": {"top1_error": 1.5}},
+        }
+        for name, value in extra.items():
+            record.setdefault(name, value)
+        refused = 0
+        whole = load_run(run)
+        for place in places_in(record):
+            for value in (..., None, "x", [], {}, ["x"], {"x": None}, -1, 10**30, 1e30, True):
+                if value is ... and not place:
+                    continue
+                path.write_text(json.dumps(changed(record, place, value)))
+                try:
+                    found = load_run(run)
+                    found.class_scores()
+                    compare(dataclasses.replace(whole, folder=tmp_path), found, resamples=1)
+                except (ValueError, FileNotFoundError) as error:
+                    refused += 1
+                    assert str(run) in str(error)
+        assert refused > 100
+    for text in ("[" * 100_000, '{"a": 1e400}', "\udcff", "1" * 5000):
+        path.write_bytes(text.encode(errors="surrogateescape"))
+        with pytest.raises(ValueError, match=r"scores\.json: not what `ademx evaluate` writes"):
+            load_run(run)
 
 
 def test_damaged_predictions_are_named(tmp_path):

@@ -335,6 +335,146 @@ def test_a_broken_image_is_a_failure(data, models, table, tmp_path):
     assert image.name in row["reasons"][0]
 
 
+@pytest.mark.parametrize("flags", [(), ("--overwrite",)], ids=str)
+def test_data_that_were_all_broken_can_be_repaired(flags, data, models, table, tmp_path):
+    """No image could be tested, so there are no scores; the report says so and can be read."""
+    output = tmp_path / "out"
+    options = ("--data", data, "--models", models, "--output", output)
+    images = sorted((data / "VOCdevkit").glob("**/JPEGImages/*.jpg"))
+    content = {path: path.read_bytes() for path in images}
+    for path in images:
+        path.write_bytes(b"no image")
+    for _ in range(2):
+        broken = run("voc-a1", *options)
+        assert broken.exit_code == 1 and "voc-a1: failed" in broken.stdout
+        assert "3 of 3 images could not be tested" in broken.stdout
+        assert report_of(output)["voc-a1"]["metrics"]["mean_iou"]["ours"] is None
+    # Reports of earlier versions have a tolerance of null.
+    report = json.loads((output / "report.json").read_text())
+    report["rows"][0]["metrics"]["mean_iou"]["tolerance"] = {
+        "rounding": 0.005,
+        "numerics": None,
+        "cause": "pixels",
+    }
+    (output / "report.json").write_text(json.dumps(report))
+    for path, data_of_image in content.items():
+        path.write_bytes(data_of_image)
+    result = run("voc-a1", *options, *flags)
+    assert "voc-a1: differs" in result.stdout
+    assert report_of(output)["voc-a1"]["metrics"]["mean_iou"]["ours"] > 0
+
+
+def test_a_refined_run_is_not_judged(done, tmp_path):
+    """`evaluate --crf` into the row's folder is another test."""
+    for name in ("scores.json", "run.json"):
+        path = tmp_path / "out" / "voc-a1" / name
+        record = json.loads(path.read_text())
+        record.get("settings", record)["crf"] = {"iterations": 10}
+        path.write_text(json.dumps(record))
+    result = run("voc-a1", *done)
+    assert result.exit_code == 1 and "Traceback" not in result.stderr
+    row = report_of(tmp_path / "out")["voc-a1"]
+    assert row["verdict"] == "failed" and "crf was {'iterations': 10}" in row["reasons"][0]
+
+
+def test_a_run_with_another_rule_for_absent_classes_is_counted_anew(done, tmp_path):
+    output = tmp_path / "out"
+    before = report_of(output)["voc-a1"]
+    command = shlex.split(before["command"])[1:-1] + [str(output / "voc-a1"), "--cpus", "1"]
+    result = make_runner().invoke(main, [*command, "--resume", "--absent-classes", "zero"])
+    assert result.exit_code == 0, result.stderr
+    scores = json.loads((output / "voc-a1" / "scores.json").read_text())
+    assert scores["mean_iou"] < before["metrics"]["mean_iou"]["ours"]
+    run("voc-a1", *done)
+    assert report_of(output)["voc-a1"]["metrics"] == before["metrics"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean_iou": "high"},
+        {"mean_iou": 99.0},
+        {"num_broken": None},
+        {"num_broken": 3, "broken": []},
+        {"weights": []},
+        {"weights": [{"file": "x"}]},
+        {"settings": []},
+        {"confusion": [[1]]},
+        {"class_iou": {}},
+        {"absent_classes": 3},
+    ],
+    ids=str,
+)
+def test_a_doctored_score_file_is_written_again(change, done, tmp_path):
+    output = tmp_path / "out"
+    before = report_of(output)["voc-a1"]
+    path = output / "voc-a1" / "scores.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({**whole, **change}))
+    result = run("voc-a1", *done)
+    assert "Traceback" not in result.stderr and isinstance(result.exception, SystemExit)
+    assert report_of(output)["voc-a1"]["metrics"] == before["metrics"]
+    assert json.loads(path.read_text())["confusion"] == whole["confusion"]
+
+
+def test_processes_do_not_lose_each_others_rows(tmp_path):
+    names = [row.name for row in RESULTS]
+    script = """
+import sys
+from ademx.published import get_result
+from ademx.reproduce_report import Outcome, Reports
+from pathlib import Path
+reports = Reports(Path(sys.argv[1]))
+print(flush=True)
+sys.stdin.readline()
+for name in sys.argv[2:]:
+    reports.add(Outcome(get_result(name), "not run"))
+"""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, tmp_path, *names[start::3]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for start in range(3)
+    ]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    for process in processes:
+        process.communicate()
+    assert list(report_of(tmp_path)) == names
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "report.md"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"verdict": "fine"},
+        {"row": "voc-a9"},
+        {"reasons": None},
+        {"metrics": {"mean_iou": {"ours": "much"}}},
+        {"metrics": {"mean_iou": {"ours": 1.0}}},
+        {"metrics": {"mean_iou": {"ours": 1.0, "tolerance": {"rounding": 1}}}},
+        {"date": 3},
+    ],
+    ids=str,
+)
+def test_a_doctored_report_is_named(change, done, tmp_path):
+    path = tmp_path / "out" / "report.json"
+    report = json.loads(path.read_text())
+    report["rows"][1].update(change)
+    path.write_text(json.dumps(report))
+    result = run("ilsvrc-resnet50", *done)
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert f"{path}: not what `ademx reproduce` writes" in result.stderr
+    assert json.loads(path.read_text()) == report
+
+
 def test_reports_keep_the_rows_of_earlier_calls(done, tmp_path):
     output = tmp_path / "out"
     run("ilsvrc-resnet50", "--output", output)

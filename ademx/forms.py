@@ -1,0 +1,55 @@
+"""What JSON that is read back should look like: files may be damaged, or written by others."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+_KINDS = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    type(None): "null",
+    list: "a list",
+    dict: "an object",
+}
+
+# Forms of single values.
+TEXT = (str,)
+WHOLE = (int,)
+NUMBER = (int, float)
+
+
+def misfit(value: Any, form: Any, name: str, *, is_item: bool = False) -> str:
+    """Return what of a JSON value is not as a form has it, or "".
+
+    Args:
+        value: to check.
+        form: types; [form] for a list of such values; {...: form} for an object with such values;
+            {name: form} for an object, which may have more names.
+        name: what messages call the value.
+        is_item: of a list: then an object needs all of the form's names.
+    """
+    if isinstance(form, tuple):
+        fits = type(value) in form and (type(value) is not int or abs(value) < 2**63)
+        expected = " or ".join(_KINDS[kind] for kind in form)
+    else:
+        fits, expected = isinstance(value, type(form)), _KINDS[type(form)]
+    if not fits:
+        return f"{name} is {shown(value)}, expected {expected}"
+    if isinstance(form, list):
+        problems = [misfit(item, form[0], name, is_item=True) for item in value]
+    elif isinstance(form, dict):
+        forms = {key: form.get(key, form.get(...)) for key in value}
+        problems = [misfit(value[key], part, key) for key, part in forms.items() if part]
+        needed = [key for key in form if key is not ...] if is_item else []
+        problems += [f"{name} lacks {key}" for key in needed if key not in value]
+    else:
+        return ""
+    return next(filter(None, problems), "")
+
+
+def shown(value: Any) -> str:
+    """Return a JSON value, or its beginning, as messages show it."""
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
