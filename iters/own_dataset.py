@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import reprlib
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 
 from iters import palettes
 from iters.datasets import DATASETS, VOID, Dataset
+from iters.files import read_file
 from iters.palettes import Colour
 
 _REQUIRED = ("name", "classes", "lists")
@@ -19,6 +21,9 @@ _OF_LABEL_FILES = ("palette", "stored_ids", "void")
 _KEYS = (*_REQUIRED, "task", *_OF_LABEL_FILES)
 _TASKS = ("segmentation", "classification")
 _NAME = re.compile("[a-z0-9-]+")
+# Control characters, which act on terminals; halves of characters, which no file can be written
+# with; separators of lines and paragraphs.
+_UNFIT = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def read_dataset(path: str | Path) -> Dataset:
@@ -51,11 +56,18 @@ def read_dataset(path: str | Path) -> Dataset:
 
 def _read_fields(path: Path) -> dict[str, Any]:
     try:
-        fields = yaml.safe_load(path.read_bytes())
+        content = read_file(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file: it should describe a dataset") from None
+    try:
+        fields = yaml.safe_load(content)
     except yaml.YAMLError as error:
         raise ValueError(f"not YAML: {_cause(error)}") from None
+    except RecursionError:
+        raise ValueError("not YAML: brackets or braces within each other, too many") from None
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        # What PyYAML's own conversions raise, such as of "!!int" without a number.
+        raise ValueError(f"not YAML: a value that is not of its tag's type: {error!r}") from None
     if not isinstance(fields, dict):
         raise _wrong("whole file", fields, f"a mapping with the keys {', '.join(_REQUIRED)}")
     for key in fields:
@@ -126,9 +138,11 @@ def _class_names(value: Any) -> tuple[str, ...]:
     names = tuple(_text(*item) for item in _items("classes", value))
     if len(names) < 2:
         raise _wrong("classes", value, "two names or more, the background's among them")
+    known: set[str] = set()
     for index, name in enumerate(names):
-        if name in names[:index]:
+        if name in known:
             raise _wrong(f"classes[{index}]", name, "a name that no other class has")
+        known.add(name)
     return names
 
 
@@ -136,11 +150,12 @@ def _lists(value: Any, folder: Path) -> dict[str, Path]:
     if not isinstance(value, dict) or not value:
         raise _wrong("lists", value, "a mapping of splits to list files, such as {train: a.lst}")
     lists = {}
-    for split, file in value.items():
+    for key, file in value.items():
+        split = _text("lists", key)
         path = folder / _text(f"lists[{split}]", file)
         if not path.is_file():
             raise _wrong(f"lists[{split}]", file, f"a list file, but there is no {path}")
-        lists[_text("lists", split)] = path
+        lists[split] = path
     return lists
 
 
@@ -161,6 +176,8 @@ def _text(key: str, value: Any) -> str:
             "text: YAML reads some words as something else: put quotes around them, such as "
             '"no", "on", "null" or "7"',
         )
+    if any(unicodedata.category(character) in _UNFIT for character in value):
+        raise _wrong(key, value, "text without control characters and halves of characters")
     return value
 
 

@@ -788,4 +788,17 @@ def test_file_names_that_are_not_utf8(tmp_path):
     list_file.write_bytes(b"caf\xe9.jpg\n")
     result = run("voc", "--root", tmp_path, "--split", "val", "--list-file", list_file)
     assert result.exit_code == 1
-    assert r"caf\udce9.jpg: not there" in result.stdout
+    assert r"caf\xe9.jpg: not there" in result.stdout
+
+
+def test_names_cannot_act_on_a_terminal(tmp_path):
+    """ESC and a line break in the name of a file that is missing come out as escapes."""
+    make_voc(tmp_path)
+    write_text(tmp_path / "val.lst", "JPEGImages/\x1b[2Jc.jpg\tSegmentationClass/c.png\n")
+    found = run(
+        *("voc", "--root", tmp_path, "--no-counts", "--split", "val"),
+        *("--list-file", tmp_path / "val.lst"),
+    )
+    assert found.exit_code == 1
+    assert r"\x1b[2Jc.jpg" in found.stdout
+    assert "\x1b" not in found.stdout + found.stderr

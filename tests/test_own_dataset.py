@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -16,6 +17,7 @@ from PIL import Image
 from tiny_training import make_data
 
 from ademx.cli import main
+from iters import own_dataset
 from iters.datasets import VOID, decode_label, encode_label, get_dataset
 from iters.lists import find_samples
 from iters.own_dataset import read_dataset
@@ -97,6 +99,20 @@ def test_lists_lie_beside_the_file_and_name_paths_below_the_root(tmp_path):
         ("name: \x00", "not YAML: unacceptable character"),
         ("", "whole file: found None: expected a mapping with the keys name, classes, lists"),
         ("[a, b]", r"whole file: found \['a', 'b'\]: expected a mapping"),
+        ("!!bool foo", "not YAML: a value that is not of its tag's type"),
+        ('!!int ""', "not YAML: a value that is not of its tag's type"),
+        ("!!float x", "not YAML: a value that is not of its tag's type"),
+        ("!!timestamp x", "not YAML: a value that is not of its tag's type"),
+        ("!!binary é", "not YAML: "),
+        ("[" * 5000, "not YAML: brackets or braces within each other, too many"),
+        ("{a: " * 5000, "not YAML: brackets or braces within each other, too many"),
+        (
+            pets(classes=r'[a, "b\e[2J"]'),
+            r"classes\[1\]: found 'b\\x1b\[2J': expected text with",
+        ),
+        (pets(classes=r'[a, "b\uD800"]'), r"classes\[1\]: found 'b\\ud800': expected text with"),
+        (pets(classes=r'[a, "b\nc"]'), r"classes\[1\]: found 'b\\nc': expected text with"),
+        (pets(lists=r'{"va\al": a.lst}'), r"lists: found 'va\\x07l': expected text with"),
         (pets(void_id="0"), "unknown key 'void_id': expected some of name, classes, lists, task,"),
         (pets(classes=""), "classes: missing: expected name, classes, lists at least"),
         (pets(name="My Pets"), "name: found 'My Pets': expected lower-case letters, digits and"),
@@ -147,6 +163,30 @@ def test_malformed_files_are_refused_by_their_key(tmp_path, text, message):
         read_dataset(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_comparing_names_takes_a_time_that_grows_with_their_number(tmp_path):
+    """Each name is compared a bounded number of times, so 100,000 of them take seconds."""
+    compared = 0
+
+    class Counted(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    names = [Counted(f"class {number}") for number in range(3000)]
+    assert own_dataset._class_names(names) == tuple(names)
+    assert compared < 3 * 3000
+
+
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(OSError, match=r"pipe\.yaml: found a named pipe: expected a file"):
+        get_dataset(str(tmp_path / "pipe.yaml"))
 
 
 def test_the_file_must_be_there(tmp_path):

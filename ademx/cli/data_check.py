@@ -13,6 +13,7 @@ import click
 from ademx.cli import options as shared
 from ademx.data.problems import KINDS, Problem
 from ademx.files import write_json
+from ademx.text import printable
 
 if TYPE_CHECKING:
     from ademx.data.check import DatasetCheck
@@ -70,12 +71,12 @@ def check(
     )
     if json_file is not None:
         write_json(json_file, _record(found))
-    # A file name need not be UTF-8: it was read with surrogates, which no terminal takes.
-    click.echo("\n".join(_text(found)).encode(errors="backslashreplace").decode())
+    click.echo("\n".join(_text(found)))
     if not found.ok:
         counts = Counter(KINDS[problem.kind] for problem in found.problems)
         kinds = ", ".join(f"{heading} ({count:,})" for heading, count in counts.items())
-        raise click.ClickException(f"{found.dataset} in {root} is not in order: {kinds}")
+        where = printable(f"{found.dataset} in {root}")
+        raise click.ClickException(f"{where} is not in order: {kinds}")
 
 
 def _record(found: DatasetCheck) -> dict[str, Any]:
@@ -99,12 +100,13 @@ def _text(found: DatasetCheck) -> Iterator[str]:
     yield f"{'split':12}{'images':>12}{'expected':>12}{'problems':>12}"
     for split, (images, expected) in found.counts.items():
         published = "" if expected is None else f"{expected:,}"
-        yield f"{split:12}{images:>12,}{published:>12}{troubles[split]:>12,}"
+        yield f"{printable(split):12}{images:>12,}{published:>12}{troubles[split]:>12,}"
     yield from _grouped(found.problems, limit=_NUM_PROBLEMS, title="")
     yield from _grouped(found.remarks, limit=_NUM_REMARKS, title="remark: ")
     if found.ok:
         opened = "no file was opened" if found.quick else "every file was read"
-        yield f"\nnothing is wrong with {found.dataset} in {found.root}; {opened}"
+        where = printable(f"{found.dataset} in {found.root}")
+        yield f"\nnothing is wrong with {where}; {opened}"
 
 
 def _grouped(problems: Sequence[Problem], *, limit: int, title: str) -> Iterator[str]:
@@ -115,8 +117,8 @@ def _grouped(problems: Sequence[Problem], *, limit: int, title: str) -> Iterator
             continue
         yield f"\n{title}{heading}: {len(cases):,}"
         for case in cases[:limit]:
-            yield "  " + ": ".join(filter(None, (case.split, case.path, case.detail)))
+            yield "  " + printable(": ".join(filter(None, (case.split, case.path, case.detail))))
         if len(cases) > limit:
             yield f"  … and {len(cases) - limit:,} more"
         for hint in dict.fromkeys(case.hint for case in cases if case.hint):
-            yield f"  → {hint}"
+            yield f"  → {printable(hint)}"

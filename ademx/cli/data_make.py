@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ademx.text import printable
 from iters.datasets import DATASETS
 
 
@@ -37,7 +38,7 @@ def make(dataset: str, root: Path, images: int, seed: int) -> None:
     from ademx.data.make import make_dataset
 
     counts = make_dataset(dataset, root, images=images, seed=seed)
-    click.echo(f"{dataset}: drawn scenes in {root}")
+    click.echo(f"{dataset}: drawn scenes in {printable(root)}")
     for split, count in counts.items():
         click.echo(f"  {split:<12}{count:>6} images" + ", no labels" * (split == "test"))
-    click.echo(f"next: ademx data lists {dataset} --root {shlex.quote(str(root))}")
+    click.echo(f"next: ademx data lists {dataset} --root {printable(shlex.quote(str(root)))}")
