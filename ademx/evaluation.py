@@ -19,6 +19,7 @@ from tqdm import tqdm
 import ademx
 from ademx import runs
 from ademx.convert import import_torch
+from ademx.convert.files import Reading
 from ademx.files import locked, md5
 from ademx.iteration import grouped, prefetched
 from ademx.labels import Label, parse_label
@@ -48,7 +49,7 @@ class EvaluationOptions:
 
     Attributes:
         task: "classification" or "segmentation", of the class that has the rest of the options.
-        weights: `.params` files; the probabilities of several are averaged.
+        weights: files of any kind; the probabilities of several are averaged.
         data_root: folder of the dataset.
         output: folder for everything that is written.
         test_scales: lengths of the shorter (classification) or longer (segmentation) side that
@@ -69,6 +70,7 @@ class EvaluationOptions:
         prefetch_threads: threads that read and transform images ahead of the network.
         resume: go on with an interrupted run.
         overwrite: replace the results in `output`.
+        reading: what the files of weights do not say of themselves.
     """
 
     task: ClassVar[str]
@@ -92,10 +94,11 @@ class EvaluationOptions:
     prefetch_threads: int = 2
     resume: bool = False
     overwrite: bool = False
+    reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         if not self.weights:
-            raise ValueError("--weights: expected at least one .params file")
+            raise ValueError("--weights: expected at least one file")
         if not self.test_scales or min(self.test_scales) < 1:
             raise ValueError(f"--test-scales {self.test_scales}: expected lengths above 0")
         if len(set(self.test_scales)) < len(self.test_scales):
@@ -316,7 +319,12 @@ class Session:
     def _predictor(self, path: Path, label: Label) -> Predictor | TorchPredictor:
         options = self.options
         return predictor_class(options.backend).from_file(
-            path, label, devices=options.devices, pool=options.pool, precision=options.precision
+            path,
+            label,
+            devices=options.devices,
+            pool=options.pool,
+            precision=options.precision,
+            reading=options.reading,
         )
 
     def _describe(self) -> None:
@@ -368,6 +376,7 @@ def deciding_settings(
         "backend": options.backend,
         **options.settings_of_task(),
         **by_exif,
+        **options.reading.settings(),
     }
 
 

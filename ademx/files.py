@@ -9,11 +9,12 @@ import json
 import logging
 import os
 import socket
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Union
+
+from iters.files import open_file
 
 PathLike = Union[str, "os.PathLike[str]"]
 
@@ -195,22 +196,6 @@ def _is_open(path: Path, file: int) -> bool:
         return False
 
 
-def check_regular(path: PathLike) -> None:
-    """Raise unless a path is a regular file: one that ends, and can be read from any place.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is something else, such as a named pipe, whose reader waits for ever.
-    """
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode):
-        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
-        raise ValueError(
-            f"{os.fspath(path)} is {kinds.get(stat.S_IFMT(mode), 'a device')}, expected a file: "
-            "write what it gives to a file first, and name that"
-        )
-
-
 def write_json(path: PathLike, value: Any) -> None:
     """Write a value as indented JSON, atomically; nan becomes null, as strict JSON has no nan."""
     text = json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False)
@@ -222,7 +207,7 @@ def write_json(path: PathLike, value: Any) -> None:
 def md5(path: PathLike) -> str:
     """Return the MD5 of a file as 32 hexadecimal digits, the form of the release's table."""
     digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()

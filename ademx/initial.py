@@ -1,4 +1,4 @@
-"""The parameters that a training starts from: drawn, or read from a `.params` file."""
+"""The parameters that a training starts from: drawn, or read from a file of weights."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ademx import params
+from ademx.convert.files import Reading, read_weights
 from ademx.labels import Label, parse_label
 
 Array = npt.NDArray[np.float32]
 Shapes = Mapping[str, tuple[int, ...]]
 
 _HEAD = re.compile(r"(linear\d+|conv6a)_(weight|bias)")
+_LAST_BN = "bn7_"  # which trunks of other projects lack as a whole
 
 _log = logging.getLogger(__name__)
 
@@ -63,24 +65,26 @@ def _initial_value(name: str, shapes: Shapes, task: str, seed: int) -> Array:
     return random.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / fan_in))
 
 
-def load_weights(path: Path, label: Label, shapes: Shapes) -> dict[str, npt.NDArray[Any]]:
+def load_weights(
+    path: Path, label: Label, shapes: Shapes, *, reading: Reading | None = None
+) -> dict[str, npt.NDArray[Any]]:
     """Return a file's parameters for a network, by name; new layers are not among them.
 
     New layers are those of the head (`linear…`, `conv6a`) that the file has not, or has with
-    another shape; only a file of another label may lack any. Head layers of the file that the
-    network has not are left out.
+    another shape, and the last normalisation where the file has none; only a file of another
+    label may lack any. Head layers of the file that the network has not are left out.
 
     Args:
-        path: a `.params` file.
+        path: a `.params`, `.pth` or `.safetensors` file in any layout.
         label: the network's label.
         shapes: name -> dimensions of the network's parameters and moving statistics.
+        reading: what the file does not say of itself.
 
     Raises:
         ademx.params.CheckpointMismatch: anything else is missing, misshapen or unexpected.
-        ademx.params.ParamsError, FileNotFoundError: it cannot be read.
+        ValueError, FileNotFoundError: it cannot be read.
     """
-    arg_params, aux_params = params.load(path)
-    found = {**arg_params, **aux_params}
+    found = read_weights(path, label=label, reading=reading, complete=False).parameters
     new: list[str] = []
     if not same_label(path, label):
         found = {
@@ -88,7 +92,13 @@ def load_weights(path: Path, label: Label, shapes: Shapes) -> dict[str, npt.NDAr
             for name, value in found.items()
             if not _HEAD.fullmatch(name) or shapes.get(name) == value.shape
         }
-        new = [name for name in shapes if _HEAD.fullmatch(name) and name not in found]
+        headless = not any(name.startswith(_LAST_BN) for name in found)
+        new = [
+            name
+            for name in shapes
+            if name not in found
+            and (_HEAD.fullmatch(name) or (headless and name.startswith(_LAST_BN)))
+        ]
     params.check_parameters(shapes, found, source=str(path), allow_missing=new)
     if new:
         _log.info("%s: new layers, drawn at random: %s", path.name, ", ".join(new))

@@ -24,7 +24,7 @@ import numpy as np
 import ademx
 from ademx.compat import import_optional
 from ademx.convert import split
-from ademx.convert.files import read_weights
+from ademx.convert.files import Reading, read_weights
 from ademx.files import PathLike, md5, replacing
 from ademx.labels import Label, parse_label
 from ademx.params import Array, check_parameters
@@ -99,6 +99,7 @@ def convert_to_onnx(
     label: str | None = None,
     input_size: tuple[int, int] | None = None,
     pool: str = "pad",
+    reading: Reading | None = None,
 ) -> Label:
     """Write the weights of a `.params`, `.pth` or `.safetensors` file as an ONNX file.
 
@@ -109,6 +110,7 @@ def convert_to_onnx(
             target's name.
         input_size: see :func:`write_onnx`.
         pool: see :func:`write_onnx`.
+        reading: what the source does not say of itself.
 
     Returns:
         The label.
@@ -119,7 +121,7 @@ def convert_to_onnx(
     """
     import_onnx()  # before the work
     known = parse_label(label) if label else None
-    weights = read_weights(source, label=known)
+    weights = read_weights(source, label=known, reading=reading)
     known = known or _first_label(weights.metadata.get("label", ""), source, target)
     arg_params, aux_params = split(weights.parameters)
     write_onnx(

@@ -31,8 +31,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ademx.files import PathLike, check_regular, replacing
+from ademx.files import PathLike, replacing
 from ademx.text import printable
+from iters.files import open_unbuffered
 
 Array = npt.NDArray[Any]
 
@@ -215,9 +216,8 @@ def open_params(path: PathLike) -> ParamsFile:
         FileNotFoundError: There is no such file.
         ParamsError: It is not a `.params` file, or a damaged, truncated or sparse one.
     """
-    check_regular(path)
     with ExitStack() as stack:
-        file = stack.enter_context(open(path, "rb", buffering=0))
+        file = stack.enter_context(open_unbuffered(path))
         entries = _read_entries(path, file)
         stack.pop_all()  # from here on the ParamsFile closes it
     return ParamsFile(path, file, entries)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ademx.convert import split
-from ademx.convert.files import read_weights
+from ademx.convert.files import Reading, label_in, read_weights
 from ademx.evaluation import default_test_scale, find_dataset, predictor_class
 from ademx.files import replacing, write_json
 from ademx.labels import Label, parse_label
@@ -55,6 +55,7 @@ class PredictionOptions:
         pool: geometry of max pooling; an `.onnx` file has its own.
         devices: where to compute; None: the first GPU that the backend finds, else the CPU.
         overwrite: replace files in `output`.
+        reading: what the file of weights does not say of itself.
     """
 
     weights: Path
@@ -68,6 +69,7 @@ class PredictionOptions:
     pool: str = "pad"
     devices: Devices | None = None
     overwrite: bool = False
+    reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         if self.backend not in (None, *BACKENDS):
@@ -360,7 +362,7 @@ def _open_network(options: PredictionOptions) -> _Network:
         label = parse_label(options.label or as_it_stands.metadata["label"])
         dataset = _dataset(label, options.dataset)
         return _Network(label, dataset, as_it_stands, as_it_stands.input_size, path)
-    arg_params, aux_params, metadata = _read(path, options.label)
+    arg_params, aux_params, metadata = _read(options)
     label = parse_label(options.label or metadata.get("label") or path)
     dataset = _dataset(label, options.dataset)
     predictor = (OnnxPredictor if backend == "onnx" else predictor_class(backend))(
@@ -399,12 +401,13 @@ def _default_devices(backend: str) -> Devices:
 
 
 def _read(
-    path: Path, label: str | None
+    options: PredictionOptions,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, str]]:
     """Return `(arg_params, aux_params, metadata)` of a file of any kind."""
-    if path.suffix == ".onnx":
-        return read_onnx(path)
-    weights = read_weights(path, label=parse_label(label) if label else None)
+    if options.weights.suffix == ".onnx":
+        return read_onnx(options.weights)
+    label = parse_label(options.label) if options.label else label_in(options.weights)
+    weights = read_weights(options.weights, label=label, reading=options.reading, complete=False)
     return *split(weights.parameters), dict(weights.metadata)
 
 

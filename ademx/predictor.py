@@ -15,7 +15,8 @@ import numpy as np
 
 from ademx import params
 from ademx.compat import import_mxnet
-from ademx.convert import import_torch
+from ademx.convert import import_torch, split
+from ademx.convert.files import Reading, read_weights
 from ademx.labels import Label
 from ademx.models import build_symbol
 from ademx.shapes import find_head, find_width, network_stride
@@ -162,9 +163,20 @@ class Predictor(SharingPredictor):
         devices: Devices,
         pool: str = "pad",
         precision: str = "float32",
+        reading: Reading | None = None,
     ) -> Predictor:
-        """Return the predictor of a `.params` file; see the class for the options."""
-        arg_params, aux_params = params.load(path)
+        """Return the predictor of a `.params`, `.pth` or `.safetensors` file in any layout.
+
+        Args:
+            path: the file.
+            label: which network, classes and output stride.
+            devices: see the class.
+            pool: see the class.
+            precision: see the class.
+            reading: what the file does not say of itself.
+        """
+        weights = read_weights(path, label=label, reading=reading, complete=False)
+        arg_params, aux_params = split(weights.parameters)
         return cls(
             label,
             arg_params,

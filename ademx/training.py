@@ -307,7 +307,7 @@ class _Run:
             return load_weights(checkpoint.params_path, options.label, shapes)
         values: dict[str, Any] = {}
         if options.weights is not None:
-            values = load_weights(options.weights, options.label, shapes)
+            values = load_weights(options.weights, options.label, shapes, reading=options.reading)
         drawn = initial_values(shapes, task=options.task, seed=options.seed)
         return {**drawn, **values}
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ademx.convert.files import Reading
 from ademx.files import md5
 from ademx.initial import same_label
 from ademx.labels import Label, parse_label
@@ -25,7 +26,7 @@ LOSSES = ("softmax", "ohem")
 _NOT_DECIDING = (
     *("data_root", "output", "model", "weights", "list_file", "stop_epoch", "check_start"),
     *("check_step", "kvstore", "prefetch_threads", "prefetcher", "cache_images", "max_broken"),
-    *("backward_do_mirror", "devices", "resume", "overwrite", "tensorboard"),
+    *("backward_do_mirror", "devices", "resume", "overwrite", "tensorboard", "reading"),
 )
 
 
@@ -38,7 +39,7 @@ class TrainOptions:
         output: folder for everything that is written.
         to_epoch: epochs of the whole training, which the learning rate is planned for.
         model: label of the network; the weights' by default.
-        weights: a `.params` file to start from; None draws all values. One of the same label is
+        weights: a file to start from; None draws all values. One of the same label is
             gone on from: its epoch is `from_epoch`.
         dataset: name of the dataset, or path of the YAML file that describes it, where it is not
             the label's.
@@ -73,6 +74,7 @@ class TrainOptions:
         resume: go on with the newest checkpoint in `output`, if there is one.
         overwrite: remove the label's checkpoints in `output` first.
         tensorboard: folder for TensorBoard's files.
+        reading: what the file of weights does not say of itself.
 
     Raises:
         ValueError: an option is out of range, or does not go with another.
@@ -117,6 +119,7 @@ class TrainOptions:
     resume: bool = False
     overwrite: bool = False
     tensorboard: Path | None = None
+    reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         for name in ("batch_images", "crop_size", "check_start", "check_step", "to_epoch"):
@@ -244,6 +247,7 @@ class TrainOptions:
             "dataset": self.dataset and self.find_dataset().settings,
             "from_epoch": self.first_epoch,
             "weights_md5": md5(self.weights) if self.weights else None,
+            **self.reading.settings(),
             "samples_md5": hashlib.md5(names.encode(errors="surrogateescape")).hexdigest(),
         }
 

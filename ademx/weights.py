@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ademx import params
+from ademx.convert.files import Reading, WeightsFile, open_weights, recognise_file
+from ademx.convert.layouts import LayoutError
+from ademx.convert.recognise import Recognised
 from ademx.files import PathLike, md5
 from ademx.labels import TASKS, Label, parse_label
-from ademx.params import Array, CheckpointMismatch, ParamsError, ParamsFile
+from ademx.params import Array, CheckpointMismatch
 from ademx.published import RELEASED_FILES, RESULTS
 from ademx.shapes import Shape, find_head, find_width, parameter_shapes
 from iters.datasets import DATASETS
+from iters.files import open_file
 from symbols.levels import RN_NETWORKS, RNA_NETWORKS
 
 GONE = (
@@ -195,55 +199,67 @@ def verify(
     *,
     label: Label | None = None,
     advance: Callable[[int], object] = lambda nbytes: None,
+    reading: Reading | None = None,
 ) -> Verdict:
-    """Say what a file is: by its MD5 first, then by its parameters.
+    """Say what a file is: by its MD5 first, then whether it is whole, then by its parameters.
 
     Args:
-        path: a `.params` file, or what passes for one.
-        label: the model that it should be; its name says so by default.
+        path: a file of weights of any kind, or what passes for one.
+        label: the model that it should be; its name, or what it says of itself, by default.
         advance: told how many bytes have been worked on, about twice the file's size in all.
+        reading: what the file does not say of itself.
 
     Raises:
         FileNotFoundError: there is no such file.
+        OSError: it is no file, or cannot be opened.
+        ademx.compat.MissingDependency: it takes PyTorch to open it, which is not installed.
     """
     path = Path(path)
     digest = md5(path)
     advance(path.stat().st_size)
     released = {value: name for name, value in RELEASED_FILES.items()}.get(digest)
     try:
-        label = label or _label(path, released)
-        with params.open_params(path) as file:
-            return _verdict(file, label, released, digest, advance)
-    except ParamsError as error:
+        with open_weights(path) as file:
+            try:
+                found = recognise_file(file, label=label, reading=reading, complete=False)
+            except LayoutError as error:
+                return Verdict(path, False, "misfit", f"not a network known here: {error}")
+            problems = tuple(_bad_numbers(file, found, advance))
+    except ValueError as error:
         return _unreadable(path, error)
-    except ValueError as error:  # the name is no label, or names a network that does not exist
-        return Verdict(path, False, "misfit", f"unknown model: {error}")
-
-
-def _label(path: Path, released: str | None) -> Label:
-    """Return the label that a file's name states; a released file may have any name."""
+    shapes = {name: file.entries[key].shape for key, name in found.names.items()}
     try:
-        return parse_label(path)
-    except ValueError:
-        if released is None:
-            raise
-        return parse_label(released)
+        label = label or _label(path, released, file.metadata.get("label"))
+        return _verdict(path, label, shapes, released, digest, problems)
+    except ValueError as error:  # the name is no label, or names a network that does not exist
+        guess = guess_model(shapes) or "no network known here"
+        message = f"unknown model: {error}; the numbers are whole, and of {guess}: give --model"
+        return Verdict(path, False, "misfit", message, problems)
+
+
+def _label(path: Path, released: str | None, stated: str | None) -> Label:
+    """Return the label in a file's name; a released file, and one that says it, may have any."""
+    for text in (path.name, released, stated):
+        if text is not None:
+            try:
+                return parse_label(text)
+            except ValueError:
+                continue
+    return parse_label(path.name)
 
 
 def _verdict(
-    file: ParamsFile,
+    path: Path,
     label: Label,
+    shapes: Mapping[str, Shape],
     released: str | None,
     digest: str,
-    advance: Callable[[int], object],
+    problems: tuple[str, ...],
 ) -> Verdict:
-    """Return the verdict on a file whose headers are whole."""
-    path = Path(file.path)
-    shapes = {entry.name: entry.shape for entry in file.entries.values()}
+    """Return the verdict on a file that is whole."""
     misfit = _misfit(label, shapes)
     if misfit:
         return _other_model(path, label, shapes, released, misfit)
-    problems = tuple(_bad_numbers(file, advance))
     if released:
         return _released(path, released, problems)
     if problems:
@@ -297,23 +313,25 @@ def _misfit(label: Label, shapes: Mapping[str, Shape]) -> tuple[str, ...]:
     return ()
 
 
-def _bad_numbers(file: ParamsFile, advance: Callable[[int], object]) -> Iterator[str]:
+def _bad_numbers(
+    file: WeightsFile, found: Recognised, advance: Callable[[int], object]
+) -> Iterator[str]:
     """Yield a line for each array with nan or infinity, or a variance that is not positive."""
-    for stored, entry in file.entries.items():
+    for stored, name in found.names.items():
         array = file[stored]
         lowest, highest = _extremes(array)
         if not np.isfinite([lowest, highest]).all():
             count = array.size - int(np.isfinite(array).sum())
-            yield f"{entry.name}: {count} of {array.size} numbers are nan or infinite"
-        elif entry.name.endswith("_var") and lowest <= 0:
+            yield f"{name}: {count} of {array.size} numbers are nan or infinite"
+        elif name.endswith("_var") and lowest <= 0:
             count = int((array <= 0).sum())
-            yield f"{entry.name}: {count} of {array.size} variances are not positive"
-        advance(entry.nbytes)
+            yield f"{name}: {count} of {array.size} variances are not positive"
+        advance(file.entries[stored].nbytes)
 
 
-def _unreadable(path: Path, error: ParamsError) -> Verdict:
+def _unreadable(path: Path, error: ValueError) -> Verdict:
     """Return the verdict on a file that the reader refuses."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         head = file.read(4096)
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         title = re.search(rb"<title[^>]*>\s*(.*?)\s*</title>", head, re.IGNORECASE | re.DOTALL)
@@ -321,14 +339,15 @@ def _unreadable(path: Path, error: ParamsError) -> Verdict:
         message = f"a web page in place of the file{named}: download it again, as raw data"
         return Verdict(path, False, "page", message)
     size = path.stat().st_size
-    if "cut off" not in str(error) and size:
-        return Verdict(path, False, "unreadable", str(error))
+    reason = str(error).removeprefix(f"{path}: ")
+    if "cut off" not in reason and size:
+        return Verdict(path, False, "unreadable", reason)
     message = f"truncated download: {_megabytes(size)} are here"
     if path.name in RELEASED_FILES:
         # The first array's marker tells the version, and with it the headers' sizes.
         whole = file_size(parameter_shapes(path), version=_stored_version(head))
         message += f", {whole - size:,} bytes of {_megabytes(whole)} are missing"
-    return Verdict(path, False, "truncated", message, (str(error),))
+    return Verdict(path, False, "truncated", message, (reason,))
 
 
 def _stored_version(head: bytes) -> int:
@@ -377,6 +396,17 @@ def guess_model(shapes: Mapping[str, Shape]) -> Guess | None:
     )
 
 
+def guess_model_of(file: WeightsFile, reading: Reading) -> tuple[str, Guess | None]:
+    """Return the layout and the network of an open file, "" and None where they are unknown."""
+    try:
+        found = recognise_file(file, reading=replace(reading, drop_extra=True))
+    except LayoutError:
+        return "", None
+    return found.layout, guess_model(
+        {name: file.entries[key].shape for key, name in found.names.items()}
+    )
+
+
 def _candidates(shapes: Mapping[str, Shape]) -> list[tuple[str, str]]:
     """Return family and variant of the networks with as many blocks on every level."""
     blocks = [sum(name.startswith(f"res{level}") for name in _blocks(shapes)) for level in _LEVELS]
@@ -396,7 +426,7 @@ def _blocks(shapes: Mapping[str, Shape]) -> list[str]:
     return [name for name in shapes if _BLOCK.fullmatch(name)]
 
 
-def statistics(file: ParamsFile) -> Iterator[ArrayStatistics]:
+def statistics(file: WeightsFile) -> Iterator[ArrayStatistics]:
     """Yield the statistics of every array of an open file, one array in memory at a time."""
     for stored, entry in file.entries.items():
         array = file[stored]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import stat
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,20 +19,33 @@ _KINDS = {
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def open_file(path: str | Path) -> BinaryIO:
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a file for reading; what is no file, such as a named pipe, would hang and is refused.
 
     Raises:
         FileNotFoundError: there is no such file.
         OSError: it is none, or cannot be opened; the message names it.
     """
+    return os.fdopen(_open_descriptor(path), "rb")
+
+
+def open_unbuffered(path: str | os.PathLike[str]) -> FileIO:
+    """Open a file for reading without a buffer; see :func:`open_file`."""
+    return FileIO(_open_descriptor(path), "rb")
+
+
+def _open_descriptor(path: str | os.PathLike[str]) -> int:
     # Without O_NONBLOCK, opening a pipe waits for a writer. It changes nothing for a file.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
     if kind != stat.S_IFREG:
         os.close(descriptor)
-        raise OSError(f"{path}: found {_KINDS.get(kind, 'something else')}: expected a file")
-    return os.fdopen(descriptor, "rb")
+        advice = "" if kind == stat.S_IFDIR else "; write what it gives to one, and name that"
+        raise OSError(
+            f"{os.fspath(path)}: found {_KINDS.get(kind, 'something else')}: expected a "
+            f"file{advice}"
+        )
+    return descriptor
 
 
 def read_file(path: str | Path) -> bytes:

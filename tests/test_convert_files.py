@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import datetime
 import hashlib
 import json
+import os
 import struct
 import subprocess
 import sys
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,6 +158,154 @@ def test_a_torch_file_that_is_no_state_dict_is_named(content, message, tmp_path,
     assert capsys.readouterr().out == ""  # no code of the file ran
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_harmless_values_beside_the_weights_are_passed_over(source, zipped, tmp_path):
+    files.convert(source, tmp_path / "a.pth", layout="native")
+    state = torch.load(tmp_path / "a.pth", weights_only=True)
+    beside = {
+        "mean_iu": np.nanmean([0.5, np.nan]),
+        "args": argparse.Namespace(snapshot=Path("x/y"), epochs=np.int64(3), lrs=[np.float32(0.1)]),
+        "best": OrderedDict(
+            iu=np.float64(0.3), hist=np.ones((2, 2)), when=datetime.date(2019, 1, 1)
+        ),
+        "dtype": [np.dtype("float16"), torch.float16, torch.Size([3])],
+    }
+    checkpoint = {"state_dict": state, **beside}
+    torch.save(checkpoint, tmp_path / "b.pth", _use_new_zipfile_serialization=zipped)
+    files.convert(tmp_path / "b.pth", tmp_path / "b.params")
+    assert_same_parameters(tmp_path / "b.params", source)
+
+
+class Mine:
+    """Another project's own class."""
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(("value", "name"), [(Mine(), r"\w+\.Mine"), (os.system, "posix.system")])
+def test_a_global_that_is_in_the_way_is_named(value, name, zipped, tmp_path):
+    path = tmp_path / "x.pth"
+    content = {"x": torch.zeros(1), "mine": value}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=rf"x\.pth: `{name}` is in the way") as error:
+        files.read_weights(path)
+    assert "weights_only" not in str(error.value)  # torch's advice, to switch safety off
+
+
+def unreadable_bytes():
+    yield from (b"\x80", b"\x80\x02", b"\x80\x02.", b"\x80\x02}q", b"\x80\x05\x95" + bytes(9))
+    yield from (b"PK", b"PK\x03\x04" + bytes(40), b"\x80\x04" + b"(" * 50_000, b"", b"\0" * 9)
+    yield from (deep(b"["), deep(b'{"a":'), b"\x01\0\0\0\0\0\0\0{", b"\x02\0\0\0\0\0\0\0{}x")
+
+
+def deep(text):
+    return struct.pack("<Q", 200_000 * len(text) + 1) + b"{" + text * 200_000
+
+
+@pytest.mark.parametrize("content", unreadable_bytes(), ids=lambda content: str(content[:12]))
+def test_bytes_that_are_nothing_end_in_one_error(content, tmp_path):
+    path = tmp_path / "x.bin"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.bin: ") as error:
+        files.read_weights(path)
+    assert str(error.value).count(str(path)) == 1
+
+
+def test_a_checkpoint_with_any_byte_changed_is_read_or_refused(source, tmp_path):
+    rng = np.random.default_rng(0)
+    small = {"conv1a.weight": torch.zeros(2), "n": np.float64(2), "s": {"epoch": 3}}
+    for zipped in (True, False):
+        torch.save(small, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+        whole = (tmp_path / "x.pth").read_bytes()
+        for _ in range(300):
+            edited = bytearray(whole)
+            edited[rng.integers(2, len(whole))] = rng.integers(256)
+            (tmp_path / "y.pth").write_bytes(edited)
+            with contextlib.suppress(ValueError):
+                files.read_arrays(tmp_path / "y.pth")
+
+
+def test_a_compressed_checkpoint_cannot_fill_the_memory(tmp_path):
+    torch.save({"conv1a.weight": torch.zeros(1_000_000)}, tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pth") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "y.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match=r"y\.pth: a compressed archive of 4,\d+,\d+ bytes"):
+        files.read_arrays(tmp_path / "y.pth")
+
+
+def test_few_numbers_cannot_be_many(source, tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save({"conv1a.weight": torch.zeros(1).expand(1 << 40)}, path)
+    with pytest.raises(ValueError, match=r"'conv1a\.weight' has 4,398,046,511,104 bytes, the file"):
+        files.read_arrays(path)
+    files.convert(source, path, layout="native")
+    state = torch.load(path, weights_only=True)
+    largest = max(value.numel() for value in state.values())
+    pool = torch.zeros(largest)
+    shared = {key: pool[: value.numel()].view(value.shape) for key, value in state.items()}
+    torch.save(shared, path)
+    with pytest.raises(ValueError, match=r"x\.pth: its tensors take .*they share their numbers"):
+        files.read_weights(path)
+
+
+OTHER_TYPES = {"U16": 2, "U32": 4, "U64": 8, "I16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
+
+
+@pytest.mark.parametrize("dtype", OTHER_TYPES)
+def test_types_that_no_weights_have_are_told_from_damage(dtype, source, tmp_path):
+    path = tmp_path / "x.safetensors"
+    size = 2 * OTHER_TYPES[dtype]
+    field = {"dtype": dtype, "shape": [2], "data_offsets": [0, size]}
+    path.write_bytes(header(**{"conv1a.weight": field}) + bytes(size))
+    with pytest.raises(
+        ValueError, match=rf"'conv1a\.weight' is {dtype}: there are no weights"
+    ) as e:
+        files.read_arrays(path)
+    assert "download" not in str(e.value)
+
+
+def test_a_head_of_another_type_can_be_dropped(source, tmp_path):
+    torch_format = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "x.safetensors"
+    files.convert(source, tmp_path / "a.pth", layout="native")
+    state = torch.load(tmp_path / "a.pth", weights_only=True)
+    torch_format.save_file({**state, "ids": torch.zeros(3, dtype=torch.int16)}, path)
+    files.convert(path, tmp_path / "b.params", reading=files.Reading(drop_extra=True))
+    assert_same_parameters(tmp_path / "b.params", source)
+
+
+def test_absolute_weights_of_inplace_abn(source, tmp_path):
+    arg_params, aux_params = params.load(source)
+    arg_params["bn7_gamma"][:2] = (-2, 0.5)
+    params.save(source, arg_params, aux_params)
+    files.convert(source, tmp_path / "a.pth", layout="wider_resnet_a2")
+    reading = files.Reading(abn=True, source_layout="wider_resnet_a2")
+    found = files.read_weights(tmp_path / "a.pth", reading=reading)
+    assert found.layout == "wider_resnet_a2"
+    for name, value in arg_params.items():
+        expected = np.abs(value) if name.endswith("_gamma") else value
+        assert np.array_equal(found.parameters[name], expected)
+
+
+@pytest.mark.parametrize("layout", ["resnet38d", "wider_resnet", "wider_resnet_a2", "gluoncv"])
+def test_what_comes_back_to_its_own_label_is_not_warned_of(layout, source, tmp_path, caplog):
+    """A safetensors file says which network its weights are of."""
+    files.convert(source, tmp_path / "a.safetensors", layout=layout)
+    caplog.clear()
+    files.convert(tmp_path / "a.safetensors", tmp_path / "b.params", label=A1)
+    assert not caplog.records
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    path = tmp_path / "x.pth"
+    os.mkfifo(path)
+    for read in (files.read_weights, files.read_arrays, lambda path: files.convert(path, "y.pth")):
+        with pytest.raises(OSError, match=r"x\.pth: found a named pipe: expected a file; write"):
+            read(path)
+
+
 def header(**tensors):
     text = json.dumps(tensors).encode()
     return struct.pack("<Q", len(text)) + text
@@ -169,6 +324,21 @@ def header(**tensors):
         (header(x={"dtype": "F8", "shape": [2], "data_offsets": [0, 2]}) + b"12", "F8"),
         (header(x={"shape": [2]}), "data_offsets"),
         (header(x=3), "mapping"),
+        (
+            header(
+                x={"dtype": "U8", "shape": [4], "data_offsets": [0, 4]},
+                y={"dtype": "U8", "shape": [4], "data_offsets": [0, 4]},
+            )
+            + b"1234",
+            "the data of 'y' does not follow",
+        ),
+        (
+            header(x={"dtype": "U8", "shape": [2], "data_offsets": [2, 4]}) + b"1234",
+            "the data of 'x' does not follow",
+        ),
+        (header(x={"dtype": "U8", "shape": [0, 1 << 63], "data_offsets": [0, 0]}), "shape"),
+        (header(x={"dtype": "U8", "shape": [2.0], "data_offsets": [0, 2]}) + b"12", "shape"),
+        (header() + b"12", "2 bytes follow"),
         (header(x={"dtype": "U8", "shape": [-1], "data_offsets": [1, 0]}), "shape"),
     ],
 )

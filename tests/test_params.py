@@ -257,9 +257,9 @@ def test_a_file_cut_while_its_headers_are_read(tmp_path, monkeypatch, kept):
 def test_what_is_no_regular_file_is_named(tmp_path):
     path = tmp_path / "a.params"
     os.mkfifo(path)
-    with pytest.raises(ValueError, match=r"a\.params is a named pipe, expected a file: write"):
+    with pytest.raises(OSError, match=r"a\.params: found a named pipe: expected a file; write"):
         load(path)  # would wait for a writer
-    with pytest.raises(ValueError, match="is a folder, expected a file"):
+    with pytest.raises(OSError, match="found a folder: expected a file"):
         load(tmp_path)
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from commands import make_runner
 
 from ademx import params
 from ademx.cli import main
+from ademx.convert.files import convert
 from ademx.published import RELEASED_FILES
 from ademx.shapes import parameter_shapes
 from ademx.weights import file_size, guess_model, released_files, statistics, verify
@@ -133,7 +137,8 @@ def test_web_page(tmp_path):
 
 def test_archive(tmp_path):
     path = tmp_path / ILSVRC
-    path.write_bytes(b"PK\x03\x04" + bytes(100))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("inner.params", b"")
     verdict = verify(path)
     assert (verdict.ok, verdict.status) == (False, "unreadable")
     assert "a zip archive" in verdict.message
@@ -176,6 +181,88 @@ def test_unknown_name(tmp_path):
     result = run("verify", path)
     assert result.exit_code == 1 and "unknown model: label" in result.stdout
     assert run("verify", path, "--model", "voc_rna-c_cls21_s8").exit_code == 0
+
+
+GIT_LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:97714773\nsize 1757080\n"
+
+
+@pytest.mark.parametrize("name", ["resnet_38d.params", "resnet_38d.pth", "x.safetensors", VOC])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<html>", "a web page in place of the file"),
+        (GIT_LFS.encode(), "a Git LFS pointer"),
+        (b"\x80", "damaged, or no checkpoint|cut off|truncated"),
+        (b"PK\x03\x04 and no more", "truncated download"),
+        (b"", "truncated download|the file is empty"),
+        (b"\x12\x01\0\0\0\0\0\0 cut off", "truncated download|reserved field"),
+        (b"\x08\0\0\0\0\0\0\0{", "truncated download"),
+    ],
+)
+def test_damage_comes_before_the_label_and_the_path_once(tmp_path, name, content, message):
+    pytest.importorskip("torch")
+    path = tmp_path / name
+    path.write_bytes(content)
+    result = run("verify", path)
+    assert result.exit_code == 1
+    assert re.search(message, result.stdout), result.stdout
+    assert "unknown model" not in result.stdout
+    assert result.stdout.count(str(path)) == 1
+
+
+def test_the_path_of_a_whole_file_comes_once(tmp_path):
+    path = write(tmp_path, "model.params", label="voc_rna-c_cls21_s8")
+    stdout = run("verify", path).stdout
+    assert stdout.count(str(path)) == 1
+    assert "of rna-c; 21 classes, segmentation (voc)" in stdout
+    path.write_bytes(path.read_bytes()[:-20])
+    result = run("show", path)
+    assert result.exit_code == 1 and result.stderr.count(str(path)) == 1
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_other_kinds_and_layouts_are_verified_and_shown(tmp_path, suffix):
+    pytest.importorskip("torch")
+    name = "voc_rna-a1_cls21_s8_x1-64_ep-0064"
+    path = tmp_path / f"{name}{suffix}"
+    convert(write(tmp_path, f"{name}.params"), path, layout="resnet38d", with_head=True)
+    result = run("verify", path)
+    assert result.exit_code == 0, result.output
+    assert "21 classes, segmentation (voc); 2conv head; width 0.0625" in result.stdout
+    assert run("verify", path, "--model", "voc_rna-c_cls21_s8").exit_code == 1
+    shown = run("show", path).stdout
+    assert "b2_1.conv_branch2a.weight" in shown and "fc8_seg_conv1.bias" in shown
+    assert "model: rna-a or rna-a1 or rna-a2" in shown and "layout: resnet38d" in shown
+
+
+def test_heads_of_other_projects_are_named_and_dropped(tmp_path):
+    torch = pytest.importorskip("torch")
+    source, path = write(tmp_path, ILSVRC), tmp_path / "seam.pth"
+    convert(source, path, layout="resnet38d")
+    state = {**torch.load(path), "fc8.weight": torch.zeros(20, 256, 1, 1)}
+    torch.save(state, path)
+    options = ("verify", path, "--model", "voc_rna-a1_cls21_s8")
+    result = run(*options)
+    assert "fc8.weight; --drop-extra leaves these out" in result.stdout
+    assert "conv6a_weight" in run(*options, "--drop-extra").stdout  # what is missing now
+    assert "layout: resnet38d" in run("show", path).stdout
+
+
+def test_names_cannot_act_on_a_terminal(tmp_path):
+    path = tmp_path / "x.params"
+    params.save(path, {"\x1b[2J\a\nname": np.ones(2)}, {})
+    for command in ("show", "verify"):
+        output = run(command, path).output
+        assert "\\x1b[2J\\x07\\nname" in output
+        assert "\x1b" not in output and "\a" not in output
+
+
+def test_a_pipe_is_refused(tmp_path):
+    path = tmp_path / "x.params"
+    os.mkfifo(path)
+    for command in ("show", "verify"):
+        result = run(command, path)
+        assert result.exit_code == 1 and "found a named pipe" in result.stderr
 
 
 def test_one_bad_file_among_good_ones(tmp_path):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ademx.cli import options as shared
 from ademx.convert.layouts import LAYOUTS
+
+if TYPE_CHECKING:
+    from ademx.convert.files import Reading
 
 
 def _parse_input(
@@ -53,6 +57,7 @@ def _parse_input(
     type=click.Choice(["pad", "caffe", "full"]),
     help="Geometry of max pooling in an .onnx file.  [default: pad]",
 )
+@shared.reading
 @click.option("--overwrite", is_flag=True, help="Replace DST if it exists.")
 def convert(
     src: Path,
@@ -65,6 +70,7 @@ def convert(
     wrap_state_dict: bool,
     input_size: tuple[int, int] | None,
     pool: str | None,
+    reading: Reading,
     overwrite: bool,
 ) -> None:
     """Write the weights in SRC to DST: a .params, .pth or .safetensors file each.
@@ -72,10 +78,12 @@ def convert(
     DST may also be an .onnx file, which is the whole network: it maps "data", (batch, 3, height,
     width) float32 as its metadata says, to "probabilities". Opset 13.
 
-    The layout of SRC is recognised by its names. Numbers are kept bit by bit. Layouts: release
-    (the .params names), native (the networks of ademx.convert.torch_model), resnet38d
-    (jiwoon-ahn/psa), wider_resnet and wider_resnet_a2 (mapillary/inplace_abn,
-    NVIDIA/semantic-segmentation). What names do not show is warned of on stderr.
+    The layout of SRC is recognised by its names, whatever wraps them (state_dict, model, module.,
+    backbone.). Numbers are kept bit by bit. Layouts: release (the .params names), native (the
+    networks of ademx.convert.torch_model), resnet38d (jiwoon-ahn/psa; with a head its
+    fc8_seg_conv1 and fc8_seg_conv2), wider_resnet and wider_resnet_a2 (mapillary/inplace_abn,
+    NVIDIA/semantic-segmentation), gluoncv (its WiderResNetA2; .params). What names do not show is
+    warned of on stderr.
     """
     from ademx.convert import files
 
@@ -86,7 +94,9 @@ def convert(
 
         if layout or norm_suffix or module_prefix or wrap_state_dict or with_head is not None:
             raise click.UsageError(f"{dst}: an .onnx file has its own names and always a head")
-        built = convert_to_onnx(src, dst, label=label, input_size=input_size, pool=pool or "pad")
+        built = convert_to_onnx(
+            src, dst, label=label, input_size=input_size, pool=pool or "pad", reading=reading
+        )
         click.echo(f"{dst}: names and shapes are those of {built}")
         return
     if input_size or pool:
@@ -100,6 +110,7 @@ def convert(
         norm_suffix=norm_suffix,
         module_prefix=module_prefix,
         wrap_state_dict=wrap_state_dict,
+        reading=reading,
     )
     checked = f"names and shapes are those of {found}" if found else "no label to check it against"
     click.echo(f"{dst}: {checked}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ademx.compat import share_cores
+from ademx.convert.layouts import LAYOUTS
 from iters.exif import RULES
 
 if TYPE_CHECKING:
@@ -38,6 +40,41 @@ dataset = click.option(
     metavar="NAME|FILE.yaml",
     help="The dataset; a YAML file describes your own.  [default: from the label]",
 )
+
+
+def reading(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what a file of weights does not say of itself, as the argument `reading`."""
+
+    @functools.wraps(command)
+    def with_reading(
+        *positional: Any, source_layout: str | None, drop_extra: bool, abn: bool, **arguments: Any
+    ) -> Any:
+        from ademx.convert.files import Reading
+
+        chosen = Reading(source_layout=source_layout, drop_extra=drop_extra, abn=abn)
+        return command(*positional, reading=chosen, **arguments)
+
+    add = [
+        click.option(
+            "--source-layout",
+            type=click.Choice(LAYOUTS),
+            help="Parameter names in the weights' file.  [default: recognised; the label chooses "
+            "between the two wider_resnet]",
+        ),
+        click.option(
+            "--drop-extra",
+            is_flag=True,
+            help="Leave out what is not the network's, such as other projects' heads.",
+        ),
+        click.option(
+            "--abn",
+            is_flag=True,
+            help="The weights are of mapillary's InPlaceABN: take |γ| of the normalisations.",
+        ),
+    ]
+    for option in reversed(add):
+        with_reading = option(with_reading)
+    return with_reading
 
 
 class _Integers(click.ParamType):

@@ -10,6 +10,7 @@ import click
 from ademx.cli import options as shared
 
 if TYPE_CHECKING:
+    from ademx.convert.files import Reading
     from ademx.prediction import Prediction
 
 _SHARES_SHOWN = 5
@@ -52,6 +53,7 @@ _SHARES_SHOWN = 5
     show_default=True,
     help="Geometry of max pooling; an .onnx file has its own.",
 )
+@shared.reading
 @shared.devices
 @click.option("--overwrite", is_flag=True, help="Replace results in the output folder.")
 def predict(
@@ -68,6 +70,7 @@ def predict(
     gpus: tuple[int, ...] | None,
     cpus: int | None,
     overwrite: bool,
+    reading: Reading,
 ) -> None:
     """Label IMAGES, files or folders of them, by the network in a file of weights.
 
@@ -96,6 +99,7 @@ def predict(
         pool=pool,
         devices=chosen,
         overwrite=overwrite,
+        reading=reading,
     )
     files = find_images(images)
     broken = 0

@@ -62,7 +62,12 @@ def _number(name: str, help_text: str, **attributes: Any) -> Callable[..., Any]:
 def _data_options() -> list[Callable[..., Any]]:
     return [
         click.option("--model", help="Label of the network.  [default: the weights']"),
-        click.option("--weights", type=shared.EXISTING_FILE, help=".params file to start from."),
+        click.option(
+            "--weights",
+            type=shared.EXISTING_FILE,
+            help=".params, .pth or .safetensors file to start from.",
+        ),
+        shared.reading,
         shared.data_root,
         click.option("--split", default="train", show_default=True, help="Part of the dataset."),
         shared.list_file,

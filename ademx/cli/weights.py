@@ -13,8 +13,10 @@ import click
 from ademx.cli import options as shared
 from ademx.cli.tables import aligned
 from ademx.files import write_json
+from ademx.text import printable
 
 if TYPE_CHECKING:
+    from ademx.convert.files import Reading
     from ademx.weights import ArrayStatistics, Guess, ReleasedFile, Verdict
 
 
@@ -49,8 +51,11 @@ def _released(row: ReleasedFile) -> str:
 @weights.command()
 @click.argument("files", type=shared.EXISTING_FILE, nargs=-1, required=True)
 @click.option("--model", help="Label that the files should have.  [default: from each file's name]")
-def verify(files: tuple[Path, ...], model: str | None) -> None:
+@shared.reading
+def verify(files: tuple[Path, ...], model: str | None, reading: Reading) -> None:
     """Say of each FILE whether it is a released one, and whether it can be used.
+
+    A FILE is a .params, .pth or .safetensors file in any layout that `ademx convert` reads.
 
     Compared are the MD5 with the released one, names and shapes of all parameters with the
     model's, and whether the numbers can be a network's: none nan or infinite, variances positive.
@@ -65,7 +70,7 @@ def verify(files: tuple[Path, ...], model: str | None) -> None:
     total = 2 * sum(path.stat().st_size for path in files)
     with progress_bar(total=total, unit="B", unit_scale=True, leave=False) as bar:
         for path in files:
-            verdicts.append(verify_file(path, label=label, advance=bar.update))
+            verdicts.append(verify_file(path, label=label, advance=bar.update, reading=reading))
     for verdict in verdicts:
         click.echo(_verdict(verdict))
     failed = sum(not verdict.ok for verdict in verdicts)
@@ -74,21 +79,26 @@ def verify(files: tuple[Path, ...], model: str | None) -> None:
 
 
 def _verdict(verdict: Verdict) -> str:
-    return "\n".join([f"{verdict.path}: {verdict.message}", *(f"  {p}" for p in verdict.problems)])
+    lines = [f"{verdict.path}: {verdict.message}", *(f"  {p}" for p in verdict.problems)]
+    return "\n".join(printable(line, keep="\t") for line in lines)
 
 
 @weights.command()
 @click.argument("file", type=shared.EXISTING_FILE)
 @click.option("--json", "json_file", type=shared.ANY_PATH, help="Write all of it as JSON too.")
+@shared.reading
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
-def show(file: Path, json_file: Path | None, overwrite: bool) -> None:
-    """Names, shapes, dtypes and statistics of all arrays of a .params FILE, and its model."""
+def show(file: Path, json_file: Path | None, reading: Reading, overwrite: bool) -> None:
+    """Names, shapes, dtypes and statistics of all arrays of a FILE of weights, and its model.
+
+    A FILE is a .params, .pth or .safetensors file; its names are shown as they are in it.
+    """
+    from ademx.convert.files import open_weights
     from ademx.iteration import progress_bar
-    from ademx.params import open_params
-    from ademx.weights import guess_model, statistics
+    from ademx.weights import guess_model_of, statistics
 
     shared.check_writable([json_file], overwrite=overwrite)
-    with open_params(file) as opened:
+    with open_weights(file) as opened:
         total = len(opened)
         rows = list(
             progress_bar(
@@ -98,14 +108,16 @@ def show(file: Path, json_file: Path | None, overwrite: bool) -> None:
                 leave=False,
             )
         )
-    guess = guess_model({row.name: row.shape for row in rows})
+    layout, guess = guess_model_of(opened, reading)
     if json_file:
-        write_json(json_file, _record(file, guess, rows))
+        write_json(json_file, _record(file, layout, guess, rows))
     click.echo(_table(rows))
     learnt = sum(_count(row) for row in rows if row.kind == "arg")
     states = sum(_count(row) for row in rows if row.kind == "aux")
     click.echo(f"\n{len(rows)} arrays, {learnt:,} parameters, {states:,} moving statistics")
     click.echo(f"model: {guess or 'none that is known here'}")
+    if layout:
+        click.echo(f"layout: {layout}")
 
 
 def _table(rows: Sequence[ArrayStatistics]) -> str:
@@ -125,9 +137,12 @@ def _count(row: ArrayStatistics) -> int:
     return count
 
 
-def _record(file: Path, guess: Guess | None, rows: Sequence[ArrayStatistics]) -> dict[str, Any]:
+def _record(
+    file: Path, layout: str, guess: Guess | None, rows: Sequence[ArrayStatistics]
+) -> dict[str, Any]:
     return {
         "file": str(file),
+        "layout": layout or None,
         "model": dataclasses.asdict(guess) if guess else None,
         "arrays": [dataclasses.asdict(row) for row in rows],
     }

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ademx.compat import import_optional
 from ademx.convert import caveats, layouts
-from ademx.convert.recognise import Recognised, recognise
+from ademx.convert.recognise import Recognised, is_first_layer, recognise
 from ademx.labels import Label, parse_label
 from ademx.text import printable
 
@@ -100,9 +100,9 @@ def from_torch(
     """
     tensors = find_tensors(state_dict)
     label = label if label is None or isinstance(label, Label) else parse_label(label)
-    found = recognise(tensors, layout, drop_extra=drop_extra)
+    found = recognise(tensors, layout, drop_extra=drop_extra, label=label)
     parameters = {name: as_array(key, tensors[key]) for key, name in found.names.items()}
-    report_reading(found, parameters, label=label, layout=layout)
+    report_reading(found, parameters, label=label)
     return split(parameters)
 
 
@@ -126,30 +126,22 @@ def report_reading(
     parameters: Mapping[str, Array],
     *,
     label: Label | None,
-    layout: str | None = None,
     written_from: Label | None = None,
-) -> str:
-    """Log what names did not show and what is left out, and return the layout that was read.
+) -> None:
+    """Log what names did not show, and what is left out.
 
     Args:
         found: what the file's keys are.
         parameters: released name -> array.
         label: of the network that they are for.
-        layout: what the file is said to be in; by default the label chooses between the two
-            layouts that share their keys.
         written_from: label that the file itself states.
     """
     if found.extra:
         _log.warning("left out: %s", ", ".join(map(printable, found.extra)))
-    known = layout is not None or found.layout not in layouts.WIDER_LAYOUTS
-    chosen = found.layout
-    if not known and label and label.family == "rna" and label.variant in ("a", "a2"):
-        known, chosen = True, "wider_resnet" if label.variant == "a" else "wider_resnet_a2"
     for caveat in caveats.reading_caveats(
-        chosen, parameters, label, layout_known=known, written_from=written_from
+        found.layout, parameters, label, layout_known=found.known, written_from=written_from
     ):
-        _log.warning("%s: %s", chosen, caveat)
-    return chosen
+        _log.warning("%s: %s", found.layout, caveat)
 
 
 def split(parameters: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -161,8 +153,9 @@ def split(parameters: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, 
 def find_tensors(state: Mapping[Any, Any]) -> dict[str, Any]:
     """Return the tensors and arrays in a checkpoint: keys of dicts within dicts joined by dots.
 
-    What is no network's is passed over: an optimiser's dict, and numbers and texts; tensors beside
-    dicts of them, such as states of random numbers. A dict that is there twice comes once.
+    What is no network's is passed over: an optimiser's dict, numbers and texts and the tensors in
+    an inner dict of theirs; tensors beside dicts of them, such as states of random numbers. A dict
+    that is there twice comes once.
 
     Raises:
         ValueError: there are none.
@@ -173,17 +166,19 @@ def find_tensors(state: Mapping[Any, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     other = ""
     for prefix, mapping in nested:  # grows meanwhile
-        flat = {}
+        flat, values = {}, 0
         for key, value in mapping.items():
             if isinstance(value, kinds):
                 flat[f"{prefix}{key}"] = value
             elif not isinstance(value, Mapping):
                 other = other or f"{printable(key)!r} is {type(value).__name__}"
+                values += 1
             elif id(value) not in seen and "param_groups" not in value and len(seen) < _MAX_DICTS:
                 seen.add(id(value))
                 if prefix.count(".") < _MAX_DEPTH:
                     nested.append((f"{prefix}{key}.", value))
-        found.update(flat)
+        if not (prefix and values) or any(map(is_first_layer, flat)):
+            found.update(flat)
     inner = {key: value for key, value in found.items() if key not in state}
     if not found:
         raise ValueError(

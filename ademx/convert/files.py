@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -15,19 +16,20 @@ import numpy.typing as npt
 
 from ademx import params
 from ademx.convert import report_reading, split, to_layout
-from ademx.convert.layouts import is_head
-from ademx.convert.recognise import recognise
+from ademx.convert.layouts import WIDER_LAYOUTS, find_place, is_head
+from ademx.convert.recognise import Recognised, recognise
 from ademx.convert.safetensors_files import (
     open_safetensors,
     starts_like_safetensors,
     write_safetensors,
 )
 from ademx.convert.torch_files import TorchFile, open_torch, write_torch
-from ademx.files import PathLike, check_regular, md5
+from ademx.files import PathLike, md5
 from ademx.labels import Label, parse_label
 from ademx.params import ParamsFile
 from ademx.shapes import find_head, find_width, parameter_shapes
 from iters import transforms
+from iters.files import open_file
 
 Array = npt.NDArray[Any]
 WeightsFile = Union[ParamsFile, TorchFile]
@@ -50,6 +52,10 @@ class Reading:
     source_layout: str | None = None
     drop_extra: bool = False
     abn: bool = False
+
+    def settings(self) -> dict[str, bool]:
+        """Return what of it changes the numbers, as a run's folder keeps it."""
+        return {"abn": True} if self.abn else {}
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,7 @@ def open_weights(path: PathLike) -> WeightsFile:
         FileNotFoundError: there is no such file.
         ValueError: it is of no such kind, or damaged.
     """
-    check_regular(path)
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         start = file.read(9)
     if starts_like_safetensors(start):
         return open_safetensors(path)
@@ -85,7 +90,11 @@ def open_weights(path: PathLike) -> WeightsFile:
 
 
 def read_weights(
-    path: PathLike, *, label: Label | None = None, reading: Reading | None = None
+    path: PathLike,
+    *,
+    label: Label | None = None,
+    reading: Reading | None = None,
+    complete: bool = True,
 ) -> Weights:
     """Return the weights in a file of any kind and layout.
 
@@ -93,6 +102,8 @@ def read_weights(
         path: a `.params`, `.pth` or `.safetensors` file.
         label: of the network that they are for, for the warnings.
         reading: what the file does not say of itself.
+        complete: whether released names are held against a network, for callers who do not hold
+            them against one themselves.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -100,31 +111,53 @@ def read_weights(
     """
     reading = reading or Reading()
     with open_weights(path) as file:
-        stored = {entry.name: name for name, entry in file.entries.items()}
-        shapes = {entry.name: entry for entry in file.entries.values()}
-        # What a file says of itself tells the two layouts with the same keys apart.
-        said = file.metadata.get("layout")
-        layout = reading.source_layout or (said if said == "wider_resnet_a2" else None)
         try:
-            found = recognise(shapes, layout, drop_extra=reading.drop_extra)
-            _check_size(path, (shapes[key].nbytes for key in found.names))
-            parameters = {name: file[stored[key]] for key, name in found.names.items()}
+            found = recognise_file(file, label=label, reading=reading, complete=complete)
+            _check_size(path, (file.entries[key].nbytes for key in found.names))
+            parameters = {name: file[key] for key, name in found.names.items()}
         except params.ParamsError:
             raise
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from None
-    layout = report_reading(
-        found,
-        parameters,
-        label=label,
-        layout=layout,
-        written_from=_label_in(file.metadata.get("label", "")),
+    report_reading(
+        found, parameters, label=label, written_from=label_in(file.metadata.get("label", ""))
     )
     if reading.abn:
         for name in parameters:
             if name.endswith("_gamma"):
                 parameters[name] = np.abs(parameters[name])
-    return Weights(parameters, layout, file.metadata)
+    return Weights(parameters, found.layout, file.metadata)
+
+
+def recognise_file(
+    file: WeightsFile,
+    *,
+    label: Label | None = None,
+    reading: Reading | None = None,
+    complete: bool = True,
+) -> Recognised:
+    """Return which of an open file's arrays are a network's, by their stored names.
+
+    See :func:`read_weights` for the arguments.
+
+    Raises:
+        LayoutError: they are of no layout, or of several networks.
+    """
+    reading = reading or Reading()
+    shapes = {entry.name: entry for entry in file.entries.values()}
+    stored = {entry.name: name for name, entry in file.entries.items()}
+    if not complete and reading.source_layout is None and all(map(find_place, shapes)):
+        found = Recognised("release", {name: name for name in shapes})
+    else:
+        # What a file says of itself tells the two layouts with the same keys apart.
+        said = file.metadata.get("layout")
+        found = recognise(
+            shapes,
+            reading.source_layout or (said if said in WIDER_LAYOUTS else None),
+            drop_extra=reading.drop_extra,
+            label=label,
+        )
+    return dataclasses.replace(found, names={stored[k]: n for k, n in found.names.items()})
 
 
 def _check_size(path: PathLike, sizes: Iterable[int]) -> None:
@@ -189,12 +222,12 @@ def convert(
     kind = _target_kind(target)
     layout = layout or ("release" if kind == ".params" else "native")
     _check_choices(kind, layout, module_prefix=module_prefix, wrap_state_dict=wrap_state_dict)
-    known = parse_label(label) if label else _label_in(source)
+    known = parse_label(label) if label else label_in(source)
     with ThreadPoolExecutor(1) as pool:
         # Hashing takes as long as writing, so it goes on meanwhile.
         digest = pool.submit(md5, source) if kind == ".safetensors" else None
-        weights = read_weights(source, label=known or _label_in(target), reading=reading)
-        known = known or _label_in(weights.metadata.get("label", "")) or _label_in(target)
+        weights = read_weights(source, label=known or label_in(target), reading=reading)
+        known = known or label_in(weights.metadata.get("label", "")) or label_in(target)
         if known:
             check_weights(known, weights.parameters, source=os.fspath(source))
         state = to_layout(
@@ -229,6 +262,8 @@ def check_weights(
     width, head = find_width(label, shapes), find_head(shapes) or "2conv"
     expected = parameter_shapes(label, width=width, head=head)
     absent = list(filter(is_head, expected)) if headless else []
+    if headless and not any(name.startswith("bn7_") for name in parameters):  # a bare trunk
+        absent += [name for name in expected if name.startswith("bn7_")]
     params.check_parameters(expected, parameters, source=source, allow_missing=absent)
 
 
@@ -251,7 +286,7 @@ def _check_choices(kind: str, layout: str, *, module_prefix: bool, wrap_state_di
         raise ValueError(f"a {kind} file has no place for a `state_dict` key: write a .pth file")
 
 
-def _label_in(name: PathLike) -> Label | None:
+def label_in(name: PathLike) -> Label | None:
     """Return the label in a file's name, None where it has none."""
     try:
         return parse_label(name)

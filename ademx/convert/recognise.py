@@ -55,15 +55,16 @@ class Recognised:
     """What the keys of a file are.
 
     Attributes:
-        layout: of the network among them; `wider_resnet` stands for `wider_resnet_a2` too, unless
-            that was asked for.
+        layout: of the network among them.
         names: key -> released name, of the network's parameters.
         extra: keys of something else, such as other projects' heads.
+        known: whether the layout is; else `wider_resnet` stands for `wider_resnet_a2` too.
     """
 
     layout: str
     names: Mapping[str, str]
     extra: tuple[str, ...] = ()
+    known: bool = True
 
 
 def rename_from(
@@ -78,7 +79,11 @@ def rename_from(
 
 
 def recognise(
-    state: Mapping[str, HasShape], layout: str | None = None, *, drop_extra: bool = False
+    state: Mapping[str, HasShape],
+    layout: str | None = None,
+    *,
+    drop_extra: bool = False,
+    label: Label | None = None,
 ) -> Recognised:
     """Return which of the keys are a network's, and in which layout.
 
@@ -91,6 +96,8 @@ def recognise(
         state: key -> array.
         layout: one of :data:`LAYOUTS`; by default it is recognised by its keys.
         drop_extra: accept keys of something else, and leave them out.
+        label: of the network that they are for; it chooses between the two layouts that share
+            their keys.
 
     Raises:
         LayoutError: the keys are of no layout, not of the one that was asked for, or of several
@@ -119,7 +126,10 @@ def recognise(
     )
     extra = [key for key in state if key not in best.names]
     _check_way(best, extra, len(state), layout, drop_extra=drop_extra)
-    return Recognised(best.layout, best.names, tuple(extra))
+    known, found = layout is not None or best.layout not in WIDER_LAYOUTS, best.layout
+    if not known and label and label.network in ("rna-a", "rna-a2"):
+        known, found = True, "wider_resnet" if label.variant == "a" else "wider_resnet_a2"
+    return Recognised(found, best.names, tuple(extra), known=known)
 
 
 def _check_way(
@@ -158,6 +168,11 @@ class _Way:
         self.missing = [prefix + short for short in expected if short not in inner]
         self.unexpected = [key for short, key in inner.items() if short not in expected]
         self.names = {key: expected[short] for short, key in inner.items() if short in expected}
+
+
+def is_first_layer(key: str) -> bool:
+    """Return whether a key is that of a network's first layer."""
+    return _FIRST_LAYER.match(key) is not None
 
 
 def _prefixes(state: Iterable[str]) -> list[str]:

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from ademx.convert import Array, no_weights
-from ademx.files import PathLike, check_regular, replacing
+from ademx.files import PathLike, replacing
 from ademx.params import Entry, ParamsFile
 from ademx.text import printable
+from iters.files import open_unbuffered
 
 # safetensors' name of a dtype -> numpy's; bfloat16 is read as the upper half of a float32.
 _DTYPES = {
@@ -73,9 +74,8 @@ def open_safetensors(path: PathLike) -> SafetensorsFile:
         FileNotFoundError: there is no such file.
         ValueError: it is no safetensors file, or a damaged one.
     """
-    check_regular(path)
     with ExitStack() as stack:
-        file = stack.enter_context(open(path, "rb", buffering=0))
+        file = stack.enter_context(open_unbuffered(path))
         try:
             entries, metadata = _read_header(file)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -13,6 +13,7 @@ import importlib
 import os
 import pathlib
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -22,9 +23,10 @@ from typing import Any
 import numpy as np
 
 from ademx.convert import Array, as_array, find_tensors, import_torch
-from ademx.files import PathLike, check_regular, replacing
+from ademx.files import PathLike, replacing
 from ademx.params import Entry
 from ademx.text import printable
+from iters.files import open_file
 
 # Beside arrays that numpy pickled under the names of its version 1 and of its version 2.
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -93,7 +95,6 @@ def open_torch(path: PathLike) -> TorchFile:
         FileNotFoundError: there is no such file.
         ValueError: it is no checkpoint, damaged, or holds more than tensors and harmless values.
     """
-    check_regular(path)
     try:
         _check_archive(path)
         return TorchFile(path)
@@ -117,7 +118,7 @@ def write_torch(path: PathLike, arrays: Mapping[str, Array], *, wrap_state_dict:
 
 def _check_archive(path: PathLike) -> None:
     """Raise unless a zip archive, which a checkpoint is since PyTorch 1.6, can be its own."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         if file.read(2) != b"PK":
             return
     try:
@@ -125,14 +126,18 @@ def _check_archive(path: PathLike) -> None:
             members = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
         raise ValueError(
-            f"cut off or damaged: {printable(error)}; expected a whole PyTorch file: download it "
-            "again"
+            f"cut off, a zip archive without its end ({printable(error)}); expected a whole "
+            "PyTorch file: download it again"
         ) from None
     size = os.path.getsize(path)
     unpacked = sum(member.file_size for member in members)
     if unpacked > size:  # torch stores without compression; this could fill the memory
         raise ValueError(
             f"a compressed archive of {unpacked:,} bytes in {size:,}; PyTorch writes none: {_SAVE}"
+        )
+    if not any(member.filename.endswith("/data.pkl") for member in members):
+        raise ValueError(
+            "a zip archive, but no PyTorch checkpoint: unpack it, and name what it holds"
         )
     if any(member.filename.endswith("/constants.pkl") for member in members):
         raise ValueError(f"a TorchScript program, expected a state dict: {_SAVE}")
@@ -148,7 +153,8 @@ def _load(path: PathLike) -> Mapping[Any, Any]:
     try:
         # PyTorch before 2.5 cannot be told what else is harmless.
         admit = getattr(torch.serialization, "safe_globals", nullcontext)
-        with admit(_safe_globals()):
+        with admit(_safe_globals()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as of a pickle's protocol
             state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
@@ -191,10 +197,10 @@ def _reason(error: Exception) -> str:
             f"`{printable(names[0])}` is in the way; expected a PyTorch file of tensors alone: "
             f"code in it is not run, so {_SAVE}"
         )
-    return (
-        "cut off or damaged, or no checkpoint of PyTorch's; expected a whole PyTorch file: "
-        "download it again"
-    )
+    found = "damaged, or no checkpoint of PyTorch's"
+    if isinstance(error, EOFError) or re.search(r"(?i)\beof\b|ran out of|truncated", str(error)):
+        found = "cut off"
+    return f"{found}; expected a whole PyTorch file: download it again"
 
 
 def _entry(key: str, value: Any) -> Entry:

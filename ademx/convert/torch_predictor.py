@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ademx.convert import split, to_torch
-from ademx.convert.files import check_weights, read_weights
+from ademx.convert.files import Reading, check_weights, read_weights
 from ademx.convert.torch_model import build
 from ademx.labels import Label
 from ademx.predictor import PRECISIONS, Devices, SharingPredictor
@@ -75,9 +75,11 @@ class TorchPredictor(SharingPredictor):
         devices: Devices,
         pool: str = "pad",
         precision: str = "float32",
+        reading: Reading | None = None,
     ) -> TorchPredictor:
-        """Return the predictor of a `.params`, `.pth` or `.safetensors` file in any layout."""
-        arg_params, aux_params = split(read_weights(path, label=label).parameters)
+        """Return the predictor of a file; see :meth:`ademx.predictor.Predictor.from_file`."""
+        weights = read_weights(path, label=label, reading=reading, complete=False)
+        arg_params, aux_params = split(weights.parameters)
         return cls(
             label,
             arg_params,
