@@ -16,7 +16,7 @@ import numpy as np
 
 from ademx import params
 from ademx.convert.files import Reading, WeightsFile, open_weights, recognise_file
-from ademx.convert.layouts import LayoutError
+from ademx.convert.layouts import LayoutError, first_keys
 from ademx.convert.recognise import Recognised
 from ademx.files import PathLike, md5
 from ademx.labels import TASKS, Label, parse_label
@@ -232,8 +232,11 @@ def verify(
         label = label or _label(path, released, file.metadata.get("label"))
         return _verdict(path, label, shapes, released, digest, problems)
     except ValueError as error:  # the name is no label, or names a network that does not exist
-        guess = guess_model(shapes) or "no network known here"
-        message = f"unknown model: {error}; the numbers are whole, and of {guess}: give --model"
+        guess = guess_model(shapes)
+        advice = f"the file is whole, and of {guess}: give --model"
+        if guess is None:
+            advice = f"nor is it any network known here: its first names are {first_keys(shapes)}"
+        message = f"unknown model: {error}; {advice}"
         return Verdict(path, False, "misfit", message, problems)
 
 

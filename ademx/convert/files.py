@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ademx import params
 from ademx.convert import report_reading, split, to_layout
-from ademx.convert.layouts import WIDER_LAYOUTS, find_place, is_head
+from ademx.convert.layouts import WIDER_LAYOUTS, is_head
 from ademx.convert.recognise import Recognised, recognise
 from ademx.convert.safetensors_files import (
     open_safetensors,
@@ -146,7 +146,8 @@ def recognise_file(
     reading = reading or Reading()
     shapes = {entry.name: entry for entry in file.entries.values()}
     stored = {entry.name: name for name, entry in file.entries.items()}
-    if not complete and reading.source_layout is None and all(map(find_place, shapes)):
+    dotted = any("." in name for name in shapes)  # as in every layout but the release's
+    if not (complete or dotted or reading.source_layout or reading.drop_extra):
         found = Recognised("release", {name: name for name in shapes})
     else:
         # What a file says of itself tells the two layouts with the same keys apart.

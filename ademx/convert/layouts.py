@@ -240,7 +240,8 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
-def first_keys(keys: list[str]) -> str:
+def first_keys(keys: Iterable[str]) -> str:
     """Return the first keys, and how many more there are, for a message."""
+    keys = list(keys)
     more = len(keys) - _KEYS_SHOWN
     return listed(map(printable, keys[:_KEYS_SHOWN])) + (f" and {more} more" if more > 0 else "")
