@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -241,6 +242,7 @@ class _Tester:
                 yield from finishing.result()
 
     def _prepare(self, sample: Sample) -> _Prepared:
+        self._check_name(sample)
         image, stored, _, _ = self._session.load_sample(sample)
         truth = None
         if stored is not None:
@@ -266,6 +268,19 @@ class _Tester:
             )
         pixels = None if self._options.crf is None else image
         return _Prepared(image.shape[:2], pixels, truth, tuple(images), tuple(canvases))
+
+    def _check_name(self, sample: Sample) -> None:
+        for folder in self._folders():
+            path = self._path(folder, sample)
+            try:
+                path.lstat()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise BrokenImage(
+                    f"{sample}: {path} cannot be written: {error.strerror}: give the image a "
+                    "shorter name"
+                ) from None
 
     def _inputs(self, image: np.ndarray, canvas: tuple[int, int]) -> Iterator[np.ndarray]:
         """Yield the network's inputs for an image: shifts, row by row, each with its mirror."""
@@ -347,18 +362,18 @@ class _Tester:
         return parts
 
     def _save_scores(self, sample: Sample, scores: list[np.ndarray]) -> None:
-        keys = ["scores"]
-        if len(scores) > 1:
-            keys = [f"scores@{scale}" for scale in self._options.test_scales]
-        arrays = {key: maps.astype(np.float16) for key, maps in zip(keys, scores)}
+        arrays = {key: maps.astype(np.float16) for key, maps in zip(self._score_keys(), scores)}
         with replacing(self._path("scores", sample), durable=False) as file:
             np.savez(file, **arrays)
 
+    def _score_keys(self) -> list[str]:
+        scales = self._options.test_scales
+        return ["scores"] if len(scales) == 1 else [f"scores@{scale}" for scale in scales]
+
     def _save_results(self, sample: Sample, classes: np.ndarray, truth: np.ndarray | None) -> None:
         if truth is not None:
-            correct = np.where(classes == truth, _CORRECT, _WRONG)
-            correct[truth == VOID] = VOID
-            self._save_png("correct", sample, Image.fromarray(correct.astype(np.uint8)))
+            correct = Image.fromarray(_correct_pixels(classes, truth))
+            self._save_png("correct", sample, correct)
         labels = Image.fromarray(encode_label(self._session.dataset, classes))
         if self._palette:
             labels.putpalette(self._palette)
@@ -373,16 +388,30 @@ class _Tester:
         """Return an image's confusion matrix from what an interrupted run left, if it is whole."""
         if not self._options.save_results:
             return None
-        if not all(self._path(folder, sample).is_file() for folder in self._folders()):
-            return None
+        dataset = self._session.dataset
         try:
-            stored = load_label(self._path("labels", sample))
+            for folder in set(self._folders()) - {"scores"}:
+                with Image.open(self._path(folder, sample)) as image:
+                    image.verify()  # checksums and end
+            classes = decode_label(dataset, load_label(self._path("labels", sample)))
             truth = None
             if isinstance(sample.label, Path):
-                truth = decode_label(self._session.dataset, load_label(sample.label))
-            return self._confusion(truth, decode_label(self._session.dataset, stored))
-        except (ValueError, OSError):  # cut short by a crash of the machine, or a label is gone
+                truth = decode_label(dataset, load_label(sample.label))
+                correct = load_label(self._path("correct", sample))
+                if not np.array_equal(correct, _correct_pixels(classes, truth)):
+                    return None  # one of the three files is another one now
+            if self._options.save_predictions and not self._has_scores(sample):
+                return None
+            return self._confusion(truth, classes)
+        # Missing, or cut short by a crash of the machine: that is not waited for to be on the disk.
+        except (ValueError, OSError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile):
             return None
+
+    def _has_scores(self, sample: Sample) -> bool:
+        """Return whether a file of scores is whole."""
+        with zipfile.ZipFile(self._path("scores", sample)) as archive:
+            names = [f"{key}.npy" for key in self._score_keys()]
+            return archive.namelist() == names and archive.testzip() is None
 
     def _confusion(self, truth: np.ndarray | None, classes: np.ndarray) -> np.ndarray:
         num_classes = self._session.dataset.num_classes
@@ -405,3 +434,12 @@ class _Tester:
     def _path(self, folder: str, sample: Sample) -> Path:
         suffix = ".npz" if folder == "scores" else ".png"
         return self._options.output / folder / f"{sample.name}{suffix}"
+
+
+def _correct_pixels(classes: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return what `correct/<image>.png` holds, (H, W) uint8."""
+    if classes.shape != truth.shape:
+        raise ValueError(f"classes {classes.shape}, truth {truth.shape}: expected one size")
+    correct = np.where(classes == truth, _CORRECT, _WRONG).astype(np.uint8)
+    correct[truth == VOID] = VOID
+    return correct

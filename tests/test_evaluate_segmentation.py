@@ -603,6 +603,70 @@ def test_a_label_that_is_cut_short_is_made_again(weights, data, finished, unfini
     assert path.read_bytes() == (finished / "labels" / path.name).read_bytes()
 
 
+@pytest.mark.parametrize("damage", ["emptied", "cut", "another", "removed", "flipped"])
+@pytest.mark.parametrize("folder", ["labels", "correct", "scores"])
+def test_a_file_that_is_not_the_runs_is_made_again(folder, damage, weights, data, tmp_path):
+    """What a crash of the machine, or somebody, has left in the place of one."""
+    root, output = tmp_path / "data", tmp_path / "out"
+    make_dataset("voc", root, images={"val": 3}, seed=3)
+    scores = evaluate(weights, root, output, "--save-predictions")
+    whole = {path: path.read_bytes() for path in sorted(output.glob("*/*"))}
+    assert len(whole) == 9
+    path, other = [path for path in whole if path.parent.name == folder][:2]
+    content = whole[path]
+    # The middle of a file holds its pixels, of which checksums tell.
+    middle = len(content) // 2
+    damaged = {
+        "emptied": b"",
+        "cut": content[:-20],
+        "another": whole[other],
+        "flipped": content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1 :],
+    }
+    path.unlink()
+    if damage != "removed":
+        path.write_bytes(damaged[damage])
+    again = evaluate(weights, root, output, "--save-predictions", "--resume")
+    assert again["confusion"] == scores["confusion"]
+    # The scores of another image are whole: that they are not this one's shows nowhere.
+    if (folder, damage) != ("scores", "another"):
+        assert {path: path.read_bytes() for path in sorted(output.glob("*/*"))} == whole
+
+
+def test_a_truth_that_was_replaced_is_counted_anew(weights, data, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    evaluate(weights, root, tmp_path / "out")
+    folder = root / "VOCdevkit/VOC2012" / "SegmentationClass"
+    size = Image.open(folder / f"{NAMES[0]}.png").size
+    Image.new("L", size, 3).save(folder / f"{NAMES[0]}.png")
+    scores = evaluate(weights, root, tmp_path / "out", "--resume")
+    assert scores["confusion"] == evaluate(weights, root, tmp_path / "anew")["confusion"]
+    correct = stored(tmp_path / "out" / "correct" / f"{NAMES[0]}.png")
+    np.testing.assert_array_equal(
+        correct == 127, stored(tmp_path / "out" / "labels" / f"{NAMES[0]}.png") == 3
+    )
+
+
+def test_long_names(weights, data, finished, tmp_path):
+    """As long as a file's name may be; one whose results' names would be longer is left out."""
+    base = data / "VOCdevkit/VOC2012"
+    lines = []
+    for name in ("n" * 244, "n" * 251, "m" * 252):
+        image = tmp_path / f"{name}.{'jpg' if len(name) < 252 else 'j'}"
+        shutil.copy(base / "JPEGImages" / f"{NAMES[0]}.jpg", image)
+        lines.append(f"{image}\t{base}/SegmentationClass/{NAMES[0]}.png\n")
+    (tmp_path / "a.lst").write_text("".join(lines))
+    for flags in ((), ("--resume",)):
+        options = ("--list-file", tmp_path / "a.lst", *flags)
+        result = invoke(weights, data, tmp_path / "out", *options)
+        assert result.exit_code == 1
+        (broken,) = scores_of(tmp_path / "out")["broken"]
+        assert "/mmmm" in broken["image"]
+        assert "File name too long: give the image a shorter name" in broken["error"]
+    written = sorted(path.stem for path in (tmp_path / "out" / "labels").iterdir())
+    assert written == ["n" * 244, "n" * 251]
+
+
 def test_a_truth_that_is_gone_does_not_stop_a_resumed_run(weights, data, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(data, root)
