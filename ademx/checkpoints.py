@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +29,12 @@ Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 
 _VERSION = 1
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError)
+# What json, zipfile and numpy raise where a file is damaged; RuntimeError is also that of bits
+# that say "encrypted" or "another compression", and of JSON that is nested without end.
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError),
+    *(RuntimeError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error),
+)
 
 _log = logging.getLogger(__name__)
 
@@ -193,6 +200,9 @@ def _read_record(path: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(file["record"].tobytes())
     if record["version"] != _VERSION:
         raise ValueError(f"format {record['version']!r}, expected {_VERSION}")
+    for name, kind in (("epoch", int), ("batch", int), ("record", dict)):
+        if not isinstance(record[name], kind):
+            raise ValueError(f"{name} {record[name]!r}: expected a {kind.__name__}")
     return record
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ademx.compat import import_optional
-from ademx.progress import METRICS_FILE
+from ademx.progress import METRICS_FILE, parse_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,17 +69,15 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
 
 def _curves(file: Path) -> dict[str, dict[str, dict[int, float]]]:
     curves: dict[str, dict[str, dict[int, float]]] = {}
-    lines = file.read_text().splitlines()
+    lines = file.read_bytes().splitlines()
     for number, text in enumerate(lines, 1):
         try:
-            line = json.loads(text)
-            kind, update = line.get("kind", "update"), int(line["update"])
-        except (ValueError, KeyError, TypeError, AttributeError):
+            line = parse_line(text)
+        except ValueError as error:
             if number == len(lines):
                 break
-            raise ValueError(
-                f'{file}, line {number}: expected a JSON object with "update", found {text[:80]!r}'
-            ) from None
+            raise ValueError(f"{file}, line {number}: {error}") from None
+        kind, update = str(line.get("kind", "update")), line["update"]
         for name, value in line.items():
             # A resumed run writes updates again: the last line counts.
             if name not in _POSITION and _is_number(value):
@@ -91,7 +88,9 @@ def _curves(file: Path) -> dict[str, dict[str, dict[int, float]]]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, float)
 
 
 def draw(runs: Sequence[Run], file: BinaryIO, picture_format: str) -> None:

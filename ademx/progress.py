@@ -6,7 +6,9 @@ import importlib
 import json
 import logging
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,21 +25,22 @@ _log = logging.getLogger(__name__)
 _WRITERS = ("tensorboardX", "torch.utils.tensorboard")
 _LINES_PER_EPOCH = 50
 _SECONDS_PER_LINE = 10  # of a log that is no terminal
+_TOO_MANY = 2**63  # updates
 
 
 @dataclass
 class _Tally:
-    """Sums over some updates."""
+    """Sums over some updates; a checkpoint has them as JSON, so that means go on."""
 
     sums: dict[str, float] = field(default_factory=dict)
     count: float = 0
     images: int = 0
     wait: float = 0
-    start: float = field(default_factory=time.monotonic)
+    seconds: float = 0
 
     def values(self) -> dict[str, float]:
         """Return means over the labels, images a second, and the share of time spent waiting."""
-        seconds = max(time.monotonic() - self.start, 1e-9)
+        seconds = max(self.seconds, 1e-9)
         means = {name: total / max(self.count, 1) for name, total in self.sums.items()}
         return {
             **means,
@@ -57,6 +60,7 @@ class Progress:
     Args:
         folder: where `metrics.jsonl` is.
         label: the model label.
+        state: what `state` gave when a training that goes on was stopped.
         first_update: updates that were done before this run.
         last_update: updates that will have been done at its end.
         num_batches: updates in an epoch.
@@ -77,8 +81,9 @@ class Progress:
         num_batches: int,
         num_epochs: int,
         tensorboard: Path | None = None,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
-        self._writer = _summary_writer(tensorboard) if tensorboard else None
+        self._writer = _summary_writer(tensorboard, first_update) if tensorboard else None
         self._label, self._num_batches, self._num_epochs = label, num_batches, num_epochs
         self._first, self._last = first_update, last_update
         self._every = max(1, num_batches // _LINES_PER_EPOCH)
@@ -91,8 +96,10 @@ class Progress:
             smoothing=0.05,
             disable=None,  # where there is no terminal, the log has the lines
         )
-        self._start = time.monotonic()
-        self.begin_epoch()
+        self._recent, self._epoch = (
+            _Tally(**(state or {}).get(name, {})) for name in ("recent", "epoch")
+        )
+        self._start = self._clock = time.monotonic()
 
     def __enter__(self) -> Progress:
         return self
@@ -108,9 +115,13 @@ class Progress:
         if self._writer is not None:
             self._writer.close()
 
-    def begin_epoch(self) -> None:
+    def start_clock(self) -> None:
         """Count time from here: what a checkpoint took says nothing about speed."""
-        self._recent, self._epoch = _Tally(), _Tally()
+        self._clock = time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        """Return, as JSON has it, what the means of this epoch consist of so far."""
+        return {"recent": asdict(self._recent), "epoch": asdict(self._epoch)}
 
     def update(
         self,
@@ -132,12 +143,15 @@ class Progress:
             images: images of the batch, of all workers.
             wait: seconds that its data was waited for.
         """
+        now = time.monotonic()
+        passed, self._clock = now - self._clock, now
         for tally in (self._recent, self._epoch):
             for name, value in sums.items():
                 tally.sums[name] = tally.sums.get(name, 0.0) + value
             tally.count += count
             tally.images += images
             tally.wait += wait
+            tally.seconds += passed
         epoch_ends = update % self._num_batches == 0
         self._bar.update()
         if update % self._every == 0 or epoch_ends:
@@ -145,6 +159,7 @@ class Progress:
             self._recent = _Tally()
         if epoch_ends:
             self._write("epoch", update, lr, self._epoch.values())
+            self._epoch = _Tally()
 
     def _write(self, kind: str, update: int, lr: float, values: dict[str, float]) -> None:
         epoch = (update - 1) // self._num_batches + 1
@@ -157,13 +172,20 @@ class Progress:
             **{name: round(value, 6) for name, value in values.items()},
             "seconds": round(time.monotonic() - self._start, 3),
         }
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._append(json.dumps(line) + "\n")
         if kind == "update":
             self._show(epoch, update, lr, values)
         if self._writer is not None:
             for name, value in {"lr": lr, **values}.items():
                 self._writer.add_scalar(f"{kind}/{name}", value, update)
+
+    def _append(self, text: str) -> None:
+        data = text.encode()
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:  # it does not say which file
+            raise OSError(error.errno, error.strerror, self._file.name) from error
 
     def _show(self, epoch: int, update: int, lr: float, values: dict[str, float]) -> None:
         values = dict(values)
@@ -186,38 +208,53 @@ class Progress:
         self._bar.set_postfix_str(text)
 
 
-def open_metrics(folder: Path, *, keep: int) -> Any:
+def open_metrics(folder: Path, *, keep: int) -> FileIO:
     """Return `metrics.jsonl`, open for more lines, without the updates that will come again.
+
+    Lines that are damaged, as a crash leaves the last one, are logged and left out.
 
     Args:
         folder: where it is, or will be.
         keep: updates whose lines stay.
     """
     path = folder / METRICS_FILE
-    lines = [line for line in _whole_lines(path) if line["update"] <= keep]
-    with replacing(path) as file:
-        file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
-    return open(path, "a", encoding="utf-8")
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """Return a file's lines; one that was cut off by a crash is left out."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    kept = []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], 1):
         try:
-            line = json.loads(text)
-            lines.append({**line, "update": int(line["update"])})
-        except (ValueError, KeyError, TypeError):
-            _log.warning("%s: left out a broken line", path)
-    return lines
+            if parse_line(line)["update"] <= keep:
+                kept.append(line + b"\n")
+        except ValueError as error:
+            _log.warning("%s, line %d: left out: %s", path, number, error)
+    with replacing(path) as file:
+        file.write(b"".join(kept))
+    return open(path, "ab", buffering=0)
 
 
-def _summary_writer(folder: Path) -> Any:
+def parse_line(text: bytes) -> dict[str, Any]:
+    """Return what a line of `metrics.jsonl` holds; its "update" is an int.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        line = json.loads(text)
+        update = int(line["update"])
+        if 0 <= update < _TOO_MANY:
+            return {**line, "update": update}
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        pass
+    found = text[:80].decode(errors="replace")
+    raise ValueError(f'expected a JSON object with "update", found {found!r}')
+
+
+def _summary_writer(folder: Path, first_update: int) -> Any:
+    """Return a writer; TensorBoard drops what it has of the updates that it will write."""
     for name in _WRITERS:
         try:
-            return importlib.import_module(name).SummaryWriter(str(folder))
+            writer = importlib.import_module(name).SummaryWriter
         except ImportError:
             continue
+        return writer(str(folder), purge_step=first_update + 1)
     raise MissingDependency(
         f"--tensorboard {folder}: no writer is installed: run `pip install 'ademx[tensorboard]'`"
     )

@@ -203,7 +203,7 @@ def _finished(options: TrainOptions) -> Path | None:
         return None
     held = checkpoint.state.record["settings"]
     settings = json.loads(json.dumps(options.settings([])))
-    del settings["samples_md5"]
+    del settings["samples_md5"], settings["labels_md5"]
     same = all(held.get(name) == value for name, value in settings.items())
     return checkpoint.params_path if same else None
 

@@ -13,11 +13,12 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -28,7 +29,7 @@ import numpy as np
 from ademx import checkpoints
 from ademx.checkpoints import Checkpoint, State
 from ademx.evaluation import versions
-from ademx.files import write_json
+from ademx.files import locked, write_json
 from ademx.initial import initial_values, load_weights
 from ademx.models import build_symbol
 from ademx.predictor import cpu_has_bfloat16
@@ -43,6 +44,10 @@ if TYPE_CHECKING:
     from mxnet.symbol import Symbol
 
 RUN_FILE = "run.json"
+
+# How long one of several workers that was told to stop waits for its data, and with it all the
+# others for the update that is to be their last.
+_PATIENCE_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -73,12 +78,12 @@ class TrainReport:
 def train(options: TrainOptions) -> TrainReport:
     """Train a network and write checkpoints, `metrics.jsonl` and `run.json` to the output folder.
 
-    SIGTERM and Ctrl-C end it after the update that is under way, with a checkpoint that
-    `resume` goes on from, in the middle of an epoch too.
+    SIGTERM and Ctrl-C end it after the update that is under way, or while it waits for data, with
+    a checkpoint that `resume` goes on from, in the middle of an epoch too.
 
     Raises:
         ValueError: options that do not fit each other, the weights, the data or the output
-            folder; or too many broken images.
+            folder, or another process trains there; or too many broken images.
         FileNotFoundError: weights or data are missing.
         OSError: a checkpoint could not be written; those before it are untouched.
         TrainingDiverged: the loss became nan; nothing was written after that.
@@ -87,11 +92,14 @@ def train(options: TrainOptions) -> TrainReport:
     """
     if options.precision == "bfloat16" and not cpu_has_bfloat16():
         _log.warning("this CPU has no bfloat16 instructions: expect no gain over float32")
-    with Workers(options.kvstore, options.num_devices) as workers:
+    with ExitStack() as stack:
+        workers = stack.enter_context(Workers(options.kvstore, options.num_devices))
         dataset = options.find_dataset()
         samples = find_labelled_samples(options, dataset)
-        with make_iterator(options, dataset, samples, workers) as iterator:
-            return _Run(options, workers, samples, iterator).go()
+        if workers.rank == 0:
+            stack.enter_context(locked(options.output, "--output"))
+        iterator = stack.enter_context(make_iterator(options, dataset, samples, workers))
+        return _Run(options, workers, samples, iterator).go()
 
 
 class _Run:
@@ -121,56 +129,73 @@ class _Run:
         self._schedule = options.schedule(iterator.num_batches, offset=self._count(self._start))
         self._trainer = self._make_trainer(contexts, checkpoint)
         self._newest = checkpoint.params_path if checkpoint else options.weights
+        self._saved = self._start
+        self._progress: Progress | None = None
         if workers.rank == 0:
             self._open_folder(checkpoint)
+            self._progress = self._make_progress(checkpoint)
 
     def go(self) -> TrainReport:
         """Train until the last epoch or a signal."""
         options, position = self._options, self._start
-        progress = self._progress() if self._workers.rank == 0 else nullcontext()
-        with _StopSignal() as stop, progress as shown:
+        patience = _PATIENCE_SECONDS if self._workers.count > 1 else 0
+        with ExitStack() as stack:
+            stop = stack.enter_context(_StopSignal(patience))
+            if self._progress is not None:
+                stack.enter_context(self._progress)
             while position[0] < options.last_epoch and not stop.agreed:
-                position = self._train_epoch(position, stop, shown)
+                position = self._train_epoch(position, stop)
+                if position == self._saved:
+                    continue
                 if position[1] == 0 and options.has_checkpoint(position[0]):
                     self._save(position, interrupted=False)
                 elif stop.agreed:
                     self._save(position, interrupted=True)
         number = stop.number if stop.agreed and position[0] < options.last_epoch else None
-        if number is not None:
+        if number is not None and self._workers.rank == 0:
             _log.warning(
-                "stopped by %s after %d complete epochs and %d batches; --resume goes on from %s",
-                *(signal.Signals(number).name, *position, self._newest),
+                "stopped by %s after %d complete epochs and %d batches; --resume %s",
+                signal.Signals(number).name,
+                *position,
+                f"goes on from {self._newest}" if self._newest else "starts again",
             )
         late = stop.number if number is None else None
         return TrainReport(self._newest, *position, signal=number, late_signal=late)
 
-    def _train_epoch(
-        self, position: tuple[int, int], stop: _StopSignal, progress: Progress | None
-    ) -> tuple[int, int]:
+    def _train_epoch(self, position: tuple[int, int], stop: _StopSignal) -> tuple[int, int]:
         """Train to the end of an epoch, or to where all workers stop; return the position."""
-        epoch, first = position
-        self._iterator.seek(epoch, first)
-        if progress is not None:
-            progress.begin_epoch()
+        epoch, done = position
+        self._iterator.seek(epoch, done)
+        if self._progress is not None:
+            self._progress.start_clock()
         pending: _Update | None = None
-        for number in range(first, self._iterator.num_batches):
+        while done < self._iterator.num_batches and not stop.agreed:
             started = time.monotonic()
-            batch = self._iterator.next()
+            batch = self._next_batch(stop)
+            if batch is None:
+                break
             wait = time.monotonic() - started
-            update = self._count((epoch, number))
+            update = self._count((epoch, done))
             sums = self._trainer.step(batch, seed=self._draw(update), stop=stop.number is not None)
             # The update before is read while this one is computed.
             if pending is not None:
-                stop.agreed |= self._account(pending, progress)
+                stop.agreed |= self._account(pending)
             pending = _Update(update, self._rate(update), batch, sums, wait)
-            if stop.agreed:
-                break
+            done += 1
         if pending is not None:
-            stop.agreed |= self._account(pending, progress)
-        number += 1
-        return (epoch, number) if number < self._iterator.num_batches else (epoch + 1, 0)
+            stop.agreed |= self._account(pending)
+        return (epoch, done) if done < self._iterator.num_batches else (epoch + 1, 0)
 
-    def _account(self, update: _Update, progress: Progress | None) -> bool:
+    def _next_batch(self, stop: _StopSignal) -> DataBatch | None:
+        """Return the next batch; None if a signal came first, after which there is no other."""
+        try:
+            with stop.interrupting():
+                return self._iterator.next()
+        except _Interrupted:
+            stop.agreed = True
+            return None
+
+    def _account(self, update: _Update) -> bool:
         """Wait for an update and show it; return whether a worker was asked to stop."""
         sums = update.sums()
         if not math.isfinite(sums.loss):
@@ -181,8 +206,8 @@ class _Run:
                 f"{self._way_back()}, with a lower --base-lr; worker {self._workers.rank}'s batch:"
                 f"\n  {files}"
             )
-        if progress is not None:
-            progress.update(
+        if self._progress is not None:
+            self._progress.update(
                 update.number + 1,
                 lr=update.lr,
                 sums=self._metrics(sums),
@@ -233,6 +258,14 @@ class _Run:
             return None
         checkpoint = checkpoints.find_newest(options.output, self._label)
         if checkpoint is None:
+            held = checkpoints.held_files(options.output, self._label, after=options.first_epoch)
+            damaged = [path for path in held if path.suffix == ".state"]
+            if damaged:
+                raise ValueError(
+                    f"--resume: {damaged[0]} and {len(damaged) - 1} more are damaged or do not "
+                    "belong to their .params: there is nothing to go on from; start from a .params "
+                    "by --weights with another --output, or anew by --overwrite"
+                )
             _log.info("--resume: no complete checkpoint in %s: starting", options.output)
             return None
         self._check_resumable(checkpoint)
@@ -240,7 +273,12 @@ class _Run:
         return checkpoint
 
     def _check_resumable(self, checkpoint: Checkpoint) -> None:
-        held = checkpoint.state.record["settings"]
+        record = checkpoint.state.record
+        self._check_same_updates(checkpoint)
+        # Versions before labels counted have none there; how many images go to a worker does not
+        # matter.
+        held = {"labels_md5": self._settings["labels_md5"], **record["settings"]}
+        held["batch_images"] = self._settings["batch_images"]
         differences = "; ".join(
             f"{name} was {held.get(name)!r}, now {self._settings.get(name)!r}"
             for name in sorted(held.keys() | self._settings.keys())
@@ -251,11 +289,32 @@ class _Run:
                 f"--resume: {checkpoint.params_path} was made with other settings: {differences}; "
                 "give those, or start from it by --weights with another --output"
             )
-        if checkpoint.state.record["hardware"] != self._hardware:
+        if record["hardware"] != self._hardware:
             _log.warning(
                 "going on with %s after %s: results will differ in their last digits",
-                *(self._hardware, checkpoint.state.record["hardware"]),
+                *(self._hardware, record["hardware"]),
             )
+
+    def _check_same_updates(self, checkpoint: Checkpoint) -> None:
+        """Raise ValueError unless an update is of as many images as before, over all workers.
+
+        Else epochs, rates and positions within an epoch would be counted in other updates.
+        """
+        record, workers = checkpoint.state.record, self._workers.count
+        counts = (record["hardware"]["workers"], workers)
+        shares = (record["settings"]["batch_images"], self._options.batch_images)
+        before, now = (count * share for count, share in zip(counts, shares))
+        if before == now:
+            return
+        cure = f"--batch-images {before // workers}"
+        if before % workers:
+            cure = f"a number of workers that divides {before}"
+        raise ValueError(
+            f"--resume: {checkpoint.params_path} was made by updates of {before} images (workers "
+            f"times --batch-images: {counts[0]} times {shares[0]}), these would be of {now} "
+            f"({counts[1]} times {shares[1]}): give {cure}, or start from it by --weights with "
+            "another --output"
+        )
 
     def _check_agreement(self) -> None:
         """Raise ValueError unless all workers start at the same update."""
@@ -322,7 +381,8 @@ class _Run:
 
     def _save(self, position: tuple[int, int], *, interrupted: bool) -> None:
         """Write a checkpoint (worker 0), and remove interrupted ones that it supersedes."""
-        if self._workers.rank:
+        self._saved = position
+        if self._progress is None:
             return
         output = self._options.output
         if interrupted:
@@ -347,6 +407,7 @@ class _Run:
                 "num_batches": self._iterator.num_batches,
                 "lr": self._rate(self._count(position)),
                 "loss_scaling": self._trainer.scaling(),
+                "progress": self._progress.state(),
             },
             momentum=self._trainer.momentum(),
             device_statistics=tuple(statistics),
@@ -361,6 +422,8 @@ class _Run:
 
     def _way_back(self) -> str:
         """Return what to do after a failure, for its message."""
+        if self._newest is None and self._workers.rank:
+            return "go on from what worker 0 has saved"
         return f"go on from {self._newest}" if self._newest else "start again"
 
     def _open_folder(self, checkpoint: Checkpoint | None) -> None:
@@ -389,7 +452,7 @@ class _Run:
             },
         )
 
-    def _progress(self) -> Progress:
+    def _make_progress(self, checkpoint: Checkpoint | None) -> Progress:
         return Progress(
             self._options.output,
             label=self._label,
@@ -398,6 +461,7 @@ class _Run:
             num_batches=self._iterator.num_batches,
             num_epochs=self._options.to_epoch,
             tensorboard=self._options.tensorboard,
+            state=checkpoint.state.record.get("progress") if checkpoint else None,
         )
 
 
@@ -420,23 +484,33 @@ class _Update:
     wait: float
 
 
+class _Interrupted(BaseException):
+    """A signal to stop has come while something was waited for."""
+
+
 class _StopSignal:
     """Notes SIGTERM and Ctrl-C; a second Ctrl-C interrupts at once. A context manager.
+
+    Args:
+        patience: seconds from a signal to when it ends the waiting in `interrupting`.
 
     Attributes:
         number: number of the signal, once it has come.
         agreed: all workers know that they stop after the update that is under way.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float) -> None:
         self.number: int | None = None
         self.agreed = False
+        self._patience = patience
+        self._is_due = self._is_waiting = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _StopSignal:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._note)
+            self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._ring)
         return self
 
     def __exit__(
@@ -445,13 +519,36 @@ class _StopSignal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Raise `_Interrupted` in the block once a signal has come, whatever it waits for."""
+        try:
+            self._is_waiting = True
+            if self._is_due:
+                raise _Interrupted
+            yield
+        finally:
+            self._is_waiting = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number == number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
+        if self._patience:
+            signal.setitimer(signal.ITIMER_REAL, self._patience)
+        else:
+            self._ring(number, frame)
+
+    def _ring(self, number: int, frame: FrameType | None) -> None:
+        self._is_due = True
+        if self._is_waiting:
+            self._is_waiting = False  # once: what is waited for may have to be put in order
+            raise _Interrupted
 
 
 def _build_graph(options: TrainOptions) -> Symbol:
@@ -468,15 +565,37 @@ def _build_graph(options: TrainOptions) -> Symbol:
 
 
 def _set_aside(output: Path, label: str) -> None:
-    """Rename `run.json` and `metrics.jsonl` of another label, to go before those of this one.
+    """Rename `run.json` and `metrics.jsonl` of another label, and bring back those of this one.
 
     The release keeps all of its models in one folder.
     """
-    try:
-        other = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))["label"]
-    except (OSError, ValueError, KeyError, TypeError):
+    other = _label_in(output / RUN_FILE)
+    if other in (None, label):
         return
-    if other != label:
-        for name in (RUN_FILE, METRICS_FILE):
-            if (output / name).exists():
-                (output / name).rename(output / f"{other}_{name}")
+    for name in (RUN_FILE, METRICS_FILE):
+        if (output / name).exists():
+            # What stands in a file is anybody's: it may not lead out of the folder.
+            (output / name).rename(output / f"{re.sub('[^A-Za-z0-9_.-]', '_', other)}_{name}")
+        if (output / f"{label}_{name}").exists():
+            (output / f"{label}_{name}").rename(output / name)
+
+
+def _label_in(path: Path) -> str | None:
+    """Return the label in a `run.json`; None if there is no such file, or it is damaged.
+
+    Raises:
+        ValueError: it is of no training.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        _log.warning("%s: damaged (%s): is written anew", path, error)
+        return None
+    label = record.get("label") if isinstance(record, dict) else None
+    if not isinstance(label, str):
+        raise ValueError(
+            f"{path}: was not written by a training: move it away, or choose another --output"
+        )
+    return label

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -238,8 +238,10 @@ class TrainOptions:
             if name not in _NOT_DECIDING
             and (name, value) != ("exif", "auto")  # older checkpoints have no such key
         }
-        names = "\n".join(
-            f"{os.path.relpath(s.image, self.data_root)}\t{s.offset}" for s in samples
+        names = (f"{os.path.relpath(s.image, self.data_root)}\t{s.offset}" for s in samples)
+        labels = (
+            os.path.relpath(s.label, self.data_root) if isinstance(s.label, Path) else str(s.label)
+            for s in samples
         )
         return {
             "label": str(self.label),
@@ -248,7 +250,8 @@ class TrainOptions:
             "from_epoch": self.first_epoch,
             "weights_md5": md5(self.weights) if self.weights else None,
             **self.reading.settings(),
-            "samples_md5": hashlib.md5(names.encode(errors="surrogateescape")).hexdigest(),
+            "samples_md5": _lines_md5(names),
+            "labels_md5": _lines_md5(labels),
         }
 
 
@@ -295,6 +298,10 @@ class SegmentationTrainOptions(TrainOptions):
     def stop_lr(self) -> float:
         """The floor of the linear schedule."""
         return min(self.base_lr / 100, 1e-6)
+
+
+def _lines_md5(lines: Iterable[str]) -> str:
+    return hashlib.md5("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -7,20 +7,25 @@ messages; the pixels stay where they are.
 A worker process is a new interpreter, started as multiprocessing's "spawn" does, but without
 running the caller's main module again: a script needs no `if __name__ == "__main__"`, and what
 it imports (MXNet) is not imported once more by each worker. The memory has no name, and a worker
-ends when its connection does, so that nothing is left behind however the caller ends.
+ends when its connection does, whatever it is doing, so that nothing is left behind however the
+caller ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import logging
 import mmap
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 import weakref
 from collections import deque
@@ -37,6 +42,12 @@ from iters.sources import read_bytes
 PREFETCHERS = ("process", "thread")
 
 _IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PR_SET_PDEATHSIG = 1
+
+_PATIENCE_SECONDS = 60.0  # from one warning that nothing comes to the next
+_CLOSING_SECONDS = 5.0  # for workers that are stuck in a dead network drive
+
+_logger = logging.getLogger(__name__)
 
 
 class WorkerError(RuntimeError):
@@ -248,19 +259,23 @@ def _failure(sample: int, error: Exception) -> Failure:
 
 
 # The first thing that a worker process runs. Its modules are found where the caller's are.
-_BOOT = "import sys; sys.path[:] = sys.argv[4:]; from iters.workers import main; main()"
+_BOOT = "import sys; sys.path[:] = sys.argv[5:]; from iters.workers import main; main()"
 
 
 def main() -> None:
-    """Be a worker process: arguments are the connection, the memory and the worker's number."""
-    parent = os.getppid()
+    """Be a worker process.
+
+    Arguments are the connection, the memory, the worker's number, and whether (1, else 0) the
+    caller's main thread has started it.
+    """
     for number in _IGNORED_SIGNALS:  # Ctrl-C reaches all: the caller ends, then its workers
         signal.signal(number, signal.SIG_IGN)
-    connection_file, memory_file, worker = (int(value) for value in sys.argv[1:4])
+    connection_file, memory_file, worker, by_main = (int(value) for value in sys.argv[1:5])
+    _end_with_caller(connection_file, by_main=bool(by_main))
     connection = Connection(connection_file)
     try:
         job = connection.recv()
-        filler = Filler(job, Memory(job, memory_file), worker, lambda: os.getppid() != parent)
+        filler = Filler(job, Memory(job, memory_file), worker, lambda: False)
     except EOFError:
         return
     except Exception as error:
@@ -270,13 +285,30 @@ def main() -> None:
     serve(connection, filler)
 
 
+def _end_with_caller(connection_file: int, *, by_main: bool) -> None:
+    """Have this process end when its caller does, though it be stuck in a read, or stopped."""
+
+    def watch() -> None:
+        poller = select.poll()
+        poller.register(connection_file, 0)  # that the other side is closed is always told
+        poller.poll()
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+    # Linux kills a process that is stopped too; but with the thread that started it, which of
+    # all threads only the main one outlives the pool.
+    if by_main and sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class _ProcessWorker:
     """A worker in a process of its own."""
 
     def __init__(self, number: int, job: bytes, memory: IO[bytes]) -> None:
         self.connection, theirs = Pipe()
         files = (theirs.fileno(), memory.fileno())
-        arguments = [*(str(value) for value in (*files, number)), *(str(path) for path in sys.path)]
+        by_main = threading.current_thread() is threading.main_thread()
+        arguments = map(str, (*files, number, int(by_main), *sys.path))
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         with theirs, _signals_blocked():
             self._process = subprocess.Popen(
@@ -302,11 +334,14 @@ class _ProcessWorker:
             cure = " (as the system does when memory runs out: use fewer workers or less memory)"
         return f"was killed by {signal.Signals(-code).name}{cure}"
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """End the process; it holds nothing that would have to be put in order."""
         self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a dead network drive
-            self._process.wait(timeout=5)
+
+    def join(self, seconds: float) -> None:
+        """Wait until it has ended, but not for ever."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=seconds)
         self.connection.close()
 
 
@@ -327,11 +362,14 @@ class _ThreadWorker:
         """Return how a thread whose connection broke has ended."""
         return "ended"
 
-    def close(self) -> None:
-        """End the thread once it is done with its sample."""
+    def stop(self) -> None:
+        """Have the thread end once it is done with its sample."""
         self._stop.set()
         self.connection.close()
-        self._thread.join(timeout=5)
+
+    def join(self, seconds: float) -> None:
+        """Wait until it has ended, but not for ever."""
+        self._thread.join(seconds)
 
 
 @contextlib.contextmanager
@@ -423,7 +461,9 @@ class WorkerPool:
         if self._own is not None:
             return self._run_own(self._own)
         connections = [worker.connection for worker in self._workers]
-        number = connections.index(wait(connections)[0])  # type: ignore[arg-type]
+        while not (ready := wait(connections, _PATIENCE_SECONDS)):
+            self._tell_waiting()
+        number = connections.index(ready[0])  # type: ignore[arg-type]
         try:
             answer = connections[number].recv()
         except (EOFError, OSError):
@@ -431,6 +471,13 @@ class WorkerPool:
         if isinstance(answer, Failure):
             self._raise_failure(self._workers[number].name, answer)
         return answer  # type: ignore[no-any-return]
+
+    def _tell_waiting(self) -> None:
+        files = [self._file_name(int(s["sample"])) for s in self.memory.states if s["busy"]]
+        _logger.warning(
+            "no image for %g seconds: workers are busy with %s",
+            *(_PATIENCE_SECONDS, ", ".join(files) or "no file yet"),
+        )
 
     def _run_own(self, filler: Filler) -> Outcome:
         try:
@@ -468,7 +515,10 @@ class WorkerPool:
 
 def _close_all(workers: list[_ProcessWorker | _ThreadWorker]) -> None:
     for worker in workers:
-        worker.close()
+        worker.stop()
+    deadline = time.monotonic() + _CLOSING_SECONDS
+    for worker in workers:
+        worker.join(max(0, deadline - time.monotonic()))
 
 
 def _pack(job: Job) -> bytes:

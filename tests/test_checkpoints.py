@@ -91,6 +91,60 @@ def test_a_damaged_pair_is_passed_over(tmp_path, caplog, suffix, damage):
         assert "passed over" in caplog.text and "ep-0002" in caplog.text
 
 
+def write_record(path: Path, text: bytes) -> None:
+    """Replace what a state says by a text, in a whole file."""
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    with open(path, "wb") as file:
+        np.savez(file, **{**arrays, "record": np.frombuffer(text, np.uint8)})
+
+
+HEADER = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }"
+
+
+def change_index(place: int, value: int):
+    """Return what sets a byte of the first entry of a zip's index."""
+
+    def change(data: bytes) -> bytes:
+        at = data.index(b"PK\x01\x02") + place
+        return data[:at] + bytes([value]) + data[at + 1 :]
+
+    return change
+
+
+DAMAGE = {
+    "encrypted": change_index(8, 1),
+    "compressed": change_index(10, 14),
+    "a page": lambda data: b"<html>",
+    "nothing": lambda data: b"",
+    "an array": lambda data: b"\x93NUMPY\x01\x00v\x00" + HEADER.ljust(117) + b"\n" + bytes(24),
+    "zeros": lambda data: bytes(len(data)),
+}
+RECORDS = {
+    "nested": b"[" * 100_000,
+    "a list": b"[]",
+    "no epoch": b'{"version": 1}',
+    "text": b'{"version": 1, "epoch": "1", "batch": 0, "record": {}, "params_md5": ""}',
+    "no record": b'{"version": 1, "epoch": 1, "batch": 0, "record": 3, "params_md5": ""}',
+    "newer": b'{"version": 2, "epoch": 1, "batch": 0, "record": {}, "params_md5": ""}',
+    "a byte": b'{"version": "\xff"}',
+}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE, *RECORDS])
+def test_no_damage_of_a_state_is_more_than_that(tmp_path, damage):
+    path = save(tmp_path, 1).with_suffix(".state")
+    if damage in DAMAGE:
+        before = path.read_bytes()
+        path.write_bytes(DAMAGE[damage](before))
+        assert path.read_bytes() != before
+    else:
+        write_record(path, RECORDS[damage])
+    with pytest.raises(BrokenState, match=r"ep-0001\.state: not a complete checkpoint"):
+        checkpoints.load_state(path)
+    assert newest(tmp_path) is None
+
+
 def test_state_of_an_older_writing_does_not_fit_new_parameters(tmp_path):
     path = save(tmp_path, 2)
     params.save(path, {"conv1a_weight": ARGS["conv1a_weight"] + 1}, AUX)

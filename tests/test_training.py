@@ -19,12 +19,16 @@ from tiny_training import (
     CLASSIFIER,
     SEGMENTER,
     WIDTH,
-    classification_options,
+    assert_same_bits,
+    child,
+    classification,
+    interrupt_at,
     make_data,
-    segmentation_options,
+    metrics,
+    segmentation,
+    start,
+    weights,
 )
-
-from ademx import params
 
 mx = pytest.importorskip("mxnet")
 
@@ -35,10 +39,6 @@ from ademx.predictor import Devices, cpu_has_bfloat16  # noqa: E402
 from ademx.schedule import LinearSchedule  # noqa: E402
 from ademx.trainer import Trainer, Workers, _DeviceSums  # noqa: E402
 from ademx.training import TrainingDiverged, train  # noqa: E402
-from ademx.training_options import (  # noqa: E402
-    ClassificationTrainOptions,
-    SegmentationTrainOptions,
-)
 
 SPEC = "rna-224-0-1-1-1-1-1-1"
 
@@ -51,18 +51,6 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("data") / "scenes", task="segmentation")
-
-
-def weights(path: Path) -> dict[str, np.ndarray]:
-    args, aux = params.load(path)
-    return {**args, **aux}
-
-
-def assert_same_bits(one: Path, other: Path) -> None:
-    first, second = weights(one), weights(other)
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        np.testing.assert_array_equal(value, second[name], err_msg=name)
 
 
 # --- one update after another -------------------------------------------------------------------
@@ -291,33 +279,6 @@ def test_sums_of_a_segmentation_leave_out_void_and_let_nan_through():
 # --- whole runs ---------------------------------------------------------------------------------
 
 
-def segmentation(data, output, **changes):
-    return SegmentationTrainOptions(**segmentation_options(data, output, **changes))
-
-
-def classification(data, output, **changes):
-    return ClassificationTrainOptions(**classification_options(data, output, **changes))
-
-
-def interrupt_at(monkeypatch, call: int, number: int = signal.SIGTERM) -> None:
-    """Send this process a signal when its iterator hands out the batch of this number."""
-    make = training.make_iterator
-
-    def interrupting(*arguments):
-        iterator = make(*arguments)
-        calls, original = iter(range(10**6)), iterator.next
-
-        def next_batch():
-            if next(calls) == call:
-                os.kill(os.getpid(), number)
-            return original()
-
-        iterator.next = next_batch
-        return iterator
-
-    monkeypatch.setattr(training, "make_iterator", interrupting)
-
-
 def test_a_run_writes_what_it_promises(scenes, tmp_path):
     report = train(segmentation(scenes, tmp_path, check_start=2, check_step=2, lr_type="linear"))
     assert report == training.TrainReport(
@@ -352,7 +313,7 @@ def test_moving_statistics_are_frozen_in_segmentation_and_not_in_classification(
 
 
 @pytest.mark.parametrize(
-    ("task", "devices", "at"), [("segmentation", 2, 3), ("classification", 2, 0)]
+    ("task", "devices", "at"), [("segmentation", 2, 4), ("classification", 2, 1)]
 )
 def test_sigterm_in_mid_epoch_and_resuming_change_no_bit(
     request, tmp_path, monkeypatch, task, devices, at
@@ -370,45 +331,12 @@ def test_sigterm_in_mid_epoch_and_resuming_change_no_bit(
     resumed = train(make(data, tmp_path / "parts", **common, resume=True))
     assert_same_bits(whole.params_path, resumed.params_path)
     assert not list((tmp_path / "parts").glob("*interrupted*"))
-    updates = [
-        json.loads(t) for t in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()
-    ]
-    numbers = [line["update"] for line in updates if line["kind"] == "update"]
-    assert numbers == sorted(set(numbers)) and numbers[-1] == make(data, tmp_path).to_epoch * 3
-
-
-CHILD = """
-import sys
-from pathlib import Path
-sys.path[:0] = [{tests!r}]
-from tiny_training import segmentation_options
-from ademx.training import train
-from ademx.training_options import SegmentationTrainOptions
-if __name__ == "__main__":
-    print(flush=True)
-    options = segmentation_options(Path({data!r}), Path({output!r}), **{changes!r})
-    train(SegmentationTrainOptions(**options))
-"""
-
-
-def start(script: Path, **environment: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, str(script)],
-        # MKLDNN's sums go by the number of threads; with one they do not crowd this machine.
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def child(folder: Path, data: Path, output: Path, **changes) -> Path:
-    script = folder / f"{output.name}.py"
-    tests = str(Path(__file__).parent)
-    script.write_text(
-        CHILD.format(tests=tests, data=str(data), output=str(output), changes=changes)
-    )
-    return script
+    numbers = [line["update"] for line in metrics(tmp_path / "parts", "update")]
+    assert numbers == list(range(1, make(data, tmp_path).to_epoch * 3 + 1))
+    epochs = (metrics(tmp_path / name, "epoch") for name in ("whole", "parts"))
+    for one, other in zip(*epochs):
+        for name in one.keys() - {"seconds", "images_per_second", "data_wait"}:
+            assert one[name] == other[name], name
 
 
 def test_kill_9_at_random_times_changes_no_bit(scenes, tmp_path):
@@ -553,7 +481,7 @@ def test_tensorboard_gets_the_metrics(scenes, tmp_path, monkeypatch):
         add_scalar=lambda name, value, update: written.append((name, update)),
         close=lambda: written.append("closed"),
     )
-    module = SimpleNamespace(SummaryWriter=lambda folder: writer)
+    module = SimpleNamespace(SummaryWriter=lambda folder, purge_step: writer)
     monkeypatch.setitem(sys.modules, "tensorboardX", module)
     train(segmentation(scenes, tmp_path, to_epoch=1, tensorboard=tmp_path / "events"))
     assert ("update/loss", 3) in written and ("epoch/pixel_accuracy", 3) in written
@@ -566,12 +494,10 @@ WORKER = """
 import sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
-from tiny_training import classification_options
+from tiny_training import classification
 from ademx.training import train
-from ademx.training_options import ClassificationTrainOptions
 if __name__ == "__main__":
-    options = classification_options(Path({data!r}), Path({output!r}), **{changes!r})
-    print(train(ClassificationTrainOptions(**options)))
+    print(train(classification(Path({data!r}), Path({output!r}), **{changes!r})))
 """
 
 
@@ -639,3 +565,26 @@ def _without_times(folder: Path) -> list[dict[str, float]]:
     timed = ("images_per_second", "data_wait", "seconds")
     lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{name: line[name] for name in line if name not in timed} for line in lines]
+
+
+def test_two_workers_go_on_with_what_one_has_begun(photos, tmp_path, monkeypatch):
+    # The same images an update: 1 of each of two workers in place of 2 of one.
+    common = {"frozen_statistics": True, "to_epoch": 1, "base_lr": 1e-3}
+    whole = train(classification(photos, tmp_path / "whole", **common))
+    output = tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 1)
+        assert train(classification(photos, output, **common)).batch == 1
+    script = WORKER.format(
+        tests=str(Path(__file__).parent),
+        data=str(photos),
+        output=str(output),
+        changes={**common, "kvstore": "dist_sync", "batch_images": 1, "resume": True},
+    )
+    exits = launch(tmp_path, script, 2)
+    assert [code for code, _ in exits] == [0, 0], exits
+    for name, value in weights(whole.params_path).items():
+        found = weights(output / whole.params_path.name)[name]
+        np.testing.assert_allclose(found, value, atol=1e-5, err_msg=name)
+    (one,), (other,) = metrics(tmp_path / "whole", "epoch"), metrics(output, "epoch")
+    assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)

@@ -3,7 +3,9 @@
 Workers import this module to find the augmentations below: it must not import MXNet.
 """
 
+import contextlib
 import gc
+import logging
 import os
 import pickle
 import resource
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 
 from ademx import compat
+from iters import workers
 from iters.transforms import BrokenImage
 from iters.workers import Job, Row, Task, WorkerError, WorkerPool
 
@@ -369,8 +372,11 @@ SCRIPT = """
 """
 
 
-def run_script(folder, end, stop=None):
-    """Run the script, send it a signal once its workers are there; return its exit and stderr."""
+def run_script(folder, end, stop=None, freeze=False):
+    """Run the script, send it a signal once its workers are there; return its exit and stderr.
+
+    If told to, stop the workers (SIGSTOP) first.
+    """
     script = folder / "script.py"
     script.write_text(textwrap.dedent(SCRIPT).format(end=end))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -386,12 +392,15 @@ def run_script(folder, end, stop=None):
     while not (folder / "pids").exists() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    pids = [int(pid) for pid in (folder / "pids").read_text().split()]
+    for pid in pids if freeze else []:
+        os.kill(pid, signal.SIGSTOP)
     if stop == signal.SIGINT:
         os.killpg(process.pid, stop)  # as a terminal does
     elif stop:
         process.send_signal(stop)
     stderr = process.communicate(timeout=10)[1]
-    return process.returncode, stderr, [int(pid) for pid in (folder / "pids").read_text().split()]
+    return process.returncode, stderr, pids
 
 
 def running(pid):
@@ -428,6 +437,74 @@ def test_however_a_script_ends_nothing_stays(tmp_path, end, stop, code):
     assert stderr.count("Traceback") == (1 if stop == signal.SIGINT else 0)
     assert (tmp_path / "runs").read_text() == "run "
     assert gone(pids)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_workers_end_with_their_caller(tmp_path, stop):
+    """In a session of its own: nobody but the system could end what is stopped."""
+    returncode, _, pids = run_script(tmp_path, "pool.receive()", stop, freeze=True)
+    assert returncode == -stop
+    assert len(pids) == 2
+    assert gone(pids)
+
+
+def read_plainly():
+    """Let a FIFO be read as any file."""
+    workers.read_bytes = lambda path, offset: Path(path).read_bytes()
+
+
+# A pool that is made and used outside the main thread; its worker reads a FIFO for ever.
+STUCK = """
+    import os, pathlib, threading
+    import iters.workers
+    iters.workers._BOOT = iters.workers._BOOT.replace(
+        "main()", "import test_workers; test_workers.read_plainly(); main()"
+    )
+    from test_workers import make_pool, write_rows, Task, worker_processes
+    def read():
+        pool = make_pool("process", 1)
+        (row,) = write_rows(pathlib.Path("."), [b"1"])
+        os.unlink(row.image)
+        os.mkfifo(row.image)
+        pathlib.Path("pids.new").write_text(" ".join(map(str, worker_processes())))
+        os.rename("pids.new", "pids")
+        pool.submit(Task(0, 0, [row]))
+        pool.receive()
+    threading.Thread(target=read).start()
+"""
+
+
+def test_a_worker_that_reads_for_ever_ends_with_its_caller(tmp_path):
+    (tmp_path / "script.py").write_text(textwrap.dedent(STUCK))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, env=environment)
+    fifo = None
+    deadline = time.monotonic() + 20
+    while fifo is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+        with contextlib.suppress(OSError):  # until the worker has opened the other end
+            fifo = os.open(tmp_path / "0.bin", os.O_WRONLY | os.O_NONBLOCK)
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    try:
+        assert len(pids) == 1 and running(pids[0])
+        process.kill()
+        process.wait()
+        assert gone(pids)
+    finally:
+        os.close(fifo)
+
+
+def test_waiting_long_says_for_what(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(workers, "_PATIENCE_SECONDS", 0.05)
+    pool = make_pool("thread", 1)
+    try:
+        pool.submit(Task(0, 0, write_rows(tmp_path, [b"slow"])))
+        with caplog.at_level(logging.WARNING):
+            receive_all(pool, 1)
+    finally:
+        pool.close()
+    assert "no image for 0.05 seconds: workers are busy with image-0.jpg" in caplog.text
 
 
 def test_job_survives_pickling():
