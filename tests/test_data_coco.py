@@ -183,6 +183,38 @@ def test_masks_of_all_three_encodings(tmp_path):
     assert (load_label(sample.label) == expected).all()
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *([], [[]], [[3.0, 4.0]], [[3.0, 4.0, 20.0, 9.0]], [[3, 4, 20, 9], [30, 9, 40, 20]]),
+        *([[3.0, 4.0, 20.0, 9.0, 5.0]], [[3, 4, 20, 9, 1e12, 3]], [[3, 4, 20, 9, float("nan"), 3]]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("where", ["alone", "before", "behind"])
+def test_degenerate_polygons_are_skipped_and_listed(tmp_path, caplog, shape, where):
+    """Beside one of its annotation's own polygons that is sound, and beside another annotation."""
+    sound, other = rectangle(70, 1, 16, (2, 3, 20, 30)), rectangle(72, 1, 7, (30, 3, 50, 30))
+    good = {"alone": [], "before": sound["segmentation"], "behind": sound["segmentation"]}[where]
+    shapes = [*shape, *good] if where == "before" else [*good, *shape]
+    write_coco(tmp_path, [{**sound, "id": 71, "segmentation": shapes}, other])
+    make_lists("coco", tmp_path)
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[3:30, 30:50] = 7
+    if good:
+        expected[3:30, 2:20] = 16
+    (sample,) = find_samples("coco", tmp_path, "val2017")
+    assert (load_label(sample.label) == expected).all()
+    messages = [message for message in caplog.messages if "skipped" in message]
+    if not shape and good:
+        assert not messages
+    else:
+        (message,) = messages
+        count = max(1, len(shape))
+        assert f"instances_val2017.json: skipped {count} polygons" in message
+        assert "annotation 71 of image 1" in message
+
+
 def test_images_with_few_pixels_are_left_out(tmp_path):
     """Images 1 to 3 have 999, 1000 and 1001 pixels of a bird; 4 has a truck, 5 nothing."""
     sizes = {1: 999, 2: 1000, 3: 1001}
@@ -278,7 +310,7 @@ def broken(content, change):
             "category 1 is 'cat': expected 'person': these are not COCO's instances",
         ),
         (
-            lambda text: broken(text, lambda v: v["annotations"][0].update(segmentation=[])),
+            lambda text: broken(text, lambda v: v["annotations"][0].update(segmentation=[3, 4])),
             "annotation 71 of image 1 cannot be drawn",
         ),
         (

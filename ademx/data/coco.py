@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,15 @@ import numpy as np
 
 from ademx.data.label_files import import_data_library
 from ademx.data.plans import Entry, Plan, PlannedList, Request, check_files
+from ademx.data.problems import first_few
 from iters.datasets import DATASETS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _log = logging.getLogger(__name__)
+
+_FARTHEST = 1e5  # pixels from the image's corner; a point beyond is damage
 
 # VOC's classes that have another name in COCO.
 _COCO_NAMES = {
@@ -132,17 +135,56 @@ def _entries(request: Request, split: str) -> list[Entry]:
     coco = _read_annotations(path)
     try:
         _check_categories(coco.cats, path)
-        entries = []
+        entries: list[Entry] = []
+        skipped: list[str] = []
         for number in sorted(coco.imgs):
             image = coco.imgs[number]
-            drawn = [a for a in coco.imgToAnns[number] if a["category_id"] in stored_ids]
-            source = CocoLabel(path, image["height"], image["width"], tuple(drawn), stored_ids)
+            annotations = [a for a in coco.imgToAnns[number] if a["category_id"] in stored_ids]
+            drawn = tuple(_without_degenerate(annotations, skipped))
+            source = CocoLabel(path, image["height"], image["width"], drawn, stored_ids)
             file = request.root / split / image["file_name"]
             entries.append(Entry(file, folder / f"{file.stem}.png", source))
     except (KeyError, TypeError, AttributeError) as error:
         raise _malformed(path, error) from error
+    if skipped:
+        _log.warning(
+            "%s: skipped %d polygons of fewer than three points, or of points that lie nowhere: %s",
+            *(path, len(skipped), first_few(skipped)),
+        )
     check_files((entry.image for entry in entries), request)
     return entries
+
+
+def _without_degenerate(
+    annotations: Sequence[dict[str, Any]], skipped: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield annotations without their polygons that enclose nothing, and note those.
+
+    Pycocotools takes four numbers for a box, refuses fewer, and may end the process where a point
+    is far away.
+    """
+    for annotation in annotations:
+        shape = annotation.get("segmentation")
+        if isinstance(shape, list):  # of polygons; else run lengths
+            kept = [polygon for polygon in shape if not _is_degenerate(polygon)]
+            if len(kept) < len(shape) or not kept:
+                name = f"annotation {annotation.get('id')} of image {annotation['image_id']}"
+                _log.debug("skipped polygons of %s", name)
+                skipped += [name] * max(1, len(shape) - len(kept))
+                annotation = {**annotation, "segmentation": kept}
+            if not kept:
+                continue
+        yield annotation
+
+
+def _is_degenerate(polygon: Any) -> bool:
+    """Return whether a list of x, y, x, y, … is no polygon; what is no list is found later."""
+    if not isinstance(polygon, list):
+        return False
+    is_short = len(polygon) < 6 or len(polygon) % 2 == 1
+    return is_short or any(
+        isinstance(value, (int, float)) and not abs(value) <= _FARTHEST for value in polygon
+    )
 
 
 def _read_annotations(path: Path) -> Any:
