@@ -4,8 +4,11 @@ ILSVRC and Places are in test_data_classification.py, COCO in test_data_coco.py 
 test_data_context.py.
 """
 
+import contextlib
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -568,3 +571,57 @@ def test_without_scipy(tmp_path, monkeypatch):
     with pytest.raises(MissingDependency, match=r"needs scipy.*`pip install 'ademx\[data\]'`"):
         make_lists("voc-sbd", tmp_path)
     assert [row.split for row in make_lists("voc", tmp_path)] == ["train", "val"]
+
+
+STUCK_LABELS = """
+import os, sys, time
+from pathlib import Path
+from ademx.data.label_files import make_labels
+from ademx.data.plans import Entry
+
+
+class Stuck:
+    def read(self):
+        Path(f"started-{os.getpid()}").touch()
+        time.sleep(10_000)
+
+
+if __name__ == "__main__":
+    make_labels([Entry(Path("a.jpg"), Path(f"{n}.png"), Stuck()) for n in range(200)],
+                palette=(), jobs=2)
+"""
+
+
+def running():
+    """Every process that is not dead yet -> its parent."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                found[int(path.parent.name)] = int(parent)
+    return found
+
+
+def wait_until(holds):
+    for _ in range(6000):
+        if holds():
+            return
+        time.sleep(0.02)
+    pytest.fail("it did not come to pass within two minutes")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_processes_end_with_the_command_that_is_killed(tmp_path):
+    """Those that make labels, and the one that removes the semaphores of all."""
+    (tmp_path / "stuck.py").write_text(STUCK_LABELS)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
+    process = subprocess.Popen([sys.executable, "stuck.py"], cwd=tmp_path, env=environment)
+    try:
+        wait_until(lambda: len(list(tmp_path.glob("started-*"))) == 2)
+        started = {pid for pid, parent in running().items() if parent == process.pid}
+        assert len(started) >= 3
+    finally:
+        process.kill()
+        process.wait()
+    wait_until(lambda: started.isdisjoint(running()))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -115,7 +117,7 @@ def _results(tasks: Sequence[_Task], *, jobs: int) -> Iterator[_Done]:
     # Not by fork, which copies a process in which other threads may hold locks.
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_interrupts) as pool:
+        with ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare_process) as pool:
             yield from pool.map(_make_label, tasks, chunksize=16)
     except BrokenProcessPool:
         raise OSError(
@@ -124,9 +126,19 @@ def _results(tasks: Sequence[_Task], *, jobs: int) -> Iterator[_Done]:
         ) from None
 
 
-def _leave_interrupts() -> None:
-    """Leave Ctrl-C to the main process, which then ends this one."""
+def _prepare_process() -> None:
+    """Leave Ctrl-C to the main process, which then ends this one, and end when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # The pool's own processes would wait for the next task for ever: each holds both ends of the
+    # pipe that it comes by.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _make_label(task: _Task) -> _Done:
