@@ -18,7 +18,7 @@ from iters.files import open_file
 
 PathLike = Union[str, "os.PathLike[str]"]
 
-_LOCK_FILE = ".lock"
+LOCK_FILE = ".lock"
 
 _log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def locked(folder: PathLike, what: str, *, wait: bool = False) -> Iterator[None]
         OSError: the folder cannot be made or written to. One whose file system knows no locks
             gets a warning and goes on.
     """
-    path = Path(folder) / _LOCK_FILE
+    path = Path(folder) / LOCK_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     file = _lock(path, what, wait=wait)
     try:

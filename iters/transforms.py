@@ -13,13 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from iters.decode import BrokenImage, Size
-from iters.sources import load_image, load_label
+from iters.decode import Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-__all__ = ["BrokenImage", "Size", "load_image", "load_label"]  # still asked for here by many
 
 
 def interpolation(size_from: Size, size_to: Size, *, choose: bool = True) -> Image.Resampling:

@@ -16,7 +16,8 @@ from ademx.cli import main
 from ademx.data.check import check_dataset
 from ademx.data.label_values import allowed_values, explain_values
 from iters.datasets import DATASETS, VOID
-from iters.transforms import BrokenImage, load_image, load_label
+from iters.decode import BrokenImage
+from iters.sources import load_image, load_label
 
 WIDTH, HEIGHT = 24, 16
 

@@ -16,7 +16,7 @@ from ademx.data.coco import CocoLabel, category_ids
 from ademx.data.lists import make_lists
 from iters.datasets import DATASETS, decode_label
 from iters.lists import find_samples
-from iters.transforms import load_label
+from iters.sources import load_label
 
 HEIGHT, WIDTH = 40, 60
 CATEGORY_IDS = [number for number in DATASETS["coco"].stored_ids if number]

@@ -9,7 +9,7 @@ from ademx.data.lists import make_lists
 from ademx.data.pascal_context import LABEL_IDS
 from iters.datasets import DATASETS, decode_label
 from iters.lists import find_samples
-from iters.transforms import load_label
+from iters.sources import load_label
 
 BASE = "VOCdevkit/VOC2010"
 

@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,10 +17,11 @@ from ademx.cli import main
 from ademx.data import drawn_segmentation
 from ademx.data.lists import make_lists
 from ademx.data.make import make_dataset
+from ademx.files import locked
 from iters.datasets import DATASETS, VOID, decode_label
 from iters.drawn import SCENERIES, draw_for_classification, draw_for_segmentation, draw_scene
 from iters.lists import find_samples
-from iters.transforms import load_image, load_label
+from iters.sources import load_image, load_label
 
 IMAGES = 3
 SEED = 5
@@ -421,6 +426,32 @@ def test_an_empty_folder_is_written_into(tmp_path, monkeypatch):
     assert run("places", "--root", ".", "--images", 1).exit_code == 0
     assert (tmp_path / "places365_val.txt").is_file()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_what_a_killed_command_has_left_is_not_in_the_way(tmp_path):
+    """It is removed, and what is drawn then is what is drawn into a new folder."""
+    root = tmp_path / "voc"
+    command = [sys.executable, "-m", "ademx", "data", "make", "voc", "--root", root]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
+    process = subprocess.Popen([*command, "--images", "100000"], env=environment)
+    try:
+        for _ in range(6000):
+            if any(root.glob(".drawn.tmp/**/*.jpg")):
+                break
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    assert any(root.glob(".drawn.tmp/**/*.jpg"))
+    make_dataset("voc", root, images=1)
+    make_dataset("voc", tmp_path / "new", images=1)
+    assert contents(root) == contents(tmp_path / "new")
+    assert sorted(path.name for path in root.iterdir()) == ["VOCdevkit"]
+
+
+def test_two_commands_do_not_draw_into_one_folder(tmp_path):
+    with locked(tmp_path, "--root"), pytest.raises(ValueError, match="is at work in it: wait"):
+        make_dataset("voc", tmp_path, images=1)
 
 
 def test_what_a_folder_holds_is_never_touched(tmp_path):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from iters.decode import decode_image, decode_stored_ids, image_size, shorten
-from iters.transforms import BrokenImage, load_label
+from iters.decode import BrokenImage, decode_image, decode_stored_ids, image_size, shorten
+from iters.sources import load_label
 
 HEIGHT, WIDTH = 83, 101  # no multiple of any block
 

@@ -20,8 +20,8 @@ from ademx.legend import LegendRow, draw_classes
 from ademx.prediction import PredictionOptions, find_images, predict
 from ademx.segmentation import SegmentationOptions, evaluate_segmentation
 from iters.datasets import DATASETS
+from iters.decode import BrokenImage
 from iters.shown import load_as_shown
-from iters.transforms import BrokenImage
 
 pytest.importorskip("mxnet")
 pytest.importorskip("onnx")

@@ -7,9 +7,9 @@ import struct
 import pytest
 
 import ademx  # noqa: F401  # makes numpy ready for MXNet
+from iters.decode import BrokenImage
 from iters.lists import find_samples, read_list_file
 from iters.sources import read_bytes, read_record_file, write_records
-from iters.transforms import BrokenImage
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 

@@ -8,16 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from iters.decode import BrokenImage
+from iters.sources import load_image, load_label
 from iters.transforms import (
     RN,
     RNA,
-    BrokenImage,
     canvas_size,
     center_crop,
     interleave,
     interpolation,
-    load_image,
-    load_label,
     normalize,
     resize,
     resize_longer,

@@ -21,7 +21,7 @@ import pytest
 
 from ademx import compat
 from iters import workers
-from iters.transforms import BrokenImage
+from iters.decode import BrokenImage
 from iters.workers import Job, Row, Task, WorkerError, WorkerPool
 
 BACKENDS = [("process", 0), ("process", 1), ("process", 3), ("thread", 1), ("thread", 3)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from ademx.data import drawn_classification, drawn_coco, drawn_segmentation
 from ademx.data.drawn_files import Drawing
+from ademx.files import LOCK_FILE, locked
 from ademx.iteration import progress_bar
 from iters.datasets import DATASETS
 
@@ -29,6 +29,8 @@ _WRITERS: dict[str, Callable[[Drawing], None]] = {
 
 # Not made: what other splits are put together to, and COCO's older year.
 _OTHER_SPLITS = ("trainval", "train2014", "val2014")
+
+_PARTIAL = ".drawn.tmp"  # folder in the root of what is not complete yet
 
 
 def make_dataset(
@@ -90,20 +92,24 @@ def _whole(root: Path) -> Iterator[Path]:
     It lies in the root, which may be the only place that may be written to.
     """
     is_new = not root.exists()
-    root.mkdir(parents=True, exist_ok=True)
-    held = next(root.iterdir(), None)
-    if held is not None:
-        raise ValueError(
-            f"{root}: holds {held.name!r}; a dataset is drawn into a new or an empty folder: "
-            "choose another"
-        )
-    partial = root / f".{secrets.token_hex(4)}.tmp"
+    partial = root / _PARTIAL
     try:
-        partial.mkdir()
-        yield partial
-        for path in sorted(partial.iterdir()):
-            path.rename(root / path.name)
+        with locked(root, "--root"):
+            others = (path.name for path in root.iterdir())
+            held = next((name for name in others if name not in (_PARTIAL, LOCK_FILE)), None)
+            if held is not None:
+                raise ValueError(
+                    f"{root}: holds {held!r}; a dataset is drawn into a new or an empty folder: "
+                    "choose another"
+                )
+            try:
+                shutil.rmtree(partial, ignore_errors=True)  # what a killed process has left
+                partial.mkdir()
+                yield partial
+                for path in sorted(partial.iterdir()):
+                    path.rename(root / path.name)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if is_new and not any(root.iterdir()):
+        if is_new and root.is_dir() and not any(root.iterdir()):
             root.rmdir()
