@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from iters.decode import Size
 from iters.resample import KERNELS
-from iters.transforms import Size, interpolation
+from iters.transforms import interpolation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

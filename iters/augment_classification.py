@@ -22,7 +22,8 @@ from iters.transforms import center_crop, interpolation, resize_shorter
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from iters.transforms import Normalization, Size
+    from iters.decode import Size
+    from iters.transforms import Normalization
 
     Weights = tuple[float, float, float]
 

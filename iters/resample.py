@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from iters.transforms import Size
+    from iters.decode import Size
 
 _PLACES = 22
 # Outputs of a block: more would multiply more zeros, fewer would make more calls.
