@@ -138,6 +138,74 @@ def test_evaluation_by_torch_needs_no_mxnet(suffix, golden, tmp_path):
     assert len(label_images(tmp_path / "out")) == 3
 
 
+@pytest.fixture
+def rrm_file(tmp_path):
+    """A checkpoint as RRM's: a wrapped trunk with two heads, of which one is the release's top."""
+    source, path = write_weights(tmp_path, VOC, width=1 / 32), tmp_path / f"{VOC}_rrm.pth"
+    assert run("convert", source, path, "--layout", "resnet38d", "--with-head").exit_code == 0
+    state = {f"module.{key}": value for key, value in torch.load(path).items()}
+    state["module.fc8.weight"] = torch.zeros(20, 128, 1, 1)
+    torch.save({"state_dict": state, "mean_iu": np.float64(0.5)}, path)
+    return source, path
+
+
+@pytest.mark.parametrize("backend", ["mxnet", "torch"])
+def test_evaluation_takes_other_projects_files(backend, rrm_file, golden, tmp_path):
+    if backend == "mxnet":
+        pytest.importorskip("mxnet")
+    found = []
+    for weights in rrm_file:
+        arguments = evaluate(weights, golden / "voc_val", tmp_path / weights.suffix[1:])
+        options = ("--backend", backend, "--cpus", 1)
+        if weights.suffix == ".pth":
+            result = run(*arguments, *options)
+            assert result.exit_code == 1
+            assert "1 do not fit: module.fc8.weight; --drop-extra" in result.output.replace(
+                "state_dict.", ""
+            )
+            options += ("--drop-extra", "--overwrite")
+        result = run(*arguments, *options)
+        assert result.exit_code == 0, result.output
+        found.append(label_images(tmp_path / weights.suffix[1:]))
+    ours, theirs = found
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[image], theirs[image]) for image in ours)
+
+
+def test_prediction_takes_other_projects_files(rrm_file, golden, tmp_path):
+    image = next((golden / "voc_val").rglob("*.jpg"))
+    texts = []
+    for weights in rrm_file:
+        options = ("--output", tmp_path / weights.suffix[1:], "--backend", "torch", "--drop-extra")
+        result = run("predict", image, "--weights", weights, *options, "--test-scales", 160)
+        assert result.exit_code == 0, result.output
+        texts.append(result.stdout)
+    assert texts[0] == texts[1]
+
+
+def test_the_label_chooses_between_layouts_with_the_same_keys(tmp_path):
+    label = "ilsvrc-cls_rna-a2_cls1000"
+    source = write_weights(tmp_path, label, width=1 / 32)
+    middle, back = tmp_path / "x.pth", tmp_path / "back.params"
+    assert run("convert", source, middle, "--layout", "wider_resnet_a2").exit_code == 0
+    result = run("convert", middle, back, "--label", label)
+    assert result.exit_code == 0 and "scores will be wrong" not in result.output
+    assert back.read_bytes() == source.read_bytes()
+    told = ("--label", label, "--source-layout", "wider_resnet", "--overwrite")
+    assert (
+        "scores will be wrong: down-sampling differs" in run("convert", middle, back, *told).output
+    )
+
+
+def test_gluoncv_s_names_are_written_without_prefix(weights, tmp_path):
+    target = tmp_path / "gluon.params"
+    assert run("convert", weights, target, "--layout", "gluoncv").exit_code == 0
+    with params.open_params(target) as file:
+        assert "mod2.0.bn1.0.gamma" in file.entries and "classifier.1.weight" in file.entries
+    assert run("convert", target, tmp_path / "back.params", "--label", A1).exit_code == 0
+    assert (tmp_path / "back.params").read_bytes() == weights.read_bytes()
+
+
 @pytest.mark.full_width
 def test_evaluation_by_torch_gives_the_same_label_images(golden, tmp_path):
     pytest.importorskip("mxnet")

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fill import fill
 
 from ademx import params
+from ademx.convert.files import Reading
+from ademx.convert.layouts import rename_to
 from ademx.initial import initial_values, load_weights, same_label
 from ademx.labels import parse_label
 from ademx.params import CheckpointMismatch
+from ademx.shapes import parameter_shapes
 
 SHAPES = {
     "conv1a_weight": (64, 30, 5, 5),
@@ -121,3 +125,24 @@ def test_a_checkpoint_of_the_same_label_may_lack_nothing(tmp_path):
 def test_a_tag_or_a_free_name_is_another_label():
     assert not same_label(Path("voc_rna-a1_cls21_s8_coco_ep-0003.params"), LABEL)
     assert not same_label(Path("mine.params"), LABEL)
+
+
+@pytest.mark.parametrize("layout", ["resnet38d", "wider_resnet_a2"])
+def test_other_projects_trunks_are_started_from(layout, tmp_path):
+    """Their own heads are dropped when told, and a last normalisation that they lack is new."""
+    torch = pytest.importorskip("torch")
+    shapes = parameter_shapes(LABEL, width=1 / 32)
+    values = {name: fill(name, shape) for name, shape in shapes.items()}
+    state = {
+        f"module.{key}": torch.from_numpy(value)
+        for key, value in rename_to(values, layout, with_head=False).items()
+        if layout == "resnet38d" or "bn_out" not in key
+    }
+    path = tmp_path / "trunk.pth"
+    torch.save({"state_dict": {**state, "module.f9.weight": torch.zeros(3)}}, path)
+    with pytest.raises(ValueError, match=r"f9\.weight; --drop-extra leaves these out"):
+        load_weights(path, LABEL, shapes)
+    found = load_weights(path, LABEL, shapes, reading=Reading(drop_extra=True))
+    new = ("linear", "conv6a") if layout == "resnet38d" else ("linear", "conv6a", "bn7_")
+    assert found.keys() == {name for name in shapes if not name.startswith(new)}
+    assert all(np.array_equal(found[name], values[name]) for name in found)

@@ -94,9 +94,14 @@ def reading_caveats(
         layout_known: whether it is known which of two layouts with the same keys it is.
         written_from: label that the file itself states: of one network, nothing differs.
     """
-    if layout not in _HOMES or (label and written_from and _alike(label, written_from)):
+    if layout not in _HOMES:
         return []
-    notes = [*_geometry(_HOMES[layout], label, reading=True), *_blocks(_HOMES[layout], parameters)]
+    notes = []
+    if not any(name.startswith("bn7_") for name in parameters):
+        notes.append("a trunk without its last normalisation: a training draws that anew")
+    if label and written_from and _alike(label, written_from):
+        return notes
+    notes += [*_geometry(_HOMES[layout], label, reading=True), *_blocks(_HOMES[layout], parameters)]
     if not layout_known:
         notes.append(
             "WiderResNet and WiderResNetA2 have the same keys: take label rna-a for the first, "

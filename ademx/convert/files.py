@@ -119,13 +119,12 @@ def read_weights(
             raise
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from None
+    if reading.abn:
+        for name in filter(lambda name: name.endswith("_gamma"), parameters):
+            parameters[name] = np.abs(parameters[name])
     report_reading(
         found, parameters, label=label, written_from=label_in(file.metadata.get("label", ""))
     )
-    if reading.abn:
-        for name in parameters:
-            if name.endswith("_gamma"):
-                parameters[name] = np.abs(parameters[name])
     return Weights(parameters, found.layout, file.metadata)
 
 
