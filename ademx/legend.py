@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from ademx.pictures import overlay
+from ademx.text import printable
 
 _MAX_ROWS = 24
 _LEAST_SIDE = 400  # pixels; smaller images are enlarged by a whole factor
@@ -73,7 +74,7 @@ def _outlines(classes: np.ndarray, width: int) -> np.ndarray:
 def _draw_legend(rows: Sequence[LegendRow], *, text_height: int) -> Image.Image:
     """Return the panel: a swatch, the name and the share of each class, and how many are left."""
     font = _font(text_height)
-    names = [row.name for row in rows[:_MAX_ROWS]]
+    names = [printable(row.name) for row in rows[:_MAX_ROWS]]
     shares = [_percent(row.share) for row in rows[:_MAX_ROWS]]
     if len(rows) > _MAX_ROWS:
         names.append(f"{len(rows) - _MAX_ROWS} more")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from ademx.convert import split
 from ademx.convert.files import Reading, label_in, read_weights
 from ademx.evaluation import default_test_scale, find_dataset, predictor_class
-from ademx.files import replacing, write_json
+from ademx.files import locked, name_problem, replacing, write_json
 from ademx.labels import Label, parse_label
 from ademx.legend import LegendRow, draw_classes
 from ademx.onnx_export import read_onnx
@@ -155,19 +156,27 @@ def predict(images: Sequence[Path], options: PredictionOptions) -> Iterator[Pred
     network = _open_network(options)
     task = _Classifier if network.label.task == "classification" else _Segmenter
     worker = task(network, options)
-    outputs = [file for image in images for file in worker.files(image).values()]
-    there = [file for file in outputs if file.exists()]
-    if there and not options.overwrite:
-        raise FileExistsError(f"{there[0]} exists: choose another --output or add --overwrite")
-    for folder in {file.parent for file in outputs}:
-        folder.mkdir(parents=True, exist_ok=True)
-    for image in images:
-        try:
-            pixels = load_as_shown(image, turned=options.exif == "turn")
-        except (BrokenImage, OSError) as error:
-            yield Prediction(image, error=str(error))
-            continue
-        yield Prediction(image, worker.predict(image, pixels))
+    with locked(options.output, "--output"):
+        outputs = [file for image in images for file in worker.files(image).values()]
+        there = [file for file in outputs if os.path.lexists(file)]
+        if there and not options.overwrite:
+            raise FileExistsError(f"{there[0]} exists: choose another --output or add --overwrite")
+        for folder in {file.parent for file in outputs}:
+            folder.mkdir(parents=True, exist_ok=True)
+        for image in images:
+            try:
+                pixels = _load(image, worker.files(image).values(), options)
+            except (BrokenImage, OSError) as error:
+                yield Prediction(image, error=str(error))
+                continue
+            yield Prediction(image, worker.predict(image, pixels))
+
+
+def _load(image: Path, files: Iterable[Path], options: PredictionOptions) -> np.ndarray:
+    problem = next(filter(None, map(name_problem, files)), "")
+    if problem:
+        raise BrokenImage(f"{image}: {problem}: give the image a shorter name")
+    return load_as_shown(image, turned=options.exif == "turn")
 
 
 @dataclass(frozen=True)

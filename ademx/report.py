@@ -31,6 +31,7 @@ from ademx.report_choice import (
 )
 from ademx.report_html import ShownImages, class_colours, class_name, overview, run_section
 from ademx.report_pictures import Panels, PictureEncoder, check_encoder, load_panels
+from ademx.text import isolated, printable
 from iters.datasets import Dataset
 from iters.decode import BrokenImage
 from iters.lists import Sample
@@ -144,7 +145,7 @@ def write_report(
     script = "\n".join(_page_file(f"{name}.js") for name in _SCRIPTS)
     now = datetime.datetime.now(datetime.timezone.utc)
     text = Template(_page_file("page.html")).substitute(
-        title=escape(title),
+        title=escape(isolated(title)),
         policy=_content_policy(style, script),
         style=style,
         script=script,
@@ -183,7 +184,7 @@ def _navigation(runs: Sequence[RunToShow]) -> str:
     if len(runs) < 2:
         return ""
     links = "".join(
-        f'<li><a href="#run-{number}">{escape(run.title)}</a></li>'
+        f'<li><a href="#run-{number}"><bdi>{escape(printable(run.title))}</bdi></a></li>'
         for number, run in enumerate(runs, 1)
     )
     return f'<nav aria-label="Runs"><ul>{links}</ul></nav>'
@@ -198,7 +199,7 @@ def _run_parts(run: RunToShow, anchor: str, *, num_bytes: int) -> Iterator[str]:
         for chosen, picture in _pictures(run, images, num_bytes=num_bytes, notes=notes):
             key = f"{anchor}-image-{len(shown)}"
             yield _data_element(key, picture)
-            name = images.samples[chosen.index].name
+            name = isolated(images.samples[chosen.index].name)
             facts = images.facts(chosen.index)
             shown.append({"key": key, "name": name, "group": chosen.group, **facts})
     of_classes = [len(rows) for rows in images.of_classes()] if images is not None else []

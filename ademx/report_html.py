@@ -13,6 +13,7 @@ import numpy as np
 
 from ademx.metrics import segmentation_scores
 from ademx.published import METRIC_NAMES, release_state
+from ademx.text import ISOLATES, isolated, printable
 from iters import palettes
 from iters.datasets import Dataset, encode_label
 
@@ -62,8 +63,14 @@ class ShownImages:
 
 
 def class_name(dataset: Dataset, number: int) -> str:
-    """Return a class's name, or its number where the dataset has no names."""
-    return dataset.class_names[number] if dataset.class_names else f"class {number}"
+    """Return a class's name as it is shown, or its number where the dataset has no names."""
+    return isolated(dataset.class_names[number]) if dataset.class_names else f"class {number}"
+
+
+def _foreign(text: object) -> str:
+    """Return, as HTML, a text that holds names which are not ours."""
+    # The marks of :func:`isolated` may stay: the element ends what they began.
+    return f"<bdi>{escape(printable(text, keep=ISOLATES))}</bdi>"
 
 
 def class_colours(dataset: Dataset) -> list[str | None]:
@@ -141,7 +148,7 @@ def run_section(run: RunToShow, anchor: str, images: ShownImages) -> str:
     """Return a run's section; the page's script adds the heat map and the pictures."""
     parts = [
         f'<section class="run" id="{anchor}" aria-labelledby="{anchor}-title">'
-        f'<h2 id="{anchor}-title">{escape(run.title)}</h2>',
+        f'<h2 id="{anchor}-title">{_foreign(run.title)}</h2>',
         _summary(run),
         _scores(run),
         _broken(run.record),
@@ -168,7 +175,7 @@ def _summary(run: RunToShow) -> str:
         f"{steps} test steps" if steps > 1 else "",
         "CRF" if settings.get("crf") else "",
     ]
-    text = " · ".join(escape(fact) for fact in facts if fact)
+    text = " · ".join(_foreign(fact) for fact in facts if fact)
     return f'<p class="summary">{text}</p>'
 
 
@@ -226,7 +233,7 @@ def _broken(record: Mapping[str, Any]) -> str:
     text = f"{total - len(broken)} of {total} images tested."
     if not broken:
         return f'<p class="small">{text}</p>'
-    items = "".join(f"<li>{escape(str(entry.get('error', entry)))}</li>" for entry in broken)
+    items = "".join(f"<li>{_foreign(entry.get('error', entry))}</li>" for entry in broken)
     return (
         f'<details class="warning"><summary>{text} {len(broken)} could not be and '
         f"{'is' if len(broken) == 1 else 'are'} left out of the scores</summary>"
@@ -279,7 +286,7 @@ def _bar(
     return (
         f'<li data-name="{escape(name)}" data-iou="{"" if absent else f"{iou:.4f}"}">'
         f'<button type="button" class="bar" data-class="{number}" aria-pressed="false" '
-        f'title="{escape(title + of_images)}">{_swatch(colour)}<span class="name">{escape(name)}'
+        f'title="{escape(title + of_images)}">{_swatch(colour)}<span class="name">{_foreign(name)}'
         '</span><svg class="track" viewBox="0 0 100 10" preserveAspectRatio="none" '
         f'aria-hidden="true"><rect width="{0 if absent else iou:.2f}" height="10"/></svg>'
         f'<span class="number">{"–" if absent else f"{iou:.1f}"}</span></button></li>'
@@ -298,8 +305,8 @@ def _swatch(colour: str | None) -> str:
 def _confusion(run: RunToShow, anchor: str) -> str:
     """Return the place of the heat map, and the largest confusions as a table."""
     rows = "".join(
-        f'<tr><th scope="row">{escape(class_name(run.dataset, truth))}</th>'
-        f"<td>{escape(class_name(run.dataset, predicted))}</td>"
+        f'<tr><th scope="row">{_foreign(class_name(run.dataset, truth))}</th>'
+        f"<td>{_foreign(class_name(run.dataset, predicted))}</td>"
         f"{_number_cells([f'{share:.1f}', f'{pixels:,}'.replace(',', chr(0x202F))])}</tr>"
         for truth, predicted, share, pixels in _largest_confusions(run.record["confusion"])
     )
@@ -340,9 +347,9 @@ def _largest_confusions(
 def _hardest(dataset: Dataset, hardest: Iterable[HardClass]) -> str:
     rows = "".join(
         f'<tr><th scope="row"><button type="button" class="link" data-class="{found.number}">'
-        f"{escape(class_name(dataset, found.number))}</button></th>"
+        f"{_foreign(class_name(dataset, found.number))}</button></th>"
         f"{_number_cells([f'{found.error:.1f}', str(found.num_images)])}"
-        f"<td>{'–' if found.taken_for is None else escape(class_name(dataset, found.taken_for))}"
+        f"<td>{'–' if found.taken_for is None else _foreign(class_name(dataset, found.taken_for))}"
         "</td></tr>"
         for found in hardest
     )
@@ -355,7 +362,7 @@ def _hardest(dataset: Dataset, hardest: Iterable[HardClass]) -> str:
 
 def _gallery(dataset: Dataset, anchor: str, images: ShownImages) -> str:
     """Return the place of the pictures, with the list of classes to choose from."""
-    notes = "".join(f"<li>{escape(note)}</li>" for note in images.notes)
+    notes = "".join(f"<li>{_foreign(note)}</li>" for note in images.notes)
     if notes:
         count = len(images.notes)
         notes = (
@@ -400,7 +407,7 @@ def _provenance(record: Mapping[str, Any]) -> str:
         name = PurePath(weights["file"]).name
         files.append((name, weights["md5"], release_state(name, weights["md5"])))
     rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td><code>{escape(md5)}</code></td>'
+        f'<tr><th scope="row">{_foreign(name)}</th><td><code>{escape(md5)}</code></td>'
         f"<td>{escape(state)}</td></tr>"
         for name, md5, state in files
     )
@@ -426,7 +433,8 @@ def _samples_md5(record: Mapping[str, Any]) -> str:
 
 def _definitions(values: Mapping[str, Any]) -> str:
     items = "".join(
-        f"<div><dt>{escape(str(key).replace('_', ' '))}</dt><dd>{escape(_plain(value))}</dd></div>"
+        f"<div><dt>{escape(str(key).replace('_', ' '))}</dt>"
+        f"<dd>{_foreign(_plain(value))}</dd></div>"
         for key, value in values.items()
     )
     return f'<dl class="facts">{items}</dl>'
@@ -445,7 +453,7 @@ def _plain(value: Any) -> str:
 
 def _with_code(text: str) -> str:
     """Return escaped text with what stands between backticks as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(printable(text)))
 
 
 def _measure(name: str) -> str:

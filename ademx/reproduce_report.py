@@ -19,6 +19,7 @@ from ademx.finished_runs import read_record
 from ademx.forms import NUMBER, TEXT, misfit
 from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
 from ademx.report import RunToShow, TableRow, write_report
+from ademx.text import printable
 from ademx.tolerance import Tolerance
 from iters.datasets import DATASETS
 from iters.lists import find_samples
@@ -255,7 +256,12 @@ def markdown(outcomes: list[Outcome]) -> str:
     for outcome in outcomes:
         lines += _markdown_rows(outcome, numbers)
     if numbers:
-        lines += ["", "## Not run", "", *(f"{n}. {reason}" for reason, n in numbers.items())]
+        lines += [
+            "",
+            "## Not run",
+            "",
+            *(f"{n}. {printable(reason)}" for reason, n in numbers.items()),
+        ]
     for outcome in outcomes:
         if outcome.verdict != "not run":
             lines += ["", *_markdown_details(outcome)]
@@ -307,4 +313,5 @@ def _markdown_details(outcome: Outcome) -> list[str]:
     if outcome.command:
         facts.append(f"the same by `{outcome.command}`")
     facts.append(f"judged {outcome.date}")
-    return [f"## {outcome.row.name}: {outcome.verdict}", "", *(f"- {fact}" for fact in facts)]
+    lines = [f"- {printable(fact)}" for fact in facts]
+    return [f"## {outcome.row.name}: {outcome.verdict}", "", *lines]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ademx.crf import CrfParameters, import_crf_library, refine
 from ademx.evaluation import EvaluationOptions, Session
-from ademx.files import replacing, write_json
+from ademx.files import name_problem, replacing, write_json
 from ademx.image_counts import ImageCounts, save_image_counts
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
@@ -271,16 +271,9 @@ class _Tester:
 
     def _check_name(self, sample: Sample) -> None:
         for folder in self._folders():
-            path = self._path(folder, sample)
-            try:
-                path.lstat()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise BrokenImage(
-                    f"{sample}: {path} cannot be written: {error.strerror}: give the image a "
-                    "shorter name"
-                ) from None
+            problem = name_problem(self._path(folder, sample))
+            if problem:
+                raise BrokenImage(f"{sample}: {problem}: give the image a shorter name")
 
     def _inputs(self, image: np.ndarray, canvas: tuple[int, int]) -> Iterator[np.ndarray]:
         """Yield the network's inputs for an image: shifts, row by row, each with its mirror."""

@@ -9,6 +9,9 @@ import unicodedata
 _ESCAPED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 # They join letters in the scripts of India and Persia, and the parts of an emoji.
 _JOINERS = "\u200c\u200d"
+# What begins and what ends a text whose direction is its own.
+ISOLATES = "\u2068\u2069"
+_FROM_THE_RIGHT = frozenset({"R", "AL", "AN"})
 
 
 def printable(text: object, *, keep: str = "") -> str:
@@ -32,6 +35,17 @@ def printable(text: object, *, keep: str = "") -> str:
         else character
         for character in shown
     )
+
+
+def isolated(text: object) -> str:
+    """Return a printable text that does not change the order of what stands beside it.
+
+    Where a text runs from the right to the left it gets the marks that `<bdi>` stands for, for
+    places that can have no element: titles, options, drawings.
+    """
+    shown = printable(text)
+    turns = any(unicodedata.bidirectional(character) in _FROM_THE_RIGHT for character in shown)
+    return shown.join(ISOLATES) if turns else shown
 
 
 def _escaped(character: str) -> str:

@@ -442,6 +442,23 @@ def _class_rows(result) -> list[str]:
     return lines[1 : lines.index("")]
 
 
+def test_class_names_cannot_act_on_a_terminal_and_cost_no_result(
+    weights, data, tmp_path, monkeypatch
+):
+    names = list(DATASETS["voc"].class_names)
+    names[:3] = ["a\x1b[2J\x07\nb", "\ud800", "חתול"]
+    monkeypatch.setitem(
+        DATASETS, "voc", dataclasses.replace(DATASETS["voc"], class_names=tuple(names))
+    )
+    files = ("--json", tmp_path / "out" / "a.json", "--report", tmp_path / "out" / "a.html")
+    result = invoke(weights, data, tmp_path / "out", *files)
+    assert result.exit_code == 0, result.output
+    assert r"a\x1b[2J\x07\nb" in result.stdout and r"\ud800" in result.stdout
+    assert not set("\x1b\x07\ud800") & set(result.output)
+    assert list(json.loads(files[1].read_text())["class_iou"])[:3] == names[:3]
+    assert files[3].stat().st_size > 10_000
+
+
 def test_json_and_log_files_hold_what_was_shown(weights, data, tmp_path):
     output, log = tmp_path / "out", tmp_path / "logs" / "run.log"
     options = ("--json", tmp_path / "s.json", "--log-file", log)

@@ -367,6 +367,31 @@ def test_other_networks(tmp_path, label):
         assert {one.name for one in prediction.classes} <= {f"class {i}" for i in range(5)}
 
 
+def test_a_second_run_into_the_folder_is_refused(models, tmp_path):
+    options = PredictionOptions(
+        models / f"{ILSVRC}_ep-0001.params", tmp_path / "out", backend="onnx", test_scales=(64,)
+    )
+    first = predict([picture(tmp_path / "x.png"), picture(tmp_path / "y.png")], options)
+    next(first)
+    with pytest.raises(ValueError, match=r"--output .*out: process .* is at work in it"):
+        next(predict([tmp_path / "x.png"], options))
+    assert not next(first).error
+    assert list(first) == []
+
+
+def test_names_that_are_too_long_for_results_or_odd(models, tmp_path):
+    """`.json` is longer than `.png`."""
+    images = [picture(tmp_path / f"{name}.png") for name in ("n" * 251, "m" * 250, "a\x1b[2J")]
+    weights = models / f"{VOC}_ep-0001.params"
+    options = ("--output", tmp_path / "out", "--test-scales", 64, "--backend", "onnx")
+    result = run("predict", "--weights", weights, *options, *images)
+    assert result.exit_code == 1
+    assert "File name too long: give the image a shorter name" in result.stderr
+    assert "1 of 3 images could not be used" in result.stderr
+    assert "\x1b" not in result.output and r"/a\x1b[2J.png" in result.stdout
+    assert len(list((tmp_path / "out" / "shares").iterdir())) == 2
+
+
 def test_damaged_weights(models, tmp_path):
     from ademx import params
 

@@ -449,11 +449,30 @@ def test_text_from_data_is_never_markup(tmp_path):
     assert page.text.count(evil) >= 6
 
 
-def test_names_that_are_not_utf8_are_written_with_a_question_mark(tmp_path):
+def test_names_cannot_act_on_the_page(tmp_path):
+    """They are escaped, and set off from the text beside them."""
+    names = list(DATASETS["voc"].class_names)
+    names[1:5] = ["חתול", "a\x1b[2J\x07\nb", "\ud800", "x\u202ey</bdi><b>"]
+    dataset = dataclasses.replace(DATASETS["voc"], class_names=tuple(names))
+    run = write_segmentation_run(tmp_path / "run", pairs(4), dataset=dataset)
+    page = written(tmp_path, run)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for name in (
+        r"a\x1b[2J\x07\nb",
+        r"\ud800",
+        r"x\u202ey&lt;/bdi&gt;&lt;b&gt;",
+        "\u2068חתול\u2069",
+    ):
+        assert f'<span class="name"><bdi>{name}</bdi></span>' in text
+    assert not set("\x1b\x07\u202e") & set(text)
+    assert r"\ud800" in page.text
+
+
+def test_names_that_are_not_utf8_are_escaped(tmp_path):
     run = write_segmentation_run(tmp_path / "run", pairs(2))
     odd = dataclasses.replace(run.samples[0], image=tmp_path / "caf\udce9.jpg")
     page = written(tmp_path, dataclasses.replace(run, samples=[odd, run.samples[1]]))
-    assert "caf?.jpg: no such image file" in page.text
+    assert r"caf\xe9.jpg: no such image file" in page.text
 
 
 def test_nothing_but_the_pages_own_code_may_run_and_nothing_is_fetched(tmp_path):

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from ademx.text import printable
+from ademx.text import isolated, printable
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,9 @@ def test_what_acts_on_a_terminal_is_escaped(name, shown):
 
 def test_line_breaks_may_stay():
     assert printable("two\nlines\x1b", keep="\n") == "two\nlines\\x1b"
+
+
+def test_what_runs_from_the_right_is_isolated():
+    assert isolated("a\x1b") == r"a\x1b"
+    assert isolated("חתול") == "\u2068חתול\u2069"
+    assert isolated("\u2069قط\u202e") == "\u2068\\u2069قط\\u202e\u2069"  # it cannot end it itself

@@ -54,6 +54,9 @@ class _LazyGroup(click.Group):
         try:
             with unwinding():
                 return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = printable(error.message, keep="\n\t")
+            raise
         except BrokenPipeError:  # of a reader that has seen enough: click ends quietly
             raise
         except (ValueError, OSError, MissingDependency) as error:

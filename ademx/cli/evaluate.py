@@ -14,6 +14,7 @@ from ademx.cli.tables import aligned
 from ademx.files import write_json
 from ademx.labels import parse_label
 from ademx.published import METRIC_NAMES
+from ademx.text import printable
 
 if TYPE_CHECKING:
     from ademx.classification import ClassificationReport
@@ -176,8 +177,7 @@ def classification(**arguments: Any) -> None:
 
     files = _prepare(arguments)
     report = evaluate_classification(_checked(ClassificationOptions, arguments))
-    click.echo(classification_table(report))
-    _finish(report, files, arguments["output"])
+    _finish(report, classification_table(report), files, arguments["output"])
 
 
 @evaluate.command()
@@ -235,8 +235,7 @@ def segmentation(**arguments: Any) -> None:
     files = _prepare(arguments)
     arguments["crf"] = _crf_parameters(arguments["crf"], arguments.pop("crf_params"))
     report = evaluate_segmentation(_checked(SegmentationOptions, arguments))
-    click.echo(segmentation_table(report))
-    _finish(report, files, arguments["output"])
+    _finish(report, segmentation_table(report), files, arguments["output"])
 
 
 def classification_table(report: ClassificationReport) -> str:
@@ -324,7 +323,7 @@ def _checked(options: type[T], arguments: dict[str, Any]) -> T:
 def submission_text(submission: Submission) -> str:
     """Return which file to send where, what it was found to hold, and what speaks against it."""
     rows = [
-        ("submission", str(submission.path)),
+        ("submission", printable(submission.path)),
         ("send it to", submission.server),
         ("it holds", submission.content),
         *(("but", warning) for warning in submission.warnings),
@@ -332,7 +331,10 @@ def submission_text(submission: Submission) -> str:
     return "\n".join(f"{name:<12}{text}" for name, text in rows)
 
 
-def _finish(report: ClassificationReport | SegmentationReport, files: _Files, output: Path) -> None:
+def _finish(
+    report: ClassificationReport | SegmentationReport, table: str, files: _Files, output: Path
+) -> None:
+    """Write and print what was found: first the files, as stdout may have no reader any more."""
     record = report.record
     if files.json is not None:
         write_json(files.json, record)
@@ -340,9 +342,10 @@ def _finish(report: ClassificationReport | SegmentationReport, files: _Files, ou
         from ademx.report import write_run_report
 
         write_run_report(files.report, report, output)
+    click.echo(table)
     if report.submission is not None:
         click.echo(submission_text(report.submission))
-    click.echo(f"\nscores and predictions: {output}", err=True)
+    click.echo(f"\nscores and predictions: {printable(output)}", err=True)
     if record["num_broken"]:
         raise click.ClickException(
             f"{record['num_broken']} of {record['num_images']} images could not be tested and "

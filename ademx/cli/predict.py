@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ademx.cli import options as shared
+from ademx.text import printable
 
 if TYPE_CHECKING:
     from ademx.convert.files import Reading
@@ -106,10 +107,10 @@ def predict(
     for prediction in predictions(files, options):
         if prediction.error:
             broken += 1
-            click.echo(f"left out: {prediction.error}", err=True)
+            click.echo(f"left out: {printable(prediction.error)}", err=True)
         else:
             click.echo(_lines(prediction))
-    click.echo(f"\nresults: {output}", err=True)
+    click.echo(f"\nresults: {printable(output)}", err=True)
     if broken:
         raise click.ClickException(f"{broken} of {len(files)} images could not be used")
 
@@ -117,8 +118,8 @@ def predict(
 def _lines(prediction: Prediction) -> str:
     """Return the file's name and a line for each of the highest classes."""
     shown = prediction.classes[:_SHARES_SHOWN]
-    lines = [f"  {100 * one.value:6.2f} %  {one.name}" for one in shown]
+    lines = [f"  {100 * one.value:6.2f} %  {printable(one.name)}" for one in shown]
     rest = len(prediction.classes) - len(shown)
     if rest:
         lines.append(f"            and {rest} more")
-    return "\n".join([str(prediction.image), *lines])
+    return "\n".join([printable(prediction.image), *lines])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ademx.cli import options as shared
+from ademx.text import printable
 
 if TYPE_CHECKING:
     from ademx.reproduce_inputs import Places
@@ -154,7 +155,8 @@ def _test(given: dict[str, Any], places: Places) -> None:
         for outcome in outcomes:
             click.echo(_told(outcome))
             failures += outcome.is_failure
-    click.echo(f"\nreports: {options.output / 'report.md'}, .json and .html", err=True)
+    reports = printable(options.output / "report.md")
+    click.echo(f"\nreports: {reports}, .json and .html", err=True)
     if failures:
         raise click.ClickException(f"{failures} of {len(options.chosen())} rows differ or failed")
 
@@ -165,7 +167,7 @@ def _told_not_run(outcomes: list[Outcome]) -> str:
 
     numbers = numbered_reasons(outcomes)
     lines = [f"{one.row.name}: {verdict_with_numbers(one, numbers)}" for one in outcomes]
-    return "\n".join([*lines, *(f"  ({n}) {reason}" for reason, n in numbers.items())])
+    return "\n".join([*lines, *(f"  ({n}) {printable(reason)}" for reason, n in numbers.items())])
 
 
 def _told(outcome: Outcome) -> str:
@@ -180,7 +182,7 @@ def _told(outcome: Outcome) -> str:
             f"  {METRIC_NAMES[name]} {ours}, published {published}, difference {difference} "
             f"({outcome.tolerances[name]})"
         )
-    return "\n".join([*lines, *(f"  - {reason}" for reason in outcome.reasons)])
+    return "\n".join([*lines, *(f"  - {printable(reason)}" for reason in outcome.reasons)])
 
 
 def _train(given: dict[str, Any], places: Places) -> None:
