@@ -233,10 +233,9 @@ def verify(
         return _verdict(path, label, shapes, released, digest, problems)
     except ValueError as error:  # the name is no label, or names a network that does not exist
         guess = guess_model(shapes)
-        advice = f"the file is whole, and of {guess}: give --model"
+        message = f"unknown model: {error}; the file is whole, and of {guess}: give --model"
         if guess is None:
-            advice = f"nor is it any network known here: its first names are {first_keys(shapes)}"
-        message = f"unknown model: {error}; {advice}"
+            message = f"not a network known here: its first names are {first_keys(shapes)}"
         return Verdict(path, False, "misfit", message, problems)
 
 

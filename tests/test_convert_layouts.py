@@ -519,6 +519,20 @@ def refused_as(state):
     return str(error.value)
 
 
+def test_a_head_under_two_names_is_said():
+    params = weights("voc_rna-a1_cls21_s8")
+    state = ademx.convert.to_torch(*params, "resnet38d", with_head=True)
+    state["linear21.weight"], state["linear21.bias"] = torch.zeros(21, 3), torch.zeros(21)
+    with pytest.raises(ValueError, match=r"are both linear21_weight: keep one"):
+        ademx.convert.from_torch(state)
+
+
+def test_very_many_networks_take_no_time():
+    state = {f"{number}.conv1a.weight": torch.zeros(1) for number in range(3000)}
+    with pytest.raises(ValueError, match="3000 keys are of a network's first layer"):
+        ademx.convert.from_torch(state)
+
+
 def test_dicts_that_hold_themselves_come_to_an_end():
     state = dict(ademx.convert.to_torch(*weights(A1), "native"))
     state["self"] = state

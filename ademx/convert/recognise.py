@@ -47,6 +47,7 @@ _FIRST_LAYER = re.compile(
     r"(?:.*\.)?"
     r"(?=(?:conv1a[._]weight|mod1\.conv1\.weight|mod1\.0\.weight|bn_conv1(?:\.weight|_gamma))$)"
 )
+_MAX_NETWORKS = 20  # in one file: each is looked at in every layout
 _BN_SUFFIX = re.compile(r"mod2\.block1\.bn1(.*)\.running_mean")
 
 
@@ -125,11 +126,21 @@ def recognise(
         key=lambda way: len(way.missing) + len(way.unexpected),
     )
     extra = [key for key in state if key not in best.names]
+    _check_once(best.names)
     _check_way(best, extra, len(state), layout, drop_extra=drop_extra)
     known, found = layout is not None or best.layout not in WIDER_LAYOUTS, best.layout
     if not known and label and label.network in ("rna-a", "rna-a2"):
         known, found = True, "wider_resnet" if label.variant == "a" else "wider_resnet_a2"
     return Recognised(found, best.names, tuple(extra), known=known)
+
+
+def _check_once(names: Mapping[str, str]) -> None:
+    """Raise LayoutError if two keys are of one parameter, such as a head's under two names."""
+    keys: dict[str, str] = {}
+    for key, name in names.items():
+        if name in keys:
+            raise LayoutError(f"{keys[name]!r} and {key!r} are both {name}: keep one of them")
+        keys[name] = key
 
 
 def _check_way(
@@ -178,6 +189,8 @@ def is_first_layer(key: str) -> bool:
 def _prefixes(state: Iterable[str]) -> list[str]:
     """Return what may stand before a network's keys: what stands before a first layer."""
     found = {match[0] for match in map(_FIRST_LAYER.match, state) if match}
+    if len(found) > _MAX_NETWORKS:
+        raise LayoutError(f"{len(found)} keys are of a network's first layer: expected one")
     return sorted(found) or [""]
 
 
