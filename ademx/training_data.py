@@ -11,7 +11,7 @@ from ademx.shapes import network_stride
 from ademx.trainer import Workers
 from ademx.training_options import SegmentationTrainOptions, TrainOptions
 from iters import transforms
-from iters.datasets import DATASETS, Dataset
+from iters.datasets import Dataset
 from iters.decode import BrokenImage, image_size, is_turned
 from iters.exif import Watch, orientation
 from iters.lists import Sample, find_samples
@@ -79,7 +79,6 @@ def make_iterator(
             origin_size=options.origin_size or dataset.origin_size,
             scale_range=options.scale_rate_range,
             stride=network_stride(label),
-            max_shape=_max_shape(options, dataset),
             dataset=dataset,
             **common,
         )
@@ -99,11 +98,3 @@ def make_iterator(
         max_broken=options.max_broken,
         cache_images=options.cache_images,
     )
-
-
-def _max_shape(options: TrainOptions, dataset: Dataset) -> tuple[int, int] | None:
-    """Return height and width of the largest images; with COCO's among them, VOC's are COCO's."""
-    # Release: "train++" is its name for VOC, SBD and COCO.
-    if dataset.name in ("voc", "voc-sbd") and options.split == "train++":
-        return DATASETS["coco"].max_shape
-    return dataset.max_shape

@@ -2,11 +2,13 @@
 
 Draws are made first and passed on, so that a sample can be computed without chance. The image
 stands in a frame of the mean colour, and its label in one of void; the crop may reach into the
-frame, which is never made: only what the crop holds of it.
+frame, which is never made: only what the crop holds of it. So an image may be larger than any
+that its dataset had when the frame's size was set.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -74,8 +76,6 @@ class SegmentationAugmentation:
         origin_size: length of the longer side at scale 1, pixels.
         scale_range: smallest and largest scale.
         stride: the network's output stride, pixels.
-        max_shape: height of the dataset's tallest and width of its widest image, pixels; None:
-            any.
         normalization: of the network's input.
         dataset: how labels are stored.
         choose_interp_method: see `iters.transforms.interpolation`.
@@ -86,7 +86,6 @@ class SegmentationAugmentation:
     origin_size: int
     scale_range: tuple[float, float]
     stride: int
-    max_shape: Size | None
     normalization: Normalization
     dataset: Dataset
     choose_interp_method: bool = True
@@ -104,12 +103,7 @@ class SegmentationAugmentation:
         return int(low * self.origin_size), int(high * self.origin_size)
 
     def draw(self, rng: np.random.Generator, image_size: Size) -> SegmentationDraws:
-        """Return the draws for an image of this height and width.
-
-        Raises:
-            ValueError: the image does not fit the frame that `max_shape` gives.
-        """
-        self._check_fits(image_size)
+        """Return the draws for an image of this height and width."""
         target = int(rng.integers(*self.target_range, endpoint=True))
         side, stride, offset = self._geometry(target, max(image_size))
         top, left = (
@@ -136,8 +130,8 @@ class SegmentationAugmentation:
             out_label: ((T / stride)²,) of class ids or void, any type that holds 255, written to.
 
         Raises:
-            BrokenImage: one cannot be decoded, or they differ in size; the message gives the cause.
-            ValueError: the image does not fit the frame that `max_shape` gives.
+            BrokenImage: one cannot be decoded, they differ in size, or are too large; the message
+                gives the cause.
         """
         draws = self.draw(rng, self._size(encoded_image, encoded_label)[0])
         self.augment_encoded(encoded_image, encoded_label, draws, out, out_label)
@@ -154,7 +148,8 @@ class SegmentationAugmentation:
         """Transform two files by given draws; see `apply`.
 
         Raises:
-            BrokenImage: one cannot be decoded, or they differ in size; the message gives the cause.
+            BrokenImage: one cannot be decoded, they differ in size, or are too large; the message
+                gives the cause.
         """
         size, turned = self._size(encoded_image, encoded_label)
         window = self._window(draws, size)
@@ -217,6 +212,11 @@ class SegmentationAugmentation:
 
     def _window(self, draws: SegmentationDraws, size: Size) -> _Window:
         side, _, offset = self._geometry(draws.target_size, max(size))
+        if side * side > (Image.MAX_IMAGE_PIXELS or math.inf):
+            raise BrokenImage(
+                f"the image is {size[0]}×{size[1]}: a crop of it would have {side}×{side} pixels "
+                f"for {self.sample_size}×{self.sample_size} of a sample: make it smaller"
+            )
         starts = [corner - offset for corner in draws.corner]
         first = [max(0, start) for start in starts]
         stop = [min(length, start + side) for length, start in zip(size, starts)]
@@ -257,17 +257,6 @@ class SegmentationAugmentation:
         # Release: cut to an integer, not rounded.
         colour = np.array(self.normalization.mean) / self.normalization.scale
         return colour.astype(np.uint8)
-
-    def _check_fits(self, size: Size) -> None:
-        if self.max_shape is None:
-            return
-        smallest = max(1, self.target_range[0])
-        limit = max(self.sample_size * max(self.max_shape) // smallest, *self.max_shape)
-        if max(size) > limit:
-            raise ValueError(
-                f"image {size[0]}×{size[1]}: the frame for images up to {self.max_shape} holds "
-                f"{limit}×{limit}: give a max_shape that the dataset's largest image fits"
-            )
 
 
 @lru_cache(maxsize=1024)

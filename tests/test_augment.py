@@ -28,7 +28,6 @@ SEGMENTATION = SegmentationAugmentation(
     origin_size=120,
     scale_range=(0.7, 1.3),
     stride=8,
-    max_shape=(120, 120),
     normalization=RNA,
     dataset=DATASETS["voc"],
 )
@@ -298,13 +297,9 @@ def test_tiny_and_thin_images_give_a_sample(shape):
 def test_the_releases_crops_come_out(golden, case):
     release = np.load(golden / "segmentation_crops.npz")
     image, classes = release[f"{case}/image"], release[f"{case}/label image"]
-    origin, crop, stride, tallest, widest = release[
-        f"{case}/origin_size crop_size stride max_h max_w"
-    ].tolist()
+    origin, crop, stride, *_ = release[f"{case}/origin_size crop_size stride max_h max_w"].tolist()
     scale_range = (1.0, 1.3) if case == "enlarged" else (0.7, 1.3)
-    augmentation = SegmentationAugmentation(
-        crop, origin, scale_range, stride, (tallest, widest), RNA, "voc"
-    )
+    augmentation = SegmentationAugmentation(crop, origin, scale_range, stride, RNA, "voc")
     draws = SegmentationDraws(
         int(release[f"{case}/target size"]),
         tuple(release[f"{case}/corner y x"].tolist()),
@@ -321,7 +316,11 @@ def test_the_releases_crops_come_out(golden, case):
     np.testing.assert_array_equal(out_label.reshape(-1), label)
 
 
-@pytest.mark.parametrize("shape", [(90, 120), (120, 90), (30, 40), (3, 120), (120, 2), (6, 5)])
+# Of any image, however large: the frame grows with it.
+SHAPES = [(90, 120), (120, 90), (30, 40), (3, 120), (120, 2), (6, 5), (300, 800), (10, 400)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_fast_pair_agrees_with_plain_for_any_draws(shape):
     rng = np.random.default_rng(0)
     classes = rng.integers(0, 21, shape, np.uint8)
@@ -399,7 +398,7 @@ def test_outside_the_image_is_void_and_the_mean_colour():
 
 
 def test_a_crop_beside_a_thin_image_is_void():
-    augmentation = SegmentationAugmentation(64, 40, (0.7, 1.3), 8, (120, 120), RNA, DATASETS["voc"])
+    augmentation = SegmentationAugmentation(64, 40, (0.7, 1.3), 8, RNA, DATASETS["voc"])
     data, label = encoded(random_image(1, 120)), encoded(np.zeros((1, 120), np.uint8))
     # Longer side 120 to 28: 8 pixels of the sample are 34, the image is row 17 of the frame.
     out, out_label = np.empty((3, 64, 64), np.float32), np.empty(64, np.float32)
@@ -433,7 +432,7 @@ def test_stored_ids_become_class_ids(name):
     rng = np.random.default_rng(0)
     classes = rng.integers(0, dataset.num_classes, (90, 120), np.uint8)
     classes[rng.random(classes.shape) < 0.2] = 255
-    augmentation = SegmentationAugmentation(64, 120, (0.7, 1.3), 8, (120, 120), RNA, DATASETS[name])
+    augmentation = SegmentationAugmentation(64, 120, (0.7, 1.3), 8, RNA, DATASETS[name])
     image, draws = random_image(90, 120), augmentation.draw(rng, (90, 120))
     out, out_label = np.empty((3, 64, 64), np.float32), np.empty(64, np.uint8)
     stored = encoded(encode_label(dataset, classes))
@@ -444,9 +443,7 @@ def test_stored_ids_become_class_ids(name):
 
 
 def test_sample_size_is_rounded_up_to_the_stride():
-    augmentation = SegmentationAugmentation(
-        500, 2048, (0.7, 1.3), 8, (1024, 2048), RNA, DATASETS["voc"]
-    )
+    augmentation = SegmentationAugmentation(500, 2048, (0.7, 1.3), 8, RNA, DATASETS["voc"])
     assert augmentation.sample_size == 504
 
 
@@ -461,8 +458,16 @@ def test_unusable_pairs_are_reported_by_cause():
         SEGMENTATION.apply(image, image, rng, out, out_label)
     with pytest.raises(BrokenImage, match="cannot be used as an image"):
         SEGMENTATION.apply(image[:100], label, rng, out, out_label)
-    with pytest.raises(ValueError, match=r"image 10×400: .* give a max_shape"):
-        SEGMENTATION.draw(rng, (10, 400))
+
+
+def test_a_crop_that_would_take_all_memory_is_refused():
+    """A line of 30,000 pixels at scale 1 is 120: 64 pixels of the sample are 16,000 of it."""
+    image, label = encoded(random_image(1, 30_000)), encoded(np.zeros((1, 30_000), np.uint8))
+    out, out_label = np.empty((3, 64, 64), np.float32), np.empty(64, np.uint8)
+    with pytest.raises(
+        BrokenImage, match=r"image is 1×30000: a crop of it would have 1\d+×1\d+ pix"
+    ):
+        SEGMENTATION.apply(image, label, np.random.default_rng(0), out, out_label)
 
 
 def test_augmentations_import_neither_mxnet_nor_torch():

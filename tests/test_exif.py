@@ -216,7 +216,7 @@ def test_the_first_image_is_warned_of_and_all_are_counted(caplog):
 
 def segmentation_sample(image, label, *, rule):
     augmentation = SegmentationAugmentation(
-        *(32, 40, (0.7, 1.3), 8, (40, 40), RNA, DATASETS["voc"]), exif=rule
+        *(32, 40, (0.7, 1.3), 8, RNA, DATASETS["voc"]), exif=rule
     )
     out, out_label = np.zeros((3, 32, 32), np.float32), np.zeros(16, np.float32)
     draws = augmentation.apply(image, label, np.random.default_rng(3), out, out_label)

@@ -148,9 +148,7 @@ def test_real_augmentations_are_bit_identical_too(tmp_path, task):
     make, augmentation = ClassificationIter, ClassificationAugmentation(32, RNA)
     if task == "segmentation":
         make = SegmentationIter
-        augmentation = SegmentationAugmentation(
-            30, 90, (0.7, 1.3), 8, (90, 90), RNA, DATASETS["voc"]
-        )
+        augmentation = SegmentationAugmentation(30, 90, (0.7, 1.3), 8, RNA, DATASETS["voc"])
         samples = [replace(s, label=s.image.with_suffix(".png")) for s in samples]
     results = []
     for prefetcher, num_workers in [("process", 0), ("process", 2), ("thread", 3)]:

@@ -138,9 +138,7 @@ def measure_streets(repeat: int) -> Rate:
     from iters.datasets import DATASETS
     from iters.transforms import RNA
 
-    augmentation = SegmentationAugmentation(
-        500, 2048, (0.7, 1.3), 8, STREET, RNA, DATASETS["cityscapes"]
-    )
+    augmentation = SegmentationAugmentation(500, 2048, (0.7, 1.3), 8, RNA, DATASETS["cityscapes"])
     return measure_segmentation(augmentation, streets(), "2048x1024 PNG", repeat)
 
 
@@ -150,9 +148,7 @@ def measure_voc(repeat: int) -> Rate:
     from iters.datasets import DATASETS
     from iters.transforms import RNA
 
-    augmentation = SegmentationAugmentation(
-        500, 500, (0.7, 1.3), 8, (500, 500), RNA, DATASETS["voc"]
-    )
+    augmentation = SegmentationAugmentation(500, 500, (0.7, 1.3), 8, RNA, DATASETS["voc"])
     return measure_segmentation(augmentation, photos()[:24], "500x375 JPEG", repeat)
 
 
