@@ -15,6 +15,7 @@ from ademx.optimizer import TorchNesterov  # noqa: E402  (needs mxnet)
 
 # Sums of a few float32 numbers of size 1: a rounding each.
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+NUM_UPDATES, NUM_WEIGHTS = 200, 20_000
 
 
 def run(optimizer, weights, gradients):
@@ -45,6 +46,46 @@ def test_agrees_with_the_release(golden):
     )
     found = run(optimizer, stored["weights"][0], stored["gradients"])
     np.testing.assert_allclose(found, stored["weights"], **CLOSE)
+
+
+def in_float64(start, gradients, *, lr, wd, momentum=0.9, nesterov=True):
+    """Return the weights after the updates, and without weight decay."""
+    weights = []
+    for decay in (wd, 0.0):
+        weight, held = start.astype(np.float64), np.zeros(start.shape)
+        for gradient in gradients:
+            step = gradient + decay * weight
+            held = momentum * held + step
+            weight = weight - lr * (step + momentum * held if nesterov else held)
+        weights.append(weight)
+    return weights
+
+
+def many(seed=3):
+    """Return weights from ±0.5 to ±1.5 and gradients that move them by many roundings."""
+    random = np.random.default_rng(seed)
+    start = random.uniform(0.5, 1.5, NUM_WEIGHTS) * random.choice([-1, 1], NUM_WEIGHTS)
+    gradients = random.standard_normal((NUM_UPDATES, NUM_WEIGHTS), np.float32)
+    return start.astype(np.float32), gradients
+
+
+@pytest.mark.parametrize("lr", [0.1, 1e-2, 1e-3, 5e-4, 2e-4, 1e-4, 1e-5, 1e-6])
+@pytest.mark.parametrize("name", ["TorchNesterov", "sgd"])
+def test_weights_decay_by_what_was_asked_for_at_every_rate(name, lr):
+    """Both tasks' optimisers, as training calls them, against float64."""
+    start, gradients = many()
+    optimizer = mx.optimizer.create(name, momentum=0.9, wd=1e-4, learning_rate=lr)
+    found = run(optimizer, start, gradients)[-1]
+    nesterov = name == "TorchNesterov"
+    expected, undecayed = in_float64(start, gradients, lr=lr, wd=1e-4, nesterov=nesterov)
+    # A weight of up to 2 + lr·1e2 is rounded by half of 2^-23 of that, at each update.
+    rounding = NUM_UPDATES * np.abs(undecayed).max() * 2.0**-24
+    assert np.abs(found - expected).max() < rounding
+    # In the mean over the weights those roundings nearly cancel.
+    decay = np.mean((undecayed - found) / start)
+    noise = 4 * np.sqrt(NUM_UPDATES / NUM_WEIGHTS) * 2.0**-24
+    wanted = np.mean((undecayed - expected) / start)
+    assert decay == pytest.approx(wanted, rel=1e-3, abs=noise)
 
 
 def test_agrees_with_torch_for_ten_updates():
