@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ademx.evaluation import EvaluationOptions, Session
-from ademx.files import write_json
+from ademx.files import DAMAGED_ARRAYS, write_json
 from ademx.image_counts import ImageLabels, save_image_labels
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import likeliest, topk_errors
@@ -167,7 +167,7 @@ class _Tester:
         if partial.is_file():
             try:  # read-only first: numpy fills up with zeros what it opens for writing
                 rows = np.load(partial, mmap_mode="r")
-            except (ValueError, EOFError):  # cut short by a crash of the machine
+            except DAMAGED_ARRAYS:  # cut short by a crash of the machine
                 rows = None
             if rows is not None and (rows.shape, rows.dtype) == (shape, np.float32):
                 return np.lib.format.open_memmap(partial, mode="r+")

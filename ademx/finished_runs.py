@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ademx.files import DAMAGED_ARRAYS
 from ademx.forms import NUMBER, TEXT, WHOLE, misfit, shown
 from ademx.image_counts import load_image_counts, load_image_labels
 from ademx.metrics import likeliest, ranks_of_truth, scores_of_counts
@@ -259,7 +260,9 @@ def mean_probabilities(folder: Path, scales: Sequence[int]) -> NDArray[np.float3
             if rows.ndim != 2 or rows.dtype.kind != "f":
                 raise ValueError(f"found {rows.dtype} of shape {rows.shape}")
             total = total + rows
-        except (ValueError, EOFError, MemoryError) as error:
+        except FileNotFoundError:
+            raise
+        except DAMAGED_ARRAYS as error:
             raise ValueError(f"{path}: not what `ademx evaluate` wrote: {error}") from None
     return total / len(scales)
 

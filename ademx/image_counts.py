@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx.files import replacing
+from ademx.files import DAMAGED_ARRAYS, replacing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FILE = "images.npz"
-# What numpy and zipfile raise for files that are cut short or have wrong bytes.
-_DAMAGED = (
-    ValueError,
-    LookupError,
-    OSError,
-    EOFError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
@@ -127,7 +115,7 @@ def _load(
         arrays = np.load(io.BytesIO(content), allow_pickle=False)
         names, values = arrays["names"], arrays[key]
         _check(names, values, shape)
-    except _DAMAGED as error:
+    except DAMAGED_ARRAYS as error:
         raise ValueError(f"{path}: not what `ademx evaluate` wrote: {error}") from None
     return tuple(names.tolist()), values
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ademx.files import DAMAGED_ARRAYS
 from ademx.image_counts import load_image_counts
 from ademx.metrics import likeliest
 from iters.lists import Sample
@@ -265,10 +266,12 @@ def _open_probabilities(path: Path, run: RunToShow) -> NDArray[np.float32]:
         rows: NDArray[np.float32] = np.load(path, mmap_mode="r")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
-    except (ValueError, EOFError) as error:
+    except DAMAGED_ARRAYS as error:
         raise ValueError(f"{path}: not an array of probabilities: {error}") from None
     if rows.shape != expected:
         raise ValueError(f"{path}: its shape is {rows.shape}, expected {expected}")
+    if rows.dtype.kind != "f":
+        raise ValueError(f"{path}: holds {rows.dtype}, expected probabilities")
     return rows
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ademx.crf import CrfParameters, import_crf_library, refine
 from ademx.evaluation import EvaluationOptions, Session
-from ademx.files import name_problem, replacing, write_json
+from ademx.files import DAMAGED_ARRAYS, name_problem, replacing, write_json
 from ademx.image_counts import ImageCounts, save_image_counts
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
@@ -397,7 +397,7 @@ class _Tester:
                 return None
             return self._confusion(truth, classes)
         # Missing, or cut short by a crash of the machine: that is not waited for to be on the disk.
-        except (ValueError, OSError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile):
+        except DAMAGED_ARRAYS:
             return None
 
     def _has_scores(self, sample: Sample) -> bool:

@@ -619,7 +619,12 @@ def test_damaged_predictions_are_named(tmp_path):
     np.save(path, ROWS_AFTER[:4])
     with pytest.raises(ValueError, match="run: 4 rows of predictions for 5 images"):
         load_run(run)
-    path.write_bytes(path.read_bytes()[:90])
+    whole = path.read_bytes()
+    for content in (b"", whole[:90], whole.replace(b"{", b"[", 1), b"\x93NUMPY\x01\x00\xff\xff"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"224\.npy: not what `ademx evaluate` wrote"):
+            load_run(run)
+    np.save(path, np.full((5, 4), "x"))
     with pytest.raises(ValueError, match=r"224\.npy: not what `ademx evaluate` wrote"):
         load_run(run)
     path.unlink()
