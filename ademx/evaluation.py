@@ -306,7 +306,7 @@ class Session:
             "broken": [
                 {"image": str(sample), "error": error} for sample, error in self._broken.items()
             ],
-            "exif": {"turned": self._exif.turned, "as_stored": self._exif.as_stored},
+            "exif": self._exif.counts,
             "weights": self.weights,
             "settings": self._settings,
             "seconds": round(seconds, 3),

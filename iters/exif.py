@@ -64,28 +64,27 @@ def described(orientation: int) -> str:
 
 
 class Watch:
-    """Warns of the first image that the default rule decides on, and counts all of them.
-
-    Attributes:
-        turned: how many were set upright.
-        as_stored: how many were taken as they are stored, though their EXIF data turn them.
-    """
+    """Warns of the first image that the default rule decides on, and keeps count of all."""
 
     def __init__(self) -> None:
-        self.turned = 0
-        self.as_stored = 0
+        self._turned: dict[str, bool] = {}  # an image's name -> whether it was set upright
         self._lock = threading.Lock()
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many images were set upright, and how many not though their EXIF data turn them."""
+        turned = sum(self._turned.values())
+        return {"turned": turned, "as_stored": len(self._turned) - turned}
+
     def note(self, name: str, orientation: int, *, turned: bool) -> None:
-        """Count an image that is not upright by its EXIF data."""
+        """Count an image that is not upright by its EXIF data; one that comes again counts once."""
         with self._lock:
-            is_first = not (self.turned or self.as_stored)
-            self.turned += turned
-            self.as_stored += not turned
+            is_first = not self._turned
+            self._turned[name] = turned
         if is_first:
             done = "set upright, which alone fits its label" if turned else "taken as it is stored"
             _log.warning(
-                "%s: %s: %s; so by default, for this image and all others: choose by --exif "
-                "ignore or --exif turn, and see `ademx data check`",
+                "%s: %s: %s. That is the rule for all images; --exif turn and --exif ignore set "
+                "another, and `ademx data check` lists the images",
                 *(name, described(orientation), done),
             )

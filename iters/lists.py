@@ -337,7 +337,7 @@ def check_class_folders(dataset: Dataset, folder: Path, names: Sequence[str]) ->
             f"{folder}: found class folders that are no synsets: {', '.join(others[:3])}"
             f"{', …' if len(others) > 3 else ''}: expected n########, such as n01440764, whose "
             "sorted order numbers the classes: rename them to their synsets, or give a list of "
-            "index, class id and image"
+            "index, class id and image; classes of your own are described by a YAML file"
         )
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from ademx.cli import main
 from ademx.data.lists import make_lists
 from iters.lists import find_samples
-from iters.sources import load_sample_image, read_bytes
+from iters.sources import load_sample, read_bytes
 
 # Sorted order of the synsets, and what the development kit numbers them.
 SYNSETS = ("n01440764", "n01443537", "n02119789", "n07753592")
@@ -264,7 +264,7 @@ def test_record_files(tmp_path):
     for index, (sample, record) in enumerate(zip(samples, records)):
         assert record.label == sample.label
         assert read_bytes(record.image, record.offset) == sample.image.read_bytes()
-        assert (load_sample_image(record) == load_sample_image(sample)).all()
+        assert (load_sample(record).image == load_sample(sample).image).all()
         header, encoded = mx.recordio.unpack(reader.read_idx(index))
         assert (header.flag, header.label, header.id) == (0, sample.label, index)
         assert encoded == sample.image.read_bytes()
@@ -286,7 +286,7 @@ def test_record_files_in_mxnets_iterator(tmp_path):
     images = batch.data[0].asnumpy().transpose(0, 2, 3, 1)
     for image, sample in zip(images, find_samples("ilsvrc-cls", tmp_path, "train")):
         # MXNet's JPEG decoder and Pillow's round differently.
-        assert np.abs(image - load_sample_image(sample)).mean() < 2
+        assert np.abs(image - load_sample(sample).image).mean() < 2
 
 
 def test_record_files_are_not_overwritten_unless_told_to(tmp_path):

@@ -573,6 +573,14 @@ def test_without_scipy(tmp_path, monkeypatch):
     assert [row.split for row in make_lists("voc", tmp_path)] == ["train", "val"]
 
 
+def test_a_pipe_where_a_list_would_be_written_is_refused(tmp_path):
+    image = "ADEChallengeData2016/images/training/a.jpg"
+    write_files(tmp_path, image, image.replace("images", "annotations").replace("jpg", "png"))
+    os.mkfifo(tmp_path / "train.lst")
+    with pytest.raises(OSError, match=r"train\.lst: found a named pipe: expected a file"):
+        make_lists("ade20k", tmp_path)
+
+
 STUCK_LABELS = """
 import os, sys, time
 from pathlib import Path

@@ -209,9 +209,10 @@ def test_the_first_image_is_warned_of_and_all_are_counted(caplog):
     with caplog.at_level(logging.WARNING):
         watch.note("a.jpg", 3, turned=False)
         watch.note("b.jpg", 6, turned=True)
+        watch.note("b.jpg", 6, turned=True)
     (message,) = caplog.messages
     assert "a.jpg: EXIF orientation 3, turned by 180°: taken as it is stored" in message
-    assert (watch.turned, watch.as_stored) == (1, 1)
+    assert watch.counts == {"turned": 1, "as_stored": 1}
 
 
 def segmentation_sample(image, label, *, rule):

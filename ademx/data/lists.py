@@ -20,6 +20,7 @@ from ademx.data.voc import plan_voc, plan_voc_sbd
 from ademx.files import replacing
 from ademx.iteration import progress_bar
 from iters.datasets import Dataset, get_dataset
+from iters.files import read_file
 from iters.sources import write_records
 
 _log = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ def _check_existing(
             contents.update(dict.fromkeys([f"{path.stem}.rec", f"{path.stem}.idx"]))
     for name, content in contents.items():
         path = folder / name
-        if path.exists() and (content is None or path.read_bytes() != content):
+        if path.exists() and (content is None or read_file(path) != content):
             raise FileExistsError(
                 f"{path} exists: choose another folder with --output or add --overwrite"
             )
@@ -224,7 +225,7 @@ def _read_images(planned: PlannedList) -> Iterator[tuple[int, int, bytes]]:
     with progress_bar(total=len(entries), desc=f"{planned.split}.rec", unit="image") as bar:
         for key, entry in enumerate(entries):
             if isinstance(entry.label, int):
-                yield key, entry.label, entry.image.read_bytes()
+                yield key, entry.label, read_file(entry.image)
             bar.update()
 
 
