@@ -5,6 +5,7 @@ test_data_context.py.
 """
 
 import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from PIL import Image
 
 from ademx.cli import main
 from ademx.compat import MissingDependency
+from ademx.data import label_files
 from ademx.data.lists import make_lists
 from iters.lists import find_samples, read_list_file
 
@@ -267,6 +269,19 @@ def test_many_labels_in_two_processes(tmp_path):
     for name, sample in zip(names, samples):
         with Image.open(sample.label) as image:
             assert (np.array(image) == stored_label(name)).all()
+
+
+def test_many_labels_where_dev_shm_cannot_be_written(tmp_path, monkeypatch, caplog):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(label_files, "ProcessPoolExecutor", refuse)
+    names = [chr(0x4E00 + number) for number in range(120)]
+    base = write_voc(tmp_path)
+    write_sbd(tmp_path / "benchmark_RELEASE/dataset", train=names, val=names[:1], images=names)
+    make_lists("voc-sbd", tmp_path, jobs=2)
+    assert len(list((base / "SegmentationClassAug").iterdir())) == 120
+    assert "/dev/shm (Read-only file system): one process makes the labels" in caplog.text
 
 
 @pytest.mark.parametrize(

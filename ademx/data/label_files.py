@@ -117,7 +117,16 @@ def _results(tasks: Sequence[_Task], *, jobs: int) -> Iterator[_Done]:
     # Not by fork, which copies a process in which other threads may hold locks.
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare_process) as pool:
+        pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare_process)
+    except OSError as error:
+        _log.warning(
+            "no semaphores, which Linux keeps in /dev/shm (%s): one process makes the labels",
+            error.strerror,
+        )
+        yield from map(_make_label, tasks)
+        return
+    try:
+        with pool:
             yield from pool.map(_make_label, tasks, chunksize=16)
     except BrokenProcessPool:
         raise OSError(
