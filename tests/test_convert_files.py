@@ -176,6 +176,19 @@ def test_harmless_values_beside_the_weights_are_passed_over(source, zipped, tmp_
     assert_same_parameters(tmp_path / "b.params", source)
 
 
+def test_harmless_values_are_not_made(tmp_path):
+    """numpy's `dtype.__setstate__` ends the process on some damaged states."""
+    path = tmp_path / "x.pth"
+    torch.save(
+        {"x": torch.zeros(1), "y": np.float64(3)}, path, _use_new_zipfile_serialization=False
+    )
+    whole = path.read_bytes()
+    state = b"K\x03X\x01\0\0\0<"  # of a dtype: version 3, little endian, …
+    assert state in whole
+    path.write_bytes(whole.replace(state, b"K\x63X\x01\0\0\0?"))
+    assert list(files.read_arrays(path)[0]) == ["x"]
+
+
 class Mine:
     """Another project's own class."""
 

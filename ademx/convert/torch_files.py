@@ -1,17 +1,13 @@
 """PyTorch checkpoints as people save them: opened without running any code in them.
 
-`torch.load` with `weights_only` makes tensors and plain containers only. What else is harmless and
-often lies beside the tensors (numpy's scalars, the command line's namespace) is admitted by name;
-anything else is refused by its name.
+`torch.load` with `weights_only` makes tensors and plain containers only. What else often lies
+beside the tensors (numpy's scalars, the command line's namespace) is passed over; anything else
+is refused by its name.
 """
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import importlib
 import os
-import pathlib
 import re
 import warnings
 import zipfile
@@ -20,30 +16,47 @@ from contextlib import nullcontext
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from ademx.convert import Array, as_array, find_tensors, import_torch
 from ademx.files import PathLike, replacing
 from ademx.params import Entry
 from ademx.text import printable
 from iters.files import open_file
 
-# Beside arrays that numpy pickled under the names of its version 1 and of its version 2.
-_NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
+# What often lies beside tensors, and says nothing of them. Its place is held by an object that does
+# nothing: numpy's own would crash on damaged states, and nobody looks at it.
 _HARMLESS = (
-    argparse.Namespace,
-    datetime.date,
-    datetime.datetime,
-    datetime.timedelta,
-    pathlib.Path,
-    pathlib.PurePath,
-    pathlib.PosixPath,
-    pathlib.PurePosixPath,
-    np.dtype,
-    np.ndarray,
+    "_codecs.encode",
+    "argparse.Namespace",
+    *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
+    *(f"pathlib.{name}" for name in ("Path", "PosixPath", "PurePath", "PurePosixPath")),
+    *(f"pathlib.{name}" for name in ("WindowsPath", "PureWindowsPath")),
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(f"numpy.dtypes.{name}DType" for name in ("Bool", "Str", "Bytes", "Object")),
+    *(f"numpy.dtypes.{kind}{bits}DType" for kind in ("Int", "UInt") for bits in (8, 16, 32, 64)),
+    *(f"numpy.dtypes.Float{bits}DType" for bits in (16, 32, 64)),
+    # Under the names of numpy 1 and numpy 2.
+    *(
+        f"{core}.{name}"
+        for core in ("numpy.core", "numpy._core")
+        for name in ("multiarray.scalar", "multiarray._reconstruct", "numeric._frombuffer")
+    ),
 )
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)|(?:Unsupported class|build for) ([\w.]+)")
 _SAVE = "load it where it was made and save the network's `state_dict()` alone"
+
+
+class _Placeholder:
+    """Stands for a value that is passed over; takes whatever that value would be made of."""
+
+    def __new__(cls, *_arguments: Any) -> _Placeholder:
+        return super().__new__(cls)
+
+    def __init__(self, *_arguments: Any) -> None:
+        """Keep nothing."""
+
+    def __setstate__(self, _state: Any) -> None:
+        """Keep nothing."""
 
 
 class TorchFile:
@@ -153,7 +166,7 @@ def _load(path: PathLike) -> Mapping[Any, Any]:
     try:
         # PyTorch before 2.5 cannot be told what else is harmless.
         admit = getattr(torch.serialization, "safe_globals", nullcontext)
-        with admit(_safe_globals()), warnings.catch_warnings():
+        with admit([(_Placeholder, name) for name in _HARMLESS]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as of a pickle's protocol
             state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
@@ -165,25 +178,6 @@ def _load(path: PathLike) -> Mapping[Any, Any]:
             f"holds {type(state).__name__}, expected a state dict: save `model.state_dict()`"
         )
     return state
-
-
-def _safe_globals() -> list[Any]:
-    """Return what may be made beside tensors: values without behaviour."""
-    found: list[Any] = [*_HARMLESS, (_encode, "_codecs.encode")]
-    found += [type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OV"]
-    for name in _NUMPY:
-        for function in ("scalar", "_reconstruct"):
-            with_numpy = "numpy._core" if hasattr(np, "_core") else "numpy.core"
-            module = importlib.import_module(f"{with_numpy}.multiarray")
-            found.append((getattr(module, function), f"{name}.{function}"))
-    return found
-
-
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """Return bytes as pickles of Python 2 have them; `_codecs.encode` knows other codecs too."""
-    if encoding != "latin1":
-        raise ValueError(f"bytes in encoding {encoding!r}, expected latin1")
-    return text.encode(encoding)
 
 
 def _reason(error: Exception) -> str:
