@@ -11,18 +11,16 @@ from __future__ import annotations
 import json
 import logging
 import re
-import struct
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ademx import params
+from ademx.arrays import DAMAGED_ARRAYS, write_npz
 from ademx.files import md5, replacing
 
 Array = npt.NDArray[Any]
@@ -31,10 +29,7 @@ Arrays = Mapping[str, Array]
 _VERSION = 1
 # What json, zipfile and numpy raise where a file is damaged; RuntimeError is also that of bits
 # that say "encrypted" or "another compression", and of JSON that is nested without end.
-_UNREADABLE = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError),
-    *(RuntimeError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error),
-)
+_UNREADABLE: tuple[type[Exception], ...] = (*DAMAGED_ARRAYS, TypeError, AttributeError)
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +101,7 @@ def save(path: Path, arg_params: Arrays, aux_params: Arrays, state: State) -> No
         arrays.update({f"statistics/{device}/{name}": a for name, a in statistics.items()})
     text = np.frombuffer(json.dumps(record).encode(), np.uint8)
     with replacing(path.with_suffix(".state")) as file:
-        _write_npz(file, {"record": text, **arrays})
+        write_npz(file, {"record": text, **arrays})
 
 
 def load_state(path: Path) -> Checkpoint:
@@ -204,16 +199,6 @@ def _read_record(path: Path) -> dict[str, Any]:
         if not isinstance(record[name], kind):
             raise ValueError(f"{name} {record[name]!r}: expected a {kind.__name__}")
     return record
-
-
-def _write_npz(file: BinaryIO, arrays: Arrays) -> None:
-    """Write arrays as `np.savez` does, which leaves its archive open where a write fails."""
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(  # type: ignore[no-untyped-call]  # numpy 1.26
-                    member, np.asarray(array), allow_pickle=False
-                )
 
 
 def _below(prefix: str, arrays: Arrays) -> dict[str, Array]:

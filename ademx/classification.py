@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ademx.arrays import DAMAGED_ARRAYS
 from ademx.evaluation import EvaluationOptions, Session
-from ademx.files import DAMAGED_ARRAYS, write_json
+from ademx.files import write_json
 from ademx.image_counts import ImageLabels, save_image_labels
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import likeliest, topk_errors

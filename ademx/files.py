@@ -9,10 +9,6 @@ import json
 import logging
 import os
 import socket
-import struct
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,12 +17,6 @@ from typing import Any, BinaryIO, Union
 from iters.files import open_file
 
 PathLike = Union[str, "os.PathLike[str]"]
-
-# What numpy and zipfile raise for `.npy` and `.npz` files that are cut short or have wrong bytes.
-DAMAGED_ARRAYS: tuple[type[Exception], ...] = (
-    *(ValueError, LookupError, OSError, EOFError, MemoryError, RuntimeError, SyntaxError),
-    *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
-)
 
 LOCK_FILE = ".lock"
 

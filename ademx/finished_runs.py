@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx.files import DAMAGED_ARRAYS
+from ademx.arrays import DAMAGED_ARRAYS
 from ademx.forms import NUMBER, TEXT, WHOLE, misfit, shown
 from ademx.image_counts import load_image_counts, load_image_labels
 from ademx.metrics import likeliest, ranks_of_truth, scores_of_counts

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx.files import DAMAGED_ARRAYS, replacing
+from ademx.arrays import DAMAGED_ARRAYS, write_npz
+from ademx.files import replacing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,7 +97,7 @@ def load_image_labels(folder: Path) -> ImageLabels:
 
 def _save(folder: Path, names: tuple[str, ...], **values: NDArray[np.int64]) -> None:
     with replacing(folder / _FILE) as file:
-        np.savez_compressed(file, names=np.array(names, str), **values)
+        write_npz(file, {"names": np.array(names, str), **values}, compressed=True)
 
 
 def _load(

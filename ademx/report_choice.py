@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx.files import DAMAGED_ARRAYS
+from ademx.arrays import DAMAGED_ARRAYS
 from ademx.image_counts import load_image_counts
 from ademx.metrics import likeliest
 from iters.lists import Sample

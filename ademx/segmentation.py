@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ademx.arrays import DAMAGED_ARRAYS, write_npz
 from ademx.crf import CrfParameters, import_crf_library, refine
 from ademx.evaluation import EvaluationOptions, Session
-from ademx.files import DAMAGED_ARRAYS, name_problem, replacing, write_json
+from ademx.files import name_problem, replacing, write_json
 from ademx.image_counts import ImageCounts, save_image_counts
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
@@ -357,7 +358,7 @@ class _Tester:
     def _save_scores(self, sample: Sample, scores: list[np.ndarray]) -> None:
         arrays = {key: maps.astype(np.float16) for key, maps in zip(self._score_keys(), scores)}
         with replacing(self._path("scores", sample), durable=False) as file:
-            np.savez(file, **arrays)
+            write_npz(file, arrays)
 
     def _score_keys(self) -> list[str]:
         scales = self._options.test_scales
