@@ -278,8 +278,10 @@ def test_evaluate_scores_nothing_on_its_side(tmp_path, weights):
     picture().rotate(-90, expand=True).save(upright / "JPEGImages/a.jpg", "PNG")
     records = []
     for root in (lying, upright):
-        result = run_evaluate("segmentation", weights, root, root / "out")
+        page = root / "report.html"
+        result = run_evaluate("segmentation", weights, root, root / "out", "--report", page)
         assert result.exit_code == 0, result.output
+        assert "but its image has" not in page.read_text(encoding="utf-8")
         records.append(json.loads((root / "out/scores.json").read_text()))
     assert [record["exif"]["turned"] for record in records] == [1, 0]
     assert records[0]["confusion"] == records[1]["confusion"]
