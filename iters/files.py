@@ -36,7 +36,8 @@ def open_unbuffered(path: str | os.PathLike[str]) -> FileIO:
 
 def _open_descriptor(path: str | os.PathLike[str]) -> int:
     # Without O_NONBLOCK, opening a pipe waits for a writer. It changes nothing for a file.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, os.O_RDONLY | flags)
     kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
     if kind != stat.S_IFREG:
         os.close(descriptor)

@@ -100,7 +100,7 @@ def read_weights(
 
     Args:
         path: a `.params`, `.pth` or `.safetensors` file.
-        label: of the network that they are for, for the warnings.
+        label: of the network that they are for, for the warnings; by default what the file says.
         reading: what the file does not say of itself.
         complete: whether released names are held against a network, for callers who do not hold
             them against one themselves.
@@ -111,6 +111,8 @@ def read_weights(
     """
     reading = reading or Reading()
     with open_weights(path) as file:
+        stated = label_in(file.metadata.get("label", ""))
+        label = label or stated
         try:
             found = recognise_file(file, label=label, reading=reading, complete=complete)
             _check_size(path, (file.entries[key].nbytes for key in found.names))
@@ -122,9 +124,7 @@ def read_weights(
     if reading.abn:
         for name in filter(lambda name: name.endswith("_gamma"), parameters):
             parameters[name] = np.abs(parameters[name])
-    report_reading(
-        found, parameters, label=label, written_from=label_in(file.metadata.get("label", ""))
-    )
+    report_reading(found, parameters, label=label, written_from=stated)
     return Weights(parameters, found.layout, file.metadata)
 
 

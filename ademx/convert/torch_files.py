@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from types import TracebackType
 from typing import Any
 
-from ademx.convert import Array, as_array, find_tensors, import_torch
+from ademx.convert import Array, as_array, find_tensors, import_torch, no_weights
 from ademx.files import PathLike, replacing
 from ademx.params import Entry
 from ademx.text import printable
@@ -198,11 +198,19 @@ def _reason(error: Exception) -> str:
 
 
 def _entry(key: str, value: Any) -> Entry:
-    """Return the entry of a tensor or array."""
+    """Return the entry of a tensor or array.
+
+    Raises:
+        ValueError: it is a nested one, which has no shape.
+    """
+    try:
+        shape = tuple(value.shape)
+    except RuntimeError:
+        raise no_weights(key, "a nested tensor") from None
     return Entry(
         name=key,
         kind="",
-        shape=tuple(value.shape),
+        shape=shape,
         dtype=str(value.dtype).removeprefix("torch."),
         offset=0,
         nbytes=value.numel() * value.element_size() if hasattr(value, "numel") else value.nbytes,
