@@ -64,7 +64,7 @@ def _held_settings(path: Path) -> dict[str, Any] | None:
         held = json.loads((path / _SETTINGS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):  # of brackets without end
         return {}
     return held if isinstance(held, dict) else {}
 

@@ -746,7 +746,11 @@ def test_overwriting_leaves_other_files_alone(weights, data, finished, tmp_path)
 
 
 @pytest.mark.parametrize("flags", [(), ("--overwrite",), ("--resume",)], ids=str)
-@pytest.mark.parametrize("content", [None, "[]", '{"command": "train segmentation"}'], ids=str)
+@pytest.mark.parametrize(
+    "content",
+    [None, "[]", '{"command": "train segmentation"}', "[" * 100_000],
+    ids=["none", "list", "training", "nested"],
+)
 def test_a_folder_of_something_else_is_never_touched(content, flags, weights, data, tmp_path):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "years of annotation.png").write_text("mine")
