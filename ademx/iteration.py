@@ -47,16 +47,11 @@ def progress_bar(*, delay: float = 2, **options: Any) -> tqdm[Any]:
         delay: seconds before it shows: what is done sooner needs none.
         options: of `tqdm`.
     """
-    # There is none where a program has no console, or was started with it closed.
+    # There is no stderr where a program has no console, or was started with it closed.
     interval = 0.1 if sys.stderr is not None and sys.stderr.isatty() else 30
-    return tqdm(
-        mininterval=interval,
-        maxinterval=interval,
-        smoothing=0,
-        delay=delay,
-        disable=sys.stderr is None,
-        **options,
-    )
+    if sys.stderr is None:
+        options["disable"] = True
+    return tqdm(mininterval=interval, maxinterval=interval, smoothing=0, delay=delay, **options)
 
 
 def grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
