@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import threading
 
 from PIL import ExifTags, Image
@@ -27,8 +28,8 @@ _TURNS = {
     7: (Image.Transpose.TRANSVERSE, "mirrored and turned by 90°"),
     8: (Image.Transpose.ROTATE_90, "turned by 90°"),
 }
-# Where a PNG may have the orientation; without one of these it is not decoded to look for it.
-_PNG_MARKS = (b"eXIf", b"Raw profile type", b"com.adobe.xmp")
+# How those chunks of a PNG begin that may have the orientation: kind, then keyword.
+_PNG_CHUNK = re.compile(rb"eXIf|[tz]TXtRaw profile type|iTXtXML:com\.adobe\.xmp")
 
 
 def orientation(encoded: bytes) -> int:
@@ -40,12 +41,25 @@ def orientation(encoded: bytes) -> int:
         with Image.open(io.BytesIO(encoded)) as image:
             if image.format == "TIFF":  # Pillow turns these as it decodes them
                 return 1
-            if image.format == "PNG" and not any(mark in encoded for mark in _PNG_MARKS):
+            if image.format == "PNG" and not _may_tell(encoded):
                 return 1
             found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged in whatever way: nothing is known of its orientation
         return 1
     return found if found in _TURNS else 1
+
+
+def _may_tell(png: bytes) -> bool:
+    """Return whether a PNG, which Pillow would decode to look for it, may have an orientation.
+
+    Source: PNG specification (ISO/IEC 15948), 5.3: length, kind and data of each chunk, checksum.
+    """
+    start = 8
+    while start + 8 <= len(png):
+        if _PNG_CHUNK.match(png, start + 4):
+            return True
+        start += 12 + int.from_bytes(png[start : start + 4], "big")
+    return False
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:

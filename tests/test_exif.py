@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 from commands import run_evaluate
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from ademx.data.check import check_dataset
 from iters.augment_classification import ClassificationAugmentation
@@ -290,3 +290,16 @@ def test_evaluate_scores_nothing_on_its_side(tmp_path, weights):
     record = json.loads((lying / "stored/scores.json").read_text())
     assert (record["num_broken"], record["settings"]["exif"]) == (1, "ignore")
     assert "but its image has" in record["broken"][0]["error"]
+
+
+def test_a_png_that_tells_nothing_is_not_decoded_for_it(monkeypatch):
+    lying = encoded(picture(), "PNG", lies=6)
+    plain = encoded(picture(), "PNG")
+    start = lying.index(b"eXIf") - 4
+    chunk = lying[start : start + 12 + int.from_bytes(lying[start : start + 4], "big")]
+    behind = plain[:-12] + chunk + plain[-12:]  # after the pixels
+    assert (orientation(lying), orientation(behind)) == (6, 6)
+    decoded = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: decoded.append(image))
+    assert orientation(plain) == 1
+    assert not decoded
