@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 from ademx.convert.layouts import (
     LAYOUTS,
@@ -26,8 +25,6 @@ from ademx.params import HasShape
 from ademx.shapes import parameter_shapes
 from ademx.text import printable
 from symbols.levels import RN_NETWORKS, check_choice
-
-_Parameter = TypeVar("_Parameter", bound=HasShape)
 
 # The head's keys in any layout, and which layouts have a spelling for themselves.
 _HEAD_KEY = re.compile(
@@ -68,17 +65,6 @@ class Recognised:
     known: bool = True
 
 
-def rename_from(
-    state: Mapping[str, _Parameter], layout: str | None = None, *, drop_extra: bool = False
-) -> tuple[dict[str, _Parameter], str]:
-    """Return parameters under their released names, and the layout that they were in.
-
-    See :func:`recognise` for the arguments and what it raises.
-    """
-    found = recognise(state, layout, drop_extra=drop_extra)
-    return {name: state[key] for key, name in found.names.items()}, found.layout
-
-
 def recognise(
     state: Mapping[str, HasShape],
     layout: str | None = None,
@@ -89,7 +75,7 @@ def recognise(
     """Return which of the keys are a network's, and in which layout.
 
     What stands before all its keys, such as `module.` or `state_dict.module.backbone.`, is found
-    by itself, as is a suffix of the normalisations' names (see :func:`rename_to`). Counters of
+    by itself, as is a suffix of the normalisations' names, such as ".0" in NVIDIA's. Counters of
     batches (`num_batches_tracked`) do not count. The head may be absent, and without it the last
     normalisation in a foreign layout; everything else must be there.
 
