@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10 python3
 	$$python -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' \
 	2>/dev/null && echo $$python && break; done)
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-isa lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.stamp
@@ -15,6 +15,17 @@ demo: $(VENV)/demo.stamp
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -c tests/pytest.ini tests
+
+# The golden tests by other kernels: what MXNet's oneDNN takes for a smaller CPU, one thread and two,
+# and PyTorch. A minute or two each on an idle machine, ten at the most.
+GOLDEN := timeout 600 $(BIN)/python -m pytest -c tests/pytest.ini -q tests/test_evaluate_golden.py \
+	tests/test_symbols_golden.py
+test-isa: $(VENV)/test.stamp
+	DNNL_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 $(GOLDEN)
+	DNNL_MAX_CPU_ISA=AVX512_CORE OMP_NUM_THREADS=2 $(GOLDEN)
+	OMP_NUM_THREADS=1 $(GOLDEN)
+	OMP_NUM_THREADS=2 $(GOLDEN)
+	$(GOLDEN) --backend torch
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check --config tools/ruff.toml .

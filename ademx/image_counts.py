@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -15,7 +16,23 @@ from ademx.files import replacing
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+T = TypeVar("T")
+
 _FILE = "images.npz"
+
+
+@dataclass(frozen=True)
+class NearTies:
+    """Pixels of which the score of another class comes close to that of the best.
+
+    Attributes:
+        margin: how close, as a difference of two classes' probabilities.
+        rows: (M, 5) int64: which image (its index), true class, best class, the class that comes
+            close, number of such pixels. Void pixels count nowhere.
+    """
+
+    margin: float
+    rows: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -26,10 +43,12 @@ class ImageCounts:
         names: of the images, as their files under `labels/` are called; each is there once.
         counts: (N, 3, C) int64: correct pixels, pixels of the truth, predicted pixels, of each
             class; void pixels count nowhere.
+        near_ties: None where the run did not look for them, as older ones did not.
     """
 
     names: tuple[str, ...]
     counts: NDArray[np.int64]
+    near_ties: NearTies | None = None
 
     def class_iou(self) -> NDArray[np.float64]:
         """Return the IoU of each image and class, (N, C) percent; nan where a class is absent."""
@@ -66,7 +85,9 @@ class ImageLabels:
 
 def save_image_counts(folder: Path, images: ImageCounts) -> None:
     """Write `images.npz` into a run's folder; the same counts give the same bytes."""
-    _save(folder, images.names, counts=images.counts)
+    ties = images.near_ties
+    more = {} if ties is None else {"near_ties": ties.rows, "near_margin": np.array(ties.margin)}
+    _save(folder, images.names, counts=images.counts, **more)
 
 
 def load_image_counts(folder: Path) -> ImageCounts:
@@ -78,7 +99,7 @@ def load_image_counts(folder: Path) -> ImageCounts:
         OSError: it cannot be read.
         ValueError: the file is damaged, or another command's.
     """
-    return ImageCounts(*_load(folder, "counts", shape=(3, None)))
+    return _load(folder, _image_counts)
 
 
 def save_image_labels(folder: Path, images: ImageLabels) -> None:
@@ -92,18 +113,33 @@ def load_image_labels(folder: Path) -> ImageLabels:
     Raises:
         FileNotFoundError, OSError, ValueError: as :func:`load_image_counts`.
     """
-    return ImageLabels(*_load(folder, "labels", shape=()))
+    return _load(folder, _image_labels)
 
 
-def _save(folder: Path, names: tuple[str, ...], **values: NDArray[np.int64]) -> None:
+def _image_counts(arrays: Mapping[str, Any]) -> ImageCounts:
+    names, counts = _checked(arrays, "counts", shape=(3, None))
+    if "near_ties" not in arrays:
+        return ImageCounts(names, counts)
+    rows, margin = arrays["near_ties"], arrays["near_margin"]
+    ends = (len(names), *3 * [counts.shape[2]], np.inf)
+    if rows.dtype != np.int64 or rows.ndim != 2 or rows.shape[1] != 5 or margin.shape != ():
+        raise ValueError(f"found near ties of shape {rows.shape} ({rows.dtype})")
+    if (rows < (0, 0, 0, 0, 1)).any() or (rows >= ends).any():
+        raise ValueError("found near ties of images or classes that there are not")
+    return ImageCounts(names, counts, NearTies(float(margin), rows))
+
+
+def _image_labels(arrays: Mapping[str, Any]) -> ImageLabels:
+    return ImageLabels(*_checked(arrays, "labels", shape=()))
+
+
+def _save(folder: Path, names: tuple[str, ...], **values: NDArray[Any]) -> None:
     with replacing(folder / _FILE) as file:
         write_npz(file, {"names": np.array(names, str), **values}, compressed=True)
 
 
-def _load(
-    folder: Path, key: str, *, shape: tuple[int | None, ...]
-) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Return the names and what is there for each, an array of this shape, None being any."""
+def _load(folder: Path, read: Callable[[Mapping[str, Any]], T]) -> T:
+    """Return what `read` makes of the file's arrays."""
     path = folder / _FILE
     try:
         content = path.read_bytes()
@@ -113,15 +149,16 @@ def _load(
             "`ademx evaluate … --resume` adds the file to a run that has none"
         ) from None
     try:
-        arrays = np.load(io.BytesIO(content), allow_pickle=False)
-        names, values = arrays["names"], arrays[key]
-        _check(names, values, shape)
+        return read(np.load(io.BytesIO(content), allow_pickle=False))
     except DAMAGED_ARRAYS as error:
         raise ValueError(f"{path}: not what `ademx evaluate` wrote: {error}") from None
-    return tuple(names.tolist()), values
 
 
-def _check(names: Any, values: Any, shape: tuple[int | None, ...]) -> None:
+def _checked(
+    arrays: Mapping[str, Any], key: str, *, shape: tuple[int | None, ...]
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return the names and what is there for each, an array of this shape, None being any."""
+    names, values = arrays["names"], arrays[key]
     expected = (len(names), *shape)
     fits = len(expected) == values.ndim and all(
         size in (None, found) for size, found in zip(expected, values.shape)
@@ -132,3 +169,4 @@ def _check(names: Any, values: Any, shape: tuple[int | None, ...]) -> None:
         )
     if len(set(names.tolist())) < len(names):
         raise ValueError("found an image's name twice")
+    return tuple(names.tolist()), values

@@ -37,7 +37,13 @@ from ademx.recipes import find_recipe
 from ademx.reproduce_inputs import Found, Places, find_data, find_row_weights
 from ademx.reproduce_report import Outcome, Reports
 from ademx.segmentation import SegmentationOptions
-from ademx.tolerance import Tolerance, pixel_tolerances, rounding, tie_tolerances
+from ademx.tolerance import (
+    Tolerance,
+    has_near_ties,
+    pixel_tolerances,
+    rounding,
+    tie_tolerances,
+)
 from iters.datasets import DATASETS
 from iters.lists import Sample, find_samples
 
@@ -285,7 +291,23 @@ class _Run:
             and record["settings"] == json.loads(json.dumps(wanted))
             and record.get("absent_classes", dataset.absent_classes) == dataset.absent_classes
         )
-        return record if is_the_same else None
+        return record if is_the_same and self._can_be_judged() else None
+
+    def _can_be_judged(self) -> bool:
+        if self._label.task != "segmentation":
+            return True
+        try:
+            known = has_near_ties(load_image_counts(self._folder))
+        except (OSError, ValueError):
+            known = False
+        if not known:
+            _log.warning(
+                "%s: tested again: the run in %s did not count near ties (an older version's does "
+                "not), and how far its score may lie from the published one follows from them",
+                self._row.name,
+                self._folder,
+            )
+        return known
 
     def _evaluation(self, **others: Any) -> ClassificationOptions | SegmentationOptions:
         options, row = self._options, self._row
@@ -307,7 +329,7 @@ class _Run:
         }
         if self._label.task == "classification":
             return ClassificationOptions(**common, test_3crops=row.test_3crops)
-        return SegmentationOptions(**common, test_steps=row.test_steps)
+        return SegmentationOptions(**common, test_steps=row.test_steps, near_ties=True)
 
     def _evaluate(self) -> dict[str, Any]:
         """Return the record of the test, computed or gone on with."""
@@ -321,7 +343,7 @@ class _Run:
             numerics = pixel_tolerances(
                 load_image_counts(self._folder), absent_classes=record["absent_classes"]
             )
-            cause = "pixels"
+            cause = "pixels near a tie"
         else:
             numerics, cause = self._ties(samples), "near ties"
         exact = rounding(self._row.decimals)

@@ -20,7 +20,7 @@ from iters.resample import KERNELS
 from iters.transforms import interpolation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -115,12 +115,51 @@ def best_class(
             size, or scores are not finite.
     """
     parts = _checked_parts(parts)
-    num_classes = len(parts[0][1])
-    dtype: np.dtype[np.unsignedinteger] = np.dtype(np.uint8 if num_classes <= 256 else np.uint16)
-    labels: NDArray[np.unsignedinteger] = np.empty(parts[0][0].original, dtype)
+    labels = _empty_labels(parts)
     for rows, columns, terms in _tiles(parts):
-        labels[rows, columns] = _best_class_of_tile(terms, num_classes, dtype)
+        labels[rows, columns], _ = _best_class_of_tile(terms, labels.dtype, with_lead=False)
     return labels
+
+
+def best_class_and_ties(
+    parts: Sequence[tuple[ScoreResizer, NDArray[np.floating]]],
+    truth: NDArray[np.integer],
+    *,
+    margin: float,
+) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
+    """Return what :func:`best_class` does, and how often which other class is almost as good.
+
+    A rival is a class whose mean score is less than `margin` below the best one's. A pixel with
+    several rivals counts once for each.
+
+    Args:
+        parts: as :func:`best_class` takes them.
+        truth: (height, width), the true classes; other numbers are void and not looked at.
+        margin: a difference of mean scores.
+
+    Returns:
+        The labels, and (M, 4) int64 in ascending order: true class, best class, rival, and the
+        number of such pixels.
+
+    Raises:
+        ValueError: as :func:`best_class`; or the truth is of another size.
+    """
+    parts = _checked_parts(parts)
+    labels, num_classes = _empty_labels(parts), len(parts[0][1])
+    if truth.shape != labels.shape:
+        raise ValueError(f"truth: found shape {truth.shape}, expected {labels.shape}")
+    margin *= len(parts)  # terms are added up, not averaged
+    found = []
+    for rows, columns, terms in _tiles(parts):
+        labels[rows, columns], lead = _best_class_of_tile(terms, labels.dtype, with_lead=True)
+        near = np.flatnonzero(lead < margin)  # few, and a flat search is the fastest
+        if len(near):
+            near_rows, near_columns = np.divmod(near, lead.shape[1])
+            pixels, best, rivals = _rivals(terms, near_rows, near_columns, margin)
+            true = truth[rows, columns][near_rows[pixels], near_columns[pixels]].astype(np.int64)
+            cells = (true * num_classes + best) * num_classes + rivals
+            found.append(cells[true < num_classes])
+    return labels, _counted(found, num_classes)
 
 
 def mean_scores(
@@ -248,28 +287,72 @@ def _band(matrix: NDArray[np.floating], rows: slice) -> tuple[NDArray[np.floatin
     return matrix[rows, cells], cells
 
 
-def _best_class_of_tile(
-    terms: Sequence[_Term],
-    num_classes: int,
-    dtype: np.dtype[np.unsignedinteger],
+def _empty_labels(
+    parts: Sequence[tuple[ScoreResizer, NDArray[np.float32]]],
 ) -> NDArray[np.unsignedinteger]:
-    """Return the first class with the highest sum of the terms' scores."""
-    best = _sum_of_terms(terms, 0)
-    labels = np.zeros(best.shape, dtype)
-    for index in range(1, num_classes):
-        scores = _sum_of_terms(terms, index)
-        # The latest winner is also the highest index: a maximum is faster than a masked write.
-        np.maximum(labels, (scores > best) * dtype.type(index), out=labels)
-        np.maximum(best, scores, out=best)
-    return labels
+    resizer, scores = parts[0]
+    return np.empty(resizer.original, np.uint8 if len(scores) <= 256 else np.uint16)
 
 
-def _sum_of_terms(terms: Sequence[_Term], index: int) -> NDArray[np.float32]:
+def _best_class_of_tile(
+    terms: Sequence[_Term], dtype: np.dtype[np.unsignedinteger], *, with_lead: bool
+) -> tuple[NDArray[np.unsignedinteger], NDArray[np.float32]]:
+    """Return the first class with the highest sum of the terms' scores.
+
+    Returns:
+        The labels; and by how much the best sum exceeds the second best, infinite without
+        `with_lead`, which takes a quarter of the time.
+    """
     weights, maps = terms[0]
-    scores: NDArray[np.float32] = weights @ maps[index]
+    shape = (len(weights), maps.shape[2])
+    best, scores = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    second = np.full(shape if with_lead else (), -np.inf, np.float32)
+    labels, winners = np.zeros(shape, dtype), np.empty(shape, dtype)
+    _sum_of_terms(terms, 0, out=best)
+    for index in range(1, len(maps)):
+        _sum_of_terms(terms, index, out=scores)
+        # The latest winner is also the highest index: a maximum is faster than a masked write.
+        np.multiply(scores > best, dtype.type(index), out=winners)
+        np.maximum(labels, winners, out=labels)
+        if with_lead:  # the middle one of the three: second <= best
+            np.maximum(second, scores, out=second)
+            np.minimum(second, best, out=second)
+        np.maximum(best, scores, out=best)
+    return labels, best - second
+
+
+def _sum_of_terms(terms: Sequence[_Term], index: int, *, out: NDArray[np.float32]) -> None:
+    weights, maps = terms[0]
+    np.matmul(weights, maps[index], out=out)
     for weights, maps in terms[1:]:
-        scores += weights @ maps[index]
-    return scores
+        out += weights @ maps[index]
+
+
+def _rivals(
+    terms: Sequence[_Term], rows: NDArray[np.intp], columns: NDArray[np.intp], margin: float
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """Return indices of a tile's pixels, each as often as it has rivals, its best class, a rival.
+
+    Args:
+        terms: of the tile.
+        rows: (N,), of the pixels, in the tile.
+        columns: (N,).
+        margin: as a difference of sums.
+    """
+    scores = np.zeros((len(terms[0][1]), len(rows)), np.float32)
+    for weights, maps in terms:
+        scores += (weights[rows].T * maps[:, :, columns]).sum(axis=1)
+    best = scores.argmax(axis=0)
+    is_rival = scores > scores.max(axis=0) - margin
+    is_rival[best, np.arange(len(rows))] = False
+    rivals, pixels = np.nonzero(is_rival)
+    return pixels, best[pixels], rivals
+
+
+def _counted(cells: Iterable[NDArray[np.int64]], num_classes: int) -> NDArray[np.int64]:
+    """Return, (M, 4), how often each cell of a cube of the classes' side is there."""
+    found, numbers = np.unique(np.concatenate([*cells, np.empty(0, np.int64)]), return_counts=True)
+    return np.stack([*np.unravel_index(found, (num_classes,) * 3), numbers], axis=1)
 
 
 def _checked_parts(

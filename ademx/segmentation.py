@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from ademx.arrays import DAMAGED_ARRAYS, write_npz
 from ademx.crf import CrfParameters, import_crf_library, refine
 from ademx.evaluation import EvaluationOptions, Session
 from ademx.files import name_problem, replacing, write_json
-from ademx.image_counts import ImageCounts, save_image_counts
+from ademx.image_counts import ImageCounts, NearTies, save_image_counts
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
 from ademx.published import Result
-from ademx.scoremaps import ScoreResizer, best_class, mean_scores
+from ademx.scoremaps import ScoreResizer, best_class, best_class_and_ties, mean_scores
 from ademx.shapes import network_stride
 from ademx.submissions import Submission, pack_labels
+from ademx.tolerance import SCORE_MARGIN
 from iters import transforms
 from iters.datasets import VOID, Dataset, decode_label, encode_label
 from iters.decode import BrokenImage
@@ -34,6 +37,8 @@ from iters.sources import load_label
 
 # Pixels of `correct/<image>.png` (Release: the same three values).
 _CORRECT, _WRONG = 127, 0
+# The key of a text in it.
+_TIES = "near ties"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class SegmentationOptions(EvaluationOptions):
         save_predictions: write `scores/<image>.npz`.
         save_results: write `labels/<image>.png` and `correct/<image>.png`.
         crf: refine the averaged probabilities before the best class is taken; None does not.
+        near_ties: count pixels whose best two classes are about as good, from which the tolerance
+            of a published score follows, although no published result is found for this test.
     """
 
     task = "segmentation"
@@ -55,6 +62,7 @@ class SegmentationOptions(EvaluationOptions):
     save_predictions: bool = False
     save_results: bool = True
     crf: CrfParameters | None = None
+    near_ties: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,6 +123,19 @@ class _Prepared:
     canvases: tuple[tuple[int, int], ...]
 
 
+@dataclass(frozen=True)
+class _Counted:
+    """What was counted in an image.
+
+    Attributes:
+        confusion: (C, C) int64, rows are truth.
+        ties: of :func:`ademx.scoremaps.best_class_and_ties`; None where nobody looked.
+    """
+
+    confusion: np.ndarray
+    ties: np.ndarray | None = None
+
+
 def evaluate_segmentation(options: SegmentationOptions) -> SegmentationReport:
     """Test weights on a split, write labels and scores under `options.output`, return the scores.
 
@@ -146,11 +167,13 @@ class _Tester:
                 f"--test-steps {options.test_steps}: expected a divisor of the network's output "
                 f"stride, {stride}"
             )
-        self._images: dict[Sample, np.ndarray] = {}
+        self._images: dict[Sample, _Counted] = {}
         self._stride = stride
         dataset = self._session.dataset
         self._palette = [value for colour in dataset.palette or () for value in colour]
         self._absent_classes = options.absent_classes or dataset.absent_classes
+        can_be_judged = options.near_ties or self._published() is not None
+        self._counts_ties = can_be_judged and self._session.has_labels and options.crf is None
 
     @contextmanager
     def in_folder(self) -> Iterator[None]:
@@ -166,15 +189,15 @@ class _Tester:
         total = np.zeros((classes, classes), np.int64)
         rest = []
         for sample in samples:
-            counts = self._earlier_counts(sample) if self._options.resume else None
-            if counts is None:
+            counted = self._earlier_counts(sample) if self._options.resume else None
+            if counted is None:
                 rest.append(sample)
             else:
-                total += self._noted(sample, counts)
+                total += self._noted(sample, counted)
         done = len(samples) - len(rest)
         with progress_bar(delay=0, total=len(samples), initial=done, unit="image") as bar:
-            for sample, counts in self._counts(rest, bar):
-                total += self._noted(sample, counts)
+            for sample, counted in self._counts(rest, bar):
+                total += self._noted(sample, counted)
                 bar.update()
                 if self._session.has_labels:
                     bar.set_postfix(mean_iou=f"{self._scores(total).mean_iou:.2f}", refresh=False)
@@ -185,11 +208,7 @@ class _Tester:
         session = self._session
         names = session.dataset.class_names
         scores = self._scores(confusion) if session.has_labels else None
-        published = None
-        official = session.dataset.absent_classes
-        # None of the published results had a CRF.
-        if self._options.crf is None and self._absent_classes == official:
-            published = session.published(test_steps=self._options.test_steps)
+        published = self._published()
         record = session.record(published)
         if scores is not None:
             record = {
@@ -215,25 +234,30 @@ class _Tester:
             self._submission(),
         )
 
+    def _published(self) -> Result | None:
+        official = self._session.dataset.absent_classes
+        # None of the published results had a CRF.
+        if self._options.crf is not None or self._absent_classes != official:
+            return None
+        return self._session.published(test_steps=self._options.test_steps)
+
     def _submission(self) -> Submission | None:
         if not self._options.save_results or not self._session.submission_is_due():
             return None
         return pack_labels(self._session.dataset, self._session.samples, self._options.output)
 
-    def _noted(self, sample: Sample, confusion: np.ndarray) -> np.ndarray:
-        """Return an image's confusion matrix and keep what IoU needs of it."""
-        self._images[sample] = np.stack(
-            [confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)]
-        )
-        return confusion
+    def _noted(self, sample: Sample, counted: _Counted) -> np.ndarray:
+        """Keep what was counted in an image and return its confusion matrix."""
+        self._images[sample] = counted
+        return counted.confusion
 
-    def _counts(self, samples: list[Sample], bar: tqdm[Any]) -> Iterator[tuple[Sample, np.ndarray]]:
-        """Test samples and yield those that could be with their (C, C) confusion matrix."""
+    def _counts(self, samples: list[Sample], bar: tqdm[Any]) -> Iterator[tuple[Sample, _Counted]]:
+        """Test samples and yield those that could be with what was counted in them."""
         loaded = self._session.load(samples, self._prepare, bar=bar)
         groups = grouped(loaded, self._session.group_images)
         # One thread finishes a group (enlarges, writes, counts) while the next is computed.
         with ThreadPoolExecutor(1) as pool:
-            finishing: Future[list[tuple[Sample, np.ndarray]]] | None = None
+            finishing: Future[list[tuple[Sample, _Counted]]] | None = None
             for group in groups:
                 scores = self._network_scores([prepared for _, prepared in group])
                 if finishing is not None:
@@ -289,11 +313,17 @@ class _Tester:
 
     def _save_image_counts(self) -> None:
         samples = sorted(self._images, key=lambda sample: sample.index)
-        counts = np.array([self._images[sample] for sample in samples], np.int64)
-        counts = counts.reshape(len(samples), 3, self._session.dataset.num_classes)
-        save_image_counts(
-            self._options.output, ImageCounts(tuple(sample.name for sample in samples), counts)
-        )
+        names = tuple(sample.name for sample in samples)
+        matrices = [self._images[sample].confusion for sample in samples]
+        counts = [[one.diagonal(), one.sum(axis=1), one.sum(axis=0)] for one in matrices]
+        size = (len(samples), 3, self._session.dataset.num_classes)
+        images = ImageCounts(names, np.array(counts, np.int64).reshape(size))
+        if self._counts_ties:
+            rows = [np.empty((0, 5), np.int64)]
+            for index, sample in enumerate(samples):
+                rows.append(np.insert(_known(self._images[sample].ties), 0, index, axis=1))
+            images = replace(images, near_ties=NearTies(SCORE_MARGIN, np.concatenate(rows)))
+        save_image_counts(self._options.output, images)
 
     def _network_scores(self, group: list[_Prepared]) -> list[list[np.ndarray]]:
         """Return, per image and scale, the network's (C, h·steps/s, w·steps/s) probabilities."""
@@ -320,25 +350,30 @@ class _Tester:
 
     def _finish(
         self, group: list[tuple[Sample, _Prepared]], scores: list[list[np.ndarray]]
-    ) -> list[tuple[Sample, np.ndarray]]:
-        """Write a group's files and return each sample with its confusion matrix."""
+    ) -> list[tuple[Sample, _Counted]]:
+        """Write a group's files and return each sample with what was counted in it."""
         counts = []
         for (sample, prepared), of_scales in zip(group, scores):
             if self._options.save_predictions:
                 self._save_scores(sample, of_scales)
-            classes = self._classes(prepared, of_scales)
+            classes, ties = self._classes(prepared, of_scales)
             if self._options.save_results:
-                self._save_results(sample, classes, prepared.truth)
-            counts.append((sample, self._confusion(prepared.truth, classes)))
+                self._save_results(sample, classes, prepared.truth, ties)
+            confusion = self._confusion(prepared.truth, classes)
+            counts.append((sample, _Counted(confusion, ties)))
         return counts
 
-    def _classes(self, prepared: _Prepared, scores: list[np.ndarray]) -> np.ndarray:
-        """Return the class of every pixel of the original image, (H, W) integer."""
+    def _classes(
+        self, prepared: _Prepared, scores: list[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the class of every pixel of the original image, (H, W), and ties if wanted."""
         parts = self._parts(prepared, scores)
-        if self._options.crf is None or prepared.pixels is None:
-            return best_class(parts)
-        refined = refine(mean_scores(parts), prepared.pixels, self._options.crf)
-        return refined.argmax(axis=0).astype(np.uint8)
+        if self._options.crf is not None and prepared.pixels is not None:
+            refined = refine(mean_scores(parts), prepared.pixels, self._options.crf)
+            return refined.argmax(axis=0).astype(np.uint8), None
+        if self._counts_ties and prepared.truth is not None:
+            return best_class_and_ties(parts, prepared.truth, margin=SCORE_MARGIN)
+        return best_class(parts), None
 
     def _parts(
         self, prepared: _Prepared, scores: list[np.ndarray]
@@ -364,22 +399,30 @@ class _Tester:
         scales = self._options.test_scales
         return ["scores"] if len(scales) == 1 else [f"scores@{scale}" for scale in scales]
 
-    def _save_results(self, sample: Sample, classes: np.ndarray, truth: np.ndarray | None) -> None:
+    def _save_results(
+        self,
+        sample: Sample,
+        classes: np.ndarray,
+        truth: np.ndarray | None,
+        ties: np.ndarray | None,
+    ) -> None:
         if truth is not None:
             correct = Image.fromarray(_correct_pixels(classes, truth))
-            self._save_png("correct", sample, correct)
+            self._save_png("correct", sample, correct, None if ties is None else _note(ties))
         labels = Image.fromarray(encode_label(self._session.dataset, classes))
         if self._palette:
             labels.putpalette(self._palette)
         # Last, because the next run takes this file for the sign of a finished image.
         self._save_png("labels", sample, labels)
 
-    def _save_png(self, folder: str, sample: Sample, image: Image.Image) -> None:
+    def _save_png(
+        self, folder: str, sample: Sample, image: Image.Image, note: PngInfo | None = None
+    ) -> None:
         with replacing(self._path(folder, sample), durable=False) as file:
-            image.save(file, "PNG")
+            image.save(file, "PNG", pnginfo=note)
 
-    def _earlier_counts(self, sample: Sample) -> np.ndarray | None:
-        """Return an image's confusion matrix from what an interrupted run left, if it is whole."""
+    def _earlier_counts(self, sample: Sample) -> _Counted | None:
+        """Return what an interrupted run counted in an image, if what it left is whole."""
         if not self._options.save_results:
             return None
         dataset = self._session.dataset
@@ -396,7 +439,10 @@ class _Tester:
                     return None  # one of the three files is another one now
             if self._options.save_predictions and not self._has_scores(sample):
                 return None
-            return self._confusion(truth, classes)
+            ties = None
+            if self._counts_ties:
+                ties = _noted_ties(self._path("correct", sample), dataset.num_classes)
+            return _Counted(self._confusion(truth, classes), ties)
         # Missing, or cut short by a crash of the machine: that is not waited for to be on the disk.
         except DAMAGED_ARRAYS:
             return None
@@ -428,6 +474,34 @@ class _Tester:
     def _path(self, folder: str, sample: Sample) -> Path:
         suffix = ".npz" if folder == "scores" else ".png"
         return self._options.output / folder / f"{sample.name}{suffix}"
+
+
+def _note(ties: np.ndarray) -> PngInfo:
+    """Return near ties as a text in a PNG, from which an interrupted run goes on."""
+    note = PngInfo()
+    note.add_text(_TIES, json.dumps({"margin": SCORE_MARGIN, "pixels": ties.tolist()}))
+    return note
+
+
+def _noted_ties(path: Path, num_classes: int) -> np.ndarray:
+    """Return near ties that a PNG tells.
+
+    Raises:
+        ValueError: it tells none, or those within another margin, as a run has left it that was
+            of another version or did not want them.
+    """
+    with Image.open(path) as image:
+        note = json.loads(image.info.get(_TIES, "{}"))
+    ties = np.array(note.get("pixels", ()), np.int64).reshape(-1, 4)
+    if note.get("margin") != SCORE_MARGIN or (ties < 0).any() or (ties[:, :3] >= num_classes).any():
+        raise ValueError(f"{path}: near ties were not counted")
+    return ties
+
+
+def _known(ties: np.ndarray | None) -> np.ndarray:
+    if ties is None:
+        raise ValueError("near ties were not counted")
+    return ties
 
 
 def _correct_pixels(classes: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -9,6 +9,16 @@ GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--backend", default="mxnet", help="What the golden tests compute by.")
+
+
+@pytest.fixture(scope="session")
+def backend(request) -> str:
+    """Return what `ademx evaluate` is to compute by."""
+    return request.config.getoption("--backend")
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """Return the folder of numbers that the release computed."""

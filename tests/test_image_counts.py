@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from ademx.image_counts import (
     ImageCounts,
     ImageLabels,
+    NearTies,
     load_image_counts,
     load_image_labels,
     save_image_counts,
@@ -66,6 +68,39 @@ def test_counts_come_back_and_the_same_counts_are_the_same_bytes(tmp_path):
     np.testing.assert_array_equal(loaded.counts, images.counts)
     save_image_counts(tmp_path, loaded)
     assert (tmp_path / "images.npz").read_bytes() == first
+
+
+NEAR = NearTies(3e-4, np.array([[0, 1, 2, 3, 7], [4, 0, 5, 1, 1]]))
+
+
+def test_near_ties_come_back_and_runs_without_them_are_read_too(tmp_path):
+    _, images = random_counts()
+    save_image_counts(tmp_path, images)
+    assert load_image_counts(tmp_path).near_ties is None
+    for rows in (NEAR.rows, NEAR.rows[:0]):
+        save_image_counts(tmp_path, replace(images, near_ties=replace(NEAR, rows=rows)))
+        loaded = load_image_counts(tmp_path)
+        np.testing.assert_array_equal(loaded.counts, images.counts)
+        assert loaded.near_ties.margin == 3e-4
+        np.testing.assert_array_equal(loaded.near_ties.rows, rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[5, 0, 0, 1, 1]], "of images or classes that there are not"),
+        ([[0, 0, 6, 1, 1]], "of images or classes that there are not"),
+        ([[0, -1, 0, 1, 1]], "of images or classes that there are not"),
+        ([[0, 0, 0, 1, 0]], "of images or classes that there are not"),
+        ([[0, 0, 1, 1]], r"near ties of shape \(1, 4\)"),
+        ([[0, 0, 0, 1.5, 1]], "float64"),
+    ],
+)
+def test_near_ties_that_cannot_be_are_refused(tmp_path, rows, message):
+    _, images = random_counts()
+    save_image_counts(tmp_path, replace(images, near_ties=replace(NEAR, rows=np.array(rows))))
+    with pytest.raises(ValueError, match=f"not what `ademx evaluate` wrote: .*{message}"):
+        load_image_counts(tmp_path)
 
 
 def test_labels_come_back(tmp_path):

@@ -62,6 +62,30 @@ def measure_best_class(repeat: int) -> Row:
     )
 
 
+def measure_near_ties(repeat: int) -> Row:
+    """Time best classes with near ties counted, against best classes alone."""
+    from ademx.scoremaps import ScoreResizer, best_class, best_class_and_ties
+    from ademx.tolerance import SCORE_MARGIN
+
+    scores, (truth, _) = make_scores(), make_labels()
+    parts = [
+        (ScoreResizer(grid=scores.shape[1:], canvas=IMAGE, image=IMAGE, original=IMAGE), scores)
+    ]
+    equal = (best_class_and_ties(parts, truth, margin=SCORE_MARGIN)[0] == best_class(parts)).all()
+    ours_s, reference_s = time_in_turns(
+        lambda: best_class_and_ties(parts, truth, margin=SCORE_MARGIN),
+        lambda: best_class(parts),
+        repeat,
+    )
+    return Row(
+        what="best class and near ties, where a score is judged",
+        ours_s=ours_s,
+        reference_s=reference_s,
+        target_ratio=1 / 1.3,
+        note=f"best class alone; {'equal' if equal else 'NOT EQUAL'}",
+    )
+
+
 def measure_confusion_matrix(repeat: int) -> Row:
     """Time the confusion matrix, against set intersections class by class."""
     from ademx.metrics import confusion_matrix
@@ -83,7 +107,11 @@ def measure_confusion_matrix(repeat: int) -> Row:
     )
 
 
-MEASUREMENTS: tuple[Callable[[int], Row], ...] = (measure_best_class, measure_confusion_matrix)
+MEASUREMENTS: tuple[Callable[[int], Row], ...] = (
+    measure_best_class,
+    measure_near_ties,
+    measure_confusion_matrix,
+)
 
 
 def best_class_by_pillow(scores: NDArray[np.float32]) -> NDArray[np.intp]:
