@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from ademx.cli.process import LogFormatter
+from ademx.iteration import progress_bar
 
 ADEMX = [sys.executable, "-m", "ademx"]
 
@@ -141,3 +142,12 @@ main(["convert", *sys.argv[1:]])
     command = [sys.executable, "-c", script, source / "a.params", source / "b.safetensors"]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     assert (source / "b.safetensors").exists()
+
+
+def test_progress_bars_need_no_stderr(monkeypatch):
+    """A program without a console has none."""
+    monkeypatch.setattr(sys, "stderr", None)
+    for options in ({}, {"disable": False}, {"disable": None}):
+        with progress_bar(total=2, unit="image", delay=0, **options) as bar:
+            bar.update()
+            bar.set_postfix(score="1")
