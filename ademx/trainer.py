@@ -217,19 +217,25 @@ class Trainer:
         """What the loss is multiplied by before the gradient is taken."""
         return self._scaler.loss_scale if self._scaler else 1.0
 
-    def step(self, batch: DataBatch, *, seed: int, stop: bool = False) -> Callable[[], Sums]:
+    def step(self, batch: DataBatch | None, *, seed: int, stop: bool = False) -> Callable[[], Sums]:
         """Start one update and return what waits for its sums.
 
         Args:
-            batch: data and labels, for all devices of this worker.
+            batch: data and labels, for all devices of this worker. None: it has none, and adds
+                zeros to what the others have, which wait for it.
             seed: of the random numbers of this update (dropout), 0 or above.
             stop: whether this worker was asked to stop; the sums tell all workers.
         """
         if self._draws:
             mx.random.seed(seed)
-        self._module.forward_backward(batch)
         metric = _DeviceSums()
-        self._module.update_metric(metric, batch.label)
+        if batch is None:
+            for arrays in self._module._exec_group.grad_arrays:
+                for gradient in arrays:
+                    gradient[:] = 0
+        else:
+            self._module.forward_backward(batch)
+            self._module.update_metric(metric, batch.label)
         found = mx.nd.add_n(*metric.found, mx.nd.array([0, 0, 0, 0, float(stop)]))
         if self._workers.count > 1 and self._workers.synchronous:
             self._workers.add_up("sums", [found])

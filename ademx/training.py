@@ -172,7 +172,7 @@ class _Run:
         while done < self._iterator.num_batches and not stop.agreed:
             started = time.monotonic()
             batch = self._next_batch(stop)
-            if batch is None:
+            if batch is None and stop.agreed:
                 break
             wait = time.monotonic() - started
             update = self._count((epoch, done))
@@ -187,19 +187,29 @@ class _Run:
         return (epoch, done) if done < self._iterator.num_batches else (epoch + 1, 0)
 
     def _next_batch(self, stop: _StopSignal) -> DataBatch | None:
-        """Return the next batch; None if a signal came first, after which there is no other."""
+        """Return the next batch; None if a signal came first, after which there is no other.
+
+        Then this worker alone agrees with itself. Of several synchronous ones the others wait for
+        its share of the update, and of the next, until all know that one was told to stop.
+        """
         try:
             with stop.interrupting():
                 return self._iterator.next()
         except _Interrupted:
-            stop.agreed = True
+            stop.agreed = self._workers.count == 1 or not self._workers.synchronous
+            if not stop.agreed:
+                _log.warning(
+                    "worker %d was told to stop and gets no data: its images are missing in the "
+                    "update that the others wait for",
+                    self._workers.rank,
+                )
             return None
 
     def _account(self, update: _Update) -> bool:
         """Wait for an update and show it; return whether a worker was asked to stop."""
         sums = update.sums()
         if not math.isfinite(sums.loss):
-            files = "\n  ".join(self._iterator.files(update.batch))
+            files = "\n  ".join(self._iterator.files(update.batch) if update.batch else ())
             raise TrainingDiverged(
                 f"the loss became {sums.loss} at update {update.number + 1} (epoch "
                 f"{update.number // self._iterator.num_batches + 1}), learning rate {update.lr:g}; "
@@ -472,14 +482,14 @@ class _Update:
     Attributes:
         number: from 0, in the whole training.
         lr: its rate.
-        batch: this worker's images.
+        batch: this worker's images; None if it had none.
         sums: waits for the update and returns what it found.
         wait: seconds that the batch was waited for.
     """
 
     number: int
     lr: float
-    batch: DataBatch
+    batch: DataBatch | None
     sums: Callable[[], Sums]
     wait: float
 

@@ -164,6 +164,19 @@ def test_scaling_the_loss_changes_nothing_and_overflows_are_left_out():
         np.testing.assert_array_equal(trainer.momentum()[name], value)
 
 
+def test_an_update_without_images_adds_nothing():
+    a1 = network(CLASSIFIER)
+    trainer, before, _ = trained(a1, updates=1)
+    sums = trainer.step(None, seed=0, stop=True)()
+    assert (sums.loss, sums.count, sums.stop) == (0, 0, 1)
+    gradients = trainer._module._exec_group.grad_arrays
+    assert all((one.asnumpy() == 0).all() for arrays in gradients for one in arrays)
+    # What is left is the momentum's and the decay's part.
+    momentum, bias = trainer.momentum()["linear4_bias"], before["linear4_bias"]
+    found = trainer.parameters()[0]["linear4_bias"]
+    np.testing.assert_allclose(found, bias - 0.1 * 0.9 * momentum, atol=1e-6)
+
+
 @pytest.mark.skipif(not cpu_has_bfloat16(), reason="this CPU has no bfloat16")
 def test_bfloat16_learns_nearly_the_same():
     a1 = network(CLASSIFIER)

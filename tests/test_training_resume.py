@@ -185,6 +185,47 @@ iters.workers.read_bytes = lambda path, offset: pathlib.Path(path).read_bytes()
 main()"""
 
 
+class OneOfTwo(training.Workers):
+    """A worker whose partner adds nothing and asks for nothing."""
+
+    def __init__(self, *_):
+        super().__init__("local", 1)
+        self.count = 2
+
+    def gather(self, key, value):
+        return [value]
+
+    def add_up(self, *_, **__):
+        pass
+
+
+def test_one_of_several_workers_adds_zeros_until_all_know(photos, tmp_path, monkeypatch):
+    """Else the others wait for ever for the update that was to be their last."""
+    monkeypatch.setattr(training, "Workers", OneOfTwo)
+    monkeypatch.setattr(training, "_PATIENCE_SECONDS", 0.1)
+    make = training.make_iterator
+
+    def stuck(*arguments):
+        iterator = make(*arguments)
+        original, calls = iterator.next, iter(range(10**6))
+
+        def read():
+            if next(calls) < 2:
+                return original()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(20)
+
+        iterator.next = read
+        return iterator
+
+    monkeypatch.setattr(training, "make_iterator", stuck)
+    report = train(classification(photos, tmp_path, batch_images=1))
+    # It joined in the third and last update of the epoch, at whose end all know.
+    assert (report.signal, report.epoch, report.batch) == (signal.SIGTERM, 1, 0)
+    assert [line["loss"] > 0 for line in metrics(tmp_path, "update")] == [True, True, False]
+    assert report.params_path.name.endswith("_ep-0001.params")
+
+
 def test_a_signal_before_the_first_update_leaves_nothing_to_go_on_from(
     photos, tmp_path, monkeypatch, caplog
 ):
