@@ -1,0 +1,361 @@
+"""Folders, FIFOs and unreadable files for files, files cut while they are read, odd lists."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from faults_base import (
+    ROOT,
+    Bench,
+    Ended,
+    Fault,
+    Loss,
+    NotTried,
+    Trial,
+    must_be_equal,
+    must_run,
+    results,
+    run,
+)
+from faults_work import LABEL, RELEASED, evaluation, trained, training, voc
+
+_NOBODY = 65534
+_HANGS_SECONDS = 60.0
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _link_to_itself(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def _unreadable(path: Path) -> None:
+    path.write_bytes(b"x" * 100)
+    path.chmod(0)
+
+
+def _empty(path: Path) -> None:
+    path.touch()
+
+
+def _zeros(path: Path) -> None:
+    path.write_bytes(bytes(10_000))
+
+
+_KINDS: dict[str, Callable[[Path], None]] = {
+    "folder": _folder,
+    "FIFO": os.mkfifo,
+    "unreadable": _unreadable,
+    "circular link": _link_to_itself,
+    "empty file": _empty,
+    "zeros": _zeros,
+}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """An argument for a file, or a file that a list names; `{}` in the arguments stands for it."""
+
+    name: str
+    file: str
+    arguments: Callable[[Bench, Path, Path], list[object]]
+
+
+def _in_list(bench: Bench, folder: Path, path: Path, *, column: int) -> Path:
+    """Return a list of four samples, one of which names the file."""
+    base = voc(bench) / "VOCdevkit" / "VOC2012"
+    names = (base / "ImageSets/Segmentation/train.txt").read_text().split()[:4]
+    lines = [[f"{base}/JPEGImages/{n}.jpg", f"{base}/SegmentationClass/{n}.png"] for n in names]
+    lines[2][column] = str(path)
+    (folder / "odd.lst").write_text("".join("\t".join(line) + "\n" for line in lines))
+    return folder / "odd.lst"
+
+
+def _evaluate(bench: Bench, folder: Path, *changes: object) -> list[object]:
+    return evaluation(bench, folder / "out", *changes)
+
+
+def _swap(arguments: list[object], old: object, new: object) -> list[object]:
+    return [new if one == old else one for one in arguments]
+
+
+def _coco(bench: Bench, folder: Path, path: Path) -> list[object]:
+    (folder / "coco" / "annotations").mkdir(parents=True)
+    (folder / "coco" / "val2017").mkdir()
+    path.rename(folder / "coco" / "annotations" / "instances_val2017.json")
+    return ["data", "lists", "coco", "--root", folder / "coco"]
+
+
+_PLACES = [
+    _Place("convert", "w.params", lambda b, f, p: ["convert", p, f / "w.pth"]),
+    _Place("convert", "w.safetensors", lambda b, f, p: ["convert", p, f / "w2.params"]),
+    _Place("convert", "w.pth", lambda b, f, p: ["convert", p, f / "w3.params"]),
+    _Place(
+        "weights verify", f"{RELEASED}_ep-0001.params", lambda b, f, p: ["weights", "verify", p]
+    ),
+    _Place("weights show", "w.params", lambda b, f, p: ["weights", "show", p]),
+    _Place(
+        "predict, weights",
+        f"{LABEL}_ep-0001.params",
+        lambda b, f, p: ["predict", voc(b), "--weights", p, "--output", f / "out"],
+    ),
+    _Place(
+        "predict, image",
+        "a.jpg",
+        lambda b, f, p: ["predict", p, "--weights", trained(b), "--output", f / "out"],
+    ),
+    _Place(
+        "evaluate, weights",
+        f"{LABEL}_ep-0001.params",
+        lambda b, f, p: _swap(_evaluate(b, f), trained(b), p),
+    ),
+    _Place("evaluate, list", "a.lst", lambda b, f, p: _evaluate(b, f, "--list-file", p)),
+    _Place("evaluate, dataset", "a.yaml", lambda b, f, p: _evaluate(b, f, "--dataset", p)),
+    _Place(
+        "evaluate, image",
+        "a.jpg",
+        lambda b, f, p: _evaluate(b, f, "--list-file", _in_list(b, f, p, column=0)),
+    ),
+    _Place(
+        "evaluate, label",
+        "a.png",
+        lambda b, f, p: _evaluate(b, f, "--list-file", _in_list(b, f, p, column=1)),
+    ),
+    _Place(
+        "train, weights",
+        f"{LABEL}_ep-0001.params",
+        lambda b, f, p: training(b, f / "out", "--weights", p),
+    ),
+    _Place("train, list", "a.lst", lambda b, f, p: training(b, f / "out", "--list-file", p)),
+    _Place(
+        "train, image",
+        "a.jpg",
+        lambda b, f, p: training(
+            *(b, f / "out", "--list-file", _in_list(b, f, p, column=0), "--max-broken", 0)
+        ),
+    ),
+    _Place("data lists, annotations", "a.json", _coco),
+    _Place("compare", "a", lambda b, f, p: ["compare", p, p]),
+    _Place("plot", "a", lambda b, f, p: ["plot", p, "--output", f / "a.png"]),
+]
+_PAIRS = [(place, kind) for place in _PLACES for kind in _KINDS]
+random.Random(0).shuffle(_PAIRS)
+
+
+def _odd_kind(trial: Trial) -> None:
+    place, kind = _PAIRS[trial.number % len(_PAIRS)]
+    path = trial.folder / place.file
+    _KINDS[kind](path)
+    before = _as_nobody(trial.folder) if kind == "unreadable" else None
+    try:
+        arguments = place.arguments(trial.bench, trial.folder, path)
+        if before is not None:
+            _open_to_all(trial.bench.folder)
+        ended = run(trial.folder, arguments, before=before)
+        name = "instances_val2017.json" if place.name.startswith("data lists") else path
+        if place.name == "compare" and kind == "folder":
+            name = "scores.json"
+        ended.must_explain(name, path.name)
+    except Loss as loss:
+        raise Loss(f"{place.name}, {path.suffix or 'file'}, {kind}: {loss}") from None
+
+
+def _as_nobody(folder: Path) -> Callable[[], None]:
+    """Return what makes a process another user's, who may write into the folder."""
+    if os.geteuid():
+        raise NotTried("needs root, to become another user")
+    folder.chmod(0o777)
+
+    def become() -> None:
+        os.setgroups([])
+        os.setgid(_NOBODY)
+        os.setuid(_NOBODY)
+
+    return become
+
+
+def _open_to_all(folder: Path) -> None:
+    """Let everybody read the campaign's folder, whose parts only root may enter."""
+    folder.chmod(0o755)
+
+
+# Cut short while it is read: the program reads the first part, then the file shrinks.
+_CUT = """
+import os, sys
+from pathlib import Path
+kind, path, size, root = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+sys.path.insert(0, str(root))
+try:
+    if kind == "params":
+        from ademx.params import open_params
+        with open_params(path) as file:
+            os.truncate(path, size)
+            for name in file:
+                file[name]
+    else:
+        from iters.sources import read_bytes, read_record_file
+        records = read_record_file(path)
+        os.truncate(path, size)
+        for record in records:
+            read_bytes(path, record.offset)
+except ValueError as error:
+    sys.exit(0 if str(path) in str(error) else f"the file is not named: {error}")
+sys.exit("a file that is too short was read whole")
+"""
+
+
+def _cut_between(trial: Trial, *, kind: str) -> None:
+    if kind == "params":
+        content = trained(trial.bench).read_bytes()
+        path = trial.folder / "w.params"
+        path.write_bytes(content)
+    else:
+        from iters.sources import write_records
+
+        path = trial.folder / "a.rec"
+        images = [(n, 0, trial.random.randbytes(5000)) for n in range(100)]
+        with path.open("wb") as file, path.with_suffix(".idx").open("wb") as index:
+            write_records(images, record_file=file, index_file=index)
+    # The last record's padding may go.
+    size = trial.random.randrange(path.stat().st_size - 3000)
+    program = [sys.executable, "-c", _CUT]
+    ended = run(trial.folder, [kind, path, size, ROOT], program=program)
+    ended.must_succeed()
+
+
+def _cut_during(trial: Trial) -> None:
+    """Cut a large file at any moment of a command: it is refused, or was read whole before."""
+    from ademx import params
+
+    def make(folder: Path) -> tuple[Path, dict[str, str]]:
+        draw = np.random.default_rng(0)
+        arrays = {f"l{n}_weight": draw.random((256, 1024), np.float32) for n in range(50)}
+        path = folder / "w.params"
+        params.save(path, arrays, {})
+        return path, {}
+
+    source, _ = trial.bench.once("large weights", make)
+    path = trial.folder / source.name
+    path.write_bytes(source.read_bytes())
+    size = trial.random.randrange(path.stat().st_size)
+    timer = threading.Timer(trial.random.uniform(0.1, 0.6), os.truncate, (path, size))
+    timer.start()
+    ended = run(trial.folder, ["weights", "show", path])
+    timer.join()
+    if ended.status:
+        ended.must_explain(path)
+
+
+_PLAIN = "images/{0}.jpg\tlabels/{0}.png"
+
+
+def _list_forms(lines: list[str]) -> dict[str, tuple[bytes, bool]]:
+    """Return forms of a list, each with whether it has to be read as the plain one is."""
+    text = "\n".join(lines) + "\n"
+    plain = text.encode()
+    return {
+        "CRLF": (text.replace("\n", "\r\n").encode(), True),
+        "BOM": (b"\xef\xbb\xbf" + plain, True),
+        "blank lines": (text.replace("\n", "\n \n\n").encode(), True),
+        "blanks around fields": (text.replace("\t", " \t ").replace("\n", "  \n").encode(), True),
+        "no last line break": (plain.rstrip(), True),
+        "UTF-16": (text.encode("utf-16"), False),
+        "UTF-16, big endian, no BOM": (text.encode("utf-16-be"), False),
+        "NUL": (plain.replace(b"\t", b"\0", 1), False),
+        "NUL in a name": (plain.replace(b".jpg", b"\0.jpg", 1), False),
+        "blanks only": (b" \n\n \t \n", False),
+        "cut in a line": (plain[: len(plain) // 2 - 3], False),
+        "spaces for tabs": (plain.replace(b"\t", b" "), False),
+        "JSON": (b'{"a": [1, 2]}\n', False),
+        "an image": (bytes(range(256)) * 20, False),
+    }
+
+
+def _odd_list(trial: Trial, *, command: str) -> None:
+    def alone(folder: Path) -> dict[str, str]:
+        (folder / "a.lst").write_text("\n".join(_plain_lines(trial.bench)) + "\n")
+        must_run(folder, _list_command(trial.bench, folder, command))
+        return _of_list(folder)
+
+    expected = trial.bench.once(f"list {command}", alone)
+    forms = _list_forms(_plain_lines(trial.bench))
+    name = list(forms)[trial.number % len(forms)]
+    content, is_read = forms[name]
+    (trial.folder / "a.lst").write_bytes(content)
+    try:
+        ended = run(trial.folder, _list_command(trial.bench, trial.folder, command))
+        if is_read:
+            ended.must_succeed()
+            must_be_equal(_of_list(trial.folder), expected)
+        else:
+            ended.must_explain("a.lst")
+    except Loss as loss:
+        raise Loss(f"{name}: {loss}") from None
+
+
+def _duplicates(trial: Trial) -> None:
+    """A sample twice in a list is tested twice, or refused."""
+    lines = _plain_lines(trial.bench)
+    (trial.folder / "a.lst").write_text("\n".join([*lines, lines[0]]) + "\n")
+    ended: Ended = run(trial.folder, _list_command(trial.bench, trial.folder, "evaluate"))
+    if ended.status:
+        ended.must_explain("a.lst")
+        return
+    count = len(list((trial.folder / "out" / "labels").iterdir()))
+    if count != len(lines) + 1:
+        raise Loss(f"{count} labels for {len(lines) + 1} samples")
+
+
+def _plain_lines(bench: Bench) -> list[str]:
+    base = Path("VOCdevkit/VOC2012")
+    folder = voc(bench) / base
+    names = (folder / "ImageSets/Segmentation/train.txt").read_text().split()[:4]
+    return [f"{base}/JPEGImages/{n}.jpg\t{base}/SegmentationClass/{n}.png" for n in names]
+
+
+def _list_command(bench: Bench, folder: Path, command: str) -> list[object]:
+    make = {"evaluate": evaluation, "train": training}[command]
+    changes = ("--to-epoch", 1) if command == "train" else ()
+    return make(bench, folder / "out", "--list-file", folder / "a.lst", *changes)
+
+
+def _of_list(folder: Path) -> dict[str, str]:
+    """Return the results but for the record, which has the list's own MD5."""
+    kept = (".png", ".params", ".npz")
+    return {k: v for k, v in results(folder / "out").items() if k.endswith(kept)}
+
+
+FAULTS = [
+    Fault(
+        "odd-file",
+        f"{', '.join(_KINDS)} where a file is expected, {len(_PLACES)} places",
+        len(_PAIRS),
+        _odd_kind,
+    ),
+    Fault(
+        "cut-params",
+        "a `.params` file cut short between its headers and its data",
+        10,
+        partial(_cut_between, kind="params"),
+    ),
+    Fault(
+        "cut-rec",
+        "a `.rec` file cut short between its index and its images",
+        10,
+        partial(_cut_between, kind="rec"),
+    ),
+    Fault("cut-during", "a `.params` file of 50 MB cut short at any moment", 20, _cut_during),
+    Fault("list-evaluate", "odd lists in testing", 14, partial(_odd_list, command="evaluate")),
+    Fault("list-train", "odd lists in training", 14, partial(_odd_list, command="train")),
+    Fault("list-duplicates", "a sample twice in a list", 1, _duplicates),
+]
