@@ -215,7 +215,7 @@ def try_fault(
     times: int,
     jobs: int,
     deadline: float,
-    tick: Callable[[], object],
+    tick: Callable[[], object] = lambda: None,
 ) -> Row:
     """Make the trials of a fault until all are made or the time is up, and judge them."""
     losses: list[str] = []

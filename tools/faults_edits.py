@@ -150,12 +150,10 @@ def _read_records(path: Path) -> list[bytes]:
     content, found = path.read_bytes(), []
     for record in read_record_file(path):
         encoded = read_bytes(path, record.offset)
-        kind, size = (
-            (v := struct.unpack_from("<I", content, record.offset + 4)[0]) >> 29,
-            v & ~(7 << 29),
-        )
-        whole = content[record.offset + 8 : record.offset + 8 + size]
-        if kind == 0 and (not whole.endswith(encoded) or len(whole) - len(encoded) < 24):
+        (value,) = struct.unpack_from("<I", content, record.offset + 4)
+        start, size = record.offset + 8, value & ~(7 << 29)
+        whole = content[start : start + size]
+        if value >> 29 == 0 and (not whole.endswith(encoded) or len(whole) - len(encoded) < 24):
             raise Loss(f"record {record.key} is not what the file holds")
         found.append(encoded)
     return found
@@ -177,19 +175,15 @@ def _read_list(path: Path) -> list[Any]:
     from iters.lists import read_list_file
 
     errors, found = [], []
-    content = path.read_bytes()
+    content = path.read_bytes().replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    texts = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = [line for line in texts if line.decode(errors="replace").strip()]
     for task in ("segmentation", "classification"):
         try:
             samples = read_list_file(path, task=task, root="/root")
         except ValueError as error:
             errors.append(error)
             continue
-        lines = [line for line in content.split(b"\n") if line.strip(b" \t\r\f\v\x1c\x1d\x1e\x1f")]
-        lines = [
-            line
-            for line in lines
-            if line.removeprefix(b"\xef\xbb\xbf").decode(errors="replace").strip()
-        ]
         if len(samples) != len(lines):
             raise Loss(f"{len(samples)} samples of {len(lines)} lines")
         for sample, line in zip(samples, lines):

@@ -1,9 +1,10 @@
-"""Odd surroundings: closed streams, no home, another language, few cores, folders one may not write."""
+"""Odd surroundings: closed streams, no home, another language, few cores, read-only folders."""
 
 from __future__ import annotations
 
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,11 @@ def _one_core() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
+def _within(change: str) -> tuple[str, ...]:
+    """Return what runs a program where mounts have been changed for it alone."""
+    return ("unshare", "--mount", "sh", "-c", f'{change} && exec "$@"', "sh")
+
+
 _LATIN = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 _ODD = [
     _Surroundings("stdin closed", before=_close(0)),
@@ -69,28 +75,8 @@ _ODD = [
     _Surroundings("OMP_NUM_THREADS=foo", {"OMP_NUM_THREADS": "foo"}, before=_one_core),
     _Surroundings("OMP_NUM_THREADS=1,2", {"OMP_NUM_THREADS": "1,2"}),
     _Surroundings("one core", {"OMP_NUM_THREADS": None}, before=_one_core),
-    _Surroundings(
-        "a read-only /dev/shm",
-        program=(
-            "unshare",
-            "--mount",
-            "sh",
-            "-c",
-            'mount -o remount,ro,bind /dev/shm && exec "$@"',
-            "sh",
-        ),
-    ),
-    _Surroundings(
-        "a read-only home and /tmp of the system",
-        program=(
-            "unshare",
-            "--mount",
-            "sh",
-            "-c",
-            'mount -o ro,bind /root /root && exec "$@"',
-            "sh",
-        ),
-    ),
+    _Surroundings("a read-only /dev/shm", program=_within("mount -o remount,ro,bind /dev/shm")),
+    _Surroundings("a read-only home", program=_within('mount -o ro,bind "$HOME" "$HOME"')),
 ]
 
 
@@ -249,15 +235,14 @@ def _group() -> Iterator[Callable[[], None]]:
         folder.rmdir()
 
 
-_SETTINGS = [
-    Fault("odd-" + odd.name.replace(" ", "-").replace(",", ""), odd.name, 4, partial(_odd, odd=odd))
-    for odd in _ODD
-]
+def _fault(odd: _Surroundings) -> Fault:
+    name = re.sub("[^a-z0-9]+", "-", odd.name.lower()).strip("-")
+    return Fault(f"around-{name}", odd.name, len(_WORKS), partial(_odd, odd=odd))
+
+
 FAULTS = [
-    *_SETTINGS,
-    Fault("odd-terminal", "a terminal", 4, _terminal),
-    Fault(
-        "odd-read-only-folder", "an output and a current folder that are read-only", 3, _read_only
-    ),
-    Fault("odd-quota", "a CPU quota of one core", 1, _quota),
+    *map(_fault, _ODD),
+    Fault("around-terminal", "a terminal", 4, _terminal),
+    Fault("around-read-only-folder", "a read-only folder for output", 3, _read_only),
+    Fault("around-quota", "a CPU quota of one core", 1, _quota),
 ]

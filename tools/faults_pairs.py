@@ -134,8 +134,8 @@ _PAIRS: list[tuple[str, str, int, Sequence[Arguments]]] = [
         6,
         (_train(0, "--resume"), _train(0, "--resume")),
     ),
-    ("evaluate", "two tests of other weights in one `--output`", 6, (_evaluate(20), _evaluate(5))),
-    ("convert", "two conversions into one file", 6, (_convert(20), _convert(5))),
+    ("evaluate", "two tests of other weights in one `--output`", 6, (_evaluate(20), _evaluate(6))),
+    ("convert", "two conversions into one file", 6, (_convert(20), _convert(6))),
     ("data-lists", "two `data lists` in one root", 6, (_lists, _lists)),
     ("data-make", "two `data make` into one root", 6, (_make(0), _make(1))),
 ]
