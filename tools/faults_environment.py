@@ -193,7 +193,7 @@ sys.stdout.write(str(usable_cores()))
 
 def _quota(trial: Trial) -> None:
     """A container's CPU quota of one core: as many threads, and the same results."""
-    with _group() as join:
+    with _group(trial.number) as join:
         environment = {"OMP_NUM_THREADS": None}
         counted = run(
             trial.folder,
@@ -212,9 +212,9 @@ def _quota(trial: Trial) -> None:
 
 
 @contextmanager
-def _group() -> Iterator[Callable[[], None]]:
+def _group(number: int) -> Iterator[Callable[[], None]]:
     """Give what makes a new process join a control group that has one core's time."""
-    name = f"ademx-faults-{os.getpid()}"
+    name = f"ademx-faults-{os.getpid()}-{number}"
     first, second = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")
     try:
         if first.is_dir():
