@@ -33,7 +33,7 @@ _MODULES = (
     faults_environment,
 )
 FAULTS = tuple(fault for module in _MODULES for fault in module.FAULTS)
-SHOWN = 5  # losses of a row that are told
+_SHOWN = 5  # losses of a row that are told; the file has all
 
 
 @click.command()
@@ -74,9 +74,8 @@ def main(
             raise click.UsageError(f"--only {' '.join(only)}: no fault begins so")
         return
     rows = campaign(chosen, trials=trials, seconds=seconds, jobs=jobs, seed=seed)
-    text = table(rows)
-    output.write_text(text, encoding="utf-8")
-    click.echo(text, nl=False)
+    output.write_text(table(rows), encoding="utf-8")
+    click.echo(table(rows, shown=_SHOWN), nl=False)
     if any(row.losses for row in rows):
         click.get_current_context().exit(1)
 
@@ -104,8 +103,8 @@ def campaign(
     return rows
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Return the rows as a table in Markdown, with the first losses of each below it."""
+def table(rows: Sequence[Row], *, shown: int | None = None) -> str:
+    """Return the rows as a table in Markdown, and below it the losses of each, or the first."""
     lines = ["| what was tried | times | lost | what came of it |", "|---|---:|---:|---|"]
     for row in rows:
         came = f"{len(row.losses)} losses, below" if row.losses else "nothing lost"
@@ -114,9 +113,9 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         if row.losses:
             lines += ["", f"{row.what}:", ""]
-            lines += [f"- {' '.join(loss.split())}" for loss in row.losses[:SHOWN]]
-            if len(row.losses) > SHOWN:
-                lines.append(f"- and {len(row.losses) - SHOWN} more")
+            lines += [f"- {' '.join(loss.split())}" for loss in row.losses[:shown]]
+            if len(row.losses) > len(row.losses[:shown]):
+                lines.append(f"- and {len(row.losses[shown:])} more")
     return "\n".join(lines) + "\n"
 
 

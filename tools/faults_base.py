@@ -113,7 +113,7 @@ class Ended:
         if self.status not in (1, 2):
             raise Loss(f"exit status {self.status}, expected 1 or 2: {self.last_words()}")
         self.must_be_plain()
-        if names and not any(str(name) in self.stderr for name in names):
+        if names and not any(str(name) in self.stdout + self.stderr for name in names):
             raise Loss(f"the message names none of {[*map(str, names)]}: {self.last_words()}")
 
     def must_be_plain(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import sys
@@ -18,7 +19,6 @@ from faults_base import (
     Ended,
     Fault,
     Loss,
-    NotTried,
     Trial,
     must_be_equal,
     must_run,
@@ -27,8 +27,8 @@ from faults_base import (
 )
 from faults_work import LABEL, RELEASED, evaluation, trained, training, voc
 
-_NOBODY = 65534
-_HANGS_SECONDS = 60.0
+_PR_CAPBSET_DROP = 24
+_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 
 
 def _folder(path: Path) -> None:
@@ -156,11 +156,9 @@ def _odd_kind(trial: Trial) -> None:
     place, kind = _PAIRS[trial.number % len(_PAIRS)]
     path = trial.folder / place.file
     _KINDS[kind](path)
-    before = _as_nobody(trial.folder) if kind == "unreadable" else None
+    before = _obey_permissions if kind == "unreadable" else None
     try:
         arguments = place.arguments(trial.bench, trial.folder, path)
-        if before is not None:
-            _open_to_all(trial.bench.folder)
         ended = run(trial.folder, arguments, before=before)
         name = "instances_val2017.json" if place.name.startswith("data lists") else path
         if place.name == "compare" and kind == "folder":
@@ -170,23 +168,12 @@ def _odd_kind(trial: Trial) -> None:
         raise Loss(f"{place.name}, {path.suffix or 'file'}, {kind}: {loss}") from None
 
 
-def _as_nobody(folder: Path) -> Callable[[], None]:
-    """Return what makes a process another user's, who may write into the folder."""
-    if os.geteuid():
-        raise NotTried("needs root, to become another user")
-    folder.chmod(0o777)
-
-    def become() -> None:
-        os.setgroups([])
-        os.setgid(_NOBODY)
-        os.setuid(_NOBODY)
-
-    return become
-
-
-def _open_to_all(folder: Path) -> None:
-    """Let everybody read the campaign's folder, whose parts only root may enter."""
-    folder.chmod(0o755)
+def _obey_permissions() -> None:
+    """Take from root, in the program to be started, the right to read what it may not."""
+    if not os.geteuid():
+        prctl = ctypes.CDLL(None).prctl
+        for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
+            prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
 # Cut short while it is read: the program reads the first part, then the file shrinks.

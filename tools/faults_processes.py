@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import faults_dist
 from faults_base import (
     Bench,
     Command,
+    Ended,
     Fault,
     Loss,
     Trial,
@@ -27,7 +29,8 @@ from faults_work import training
 _WORKERS = 2
 _READERS = 2
 _STOPPED_SECONDS = 3.0
-_SAVING = 100.0  # seconds: what `launch` gives its workers to save, and some
+_SAVING = 150.0  # seconds: what `launch` gives its workers to save, and some
+_INSIST = 8.0  # seconds after which a second SIGTERM is sent
 _ROLES = ("worker 0", "worker 1", "server", "scheduler", "reader of worker 0", "reader of worker 1")
 
 
@@ -140,7 +143,9 @@ def _pause(trial: Trial, *, kind: str, roles: Sequence[str]) -> None:
         raise Loss(f"{role}: {loss}") from None
 
 
-def _stop(trial: Trial, *, kind: str, roles: Sequence[str], number: int) -> None:
+def _stop(
+    trial: Trial, *, kind: str, roles: Sequence[str], number: int, insist: bool = False
+) -> None:
     """SIGSTOP for good, then SIGTERM or SIGKILL to the command: all has to end."""
     role = roles[trial.number % len(roles)]
     expected = _undisturbed(trial.bench, kind)
@@ -149,13 +154,30 @@ def _stop(trial: Trial, *, kind: str, roles: Sequence[str], number: int) -> None
         with running(trial.folder, arguments) as command:
             if _strike(trial, kind, role, command, signal.SIGSTOP):
                 command.process.send_signal(number)
-            ended = command.wait(_SAVING)
+            ended = _insist(command, number) if insist else command.wait(_SAVING)
             command.must_leave_nothing()
         ended.must_be_plain()
         must_run(trial.folder, arguments)
         must_be_equal(results(trial.folder / "out"), expected)
     except Loss as loss:
         raise Loss(f"{role}: {loss}") from None
+
+
+def _insist(command: Command, number: int) -> Ended:
+    """Return how a command ends that is told twice to."""
+    try:
+        return command.wait(_INSIST)
+    except Loss:  # it gives its workers time
+        command.process.send_signal(number)
+        return command.wait(_INSIST)
+
+
+def _stress(trial: Trial, *, workers: int) -> None:
+    """Updates of workers that are slowed at random: every sum has to be right."""
+    seed = trial.random.getrandbits(30)
+    wrong = faults_dist.one_run(workers, seed, faults_dist.UPDATES)
+    if wrong:
+        raise Loss(f"seed {seed}: {wrong}")
 
 
 FAULTS = [
@@ -173,9 +195,15 @@ FAULTS = [
     ),
     Fault(
         "stop-process-launch",
-        "SIGSTOP of each of these for good, then SIGTERM to the `launch`",
+        "SIGSTOP of each of these for good, then SIGTERM to the `launch`, twice",
         len(_ROLES),
-        partial(_stop, kind="launch", roles=_ROLES, number=signal.SIGTERM),
+        partial(_stop, kind="launch", roles=_ROLES, number=signal.SIGTERM, insist=True),
+    ),
+    Fault(
+        "hang-launch",
+        "SIGSTOP of a worker for good, then one SIGTERM to the `launch`",
+        1,
+        partial(_stop, kind="launch", roles=("worker 1",), number=signal.SIGTERM),
     ),
     Fault(
         "kill-reader",
@@ -194,5 +222,14 @@ FAULTS = [
         "SIGSTOP of a data worker of a training, then kill -9 of the training",
         4,
         partial(_stop, kind="train", roles=("reader",), number=signal.SIGKILL),
+    ),
+    *(
+        Fault(
+            f"stress-{workers}",
+            f"{faults_dist.UPDATES} updates of {workers} workers that are slowed at random",
+            3,
+            partial(_stress, workers=workers),
+        )
+        for workers in (2, 3)
     ),
 ]
