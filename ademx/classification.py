@@ -21,6 +21,7 @@ from ademx.published import Result
 from ademx.submissions import Submission, write_guesses
 from iters import transforms
 from iters.datasets import Dataset
+from iters.files import read_text
 from iters.lists import Sample
 
 _RANKS = (1, 5)
@@ -246,7 +247,7 @@ def _named(errors: dict[int, float]) -> dict[str, float]:
 def _read_class_ids(path: Path | None, num_classes: int) -> list[int]:
     if path is None:
         return list(range(1, num_classes + 1))
-    fields = path.read_text(errors="replace").split()
+    fields = read_text(path).split()
     if len(fields) != num_classes or not all(field.isdecimal() for field in fields):
         raise ValueError(
             f"--class-ids {path}: expected {num_classes} whole numbers, one a line, in the order "

@@ -10,6 +10,7 @@ import numpy as np
 from ademx.labels import Label
 from ademx.onnx_export import build_model, check_written_here, import_onnx
 from ademx.predictor import Devices
+from iters.files import open_file
 
 
 def default_onnx_devices() -> Devices:
@@ -60,7 +61,8 @@ class OnnxPredictor:
             ValueError: it is no ONNX file, or was not written by `ademx convert`.
         """
         predictor = cls.__new__(cls)
-        predictor._open(os.fspath(path), os.fspath(path), devices)
+        with open_file(path):  # onnxruntime would wait for a pipe
+            predictor._open(os.fspath(path), os.fspath(path), devices)
         found = predictor._session.get_modelmeta()
         check_written_here(path, found.producer_name, found.custom_metadata_map)
         return predictor

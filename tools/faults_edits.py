@@ -21,10 +21,7 @@ import numpy as np
 import yaml
 from faults_base import Fault, Loss, Trial, run
 
-sys.setrecursionlimit(1000)
-
 _EACH = 1000  # edits of a process
-_TRIALS = 20
 _MEMORY = 1 << 29  # bytes that a process may take beyond what it has when it begins to read
 _SECONDS = 10  # for one file
 
@@ -175,9 +172,7 @@ def _read_list(path: Path) -> list[Any]:
     from iters.lists import read_list_file
 
     errors, found = [], []
-    content = path.read_bytes().replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    texts = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    lines = [line for line in texts if line.decode(errors="replace").strip()]
+    lines = [line for line in _text(path.read_bytes()).split("\n") if line.strip()]
     for task in ("segmentation", "classification"):
         try:
             samples = read_list_file(path, task=task, root="/root")
@@ -187,15 +182,28 @@ def _read_list(path: Path) -> list[Any]:
         if len(samples) != len(lines):
             raise Loss(f"{len(samples)} samples of {len(lines)} lines")
         for sample, line in zip(samples, lines):
-            image = str(sample.image).removeprefix("/root/").encode(errors="surrogateescape")
-            if image not in line and not sample.image.is_absolute():
-                raise Loss(f"{image!r} is not in {line!r}")
-            if task == "classification" and float(line.split(b"\t")[1]) != sample.label:
+            fields = [field.strip() for field in line.rstrip().split("\t")]
+            image, label = (fields + [None])[:2] if task == "segmentation" else fields[:0:-1]
+            if sample.image != Path("/root") / str(image):
+                raise Loss(f"{sample.image} is not the image in {line!r}")
+            held = (
+                int(str(label).partition(".")[0])
+                if task == "classification"
+                else label and Path("/root", label)
+            )
+            if sample.label != held:
                 raise Loss(f"label {sample.label} of {line!r}")
         found.append(samples)
     if not found:
         raise errors[0]
     return found
+
+
+def _text(content: bytes) -> str:
+    """Return text as Unicode tells it, by its byte order mark; without one it is UTF-8."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16")
+    return content.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
 
 
 def _make_yaml(path: Path, draw: random.Random) -> None:

@@ -85,6 +85,10 @@ def _evaluate(bench: Bench, folder: Path, *changes: object) -> list[object]:
     return evaluation(bench, folder / "out", *changes)
 
 
+def _photos(bench: Bench) -> Path:
+    return voc(bench) / "VOCdevkit/VOC2012/JPEGImages"
+
+
 def _swap(arguments: list[object], old: object, new: object) -> list[object]:
     return [new if one == old else one for one in arguments]
 
@@ -107,7 +111,7 @@ _PLACES = [
     _Place(
         "predict, weights",
         f"{LABEL}_ep-0001.params",
-        lambda b, f, p: ["predict", voc(b), "--weights", p, "--output", f / "out"],
+        lambda b, f, p: ["predict", _photos(b), "--weights", p, "--output", f / "out"],
     ),
     _Place(
         "predict, image",

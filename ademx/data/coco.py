@@ -17,6 +17,7 @@ from ademx.data.label_files import import_data_library
 from ademx.data.plans import Entry, Plan, PlannedList, Request, check_files
 from ademx.data.problems import first_few
 from iters.datasets import DATASETS
+from iters.files import open_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -192,7 +193,8 @@ def _read_annotations(path: Path) -> Any:
     _log.info("reading %s", path)
     library = import_data_library("pycocotools.coco")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # stdout is for results
+        # It would wait for a pipe; and stdout is for results.
+        with open_file(path), contextlib.redirect_stdout(io.StringIO()):
             return library.COCO(str(path))
     except OSError:
         raise

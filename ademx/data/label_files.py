@@ -24,6 +24,7 @@ from ademx.data.plans import Entry, LabelSource
 from ademx.files import replacing
 from ademx.iteration import progress_bar
 from iters.decode import BrokenImage
+from iters.files import open_file
 from iters.sources import load_label
 
 if TYPE_CHECKING:
@@ -190,14 +191,18 @@ def read_matlab(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
+        OSError: it cannot be opened, or is none.
         ValueError: it cannot be read; the message names it.
         ademx.compat.MissingDependency: scipy is not installed.
     """
     loadmat = import_data_library("scipy.io").loadmat
     try:
-        content: dict[str, Any] = loadmat(str(path), appendmat=False)
+        file = open_file(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
+    try:
+        with file:
+            content: dict[str, Any] = loadmat(file)
     except Exception as error:  # scipy raises whatever the damaged bytes lead it to
         raise ValueError(
             f"{path}: cannot be read as a MATLAB file: {error}: unpack it again"
