@@ -534,3 +534,21 @@ def test_wrong_usage_is_explained(tmp_path, monkeypatch, arguments, message):
     result = run(*arguments)
     assert result.exit_code == 2 and message in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["voc", "coco", "voc-sbd", "ilsvrc-cls"])
+def test_files_that_cannot_be_written_are_named(tmp_path, name):
+    """As on a full disk: no file may become longer than some bytes."""
+    code = f"""if True:
+        import resource, signal
+        from pathlib import Path
+        from ademx.data.make import make_dataset
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        make_dataset({name!r}, Path({str(tmp_path)!r}) / "root", images=2)
+    """
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = found.stderr.splitlines()[-1]
+    assert last.startswith("OSError: [Errno 27] File too large"), found.stderr
+    assert f"{tmp_path}/root/" in last
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -12,7 +12,11 @@ import threading
 
 import pytest
 
+from ademx.data.label_files import read_matlab
+from ademx.data.lists import make_lists
 from ademx.files import locked, replacing
+from ademx.onnx_predictor import OnnxPredictor
+from ademx.predictor import Devices
 
 WRITE = """
 import sys, time
@@ -25,6 +29,8 @@ with replacing(sys.argv[1]) as file:
 """
 HOLD = """
 import sys, time
+from ademx.data.label_files import read_matlab
+from ademx.data.lists import make_lists
 from ademx.files import locked
 with locked(sys.argv[1], "--output"):
     print("locked", flush=True)
@@ -33,6 +39,8 @@ with locked(sys.argv[1], "--output"):
 COUNT = """
 import sys
 from pathlib import Path
+from ademx.data.label_files import read_matlab
+from ademx.data.lists import make_lists
 from ademx.files import locked
 for _ in range(100):
     with locked(sys.argv[1], "--output", wait=True):
@@ -264,3 +272,22 @@ def test_threads_keep_each_other_out(tmp_path):
     left.set()
     thread.join()
     assert not found
+
+
+def read_onnx(path):
+    OnnxPredictor.from_onnx(path, devices=Devices())
+
+
+def read_coco(path):
+    (path.parent / "val2017").mkdir()
+    (path.parent / "annotations").mkdir()
+    path.rename(path.parent / "annotations" / "instances_val2017.json")
+    make_lists("coco", path.parent)
+
+
+@pytest.mark.parametrize("read", [read_onnx, read_coco, read_matlab])
+def test_pipes_are_no_files_for_other_peoples_readers(tmp_path, read):
+    """They would wait for ever for somebody to write into it."""
+    os.mkfifo(tmp_path / "file")
+    with pytest.raises(OSError, match="found a named pipe: expected a file"):
+        read(tmp_path / "file")

@@ -45,7 +45,7 @@ def _shrink(trial: Trial, disk: Path, needed: int) -> None:
         _mount("-o", f"remount,nr_inodes={used + trial.random.randint(1, 25)}", disk)
         return
     used = (held.f_blocks - held.f_bfree) * held.f_bsize
-    room = int(trial.random.uniform(0, 1) ** 2 * needed / _PAGE)
+    room = 1 + int(trial.random.uniform(0, 1) ** 2 * needed / _PAGE)
     _mount("-o", f"remount,size={used + room * _PAGE}", disk)
 
 

@@ -186,11 +186,9 @@ def _read_list(path: Path) -> list[Any]:
             image, label = (fields + [None])[:2] if task == "segmentation" else fields[:0:-1]
             if sample.image != Path("/root") / str(image):
                 raise Loss(f"{sample.image} is not the image in {line!r}")
-            held = (
-                int(str(label).partition(".")[0])
-                if task == "classification"
-                else label and Path("/root", label)
-            )
+            held: Any = label and Path("/root", label)
+            if task == "classification":
+                held = int(str(label).partition(".")[0])
             if sample.label != held:
                 raise Loss(f"label {sample.label} of {line!r}")
         found.append(samples)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from ademx.data.label_files import import_data_library
+from ademx.files import replacing
 from iters.drawn import Scene, draw_for_classification, draw_for_segmentation
 
 if TYPE_CHECKING:
@@ -54,26 +56,38 @@ class Drawing:
 
 def save_image(path: Path, pixels: NDArray[np.uint8]) -> None:
     """Write an image, (H, W, 3), as JPEG or PNG; the folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A suffix in capitals, ILSVRC's, is known to Pillow too.
-    Image.fromarray(pixels).save(path, quality=_JPEG_QUALITY)
+    _save(path, Image.fromarray(pixels), quality=_JPEG_QUALITY)
 
 
 def save_label(
     path: Path, stored: NDArray[np.uint8], *, palette: Iterable[Colour] | None = None
 ) -> None:
     """Write stored ids, (H, W), as PNG, in colours where there is a palette."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     label = Image.fromarray(stored)
     if palette is not None:
         label.putpalette([value for colour in palette for value in colour])
-    label.save(path)
+    _save(path, label)
+
+
+def _save(path: Path, image: Image.Image, **options: Any) -> None:
+    # Pillow knows the suffixes in small letters; ILSVRC's are capitals.
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    with _replacing(path) as file:
+        image.save(file, kind, **options)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write, in a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, durable=False) as file:
+        yield file
 
 
 def save_lines(path: Path, lines: Iterable[str]) -> None:
     """Write a text file; the folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    with _replacing(path) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())
 
 
 def save_mat(path: Path, variables: Mapping[str, Any]) -> None:
@@ -82,8 +96,8 @@ def save_mat(path: Path, variables: Mapping[str, Any]) -> None:
     Raises:
         ademx.compat.MissingDependency: scipy is not installed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = io.BytesIO()
-    import_data_library("scipy.io").savemat(file, variables, do_compression=True)
+    made = io.BytesIO()
+    import_data_library("scipy.io").savemat(made, variables, do_compression=True)
     # The first 116 bytes are any text; scipy writes the time there.
-    path.write_bytes(_MAT_HEADER.ljust(116) + file.getvalue()[116:])
+    with _replacing(path) as file:
+        file.write(_MAT_HEADER.ljust(116) + made.getvalue()[116:])
