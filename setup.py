@@ -34,7 +34,15 @@ setup(
     description="The Wider or Deeper networks (ResNet-38, arXiv:1611.10080) on MXNet 1.9",
     license="Apache-2.0",
     python_requires=">=3.9,<3.13",
-    packages=["ademx", "ademx.cli", "ademx.convert", "ademx.data", "symbols", "iters"],
+    packages=[
+        "ademx",
+        "ademx.cli",
+        "ademx.convert",
+        "ademx.data",
+        "ademx.networks",
+        "symbols",
+        "iters",
+    ],
     package_data={"ademx": ["report_page/*"], "iters": ["imagenet_classes.txt"]},
     install_requires=[
         "numpy>=1.23,<2",

@@ -15,13 +15,12 @@ __version__ = "0.1.0"
 
 prepare_numpy()
 
-_FUNCTIONS = {"build_symbol": "ademx.models"}
+_FUNCTIONS = {"build_symbol": "ademx.networks.graph"}
 _MODULES = (
     "compat",
     "convert",
     "labels",
     "metrics",
-    "models",
     "optimizer",
     "params",
     "published",

@@ -27,8 +27,8 @@ from ademx.convert import split
 from ademx.convert.files import Reading, read_weights
 from ademx.files import PathLike, md5, replacing
 from ademx.labels import Label, parse_label
+from ademx.networks.shapes import DATA, PROBABILITIES, Layer, find_head, find_width, list_layers
 from ademx.params import Array, check_parameters
-from ademx.shapes import DATA, PROBABILITIES, Layer, find_head, find_width, list_layers
 from iters import transforms
 from symbols.levels import BN_EPSILON
 

@@ -20,12 +20,12 @@ from ademx.evaluation import default_test_scale, find_dataset, predictor_class
 from ademx.files import locked, name_problem, replacing, write_json
 from ademx.labels import Label, parse_label
 from ademx.legend import LegendRow, draw_classes
+from ademx.networks.shapes import network_stride
 from ademx.onnx_export import read_onnx
 from ademx.onnx_predictor import OnnxPredictor, default_onnx_devices
 from ademx.pictures import colourise
 from ademx.predictor import Devices, default_devices
 from ademx.scoremaps import ScoreResizer, best_class
-from ademx.shapes import network_stride
 from iters import palettes, transforms
 from iters.datasets import Dataset, encode_label, get_dataset
 from iters.decode import BrokenImage

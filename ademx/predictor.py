@@ -18,8 +18,8 @@ from ademx.compat import import_mxnet
 from ademx.convert import import_torch, split
 from ademx.convert.files import Reading, read_weights
 from ademx.labels import Label
-from ademx.models import build_symbol
-from ademx.shapes import find_head, find_width, network_stride
+from ademx.networks.graph import build_symbol
+from ademx.networks.shapes import find_head, find_width, network_stride
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol

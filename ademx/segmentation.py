@@ -24,9 +24,9 @@ from ademx.files import name_problem, replacing, write_json
 from ademx.image_counts import ImageCounts, NearTies, save_image_counts
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
+from ademx.networks.shapes import network_stride
 from ademx.published import Result
 from ademx.scoremaps import ScoreResizer, best_class, best_class_and_ties, mean_scores
-from ademx.shapes import network_stride
 from ademx.submissions import Submission, pack_labels
 from ademx.tolerance import SCORE_MARGIN
 from iters import transforms

@@ -31,7 +31,7 @@ from ademx.checkpoints import Checkpoint, State
 from ademx.evaluation import versions
 from ademx.files import locked, write_json
 from ademx.initial import initial_values, load_weights
-from ademx.models import build_symbol
+from ademx.networks.graph import build_symbol
 from ademx.predictor import cpu_has_bfloat16
 from ademx.progress import METRICS_FILE, Progress
 from ademx.trainer import Sums, Trainer, Workers

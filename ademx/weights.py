@@ -20,9 +20,9 @@ from ademx.convert.layouts import LayoutError, first_keys
 from ademx.convert.recognise import Recognised
 from ademx.files import PathLike, md5
 from ademx.labels import TASKS, Label, parse_label
+from ademx.networks.shapes import Shape, find_head, find_width, parameter_shapes
 from ademx.params import Array, CheckpointMismatch
 from ademx.published import RELEASED_FILES, RESULTS
-from ademx.shapes import Shape, find_head, find_width, parameter_shapes
 from iters.datasets import DATASETS
 from iters.files import open_file
 from symbols.levels import RN_NETWORKS, RNA_NETWORKS

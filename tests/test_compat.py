@@ -41,8 +41,8 @@ def output_of(*sources):
 
 def test_what_needs_no_mxnet_imports_without_it():
     modules = (
-        "ademx, ademx.cli, ademx.labels, ademx.metrics, ademx.models, ademx.params, "
-        "ademx.summary, iters.datasets, iters.transforms, symbols, symbols.levels"
+        "ademx, ademx.cli, ademx.labels, ademx.metrics, ademx.networks.graph, ademx.params, "
+        "ademx.networks.summary, iters.datasets, iters.transforms, symbols, symbols.levels"
     )
     assert output_of(WITHOUT_MXNET, f"import {modules}\nprint(ademx.__version__)")
 

@@ -21,8 +21,8 @@ from fill import fill
 
 from ademx import params
 from ademx.convert import files
+from ademx.networks.shapes import parameter_shapes
 from ademx.params import CheckpointMismatch
-from ademx.shapes import parameter_shapes
 
 torch = pytest.importorskip("torch")
 

@@ -17,7 +17,7 @@ from ademx.cli import main
 from ademx.image_counts import ImageCounts, NearTies
 from ademx.labels import parse_label
 from ademx.metrics import confusion_matrix, segmentation_scores
-from ademx.models import build_symbol
+from ademx.networks.graph import build_symbol
 from ademx.onnx_predictor import OnnxPredictor
 from ademx.predictor import Devices, Predictor
 from ademx.scoremaps import ScoreResizer, best_class_and_ties, mean_scores

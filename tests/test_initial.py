@@ -13,8 +13,8 @@ from ademx.convert.files import Reading
 from ademx.convert.layouts import rename_to
 from ademx.initial import initial_values, load_weights, same_label
 from ademx.labels import parse_label
+from ademx.networks.shapes import parameter_shapes
 from ademx.params import CheckpointMismatch
-from ademx.shapes import parameter_shapes
 
 SHAPES = {
     "conv1a_weight": (64, 30, 5, 5),

@@ -16,11 +16,11 @@ from ademx import params
 from ademx.cli import main
 from ademx.compat import import_mxnet
 from ademx.labels import parse_label
+from ademx.networks.shapes import parameter_shapes
 from ademx.onnx_export import FILE_VERSION, OPSET, build_model, read_onnx, write_onnx
 from ademx.onnx_predictor import OnnxPredictor
 from ademx.params import CheckpointMismatch
 from ademx.predictor import Devices
-from ademx.shapes import parameter_shapes
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -244,7 +244,7 @@ def test_needs_neither_mxnet_nor_torch():
         "from ademx.labels import parse_label\n"
         "from ademx.onnx_predictor import OnnxPredictor\n"
         "from ademx.predictor import Devices\n"
-        "from ademx.shapes import parameter_shapes\n"
+        "from ademx.networks.shapes import parameter_shapes\n"
         f"shapes = parameter_shapes({VOC!r}, width=1 / 16)\n"
         "values = {name: np.ones(shape, 'f4') for name, shape in shapes.items()}\n"
         f"net = OnnxPredictor(parse_label({VOC!r}), values, {{}}, source='x', devices=Devices())\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import ademx
-from ademx.shapes import list_layers, parameter_shapes
+from ademx.networks.shapes import list_layers, parameter_shapes
 from symbols.levels import RN_NETWORKS, RNA_NETWORKS
 
 GRAPHS = json.loads((Path(__file__).parent / "golden" / "graphs.json").read_text())
@@ -114,7 +114,7 @@ def test_unknown_choices():
 def test_needs_no_mxnet():
     code = (
         "import sys; sys.modules['mxnet'] = None\n"
-        "from ademx.shapes import parameter_shapes\n"
+        "from ademx.networks.shapes import parameter_shapes\n"
         "print(len(parameter_shapes('voc_rna-a1_cls21_s8')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -34,7 +34,7 @@ mx = pytest.importorskip("mxnet")
 
 from ademx import training  # noqa: E402  (these need mxnet)
 from ademx.initial import initial_values  # noqa: E402
-from ademx.models import build_symbol  # noqa: E402
+from ademx.networks.graph import build_symbol  # noqa: E402
 from ademx.predictor import Devices, cpu_has_bfloat16  # noqa: E402
 from ademx.schedule import LinearSchedule  # noqa: E402
 from ademx.trainer import Trainer, Workers, _DeviceSums  # noqa: E402

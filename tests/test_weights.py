@@ -20,8 +20,8 @@ from commands import make_runner
 from ademx import params
 from ademx.cli import main
 from ademx.convert.files import convert
+from ademx.networks.shapes import parameter_shapes
 from ademx.published import RELEASED_FILES
-from ademx.shapes import parameter_shapes
 from ademx.weights import file_size, guess_model, released_files, statistics, verify
 
 ILSVRC = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"

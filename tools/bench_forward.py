@@ -94,7 +94,7 @@ def _image() -> np.ndarray:
 
 @cache
 def _parameters() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    from ademx.models import build_symbol
+    from ademx.networks.graph import build_symbol
 
     graph = build_symbol(LABEL)
     arg_shapes, _, aux_shapes = graph.infer_shape(data=SHAPE)
@@ -133,7 +133,7 @@ def _predictor(precision: str) -> Callable[[], np.ndarray]:
 def _plain_bind() -> Callable[[], np.ndarray]:
     import mxnet as mx
 
-    from ademx.models import build_symbol
+    from ademx.networks.graph import build_symbol
 
     args, auxs = ({n: mx.nd.array(v) for n, v in values.items()} for values in _parameters())
     inputs = {"data": mx.nd.array(_image()), "softmax_label": mx.nd.zeros((SHAPE[0],))}

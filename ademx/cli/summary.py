@@ -13,7 +13,7 @@ from ademx.cli import options as shared
 from ademx.files import replacing, write_json
 
 if TYPE_CHECKING:
-    from ademx.summary import LevelSummary, Summary, TrainingMemory
+    from ademx.networks.summary import LevelSummary, Summary, TrainingMemory
 
 _ORIGINS = {
     "released": "released",
@@ -90,7 +90,7 @@ def summary(
 
     LABEL is a model label (voc_rna-a1_cls21_s8) or a network's name (a1, rn-50).
     """
-    from ademx.summary import load_graph, summarise, training_memory
+    from ademx.networks.summary import load_graph, summarise, training_memory
 
     shared.check_writable([plot, json_file], overwrite=overwrite)
     graph = load_graph(label, input_size=input_size, batch=batch, width=width, pool=pool, head=head)
@@ -102,7 +102,7 @@ def summary(
         numbers["training"] = {**dataclasses.asdict(memory), "total": memory.total}
         report += _training_report(memory, result.input_shape[0])
     if plot:
-        from ademx.drawing import draw
+        from ademx.networks.drawing import draw
 
         picture = draw(graph, plot.suffix.lstrip(".").lower())
         with replacing(plot) as file:

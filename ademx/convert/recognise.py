@@ -21,8 +21,8 @@ from ademx.convert.layouts import (
     listed,
 )
 from ademx.labels import Label
+from ademx.networks.shapes import parameter_shapes
 from ademx.params import HasShape
-from ademx.shapes import parameter_shapes
 from ademx.text import printable
 from symbols.levels import RN_NETWORKS, check_choice
 

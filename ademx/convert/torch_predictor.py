@@ -14,8 +14,8 @@ from ademx.convert import split, to_torch
 from ademx.convert.files import Reading, check_weights, read_weights
 from ademx.convert.torch_model import build
 from ademx.labels import Label
+from ademx.networks.shapes import find_head, find_width
 from ademx.predictor import PRECISIONS, Devices, SharingPredictor
-from ademx.shapes import find_head, find_width
 from symbols.levels import check_choice
 
 

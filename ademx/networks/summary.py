@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ademx.compat import import_mxnet
 from ademx.labels import parse_label
-from ademx.models import build_symbol, mirroring
+from ademx.networks.graph import build_symbol, mirroring
 from symbols.levels import get_network
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def load_graph(
             classification and 504 × 504 for segmentation.
         batch: images in a batch.
         width: multiplier of all channels but the classes.
-        pool: geometry of max pooling, as in :func:`ademx.models.build_symbol`.
+        pool: geometry of max pooling, as in :func:`ademx.networks.graph.build_symbol`.
         head: segmentation top, "2conv" or "1conv".
 
     Raises:

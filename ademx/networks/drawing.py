@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import graphviz
 
 from ademx.compat import MissingDependency
-from ademx.summary import Graph, Node
+from ademx.networks.summary import Graph, Node
 
 FORMATS = ("pdf", "png", "svg")
 
@@ -88,7 +88,7 @@ def draw(graph: Graph, file_format: str) -> bytes:
     (channels × height × width) of what flows.
 
     Args:
-        graph: from :func:`ademx.summary.load_graph`.
+        graph: from :func:`ademx.networks.summary.load_graph`.
         file_format: "pdf", "png" or "svg".
 
     Raises:
