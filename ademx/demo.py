@@ -12,10 +12,10 @@ from pathlib import Path
 from ademx import curves
 from ademx.compat import MissingDependency, share_cores
 from ademx.data.make import make_dataset
+from ademx.engines.mxnet.predict import Devices
 from ademx.evaluation import versions
 from ademx.files import replacing, write_json
 from ademx.pictures import colourise, overlay, side_by_side
-from ademx.predictor import Devices
 from ademx.report import write_run_report
 from ademx.segmentation import SegmentationOptions, SegmentationReport, evaluate_segmentation
 from iters.datasets import DATASETS

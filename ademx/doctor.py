@@ -20,7 +20,7 @@ from ademx.cuda_libraries import (
     installed_version,
     load_libraries,
 )
-from ademx.predictor import cpu_has_bfloat16
+from ademx.engines.mxnet.predict import cpu_has_bfloat16
 
 _FEATURES = ("CUDA", "CUDNN", "NCCL", "MKLDNN", "OPENCV", "DIST_KVSTORE")
 # Package, or packages that have the same module -> what to do without it.

@@ -20,10 +20,10 @@ import ademx
 from ademx import runs
 from ademx.convert import import_torch
 from ademx.convert.files import Reading
+from ademx.engines.mxnet.predict import Devices, Predictor, check_averageable
 from ademx.files import locked, md5
 from ademx.iteration import grouped, prefetched
 from ademx.labels import Label, parse_label
-from ademx.predictor import Devices, Predictor, check_averageable
 from ademx.published import Result, find_result, release_state
 from iters import exif, transforms
 from iters.datasets import Dataset, get_dataset
@@ -33,7 +33,7 @@ from iters.sources import Loaded, load_sample
 from symbols.levels import check_choice
 
 if TYPE_CHECKING:
-    from ademx.convert.torch_predictor import TorchPredictor
+    from ademx.engines.torch.predict import TorchPredictor
 
 BACKENDS = ("mxnet", "torch")
 
@@ -391,7 +391,7 @@ def predictor_class(backend: str) -> type[Predictor] | type[TorchPredictor]:
     if backend == "mxnet":
         return Predictor
     import_torch()
-    from ademx.convert.torch_predictor import TorchPredictor
+    from ademx.engines.torch.predict import TorchPredictor
 
     return TorchPredictor
 

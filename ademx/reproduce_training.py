@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ademx import checkpoints
+from ademx.engines.mxnet.predict import Devices
 from ademx.files import md5, replacing
-from ademx.predictor import Devices
 from ademx.published import RELEASED_FILES
 from ademx.recipes import Recipe, Stage
 from ademx.reproduce_inputs import Found, Places, find_data, find_start_weights

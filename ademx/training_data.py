@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ademx.engines.mxnet.train import Workers
 from ademx.networks.shapes import network_stride
-from ademx.trainer import Workers
 from ademx.training_options import SegmentationTrainOptions, TrainOptions
 from iters import transforms
 from iters.datasets import Dataset

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ademx.convert.files import Reading
+from ademx.engines.mxnet.predict import Devices
 from ademx.files import md5
 from ademx.initial import same_label
 from ademx.labels import Label, parse_label
-from ademx.predictor import Devices
 from ademx.schedule import Schedule, make_schedule
 from iters.datasets import Dataset, get_dataset
 from iters.lists import Sample
@@ -64,7 +64,7 @@ class TrainOptions:
         pool: geometry of max pooling.
         frozen_statistics: BatchNorm uses its moving statistics; the task's own choice by default.
         precision: "float32", "float16" (GPUs) or "bfloat16" (CPUs).
-        kvstore: how gradients are added up, see :data:`ademx.trainer.KVSTORES`.
+        kvstore: how gradients are added up, see :data:`ademx.engines.mxnet.train.KVSTORES`.
         prefetcher: "process" or "thread".
         prefetch_threads: how many of them read images ahead.
         cache_images: keep the encoded images in memory.

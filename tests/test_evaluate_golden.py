@@ -14,12 +14,12 @@ from PIL import Image
 
 from ademx import params
 from ademx.cli import main
+from ademx.engines.mxnet.predict import Devices, Predictor
+from ademx.engines.onnx.predict import OnnxPredictor
 from ademx.image_counts import ImageCounts, NearTies
 from ademx.labels import parse_label
 from ademx.metrics import confusion_matrix, segmentation_scores
 from ademx.networks.graph import build_symbol
-from ademx.onnx_predictor import OnnxPredictor
-from ademx.predictor import Devices, Predictor
 from ademx.scoremaps import ScoreResizer, best_class_and_ties, mean_scores
 from ademx.tolerance import PROBABILITY_FACTOR, SCORE_MARGIN, pixel_tolerances
 from iters import transforms
@@ -183,7 +183,7 @@ def engine(name: str):
         return Predictor
     pytest.importorskip("torch" if name == "torch" else "onnxruntime")
     if name == "torch":
-        return import_module("ademx.convert.torch_predictor").TorchPredictor
+        return import_module("ademx.engines.torch.predict").TorchPredictor
     return OnnxPredictor
 
 

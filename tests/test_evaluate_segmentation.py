@@ -20,9 +20,9 @@ from PIL import Image
 
 from ademx import params
 from ademx.data.make import make_dataset
+from ademx.engines.mxnet.predict import Devices, Predictor
 from ademx.evaluation import Session
 from ademx.labels import parse_label
-from ademx.predictor import Devices, Predictor
 from ademx.segmentation import SegmentationOptions, evaluate_segmentation
 from iters.datasets import DATASETS
 from iters.drawn import draw_scene

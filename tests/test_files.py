@@ -14,9 +14,9 @@ import pytest
 
 from ademx.data.label_files import read_matlab
 from ademx.data.lists import make_lists
+from ademx.engines.mxnet.predict import Devices
+from ademx.engines.onnx.predict import OnnxPredictor
 from ademx.files import locked, replacing
-from ademx.onnx_predictor import OnnxPredictor
-from ademx.predictor import Devices
 
 WRITE = """
 import sys, time

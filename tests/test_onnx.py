@@ -15,12 +15,12 @@ import ademx
 from ademx import params
 from ademx.cli import main
 from ademx.compat import import_mxnet
+from ademx.convert.onnx import FILE_VERSION, OPSET, build_model, read_onnx, write_onnx
+from ademx.engines.mxnet.predict import Devices
+from ademx.engines.onnx.predict import OnnxPredictor
 from ademx.labels import parse_label
 from ademx.networks.shapes import parameter_shapes
-from ademx.onnx_export import FILE_VERSION, OPSET, build_model, read_onnx, write_onnx
-from ademx.onnx_predictor import OnnxPredictor
 from ademx.params import CheckpointMismatch
-from ademx.predictor import Devices
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -242,8 +242,8 @@ def test_needs_neither_mxnet_nor_torch():
         "import sys; sys.modules['mxnet'] = sys.modules['torch'] = None\n"
         "import numpy as np\n"
         "from ademx.labels import parse_label\n"
-        "from ademx.onnx_predictor import OnnxPredictor\n"
-        "from ademx.predictor import Devices\n"
+        "from ademx.engines.onnx.predict import OnnxPredictor\n"
+        "from ademx.engines.mxnet.predict import Devices\n"
         "from ademx.networks.shapes import parameter_shapes\n"
         f"shapes = parameter_shapes({VOC!r}, width=1 / 16)\n"
         "values = {name: np.ones(shape, 'f4') for name, shape in shapes.items()}\n"

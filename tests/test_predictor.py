@@ -8,9 +8,10 @@ from fill import fill
 from narrow import VOC, WIDTH, write_weights
 
 import ademx
-from ademx import params, predictor
+from ademx import params
+from ademx.engines.mxnet import predict as predictor
+from ademx.engines.mxnet.predict import Devices, Predictor, check_averageable
 from ademx.labels import parse_label
-from ademx.predictor import Devices, Predictor, check_averageable
 
 mx = pytest.importorskip("mxnet")
 

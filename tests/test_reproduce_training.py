@@ -17,7 +17,7 @@ from tiny_training import SEGMENTER, WIDTH, make_data
 
 from ademx import checkpoints, params
 from ademx.cli import main
-from ademx.predictor import Devices
+from ademx.engines.mxnet.predict import Devices
 from ademx.published import RELEASED_FILES
 from ademx.recipes import RECIPES
 from ademx.reproduce_inputs import Places

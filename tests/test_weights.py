@@ -20,9 +20,9 @@ from commands import make_runner
 from ademx import params
 from ademx.cli import main
 from ademx.convert.files import convert
+from ademx.convert.genuine import file_size, guess_model, released_files, statistics, verify
 from ademx.networks.shapes import parameter_shapes
 from ademx.published import RELEASED_FILES
-from ademx.weights import file_size, guess_model, released_files, statistics, verify
 
 ILSVRC = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"
 VOC = "voc_rna-a1_cls21_s8_ep-0001.params"

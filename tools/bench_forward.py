@@ -35,7 +35,7 @@ def measure_bind(repeat: int) -> Row:
 
 def measure_bfloat16(repeat: int) -> Row:
     """Time bfloat16 against float32."""
-    from ademx.predictor import cpu_has_bfloat16
+    from ademx.engines.mxnet.predict import cpu_has_bfloat16
 
     row = _row(
         "forward for testing, A1 at 224, bfloat16",
@@ -122,7 +122,7 @@ def _drawn(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.nd
 
 @cache
 def _predictor(precision: str) -> Callable[[], np.ndarray]:
-    from ademx.predictor import Devices, Predictor
+    from ademx.engines.mxnet.predict import Devices, Predictor
 
     predictor = Predictor(
         parse_label(LABEL), *_parameters(), source="random", devices=Devices(), precision=precision

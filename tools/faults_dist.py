@@ -63,7 +63,7 @@ def one_run(workers: int, seed: int, updates: int) -> str:
 
 def work(seed: int, updates: int) -> None:
     """Be one worker; exit with a message unless all that was added up is right."""
-    from ademx.trainer import Workers
+    from ademx.engines.mxnet.train import Workers
 
     class LateWorkers(Workers):
         """Wait up to 4 ms before one array of five is sent."""
@@ -82,7 +82,7 @@ def work(seed: int, updates: int) -> None:
 
 def _wrong_updates(workers: Any, updates: int) -> list[str]:
     """Train, and return each update whose sums are not those of all workers, and wrong weights."""
-    from ademx.trainer import mx
+    from ademx.engines.mxnet.train import mx
 
     trainer = _trainer(workers)
     everyone, wrong, before = range(workers.count), [], None
@@ -125,7 +125,7 @@ def _stops(rank: int, update: int) -> bool:
 
 def _trainer(workers: Any) -> Any:
     """Return what trains one layer whose gradient is its input, at rate 1 without momentum."""
-    from ademx.trainer import Trainer, mx
+    from ademx.engines.mxnet.train import Trainer, mx
 
     scores = mx.sym.FullyConnected(
         mx.sym.Variable("data"), num_hidden=2 * _PIXELS, no_bias=True, name="fc"

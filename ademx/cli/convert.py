@@ -90,7 +90,7 @@ def convert(
     if dst.exists() and not overwrite:
         raise FileExistsError(f"{dst} exists: choose another name or add --overwrite")
     if dst.suffix == ".onnx":
-        from ademx.onnx_export import convert_to_onnx
+        from ademx.convert.onnx import convert_to_onnx
 
         if layout or norm_suffix or module_prefix or wrap_state_dict or with_head is not None:
             raise click.UsageError(f"{dst}: an .onnx file has its own names and always a head")

@@ -17,7 +17,7 @@ from ademx.text import printable
 
 if TYPE_CHECKING:
     from ademx.convert.files import Reading
-    from ademx.weights import ArrayStatistics, Guess, ReleasedFile, Verdict
+    from ademx.convert.genuine import ArrayStatistics, Guess, ReleasedFile, Verdict
 
 
 @click.group()
@@ -34,7 +34,7 @@ def weights() -> None:
 @click.option("--models", type=shared.ANY_PATH, help="Folder to look for the files in.")
 def list_files(models: Path | None) -> None:
     """The released files, what was published of them, their sizes and MD5."""
-    from ademx.weights import GONE, released_files
+    from ademx.convert.genuine import GONE, released_files
 
     click.echo("\n\n".join(_released(row) for row in released_files(models)))
     click.echo("\nSizes are computed from the parameters' shapes; no file is read for them.")
@@ -61,9 +61,9 @@ def verify(files: tuple[Path, ...], model: str | None, reading: Reading) -> None
     model's, and whether the numbers can be a network's: none nan or infinite, variances positive.
     The exit status is 0 if every file is a released one, or one of own training that fits.
     """
+    from ademx.convert.genuine import verify as verify_file
     from ademx.iteration import progress_bar
     from ademx.labels import parse_label
-    from ademx.weights import verify as verify_file
 
     label = parse_label(model) if model else None
     verdicts = []
@@ -94,8 +94,8 @@ def show(file: Path, json_file: Path | None, reading: Reading, overwrite: bool) 
     A FILE is a .params, .pth or .safetensors file; its names are shown as they are in it.
     """
     from ademx.convert.files import open_weights
+    from ademx.convert.genuine import guess_model_of, statistics
     from ademx.iteration import progress_bar
-    from ademx.weights import guess_model_of, statistics
 
     shared.check_writable([json_file], overwrite=overwrite)
     with open_weights(file) as opened:

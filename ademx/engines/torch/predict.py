@@ -1,4 +1,4 @@
-"""Running a network by PyTorch: what :class:`ademx.predictor.Predictor` does, without MXNet."""
+"""Running a network by PyTorch: what `Predictor` does, without MXNet."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 from ademx.convert import split, to_torch
 from ademx.convert.files import Reading, check_weights, read_weights
 from ademx.convert.torch_model import build
+from ademx.engines.mxnet.predict import PRECISIONS, Devices, SharingPredictor
 from ademx.labels import Label
 from ademx.networks.shapes import find_head, find_width
-from ademx.predictor import PRECISIONS, Devices, SharingPredictor
 from symbols.levels import check_choice
 
 
@@ -77,7 +77,7 @@ class TorchPredictor(SharingPredictor):
         precision: str = "float32",
         reading: Reading | None = None,
     ) -> TorchPredictor:
-        """Return the predictor of a file; see :meth:`ademx.predictor.Predictor.from_file`."""
+        """Return the predictor of a file; see `from_file`."""
         weights = read_weights(path, label=label, reading=reading, complete=False)
         arg_params, aux_params = split(weights.parameters)
         return cls(

@@ -1,4 +1,4 @@
-"""Running a network by onnxruntime: what :class:`ademx.predictor.Predictor` does, without MXNet."""
+"""Running a network by onnxruntime: what `Predictor` does, without MXNet."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ademx.convert.onnx import build_model, check_written_here, import_onnx
+from ademx.engines.mxnet.predict import Devices
 from ademx.labels import Label
-from ademx.onnx_export import build_model, check_written_here, import_onnx
-from ademx.predictor import Devices
 from iters.files import open_file
 
 
@@ -80,7 +80,7 @@ class OnnxPredictor:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the file says of itself, see :mod:`ademx.onnx_export`."""
+        """What the file says of itself, see :mod:`ademx.convert.onnx`."""
         return dict(self._session.get_modelmeta().custom_metadata_map)
 
     @property

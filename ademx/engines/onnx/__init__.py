@@ -1,0 +1,4 @@
+"""Networks run by onnxruntime."""
+
+# The modules that other rooms may import.
+__all__ = ["predict"]

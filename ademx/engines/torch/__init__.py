@@ -1,0 +1,4 @@
+"""Networks run by PyTorch."""
+
+# The modules that other rooms may import.
+__all__ = ["predict"]
