@@ -13,11 +13,15 @@ from ademx import curves
 from ademx.compat import MissingDependency, share_cores
 from ademx.data.make import make_dataset
 from ademx.engines.mxnet.predict import Devices
-from ademx.evaluation import versions
 from ademx.files import replacing, write_json
 from ademx.pictures import colourise, overlay, side_by_side
 from ademx.report import write_run_report
-from ademx.segmentation import SegmentationOptions, SegmentationReport, evaluate_segmentation
+from ademx.testing.segmentation import (
+    SegmentationOptions,
+    SegmentationReport,
+    evaluate_segmentation,
+)
+from ademx.testing.session import versions
 from iters.datasets import DATASETS
 from iters.lists import Sample, find_samples
 from iters.sources import load_image, load_label

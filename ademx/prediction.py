@@ -19,13 +19,13 @@ from ademx.convert.files import Reading, label_in, read_weights
 from ademx.convert.onnx import read_onnx
 from ademx.engines.mxnet.predict import Devices, default_devices
 from ademx.engines.onnx.predict import OnnxPredictor, default_onnx_devices
-from ademx.evaluation import default_test_scale, find_dataset, predictor_class
 from ademx.files import locked, name_problem, replacing, write_json
 from ademx.labels import Label, parse_label
 from ademx.legend import LegendRow, draw_classes
 from ademx.networks.shapes import network_stride
 from ademx.pictures import colourise
-from ademx.scoremaps import ScoreResizer, best_class
+from ademx.testing.score_maps import ScoreResizer, best_class
+from ademx.testing.session import default_test_scale, find_dataset, predictor_class
 from iters import palettes, transforms
 from iters.datasets import Dataset, encode_label, get_dataset
 from iters.decode import BrokenImage

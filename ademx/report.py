@@ -37,8 +37,8 @@ from iters.decode import BrokenImage
 from iters.lists import Sample
 
 if TYPE_CHECKING:
-    from ademx.classification import ClassificationReport
-    from ademx.segmentation import SegmentationReport
+    from ademx.testing.classification import ClassificationReport
+    from ademx.testing.segmentation import SegmentationReport
 
     Report = Union[SegmentationReport, ClassificationReport]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ademx.arrays import DAMAGED_ARRAYS
-from ademx.image_counts import load_image_counts
 from ademx.metrics import likeliest
+from ademx.testing.image_counts import load_image_counts
 from iters.lists import Sample
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class SegmentationImages(RunImages):
         run: of a segmentation network.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`ademx.image_counts.load_image_counts`; or its
-            classes are not the dataset's.
+        FileNotFoundError, ValueError: see :func:`ademx.testing.image_counts.load_image_counts`; or
+            its classes are not the dataset's.
     """
 
     def __init__(self, run: RunToShow) -> None:

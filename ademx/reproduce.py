@@ -24,19 +24,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx import classification, segmentation
-from ademx.classification import ClassificationOptions
 from ademx.compat import MissingDependency
-from ademx.evaluation import deciding_settings, default_test_scale
 from ademx.files import md5
-from ademx.finished_runs import load_run, mean_probabilities
-from ademx.image_counts import load_image_counts
 from ademx.labels import parse_label
 from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
 from ademx.recipes import find_recipe
 from ademx.reproduce_inputs import Found, Places, find_data, find_row_weights
 from ademx.reproduce_report import Outcome, Reports
-from ademx.segmentation import SegmentationOptions
+from ademx.testing import classification, segmentation
+from ademx.testing.classification import ClassificationOptions
+from ademx.testing.finished_runs import load_run, mean_probabilities
+from ademx.testing.image_counts import load_image_counts
+from ademx.testing.segmentation import SegmentationOptions
+from ademx.testing.session import deciding_settings, default_test_scale
 from ademx.tolerance import (
     Tolerance,
     has_near_ties,

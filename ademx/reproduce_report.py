@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ademx.evaluation import versions
 from ademx.files import locked, replacing, write_json
-from ademx.finished_runs import read_record
 from ademx.forms import NUMBER, TEXT, misfit
 from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
 from ademx.report import RunToShow, TableRow, write_report
+from ademx.testing.finished_runs import read_record
+from ademx.testing.session import versions
 from ademx.text import printable
 from ademx.tolerance import Tolerance
 from iters.datasets import DATASETS

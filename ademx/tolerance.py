@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx.image_counts import ImageCounts
+from ademx.testing.image_counts import ImageCounts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -30,11 +30,11 @@ from ademx import checkpoints
 from ademx.checkpoints import Checkpoint, State
 from ademx.engines.mxnet.predict import cpu_has_bfloat16
 from ademx.engines.mxnet.train import Sums, Trainer, Workers
-from ademx.evaluation import versions
 from ademx.files import locked, write_json
 from ademx.initial import initial_values, load_weights
 from ademx.networks.graph import build_symbol
 from ademx.progress import METRICS_FILE, Progress
+from ademx.testing.session import versions
 from ademx.training_data import find_labelled_samples, make_iterator
 from ademx.training_options import SegmentationTrainOptions, TrainOptions
 from iters.lists import Sample

@@ -17,12 +17,17 @@ from narrow import ILSVRC, VOC, write_weights
 from PIL import Image
 from scipy import stats
 
-from ademx import compare as comparing
 from ademx.cli import main
-from ademx.compare import bootstrap_differences, compare
-from ademx.finished_runs import load_run
-from ademx.image_counts import ImageCounts, ImageLabels, save_image_counts, save_image_labels
 from ademx.metrics import topk_errors
+from ademx.testing import compare as comparing
+from ademx.testing.compare import bootstrap_differences, compare
+from ademx.testing.finished_runs import load_run
+from ademx.testing.image_counts import (
+    ImageCounts,
+    ImageLabels,
+    save_image_counts,
+    save_image_labels,
+)
 from iters.drawn import draw_scene
 
 # ---- runs that are written down, not computed --------------------------------------------------

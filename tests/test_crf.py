@@ -11,10 +11,10 @@ import pytest
 from commands import run_evaluate
 from PIL import Image
 
-from ademx import crf
 from ademx.compat import MissingDependency
-from ademx.crf import CrfParameters, parse_crf_parameters, refine
 from ademx.data.make import make_dataset
+from ademx.testing import crf
+from ademx.testing.crf import CrfParameters, parse_crf_parameters, refine
 from iters.datasets import DATASETS
 
 LIBRARY = "pydensecrf2, which --crf needs, is not installed"

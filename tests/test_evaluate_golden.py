@@ -16,11 +16,11 @@ from ademx import params
 from ademx.cli import main
 from ademx.engines.mxnet.predict import Devices, Predictor
 from ademx.engines.onnx.predict import OnnxPredictor
-from ademx.image_counts import ImageCounts, NearTies
 from ademx.labels import parse_label
 from ademx.metrics import confusion_matrix, segmentation_scores
 from ademx.networks.graph import build_symbol
-from ademx.scoremaps import ScoreResizer, best_class_and_ties, mean_scores
+from ademx.testing.image_counts import ImageCounts, NearTies
+from ademx.testing.score_maps import ScoreResizer, best_class_and_ties, mean_scores
 from ademx.tolerance import PROBABILITY_FACTOR, SCORE_MARGIN, pixel_tolerances
 from iters import transforms
 

@@ -21,9 +21,9 @@ from PIL import Image
 from ademx import params
 from ademx.data.make import make_dataset
 from ademx.engines.mxnet.predict import Devices, Predictor
-from ademx.evaluation import Session
 from ademx.labels import parse_label
-from ademx.segmentation import SegmentationOptions, evaluate_segmentation
+from ademx.testing.segmentation import SegmentationOptions, evaluate_segmentation
+from ademx.testing.session import Session
 from iters.datasets import DATASETS
 from iters.drawn import draw_scene
 

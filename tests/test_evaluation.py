@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ademx.evaluation import EvaluationOptions
 from ademx.files import write_json
 from ademx.iteration import grouped, prefetched
+from ademx.testing.session import EvaluationOptions
 
 OPTIONS = EvaluationOptions(
     weights=(Path("a.params"),), data_root=Path(), output=Path("out"), test_scales=(64,)

@@ -12,7 +12,8 @@ from commands import run_evaluate
 from narrow import ILSVRC, write_weights
 from PIL import Image
 
-from ademx.image_counts import (
+from ademx.metrics import confusion_matrix, segmentation_scores
+from ademx.testing.image_counts import (
     ImageCounts,
     ImageLabels,
     NearTies,
@@ -21,7 +22,6 @@ from ademx.image_counts import (
     save_image_counts,
     save_image_labels,
 )
-from ademx.metrics import confusion_matrix, segmentation_scores
 from iters.drawn import draw_scene
 
 SIDE = 48

@@ -13,12 +13,12 @@ from commands import make_runner
 from narrow import ILSVRC, VOC, write_weights
 from PIL import Image
 
-from ademx.classification import ClassificationOptions, evaluate_classification
 from ademx.cli import main
 from ademx.data.make import make_dataset
 from ademx.legend import LegendRow, draw_classes
 from ademx.prediction import PredictionOptions, find_images, predict
-from ademx.segmentation import SegmentationOptions, evaluate_segmentation
+from ademx.testing.classification import ClassificationOptions, evaluate_classification
+from ademx.testing.segmentation import SegmentationOptions, evaluate_segmentation
 from iters.datasets import DATASETS
 from iters.decode import BrokenImage
 from iters.shown import load_as_shown

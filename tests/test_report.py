@@ -21,7 +21,7 @@ from ademx.compat import MissingDependency
 from ademx.report import RunToShow, TableRow, write_report, write_run_report
 from ademx.report_choice import ClassificationImages, SegmentationImages, choose, hardest_classes
 from ademx.report_pictures import Panels, PictureEncoder
-from ademx.segmentation import SegmentationReport
+from ademx.testing.segmentation import SegmentationReport
 from iters.datasets import DATASETS, Dataset
 
 SIZE = (12, 20)

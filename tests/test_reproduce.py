@@ -20,8 +20,8 @@ from ademx import published, reproduce, reproduce_report
 from ademx.cli import main
 from ademx.data.make import make_dataset
 from ademx.files import md5
-from ademx.image_counts import load_image_counts, save_image_counts
 from ademx.published import RESULTS
+from ademx.testing.image_counts import load_image_counts, save_image_counts
 from ademx.tolerance import PROBABILITY_FACTOR, SCORE_MARGIN, pixel_tolerances
 from iters.datasets import DATASETS
 
@@ -322,7 +322,7 @@ def test_a_row_that_is_done_is_not_computed_again(done, tmp_path, monkeypatch):
     def fail(options):
         raise ValueError("computed again")
 
-    monkeypatch.setattr("ademx.segmentation.evaluate_segmentation", fail)
+    monkeypatch.setattr("ademx.testing.segmentation.evaluate_segmentation", fail)
     run("voc-a1", *done)
     after = report_of(output)["voc-a1"]
     assert after["verdict"] == "differs" and after["metrics"] == before["metrics"]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ademx.scoremaps import (
+from ademx.testing.score_maps import (
     ScoreResizer,
     best_class,
     best_class_and_ties,

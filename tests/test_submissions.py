@@ -18,7 +18,7 @@ from narrow import ILSVRC, write_weights
 from PIL import Image
 
 from ademx.data.make import make_dataset
-from ademx.submissions import (
+from ademx.testing.submissions import (
     check_ade20k,
     check_cityscapes,
     check_ilsvrc,

@@ -6,8 +6,8 @@ import itertools
 import numpy as np
 import pytest
 
-from ademx.image_counts import ImageCounts, NearTies
 from ademx.metrics import segmentation_scores
+from ademx.testing.image_counts import ImageCounts, NearTies
 from ademx.tolerance import (
     PROBABILITY_FACTOR,
     SCORE_MARGIN,

@@ -45,7 +45,7 @@ def evaluation(repeat: int, json_file: Path | None) -> None:
 
 def measure_best_class(repeat: int) -> Row:
     """Time score maps to best class, against Pillow class by class and argmax."""
-    from ademx.scoremaps import ScoreResizer, best_class
+    from ademx.testing.score_maps import ScoreResizer, best_class
 
     scores = make_scores()
     resizer = ScoreResizer(grid=scores.shape[1:], canvas=IMAGE, image=IMAGE, original=IMAGE)
@@ -64,7 +64,7 @@ def measure_best_class(repeat: int) -> Row:
 
 def measure_near_ties(repeat: int) -> Row:
     """Time best classes with near ties counted, against best classes alone."""
-    from ademx.scoremaps import ScoreResizer, best_class, best_class_and_ties
+    from ademx.testing.score_maps import ScoreResizer, best_class, best_class_and_ties
     from ademx.tolerance import SCORE_MARGIN
 
     scores, (truth, _) = make_scores(), make_labels()

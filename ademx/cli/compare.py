@@ -15,7 +15,7 @@ from ademx.files import write_json
 from ademx.text import printable
 
 if TYPE_CHECKING:
-    from ademx.compare import Change, Comparison, ImageChange
+    from ademx.testing.compare import Change, Comparison, ImageChange
 
 
 # Task -> the score of a class, that of an image, what is shown of its predictions.
@@ -63,8 +63,8 @@ def compare(
     images. It says how far another set of such images might move the difference between these
     very networks, not how far another training might.
     """
-    from ademx.compare import compare as compare_runs
-    from ademx.finished_runs import load_run
+    from ademx.testing.compare import compare as compare_runs
+    from ademx.testing.finished_runs import load_run
 
     if len(runs) < 2:
         raise click.UsageError("expected two or more RUNs: the first is the baseline")
@@ -108,7 +108,7 @@ def _images(comparison: Comparison) -> str:
 
 
 def _interval(comparison: Comparison) -> str:
-    from ademx.compare import FEW_IMAGES, LEVEL
+    from ademx.testing.compare import FEW_IMAGES, LEVEL
 
     interval, num_images = comparison.interval, comparison.num_images
     counts = f"after is better in {interval.num_better}"

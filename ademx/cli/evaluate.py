@@ -17,10 +17,10 @@ from ademx.published import METRIC_NAMES
 from ademx.text import printable
 
 if TYPE_CHECKING:
-    from ademx.classification import ClassificationReport
-    from ademx.crf import CrfParameters
-    from ademx.segmentation import SegmentationReport
-    from ademx.submissions import Submission
+    from ademx.testing.classification import ClassificationReport
+    from ademx.testing.crf import CrfParameters
+    from ademx.testing.segmentation import SegmentationReport
+    from ademx.testing.submissions import Submission
 
 T = TypeVar("T")
 
@@ -173,7 +173,7 @@ def classification(**arguments: Any) -> None:
     Writes DIR/predictions/<scale>.npy, the (N, classes) probabilities, and for splits without
     labels DIR/submission.txt, five guesses a line.
     """
-    from ademx.classification import ClassificationOptions, evaluate_classification
+    from ademx.testing.classification import ClassificationOptions, evaluate_classification
 
     files = _prepare(arguments)
     report = evaluate_classification(_checked(ClassificationOptions, arguments))
@@ -230,7 +230,7 @@ def segmentation(**arguments: Any) -> None:
     Writes DIR/labels/<image>.png in the dataset's own label ids and DIR/correct/<image>.png (127
     correct, 0 wrong, 255 void); for splits without labels DIR/submission/, what the server takes.
     """
-    from ademx.segmentation import SegmentationOptions, evaluate_segmentation
+    from ademx.testing.segmentation import SegmentationOptions, evaluate_segmentation
 
     files = _prepare(arguments)
     arguments["crf"] = _crf_parameters(arguments["crf"], arguments.pop("crf_params"))
@@ -278,7 +278,7 @@ def segmentation_table(report: SegmentationReport) -> str:
 
 def _prepare(arguments: dict[str, Any]) -> _Files:
     """Turn command-line arguments into those of the options class; return the other files."""
-    from ademx.evaluation import default_test_scale
+    from ademx.testing.session import default_test_scale
 
     if arguments["test_scales"] is None:
         label = parse_label(arguments["model"] or arguments["weights"][0])
@@ -304,7 +304,7 @@ def _crf_parameters(wanted: bool, text: str | None) -> CrfParameters | None:
         raise click.UsageError("--crf-params has no effect without --crf: add it")
     if not wanted:
         return None
-    from ademx.crf import parse_crf_parameters
+    from ademx.testing.crf import parse_crf_parameters
 
     try:
         return parse_crf_parameters(text or "")

@@ -17,7 +17,6 @@ import numpy as np
 from tqdm import tqdm
 
 import ademx
-from ademx import runs
 from ademx.convert import import_torch
 from ademx.convert.files import Reading
 from ademx.engines.mxnet.predict import Devices, Predictor, check_averageable
@@ -25,6 +24,7 @@ from ademx.files import locked, md5
 from ademx.iteration import grouped, prefetched
 from ademx.labels import Label, parse_label
 from ademx.published import Result, find_result, release_state
+from ademx.testing import run_folder as runs
 from iters import exif, transforms
 from iters.datasets import Dataset, get_dataset
 from iters.decode import BrokenImage
@@ -169,7 +169,7 @@ class Session:
 
         Raises:
             ValueError, OSError: see :func:`ademx.files.locked` and
-                :func:`ademx.runs.open_folder`.
+                :func:`ademx.testing.run_folder.open_folder`.
         """
         options = self.options
         with locked(options.output, "--output"):

@@ -12,9 +12,9 @@ import numpy as np
 
 from ademx.arrays import DAMAGED_ARRAYS
 from ademx.forms import NUMBER, TEXT, WHOLE, misfit, shown
-from ademx.image_counts import load_image_counts, load_image_labels
 from ademx.metrics import likeliest, ranks_of_truth, scores_of_counts
 from ademx.published import METRIC_NAMES
+from ademx.testing.image_counts import load_image_counts, load_image_labels
 from iters.datasets import DATASETS
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class FinishedRun:
         class_names: a name for each of the C classes.
         truth: what is known of each image's truth: (N, C) pixels of each class, or (N, 1) classes.
         counts: what was counted in each image, int64: (N, 3, C) as in
-            :class:`ademx.image_counts.ImageCounts`, or (N, 2), 1 where the true class is not
-            the likeliest, and not among the five likeliest.
+            :class:`ademx.testing.image_counts.ImageCounts`, or (N, 2), 1 where the true class is
+            not the likeliest, and not among the five likeliest.
         image_scores: (N,) percent, more is better: the mean IoU, nan for an image without truth,
             or the probability of the true class.
         guesses: (N,) int64, the likeliest class of each image; None for segmentation.

@@ -18,16 +18,16 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from ademx.arrays import DAMAGED_ARRAYS, write_npz
-from ademx.crf import CrfParameters, import_crf_library, refine
-from ademx.evaluation import EvaluationOptions, Session
 from ademx.files import name_problem, replacing, write_json
-from ademx.image_counts import ImageCounts, NearTies, save_image_counts
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
 from ademx.networks.shapes import network_stride
 from ademx.published import Result
-from ademx.scoremaps import ScoreResizer, best_class, best_class_and_ties, mean_scores
-from ademx.submissions import Submission, pack_labels
+from ademx.testing.crf import CrfParameters, import_crf_library, refine
+from ademx.testing.image_counts import ImageCounts, NearTies, save_image_counts
+from ademx.testing.score_maps import ScoreResizer, best_class, best_class_and_ties, mean_scores
+from ademx.testing.session import EvaluationOptions, Session
+from ademx.testing.submissions import Submission, pack_labels
 from ademx.tolerance import SCORE_MARGIN
 from iters import transforms
 from iters.datasets import VOID, Dataset, decode_label, encode_label
@@ -129,7 +129,7 @@ class _Counted:
 
     Attributes:
         confusion: (C, C) int64, rows are truth.
-        ties: of :func:`ademx.scoremaps.best_class_and_ties`; None where nobody looked.
+        ties: of :func:`ademx.testing.score_maps.best_class_and_ties`; None where nobody looked.
     """
 
     confusion: np.ndarray
@@ -142,8 +142,8 @@ def evaluate_segmentation(options: SegmentationOptions) -> SegmentationReport:
     Images that cannot be read are left out, named in the log and listed in the report.
 
     Raises:
-        ValueError, FileNotFoundError: see :class:`ademx.evaluation.Session`, and
-            :func:`ademx.submissions.pack_labels` for what is packed of a test split.
+        ValueError, FileNotFoundError: see :class:`ademx.testing.session.Session`, and
+            :func:`ademx.testing.submissions.pack_labels` for what is packed of a test split.
         MissingDependency: the CRF's library is not installed.
 
     Source: SPEC §5; ademxapp:issegm/voc.py.

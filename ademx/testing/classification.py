@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from ademx.arrays import DAMAGED_ARRAYS
-from ademx.evaluation import EvaluationOptions, Session
 from ademx.files import write_json
-from ademx.image_counts import ImageLabels, save_image_labels
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import likeliest, topk_errors
 from ademx.published import Result
-from ademx.submissions import Submission, write_guesses
+from ademx.testing.image_counts import ImageLabels, save_image_labels
+from ademx.testing.session import EvaluationOptions, Session
+from ademx.testing.submissions import Submission, write_guesses
 from iters import transforms
 from iters.datasets import Dataset
 from iters.files import read_text
@@ -79,8 +79,8 @@ def evaluate_classification(options: ClassificationOptions) -> ClassificationRep
     rows of `predictions/<scale>.npy` are nan.
 
     Raises:
-        ValueError, FileNotFoundError: see :class:`ademx.evaluation.Session`, and
-            :func:`ademx.submissions.write_guesses` for what is written of a test split.
+        ValueError, FileNotFoundError: see :class:`ademx.testing.session.Session`, and
+            :func:`ademx.testing.submissions.write_guesses` for what is written of a test split.
 
     Source: SPEC §5; ademxapp:iclass/ilsvrc.py.
     """

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx.finished_runs import FinishedRun
 from ademx.iteration import progress_bar
+from ademx.testing.finished_runs import FinishedRun
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

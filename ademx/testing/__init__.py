@@ -1,0 +1,14 @@
+"""A split from files to scores: classification, segmentation, runs and their comparison."""
+
+# The modules that other rooms may import.
+__all__ = [
+    "classification",
+    "compare",
+    "crf",
+    "finished_runs",
+    "image_counts",
+    "score_maps",
+    "segmentation",
+    "session",
+    "submissions",
+]
