@@ -44,6 +44,7 @@ setup(
         "ademx.engines.onnx",
         "ademx.engines.torch",
         "ademx.networks",
+        "ademx.prediction",
         "ademx.testing",
         "symbols",
         "iters",

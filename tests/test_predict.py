@@ -15,8 +15,8 @@ from PIL import Image
 
 from ademx.cli import main
 from ademx.data.make import make_dataset
-from ademx.legend import LegendRow, draw_classes
-from ademx.prediction import PredictionOptions, find_images, predict
+from ademx.prediction.images import PredictionOptions, find_images, predict
+from ademx.prediction.legend import LegendRow, draw_classes
 from ademx.testing.classification import ClassificationOptions, evaluate_classification
 from ademx.testing.segmentation import SegmentationOptions, evaluate_segmentation
 from iters.datasets import DATASETS

@@ -12,7 +12,7 @@ from ademx.text import printable
 
 if TYPE_CHECKING:
     from ademx.convert.files import Reading
-    from ademx.prediction import Prediction
+    from ademx.prediction.images import Prediction
 
 _SHARES_SHOWN = 5
 
@@ -84,8 +84,8 @@ def predict(
     RGB, transparency over white, 16-bit greys scaled to 8 bits. One that cannot be read is named
     and left out; the exit status is then 1.
     """
-    from ademx.prediction import PredictionOptions, find_images
-    from ademx.prediction import predict as predictions
+    from ademx.prediction.images import PredictionOptions, find_images
+    from ademx.prediction.images import predict as predictions
 
     chosen = None if gpus is None and cpus is None else shared.chosen_devices(gpus, cpus)
     options = PredictionOptions(

@@ -21,9 +21,9 @@ from ademx.engines.mxnet.predict import Devices, default_devices
 from ademx.engines.onnx.predict import OnnxPredictor, default_onnx_devices
 from ademx.files import locked, name_problem, replacing, write_json
 from ademx.labels import Label, parse_label
-from ademx.legend import LegendRow, draw_classes
 from ademx.networks.shapes import network_stride
 from ademx.pictures import colourise
+from ademx.prediction.legend import LegendRow, draw_classes
 from ademx.testing.score_maps import ScoreResizer, best_class
 from ademx.testing.session import default_test_scale, find_dataset, predictor_class
 from iters import palettes, transforms
