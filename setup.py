@@ -46,6 +46,7 @@ setup(
         "ademx.networks",
         "ademx.prediction",
         "ademx.testing",
+        "ademx.training",
         "symbols",
         "iters",
     ],

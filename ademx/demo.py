@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ademx import curves
 from ademx.compat import MissingDependency, share_cores
 from ademx.data.make import make_dataset
 from ademx.engines.mxnet.predict import Devices
@@ -22,6 +21,7 @@ from ademx.testing.segmentation import (
     evaluate_segmentation,
 )
 from ademx.testing.session import versions
+from ademx.training import curves
 from iters.datasets import DATASETS
 from iters.lists import Sample, find_samples
 from iters.sources import load_image, load_label
@@ -119,8 +119,8 @@ def _open_folder(output: Path, *, resume: bool, seed: int) -> None:
 def _train(data: Path, output: Path, *, resume: bool, seed: int) -> Path:
     """Return the weights after the last epoch."""
     share_cores(_NUM_DEVICES)  # before MXNet is loaded, by the next line
-    from ademx.training import train
-    from ademx.training_options import SegmentationTrainOptions
+    from ademx.training.options import SegmentationTrainOptions
+    from ademx.training.run import train
 
     report = train(
         SegmentationTrainOptions(

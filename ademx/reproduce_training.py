@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ademx import checkpoints
 from ademx.engines.mxnet.predict import Devices
 from ademx.files import md5, replacing
 from ademx.published import RELEASED_FILES
 from ademx.recipes import Recipe, Stage
 from ademx.reproduce_inputs import Found, Places, find_data, find_start_weights
-from ademx.training_options import (
+from ademx.training import checkpoints
+from ademx.training.options import (
     ClassificationTrainOptions,
     SegmentationTrainOptions,
     TrainOptions,
@@ -272,13 +272,13 @@ def train_recipe(options: RecipeOptions, stages: Sequence[PlannedStage]) -> tupl
     Raises:
         FileNotFoundError: data or weights are missing.
         ValueError: they are not known to be the published ones and `unverified` is not set; the
-            weights would replace others; or as :func:`ademx.training.train`.
+            weights would replace others; or as :func:`ademx.training.run.train`.
         OSError: see there too.
-        ademx.training.TrainingDiverged: the loss became nan.
+        ademx.training.run.TrainingDiverged: the loss became nan.
     """
     _check_inputs(options, stages)
     target = _target(options, stages[-1])
-    from ademx.training import train
+    from ademx.training.run import train
 
     for number, stage in enumerate(stages, start=1):
         label = stage.options.label

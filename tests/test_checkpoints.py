@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ademx import checkpoints, params
-from ademx.checkpoints import BrokenState, State
+from ademx import params
+from ademx.training import checkpoints
+from ademx.training.checkpoints import BrokenState, State
 
 LABEL = "voc_rna-a1_cls21_s8"
 ARGS = {"conv1a_weight": np.arange(600, dtype=np.float32).reshape(20, 30)}

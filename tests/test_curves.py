@@ -14,7 +14,7 @@ from PIL import Image
 
 from ademx.cli import main
 from ademx.compat import MissingDependency
-from ademx.curves import draw, load_runs
+from ademx.training.curves import draw, load_runs
 
 matplotlib = pytest.importorskip("matplotlib")
 

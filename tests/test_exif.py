@@ -257,7 +257,7 @@ def test_training_a_classifier_turns_only_when_told(rule):
 
 def test_training_warns_before_it_starts(tmp_path, caplog):
     pytest.importorskip("mxnet")
-    from ademx.training_data import warn_of_exif
+    from ademx.training.batches import warn_of_exif
 
     write_sample(tmp_path, lies=6)
     samples = find_samples("voc", tmp_path, "val") * 300

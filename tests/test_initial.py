@@ -11,10 +11,10 @@ from fill import fill
 from ademx import params
 from ademx.convert.files import Reading
 from ademx.convert.layouts import rename_to
-from ademx.initial import initial_values, load_weights, same_label
 from ademx.labels import parse_label
 from ademx.networks.shapes import parameter_shapes
 from ademx.params import CheckpointMismatch
+from ademx.training.initial import initial_values, load_weights, same_label
 
 SHAPES = {
     "conv1a_weight": (64, 30, 5, 5),

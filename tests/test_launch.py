@@ -15,7 +15,7 @@ import pytest
 from commands import make_runner
 
 from ademx.cli import main
-from ademx.launch import launch
+from ademx.training.launch import launch
 
 pytest.importorskip("mxnet")
 
@@ -52,7 +52,7 @@ time.sleep(60)
 def start(code, *arguments, workers=2, grace=60):
     """Start a launcher that runs `code` as its workers, with a mark in their environment."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    main = f"import sys; from ademx.launch import launch; sys.exit(launch({command!r}, "
+    main = f"import sys; from ademx.training.launch import launch; sys.exit(launch({command!r}, "
     main += f"workers={workers}, servers=1, grace={grace}))"
     mark = f"launched-{os.getpid()}-{time.monotonic_ns()}"
     launcher = subprocess.Popen(
@@ -260,7 +260,9 @@ def test_a_command_that_does_not_exist_leaves_nothing():
         launch(["no-such-program"], workers=1, servers=1)
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     assert not [
-        child for child in children if "ademx.launch" in Path(f"/proc/{child}/cmdline").read_text()
+        child
+        for child in children
+        if "ademx.training.launch" in Path(f"/proc/{child}/cmdline").read_text()
     ]
 
 
@@ -309,7 +311,7 @@ def test_the_slurm_script_gives_each_node_its_roles(tmp_path):
         env=environment,
     )
     common = "127.0.0.1:24567 2 2"
-    serve = "-c from ademx.launch import serve; serve()"
+    serve = "-c from ademx.training.launch import serve; serve()"
     assert result.returncode == 0, result.stderr
     assert sorted(result.stdout.splitlines()) == [
         f"scheduler {common} {serve}",

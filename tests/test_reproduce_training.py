@@ -15,13 +15,14 @@ from commands import make_runner
 from narrow import write_weights
 from tiny_training import SEGMENTER, WIDTH, make_data
 
-from ademx import checkpoints, params
+from ademx import params
 from ademx.cli import main
 from ademx.engines.mxnet.predict import Devices
 from ademx.published import RELEASED_FILES
 from ademx.recipes import RECIPES
 from ademx.reproduce_inputs import Places
 from ademx.reproduce_training import RecipeOptions, departures
+from ademx.training import checkpoints
 from iters.datasets import DATASETS
 
 pytest.importorskip("mxnet")

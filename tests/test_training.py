@@ -32,13 +32,13 @@ from tiny_training import (
 
 mx = pytest.importorskip("mxnet")
 
-from ademx import training  # noqa: E402  (these need mxnet)
 from ademx.engines.mxnet.predict import Devices, cpu_has_bfloat16  # noqa: E402
 from ademx.engines.mxnet.train import Trainer, Workers, _DeviceSums  # noqa: E402
-from ademx.initial import initial_values  # noqa: E402
 from ademx.networks.graph import build_symbol  # noqa: E402
 from ademx.schedule import LinearSchedule  # noqa: E402
-from ademx.training import TrainingDiverged, train  # noqa: E402
+from ademx.training import run as training  # noqa: E402  (these need mxnet)
+from ademx.training.initial import initial_values  # noqa: E402
+from ademx.training.run import TrainingDiverged, train  # noqa: E402
 
 SPEC = "rna-224-0-1-1-1-1-1-1"
 
@@ -508,7 +508,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
 from tiny_training import classification
-from ademx.training import train
+from ademx.training.run import train
 if __name__ == "__main__":
     print(train(classification(Path({data!r}), Path({output!r}), **{changes!r})))
 """

@@ -27,14 +27,14 @@ from tiny_training import (
     segmentation,
 )
 
-from ademx.curves import load_runs
 from ademx.files import locked
-from ademx.progress import Progress, open_metrics
+from ademx.training.curves import load_runs
+from ademx.training.progress import Progress, open_metrics
 
 pytest.importorskip("mxnet")
 
-from ademx import training
-from ademx.training import train
+from ademx.training import run as training
+from ademx.training.run import train
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ademx import params
-from ademx.training_options import ClassificationTrainOptions, SegmentationTrainOptions
+from ademx.training.options import ClassificationTrainOptions, SegmentationTrainOptions
 
 CLASSIFIER = "ilsvrc-cls_rna-224-0-1-1-1-1-1-1_cls4"
 SEGMENTER = "voc_rna-224-0-1-1-1-1-1-1_cls21_s8"
@@ -81,7 +81,7 @@ def metrics(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 def interrupt_at(monkeypatch: Any, call: int, number: int = signal.SIGTERM) -> None:
     """Send this process a signal when its iterator is asked for the batch of this number."""
-    from ademx import training
+    from ademx.training import run as training
 
     make = training.make_iterator
 
@@ -105,7 +105,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
 from tiny_training import segmentation
-from ademx.training import train
+from ademx.training.run import train
 if __name__ == "__main__":
     print(flush=True)
     train(segmentation(Path({data!r}), Path({output!r}), **{changes!r}))

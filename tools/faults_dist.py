@@ -21,7 +21,7 @@ from typing import Any
 RUNS, UPDATES = 20, 1000
 _RUN_SECONDS = 120.0  # a run that takes longer hangs
 _LAUNCH = (
-    "import sys; from ademx.launch import launch; "
+    "import sys; from ademx.training.launch import launch; "
     "sys.exit(launch(sys.argv[2:], workers=int(sys.argv[1]), servers=1))"
 )
 _PIXELS = 16

@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from ademx.launch import SAVING_SECONDS
-from ademx.launch import launch as run
+from ademx.training.launch import SAVING_SECONDS
+from ademx.training.launch import launch as run
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

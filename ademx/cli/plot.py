@@ -22,7 +22,7 @@ from ademx.files import replacing
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 def plot(runs: tuple[Path, ...], output: Path, overwrite: bool) -> None:
     """Draw loss, learning rate, metrics and speed of each RUN, an --output folder of training."""
-    from ademx.curves import draw, load_runs
+    from ademx.training.curves import draw, load_runs
 
     shared.check_writable([output], overwrite=overwrite)
     loaded = load_runs(runs)

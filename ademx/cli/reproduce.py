@@ -212,7 +212,7 @@ def _train(given: dict[str, Any], places: Places) -> None:
 
 def _run_stages(options: RecipeOptions, stages: list[PlannedStage]) -> None:
     from ademx.reproduce_training import train_recipe
-    from ademx.training import TrainingDiverged
+    from ademx.training.run import TrainingDiverged
     from iters.workers import WorkerError
 
     try:

@@ -11,7 +11,7 @@ import click
 from ademx.cli import options as shared
 
 if TYPE_CHECKING:
-    from ademx.training_options import TrainOptions
+    from ademx.training.options import TrainOptions
 
 # Release: options of its one script for both phases that say nothing about training.
 _WITHOUT_EFFECT = ("--test-scales", "--test-steps")
@@ -240,7 +240,7 @@ def classification(**arguments: Any) -> None:
     The release's 90 epochs: --lr-type linear --to-epoch 90. Tuning A1 from A: --lr-type linear
     --base-lr 0.01 --to-epoch 9 --weights ilsvrc-cls_rna-a_cls1000_ep-0001.params.
     """
-    from ademx.training_options import ClassificationTrainOptions
+    from ademx.training.options import ClassificationTrainOptions
 
     _prepare(arguments)
     _run(ClassificationTrainOptions(**arguments))
@@ -280,7 +280,7 @@ def segmentation(**arguments: Any) -> None:
     That is --to-epoch 140, then --base-lr 0.0008 --lr-type linear --to-epoch 64 from its result
     as the --weights of another --model.
     """
-    from ademx.training_options import SegmentationTrainOptions
+    from ademx.training.options import SegmentationTrainOptions
 
     _prepare(arguments)
     _run(SegmentationTrainOptions(**arguments))
@@ -296,8 +296,8 @@ def _prepare(arguments: dict[str, Any]) -> None:
 
 
 def _run(options: TrainOptions) -> None:
-    from ademx.training import TrainingDiverged
-    from ademx.training import train as run_training
+    from ademx.training.run import TrainingDiverged
+    from ademx.training.run import train as run_training
     from iters.workers import WorkerError
 
     try:

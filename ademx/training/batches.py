@@ -9,7 +9,7 @@ from typing import Any
 
 from ademx.engines.mxnet.train import Workers
 from ademx.networks.shapes import network_stride
-from ademx.training_options import SegmentationTrainOptions, TrainOptions
+from ademx.training.options import SegmentationTrainOptions, TrainOptions
 from iters import transforms
 from iters.datasets import Dataset
 from iters.decode import BrokenImage, image_size, is_turned

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ademx.compat import import_optional
-from ademx.progress import METRICS_FILE, parse_line
+from ademx.training.progress import METRICS_FILE, parse_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

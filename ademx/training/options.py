@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 from ademx.convert.files import Reading
 from ademx.engines.mxnet.predict import Devices
 from ademx.files import md5
-from ademx.initial import same_label
 from ademx.labels import Label, parse_label
 from ademx.schedule import Schedule, make_schedule
+from ademx.training.initial import same_label
 from iters.datasets import Dataset, get_dataset
 from iters.lists import Sample
 

@@ -113,7 +113,7 @@ def serve() -> None:
     mx.kvstore.kvstore_server._init_kvstore_server_module()
 
 
-_SERVICE = (sys.executable, "-c", "from ademx.launch import serve; serve()")
+_SERVICE = (sys.executable, "-c", "from ademx.training.launch import serve; serve()")
 
 
 def _check_meeting_place(port: int | None) -> None:

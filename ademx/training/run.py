@@ -26,17 +26,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx import checkpoints
-from ademx.checkpoints import Checkpoint, State
 from ademx.engines.mxnet.predict import cpu_has_bfloat16
 from ademx.engines.mxnet.train import Sums, Trainer, Workers
 from ademx.files import locked, write_json
-from ademx.initial import initial_values, load_weights
 from ademx.networks.graph import build_symbol
-from ademx.progress import METRICS_FILE, Progress
 from ademx.testing.session import versions
-from ademx.training_data import find_labelled_samples, make_iterator
-from ademx.training_options import SegmentationTrainOptions, TrainOptions
+from ademx.training import checkpoints
+from ademx.training.batches import find_labelled_samples, make_iterator
+from ademx.training.checkpoints import Checkpoint, State
+from ademx.training.initial import initial_values, load_weights
+from ademx.training.options import SegmentationTrainOptions, TrainOptions
+from ademx.training.progress import METRICS_FILE, Progress
 from iters.lists import Sample
 
 if TYPE_CHECKING:
