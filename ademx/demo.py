@@ -14,7 +14,7 @@ from ademx.data.make import make_dataset
 from ademx.engines.mxnet.predict import Devices
 from ademx.files import replacing, write_json
 from ademx.pictures import colourise, overlay, side_by_side
-from ademx.report import write_run_report
+from ademx.reports.page import write_run_report
 from ademx.testing.segmentation import (
     SegmentationOptions,
     SegmentationReport,

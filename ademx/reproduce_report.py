@@ -16,7 +16,7 @@ from typing import Any
 from ademx.files import locked, replacing, write_json
 from ademx.forms import NUMBER, TEXT, misfit
 from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
-from ademx.report import RunToShow, TableRow, write_report
+from ademx.reports.page import RunToShow, TableRow, write_report
 from ademx.testing.finished_runs import read_record
 from ademx.testing.session import versions
 from ademx.text import printable

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 from report_runs import write_classification_run, write_segmentation_run
 
-from ademx import report
 from ademx.compat import MissingDependency
-from ademx.report import RunToShow, TableRow, write_report, write_run_report
-from ademx.report_choice import ClassificationImages, SegmentationImages, choose, hardest_classes
-from ademx.report_pictures import Panels, PictureEncoder
+from ademx.reports import page as report
+from ademx.reports.choice import ClassificationImages, SegmentationImages, choose, hardest_classes
+from ademx.reports.page import RunToShow, TableRow, write_report, write_run_report
+from ademx.reports.pictures import Panels, PictureEncoder
 from ademx.testing.segmentation import SegmentationReport
 from iters.datasets import DATASETS, Dataset
 
@@ -623,5 +623,5 @@ def test_a_report_of_one_run_is_named_after_its_weights_and_split(tmp_path):
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 @pytest.mark.parametrize("name", report._SCRIPTS)
 def test_scripts_are_without_syntax_errors(name):
-    file = Path(report.__file__).with_name("report_page") / f"{name}.js"
+    file = Path(report.__file__).with_name("assets") / f"{name}.js"
     subprocess.run(["node", "--check", file], check=True)

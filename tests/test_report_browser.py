@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from report_runs import write_classification_run, write_segmentation_run
 
-from ademx.report import TableRow, write_report
+from ademx.reports.page import TableRow, write_report
 from iters.datasets import Dataset
 
 playwright = pytest.importorskip("playwright.sync_api")

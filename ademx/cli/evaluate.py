@@ -339,7 +339,7 @@ def _finish(
     if files.json is not None:
         write_json(files.json, record)
     if files.report is not None:
-        from ademx.report import write_run_report
+        from ademx.reports.page import write_run_report
 
         write_run_report(files.report, report, output)
     click.echo(table)

@@ -18,8 +18,8 @@ from iters import palettes
 from iters.datasets import Dataset, encode_label
 
 if TYPE_CHECKING:
-    from ademx.report import RunToShow, TableRow
-    from ademx.report_choice import HardClass
+    from ademx.reports.choice import HardClass
+    from ademx.reports.page import RunToShow, TableRow
 
 _NUM_CONFUSIONS = 10
 

@@ -1,6 +1,6 @@
 // Small functions that the other scripts share.
 //
-// The report's scripts are joined into one, in the order that ademx/report.py gives. Everything
+// The report's scripts are joined into one, in the order that ademx/reports/page.py gives. Everything
 // that comes from data reaches the page as text content or as a value, never as HTML.
 "use strict";
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Union
 import ademx
 from ademx.files import replacing
 from ademx.iteration import prefetched, progress_bar
-from ademx.report_choice import (
+from ademx.reports.choice import (
     Chosen,
     ClassificationImages,
     RunImages,
@@ -29,8 +29,8 @@ from ademx.report_choice import (
     choose,
     hardest_classes,
 )
-from ademx.report_html import ShownImages, class_colours, class_name, overview, run_section
-from ademx.report_pictures import Panels, PictureEncoder, check_encoder, load_panels
+from ademx.reports.html import ShownImages, class_colours, class_name, overview, run_section
+from ademx.reports.pictures import Panels, PictureEncoder, check_encoder, load_panels
 from ademx.text import isolated, printable
 from iters.datasets import Dataset
 from iters.decode import BrokenImage
@@ -48,7 +48,7 @@ _PICTURE_BYTES = 24_000  # what a picture should have at least; there are fewer 
 _HARDEST = 20
 _THREADS = 2
 
-_PAGE = Path(__file__).with_name("report_page")
+_PAGE = Path(__file__).with_name("assets")
 _SCRIPTS = ("helpers", "theme", "heat_map", "gallery", "viewer", "start")  # joined in this order
 
 
