@@ -46,6 +46,7 @@ setup(
         "ademx.networks",
         "ademx.prediction",
         "ademx.reports",
+        "ademx.reproduction",
         "ademx.testing",
         "ademx.training",
         "symbols",

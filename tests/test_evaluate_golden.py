@@ -19,9 +19,9 @@ from ademx.engines.onnx.predict import OnnxPredictor
 from ademx.labels import parse_label
 from ademx.metrics import confusion_matrix, segmentation_scores
 from ademx.networks.graph import build_symbol
+from ademx.reproduction.tolerance import PROBABILITY_FACTOR, SCORE_MARGIN, pixel_tolerances
 from ademx.testing.image_counts import ImageCounts, NearTies
 from ademx.testing.score_maps import ScoreResizer, best_class_and_ties, mean_scores
-from ademx.tolerance import PROBABILITY_FACTOR, SCORE_MARGIN, pixel_tolerances
 from iters import transforms
 
 pytest.importorskip("mxnet")
@@ -150,7 +150,7 @@ def lead(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def test_engines_differ_by_less_than_the_tolerances_allow(voc_weights, golden):
-    """The measurement that ademx.tolerance tells of, as far as this machine can make it.
+    """The measurement that reproduction.tolerance tells of, as far as this machine can make it.
 
     `pytest -rP` shows what is measured.
     """

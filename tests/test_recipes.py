@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ademx.published import METRIC_NAMES, RELEASED_FILES, RESULTS, get_result
-from ademx.recipes import RECIPES, find_recipe, get_recipe
+from ademx.reproduction.recipes import RECIPES, find_recipe, get_recipe
 from iters.datasets import DATASETS
 from symbols.levels import get_network
 

@@ -16,13 +16,15 @@ from commands import make_runner
 from narrow import ILSVRC, VOC, write_weights
 from PIL import Image
 
-from ademx import published, reproduce, reproduce_report
+from ademx import published
 from ademx.cli import main
 from ademx.data.make import make_dataset
 from ademx.files import md5
 from ademx.published import RESULTS
+from ademx.reproduction import outcomes as reproduce_report
+from ademx.reproduction import rows as reproduce
+from ademx.reproduction.tolerance import PROBABILITY_FACTOR, SCORE_MARGIN, pixel_tolerances
 from ademx.testing.image_counts import load_image_counts, save_image_counts
-from ademx.tolerance import PROBABILITY_FACTOR, SCORE_MARGIN, pixel_tolerances
 from iters.datasets import DATASETS
 
 pytest.importorskip("mxnet")
@@ -471,7 +473,7 @@ def test_processes_do_not_lose_each_others_rows(tmp_path):
     script = """
 import sys
 from ademx.published import get_result
-from ademx.reproduce_report import Outcome, Reports
+from ademx.reproduction.outcomes import Outcome, Reports
 from pathlib import Path
 reports = Reports(Path(sys.argv[1]))
 print(flush=True)

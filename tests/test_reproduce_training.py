@@ -19,9 +19,9 @@ from ademx import params
 from ademx.cli import main
 from ademx.engines.mxnet.predict import Devices
 from ademx.published import RELEASED_FILES
-from ademx.recipes import RECIPES
-from ademx.reproduce_inputs import Places
-from ademx.reproduce_training import RecipeOptions, departures
+from ademx.reproduction.inputs import Places
+from ademx.reproduction.recipes import RECIPES
+from ademx.reproduction.stages import RecipeOptions, departures
 from ademx.training import checkpoints
 from iters.datasets import DATASETS
 

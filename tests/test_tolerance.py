@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from ademx.metrics import segmentation_scores
-from ademx.testing.image_counts import ImageCounts, NearTies
-from ademx.tolerance import (
+from ademx.reproduction.tolerance import (
     PROBABILITY_FACTOR,
     SCORE_MARGIN,
     Tolerance,
@@ -17,6 +16,7 @@ from ademx.tolerance import (
     rounding,
     tie_tolerances,
 )
+from ademx.testing.image_counts import ImageCounts, NearTies
 
 
 def counts_of(confusions: list[np.ndarray], ties: list[tuple[int, ...]] = ()) -> ImageCounts:

@@ -12,9 +12,9 @@ from ademx.cli import options as shared
 from ademx.text import printable
 
 if TYPE_CHECKING:
-    from ademx.reproduce_inputs import Places
-    from ademx.reproduce_report import Outcome
-    from ademx.reproduce_training import PlannedStage, RecipeOptions
+    from ademx.reproduction.inputs import Places
+    from ademx.reproduction.outcomes import Outcome
+    from ademx.reproduction.stages import PlannedStage, RecipeOptions
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _ONLY_TESTING = ("precision", "backend")
@@ -113,7 +113,7 @@ def _check_usage(arguments: dict[str, Any]) -> None:
 
 
 def _places(data: tuple[str, ...], models: Path) -> Places:
-    from ademx.reproduce_inputs import Places
+    from ademx.reproduction.inputs import Places
     from iters.datasets import DATASETS
 
     folders, roots = [], {}
@@ -135,7 +135,7 @@ def _places(data: tuple[str, ...], models: Path) -> Places:
 
 
 def _test(given: dict[str, Any], places: Places) -> None:
-    from ademx.reproduce import ReproduceOptions, reproduce
+    from ademx.reproduction.rows import ReproduceOptions, reproduce
 
     gpus, cpus, backend = (given.pop(n, None) for n in ("gpus", "cpus", "backend"))
     backend = backend or "mxnet"
@@ -163,7 +163,7 @@ def _test(given: dict[str, Any], places: Places) -> None:
 
 def _told_not_run(outcomes: list[Outcome]) -> str:
     """Return a line for each row, then what is missing, once each."""
-    from ademx.reproduce_report import numbered_reasons, verdict_with_numbers
+    from ademx.reproduction.outcomes import numbered_reasons, verdict_with_numbers
 
     numbers = numbered_reasons(outcomes)
     lines = [f"{one.row.name}: {verdict_with_numbers(one, numbers)}" for one in outcomes]
@@ -172,7 +172,7 @@ def _told_not_run(outcomes: list[Outcome]) -> str:
 
 def _told(outcome: Outcome) -> str:
     from ademx.published import METRIC_NAMES
-    from ademx.reproduce_report import our_score
+    from ademx.reproduction.outcomes import our_score
 
     lines = [f"{outcome.row.name}: {outcome.verdict}"]
     for name in outcome.row.values if outcome.ours else ():
@@ -186,8 +186,8 @@ def _told(outcome: Outcome) -> str:
 
 
 def _train(given: dict[str, Any], places: Places) -> None:
-    from ademx.recipes import get_recipe
-    from ademx.reproduce_training import RecipeOptions, departures, plan_stages
+    from ademx.reproduction.recipes import get_recipe
+    from ademx.reproduction.stages import RecipeOptions, departures, plan_stages
 
     recipe, dry_run = get_recipe(given.pop("recipe")), given.pop("dry_run")
     gpus, cpus = given.pop("gpus", None), given.pop("cpus", None)
@@ -211,7 +211,7 @@ def _train(given: dict[str, Any], places: Places) -> None:
 
 
 def _run_stages(options: RecipeOptions, stages: list[PlannedStage]) -> None:
-    from ademx.reproduce_training import train_recipe
+    from ademx.reproduction.stages import train_recipe
     from ademx.training.run import TrainingDiverged
     from iters.workers import WorkerError
 
@@ -227,7 +227,7 @@ def _run_stages(options: RecipeOptions, stages: list[PlannedStage]) -> None:
 def _table() -> str:
     """Return the rows with what was published, then the recipes."""
     from ademx.published import METRIC_NAMES, RESULTS
-    from ademx.recipes import RECIPES, find_recipe
+    from ademx.reproduction.recipes import RECIPES, find_recipe
 
     lines = []
     for row in RESULTS:

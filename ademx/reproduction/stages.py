@@ -1,4 +1,4 @@
-"""Recipes trained: the stages of :data:`ademx.recipes.RECIPES` one after another, resumable."""
+"""Recipes trained: the stages of `RECIPES` one after another, resumable."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 from ademx.engines.mxnet.predict import Devices
 from ademx.files import md5, replacing
 from ademx.published import RELEASED_FILES
-from ademx.recipes import Recipe, Stage
-from ademx.reproduce_inputs import Found, Places, find_data, find_start_weights
+from ademx.reproduction.inputs import Found, Places, find_data, find_start_weights
+from ademx.reproduction.recipes import Recipe, Stage
 from ademx.training import checkpoints
 from ademx.training.options import (
     ClassificationTrainOptions,
@@ -83,7 +83,7 @@ class PlannedStage:
     Attributes:
         options: of the training.
         problems: what is missing or not known to be the published; see
-            :class:`ademx.reproduce_inputs.Found`.
+            :class:`ademx.reproduction.inputs.Found`.
         is_possible: whether nothing is missing.
         finished: the weights, where an earlier call has trained this stage.
     """

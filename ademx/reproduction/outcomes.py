@@ -17,10 +17,10 @@ from ademx.files import locked, replacing, write_json
 from ademx.forms import NUMBER, TEXT, misfit
 from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
 from ademx.reports.page import RunToShow, TableRow, write_report
+from ademx.reproduction.tolerance import Tolerance
 from ademx.testing.finished_runs import read_record
 from ademx.testing.session import versions
 from ademx.text import printable
-from ademx.tolerance import Tolerance
 from iters.datasets import DATASETS
 from iters.lists import find_samples
 from symbols.levels import check_choice
@@ -38,7 +38,7 @@ class Outcome:
 
     Attributes:
         row: the published row.
-        verdict: one of :data:`VERDICTS`; :mod:`ademx.reproduce` says what they mean.
+        verdict: one of :data:`VERDICTS`; :mod:`ademx.reproduction.rows` says what they mean.
         reasons: why it is that verdict, such as what is missing and the command that checks it.
         ours: metric -> our score, percent; none where it was not tested.
         tolerances: metric -> how far that may be from the published one.

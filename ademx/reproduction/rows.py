@@ -2,7 +2,7 @@
 
 A row's verdict is
 
-* "reproduced": every score lies within the tolerance of :mod:`ademx.tolerance`,
+* "reproduced": every score lies within the tolerance of :mod:`ademx.reproduction.tolerance`,
 * "differs": one does not,
 * "unverified": it was tested with data or weights that are not known to be the published ones
   (weights of one's own training are tested like the published ones, and the verdict says so),
@@ -28,22 +28,22 @@ from ademx.compat import MissingDependency
 from ademx.files import md5
 from ademx.labels import parse_label
 from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
-from ademx.recipes import find_recipe
-from ademx.reproduce_inputs import Found, Places, find_data, find_row_weights
-from ademx.reproduce_report import Outcome, Reports
-from ademx.testing import classification, segmentation
-from ademx.testing.classification import ClassificationOptions
-from ademx.testing.finished_runs import load_run, mean_probabilities
-from ademx.testing.image_counts import load_image_counts
-from ademx.testing.segmentation import SegmentationOptions
-from ademx.testing.session import deciding_settings, default_test_scale
-from ademx.tolerance import (
+from ademx.reproduction.inputs import Found, Places, find_data, find_row_weights
+from ademx.reproduction.outcomes import Outcome, Reports
+from ademx.reproduction.recipes import find_recipe
+from ademx.reproduction.tolerance import (
     Tolerance,
     has_near_ties,
     pixel_tolerances,
     rounding,
     tie_tolerances,
 )
+from ademx.testing import classification, segmentation
+from ademx.testing.classification import ClassificationOptions
+from ademx.testing.finished_runs import load_run, mean_probabilities
+from ademx.testing.image_counts import load_image_counts
+from ademx.testing.segmentation import SegmentationOptions
+from ademx.testing.session import deciding_settings, default_test_scale
 from iters.datasets import DATASETS
 from iters.lists import Sample, find_samples
 

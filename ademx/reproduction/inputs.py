@@ -10,7 +10,7 @@ from pathlib import Path
 from ademx.files import md5
 from ademx.labels import parse_label
 from ademx.published import RELEASED_FILES, Result
-from ademx.recipes import RECIPES, find_recipe
+from ademx.reproduction.recipes import RECIPES, find_recipe
 from iters.datasets import DATASETS, Dataset
 from iters.lists import find_samples
 
