@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ademx.compat import MissingDependency, share_cores
-from ademx.data.make import make_dataset
+from ademx.data.drawn.make import make_dataset
 from ademx.engines.mxnet.predict import Devices
 from ademx.files import replacing, write_json
 from ademx.pictures import colourise, overlay, side_by_side

@@ -12,7 +12,7 @@ from commands import run_evaluate
 from PIL import Image
 
 from ademx.compat import MissingDependency
-from ademx.data.make import make_dataset
+from ademx.data.drawn.make import make_dataset
 from ademx.testing import crf
 from ademx.testing.crf import CrfParameters, parse_crf_parameters, refine
 from iters.datasets import DATASETS

@@ -13,8 +13,8 @@ from commands import make_runner
 from PIL import Image
 
 from ademx.cli import main
-from ademx.data.check import check_dataset
-from ademx.data.label_values import allowed_values, explain_values
+from ademx.data.check.dataset import check_dataset
+from ademx.data.check.label_values import allowed_values, explain_values
 from iters.datasets import DATASETS, VOID
 from iters.decode import BrokenImage
 from iters.sources import load_image, load_label

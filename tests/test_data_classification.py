@@ -9,7 +9,7 @@ from commands import make_runner
 from PIL import Image
 
 from ademx.cli import main
-from ademx.data.lists import make_lists
+from ademx.data.lists.write import make_lists
 from iters.lists import find_samples
 from iters.sources import load_sample, read_bytes
 

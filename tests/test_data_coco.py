@@ -12,8 +12,8 @@ from pycocotools.coco import COCO
 
 from ademx.cli import main
 from ademx.compat import MissingDependency, import_gluoncv
-from ademx.data.coco import CocoLabel, category_ids
-from ademx.data.lists import make_lists
+from ademx.data.lists.coco import CocoLabel, category_ids
+from ademx.data.lists.write import make_lists
 from iters.datasets import DATASETS, decode_label
 from iters.lists import find_samples
 from iters.sources import load_label

@@ -20,8 +20,8 @@ from PIL import Image
 
 from ademx.cli import main
 from ademx.compat import MissingDependency
-from ademx.data import label_files
-from ademx.data.lists import make_lists
+from ademx.data.lists import label_files
+from ademx.data.lists.write import make_lists
 from iters.lists import find_samples, read_list_file
 
 
@@ -599,8 +599,8 @@ def test_a_pipe_where_a_list_would_be_written_is_refused(tmp_path):
 STUCK_LABELS = """
 import os, sys, time
 from pathlib import Path
-from ademx.data.label_files import make_labels
-from ademx.data.plans import Entry
+from ademx.data.lists.label_files import make_labels
+from ademx.data.lists.plans import Entry
 
 
 class Stuck:

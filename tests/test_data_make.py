@@ -14,9 +14,9 @@ from commands import make_runner
 from PIL import Image
 
 from ademx.cli import main
-from ademx.data import drawn_segmentation
-from ademx.data.lists import make_lists
-from ademx.data.make import make_dataset
+from ademx.data.drawn import segmentation as drawn_segmentation
+from ademx.data.drawn.make import make_dataset
+from ademx.data.lists.write import make_lists
 from ademx.files import locked
 from iters.datasets import DATASETS, VOID, decode_label
 from iters.drawn import SCENERIES, draw_for_classification, draw_for_segmentation, draw_scene
@@ -542,7 +542,7 @@ def test_files_that_cannot_be_written_are_named(tmp_path, name):
     code = f"""if True:
         import resource, signal
         from pathlib import Path
-        from ademx.data.make import make_dataset
+        from ademx.data.drawn.make import make_dataset
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
         make_dataset({name!r}, Path({str(tmp_path)!r}) / "root", images=2)

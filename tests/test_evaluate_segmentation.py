@@ -19,7 +19,7 @@ from narrow import VOC, write_weights
 from PIL import Image
 
 from ademx import params
-from ademx.data.make import make_dataset
+from ademx.data.drawn.make import make_dataset
 from ademx.engines.mxnet.predict import Devices, Predictor
 from ademx.labels import parse_label
 from ademx.testing.segmentation import SegmentationOptions, evaluate_segmentation

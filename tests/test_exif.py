@@ -11,7 +11,7 @@ import pytest
 from commands import run_evaluate
 from PIL import Image, ImageFile, ImageOps
 
-from ademx.data.check import check_dataset
+from ademx.data.check.dataset import check_dataset
 from iters.augment_classification import ClassificationAugmentation
 from iters.augment_segmentation import SegmentationAugmentation
 from iters.datasets import DATASETS

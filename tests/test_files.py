@@ -12,8 +12,8 @@ import threading
 
 import pytest
 
-from ademx.data.label_files import read_matlab
-from ademx.data.lists import make_lists
+from ademx.data.lists.label_files import read_matlab
+from ademx.data.lists.write import make_lists
 from ademx.engines.mxnet.predict import Devices
 from ademx.engines.onnx.predict import OnnxPredictor
 from ademx.files import locked, replacing
@@ -29,8 +29,8 @@ with replacing(sys.argv[1]) as file:
 """
 HOLD = """
 import sys, time
-from ademx.data.label_files import read_matlab
-from ademx.data.lists import make_lists
+from ademx.data.lists.label_files import read_matlab
+from ademx.data.lists.write import make_lists
 from ademx.files import locked
 with locked(sys.argv[1], "--output"):
     print("locked", flush=True)
@@ -39,8 +39,8 @@ with locked(sys.argv[1], "--output"):
 COUNT = """
 import sys
 from pathlib import Path
-from ademx.data.label_files import read_matlab
-from ademx.data.lists import make_lists
+from ademx.data.lists.label_files import read_matlab
+from ademx.data.lists.write import make_lists
 from ademx.files import locked
 for _ in range(100):
     with locked(sys.argv[1], "--output", wait=True):

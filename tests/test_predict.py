@@ -14,7 +14,7 @@ from narrow import ILSVRC, VOC, write_weights
 from PIL import Image
 
 from ademx.cli import main
-from ademx.data.make import make_dataset
+from ademx.data.drawn.make import make_dataset
 from ademx.prediction.images import PredictionOptions, find_images, predict
 from ademx.prediction.legend import LegendRow, draw_classes
 from ademx.testing.classification import ClassificationOptions, evaluate_classification

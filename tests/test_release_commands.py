@@ -11,7 +11,7 @@ import pytest
 from narrow import ILSVRC, VOC, write_weights
 from PIL import Image
 
-from ademx.data.make import make_dataset
+from ademx.data.drawn.make import make_dataset
 from iters.drawn import draw_scene
 
 pytest.importorskip("mxnet")

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ademx import published
 from ademx.cli import main
-from ademx.data.make import make_dataset
+from ademx.data.drawn.make import make_dataset
 from ademx.files import md5
 from ademx.published import RESULTS
 from ademx.reproduction import outcomes as reproduce_report

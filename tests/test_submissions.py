@@ -17,7 +17,7 @@ from commands import run_evaluate
 from narrow import ILSVRC, write_weights
 from PIL import Image
 
-from ademx.data.make import make_dataset
+from ademx.data.drawn.make import make_dataset
 from ademx.testing.submissions import (
     check_ade20k,
     check_cityscapes,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ademx.cli import options as shared
-from ademx.data.problems import KINDS, Problem
+from ademx.data.check.problems import KINDS, Problem
 from ademx.files import write_json
 from ademx.text import printable
 
 if TYPE_CHECKING:
-    from ademx.data.check import DatasetCheck
+    from ademx.data.check.dataset import DatasetCheck
 
 _NUM_PROBLEMS, _NUM_REMARKS = 10, 3  # of each kind that are printed
 
@@ -55,7 +55,7 @@ def check(
     and the images of train with those of val and test. The exit status is 1 where something is
     wrong. Remarks are on what need not be.
     """
-    from ademx.data.check import check_dataset
+    from ademx.data.check.dataset import check_dataset
 
     if list_file is not None and len(splits) != 1:
         raise click.UsageError("--list-file is the list of one split: give that with --split")

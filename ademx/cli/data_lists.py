@@ -13,7 +13,7 @@ from ademx.text import printable
 from iters.datasets import DATASETS
 
 if TYPE_CHECKING:
-    from ademx.data.lists import WrittenList
+    from ademx.data.lists.write import WrittenList
 
 # Option -> the datasets that it means something for.
 _ONLY_FOR = {
@@ -90,7 +90,7 @@ def lists(
     ilsvrc-cls numbers the classes in the sorted order of their synsets. With the development kit
     it also writes class_ids.txt, for `ademx evaluate classification --class-ids`.
     """
-    from ademx.data.lists import MIN_PIXELS, make_lists
+    from ademx.data.lists.write import MIN_PIXELS, make_lists
 
     given = {"sbd": sbd, "coco": coco, "min_pixels": min_pixels, "rec": rec or None}
     for name, names in _ONLY_FOR.items():

@@ -35,7 +35,7 @@ def make(dataset: str, root: Path, images: int, seed: int) -> None:
     Every command can be tried with it, without a download. Shapes stand for some of the classes,
     and the labels are true, in the numbers of the real files.
     """
-    from ademx.data.make import make_dataset
+    from ademx.data.drawn.make import make_dataset
 
     counts = make_dataset(dataset, root, images=images, seed=seed)
     click.echo(f"{dataset}: drawn scenes in {printable(root)}")

@@ -124,7 +124,7 @@ def _has_split(dataset: Dataset, root: Path, split: str) -> bool:
 
 
 def _problems(dataset: Dataset, root: Path, split: str) -> tuple[str, ...]:
-    from ademx.data.check import check_dataset
+    from ademx.data.check.dataset import check_dataset
 
     found = check_dataset(dataset, root, splits=[split], quick=True, progress=True).problems
     if not found:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from ademx.data.label_files import import_data_library
+from ademx.data.lists.label_files import import_data_library
 from ademx.files import replacing
 from iters.drawn import Scene, draw_for_classification, draw_for_segmentation
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 from ademx.compat import usable_cores
-from ademx.data.problems import Problem, first_few
-from ademx.data.sample_files import Found, look_for_files, read_files
-from ademx.data.unlisted import Folders, label_ending
+from ademx.data.check.problems import Problem, first_few
+from ademx.data.check.samples import Found, look_for_files, read_files
+from ademx.data.check.unlisted import Folders, label_ending
 from ademx.iteration import grouped, progress_bar
 from iters.datasets import VOID, Dataset, get_dataset
 from iters.lists import Sample, find_samples, folder_names

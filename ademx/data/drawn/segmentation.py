@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx.data.drawn_files import (
+from ademx.data.drawn.files import (
     Drawing,
     save_image,
     save_label,
     save_lines,
     save_mat,
 )
-from ademx.data.label_files import import_data_library
-from ademx.data.pascal_context import LABEL_IDS
+from ademx.data.lists.label_files import import_data_library
+from ademx.data.lists.pascal_context import LABEL_IDS
 from iters.datasets import DATASETS, VOID, encode_label
 from iters.drawn import BONNET_HEIGHT, Scene, draw_for_segmentation
 

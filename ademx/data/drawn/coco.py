@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx.data.drawn_files import Drawing, save_image, save_lines
+from ademx.data.drawn.files import Drawing, save_image, save_lines
 from iters.datasets import DATASETS
 from iters.drawn import Scene
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ademx.data.label_files import checked_label, import_data_library, read_matlab
-from ademx.data.plans import (
+from ademx.data.lists.label_files import checked_label, import_data_library, read_matlab
+from ademx.data.lists.plans import (
     Entry,
     Plan,
     PlannedList,
@@ -51,7 +51,7 @@ class SbdLabel:
     path: Path
 
     def read(self) -> NDArray[np.uint8]:
-        """Return the class ids, (H, W) uint8; see :class:`ademx.data.plans.LabelSource`."""
+        """Return the class ids, (H, W) uint8; see :class:`ademx.data.lists.plans.LabelSource`."""
         content = read_matlab(self.path)
         try:
             stored = content["GTcls"]["Segmentation"][0, 0]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ademx.data.drawn_files import Drawing, save_image, save_lines, save_mat
+from ademx.data.drawn.files import Drawing, save_image, save_lines, save_mat
 from iters.datasets import DATASETS
 
 _SYNSETS = 1000

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx.data.label_files import import_data_library
-from ademx.data.plans import Entry, Plan, PlannedList, Request, check_files
-from ademx.data.problems import first_few
+from ademx.data.check.problems import first_few
+from ademx.data.lists.label_files import import_data_library
+from ademx.data.lists.plans import Entry, Plan, PlannedList, Request, check_files
 from iters.datasets import DATASETS
 from iters.files import open_file
 
@@ -56,7 +56,7 @@ class CocoLabel:
     stored_ids: Mapping[int, int]
 
     def read(self) -> NDArray[np.uint8]:
-        """Return the stored ids, (H, W) uint8; see :class:`ademx.data.plans.LabelSource`.
+        """Return the stored ids, (H, W) uint8; see :class:`ademx.data.lists.plans.LabelSource`.
 
         Where objects overlap the first annotation wins; crowds are drawn as any object.
 

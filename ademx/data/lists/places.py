@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from ademx.data.plans import Entry, Plan, PlannedList, Request, check_files, read_lines
+from ademx.data.lists.plans import Entry, Plan, PlannedList, Request, check_files, read_lines
 
 _log = logging.getLogger(__name__)
 

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from ademx.data import drawn_classification, drawn_coco, drawn_segmentation
-from ademx.data.drawn_files import Drawing
+from ademx.data.drawn import classification as drawn_classification
+from ademx.data.drawn import coco as drawn_coco
+from ademx.data.drawn import segmentation as drawn_segmentation
+from ademx.data.drawn.files import Drawing
 from ademx.files import LOCK_FILE, locked
 from ademx.iteration import progress_bar
 from iters.datasets import DATASETS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ademx.data.plans import Entry, Plan, PlannedList, Request, check_files
+from ademx.data.lists.plans import Entry, Plan, PlannedList, Request, check_files
 from iters.lists import find_official_samples
 
 

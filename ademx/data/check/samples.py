@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from PIL import UnidentifiedImageError
 
-from ademx.data.label_values import (
+from ademx.data.check.label_values import (
     allowed_values,
     count_values,
     explain_colours,
     explain_values,
 )
-from ademx.data.problems import Problem, first_few
+from ademx.data.check.problems import Problem, first_few
 from iters.datasets import Dataset
 from iters.decode import (
     DECODING_ERRORS,

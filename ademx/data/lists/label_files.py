@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ademx.compat import import_optional, usable_cores
-from ademx.data.plans import Entry, LabelSource
+from ademx.data.lists.plans import Entry, LabelSource
 from ademx.files import replacing
 from ademx.iteration import progress_bar
 from iters.decode import BrokenImage

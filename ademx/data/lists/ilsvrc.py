@@ -9,8 +9,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from ademx.data.label_files import read_matlab
-from ademx.data.plans import Entry, Plan, PlannedList, Request, read_lines
+from ademx.data.lists.label_files import read_matlab
+from ademx.data.lists.plans import Entry, Plan, PlannedList, Request, read_lines
 from ademx.iteration import progress_bar
 from iters.lists import check_class_folders, folder_names, images_in
 

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ademx.data.coco import plan_coco
-from ademx.data.ilsvrc import plan_ilsvrc
-from ademx.data.label_files import make_labels
-from ademx.data.pascal_context import plan_pascal_context
-from ademx.data.places import plan_places
-from ademx.data.plans import Entry, Plan, PlannedList, Request
-from ademx.data.split_folders import plan_split_folders
-from ademx.data.voc import plan_voc, plan_voc_sbd
+from ademx.data.lists.coco import plan_coco
+from ademx.data.lists.ilsvrc import plan_ilsvrc
+from ademx.data.lists.label_files import make_labels
+from ademx.data.lists.pascal_context import plan_pascal_context
+from ademx.data.lists.places import plan_places
+from ademx.data.lists.plans import Entry, Plan, PlannedList, Request
+from ademx.data.lists.split_folders import plan_split_folders
+from ademx.data.lists.voc import plan_voc, plan_voc_sbd
 from ademx.files import replacing
 from ademx.iteration import progress_bar
 from iters.datasets import Dataset, get_dataset
