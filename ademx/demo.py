@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ademx.compat import MissingDependency, share_cores
 from ademx.data.drawn.make import make_dataset
-from ademx.engines.mxnet.predict import Devices
+from ademx.devices import Devices
 from ademx.files import replacing, write_json
 from ademx.pictures import colourise, overlay, side_by_side
 from ademx.reports.page import write_run_report

@@ -14,7 +14,8 @@ from PIL import Image
 
 from ademx import params
 from ademx.cli import main
-from ademx.engines.mxnet.predict import Devices, Predictor
+from ademx.devices import Devices
+from ademx.engines.mxnet.predict import Predictor
 from ademx.engines.onnx.predict import OnnxPredictor
 from ademx.labels import parse_label
 from ademx.metrics import confusion_matrix, segmentation_scores

@@ -20,7 +20,8 @@ from PIL import Image
 
 from ademx import params
 from ademx.data.drawn.make import make_dataset
-from ademx.engines.mxnet.predict import Devices, Predictor
+from ademx.devices import Devices
+from ademx.engines.mxnet.predict import Predictor
 from ademx.labels import parse_label
 from ademx.testing.segmentation import SegmentationOptions, evaluate_segmentation
 from ademx.testing.session import Session

@@ -14,7 +14,7 @@ import pytest
 
 from ademx.data.lists.label_files import read_matlab
 from ademx.data.lists.write import make_lists
-from ademx.engines.mxnet.predict import Devices
+from ademx.devices import Devices
 from ademx.engines.onnx.predict import OnnxPredictor
 from ademx.files import locked, replacing
 

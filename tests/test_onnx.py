@@ -16,7 +16,7 @@ from ademx import params
 from ademx.cli import main
 from ademx.compat import import_mxnet
 from ademx.convert.onnx import FILE_VERSION, OPSET, build_model, read_onnx, write_onnx
-from ademx.engines.mxnet.predict import Devices
+from ademx.devices import Devices
 from ademx.engines.onnx.predict import OnnxPredictor
 from ademx.labels import parse_label
 from ademx.networks.shapes import parameter_shapes
@@ -243,7 +243,7 @@ def test_needs_neither_mxnet_nor_torch():
         "import numpy as np\n"
         "from ademx.labels import parse_label\n"
         "from ademx.engines.onnx.predict import OnnxPredictor\n"
-        "from ademx.engines.mxnet.predict import Devices\n"
+        "from ademx.devices import Devices\n"
         "from ademx.networks.shapes import parameter_shapes\n"
         f"shapes = parameter_shapes({VOC!r}, width=1 / 16)\n"
         "values = {name: np.ones(shape, 'f4') for name, shape in shapes.items()}\n"

@@ -9,8 +9,9 @@ from narrow import VOC, WIDTH, write_weights
 
 import ademx
 from ademx import params
+from ademx.devices import Devices
 from ademx.engines.mxnet import predict as predictor
-from ademx.engines.mxnet.predict import Devices, Predictor, check_averageable
+from ademx.engines.mxnet.predict import Predictor, check_averageable, mxnet_contexts
 from ademx.labels import parse_label
 
 mx = pytest.importorskip("mxnet")
@@ -124,13 +125,13 @@ def test_every_misfit_is_in_one_message(weights):
 def test_devices_have_names_and_a_number():
     assert (Devices(cpus=2).count, Devices(cpus=2).names()) == (2, ["cpu(0)", "cpu(1)"])
     assert (Devices(gpus=(1, 3)).count, Devices(gpus=(1, 3)).names()) == (2, ["gpu(1)", "gpu(3)"])
-    assert [str(context) for context in Devices(cpus=2).contexts()] == ["cpu(0)", "cpu(1)"]
+    assert [str(context) for context in mxnet_contexts(Devices(cpus=2))] == ["cpu(0)", "cpu(1)"]
 
 
 @pytest.mark.parametrize("number", [-1, 99])
 def test_a_gpu_that_is_not_there_is_named(number):
     with pytest.raises(ValueError, match=f"--gpus {number}: MXNet finds"):
-        Devices(gpus=(number,)).contexts()
+        mxnet_contexts(Devices(gpus=(number,)))
 
 
 @pytest.mark.parametrize(

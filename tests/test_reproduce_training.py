@@ -17,7 +17,7 @@ from tiny_training import SEGMENTER, WIDTH, make_data
 
 from ademx import params
 from ademx.cli import main
-from ademx.engines.mxnet.predict import Devices
+from ademx.devices import Devices
 from ademx.published import RELEASED_FILES
 from ademx.reproduction.inputs import Places
 from ademx.reproduction.recipes import RECIPES

@@ -122,7 +122,8 @@ def _drawn(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.nd
 
 @cache
 def _predictor(precision: str) -> Callable[[], np.ndarray]:
-    from ademx.engines.mxnet.predict import Devices, Predictor
+    from ademx.devices import Devices
+    from ademx.engines.mxnet.predict import Predictor
 
     predictor = Predictor(
         parse_label(LABEL), *_parameters(), source="random", devices=Devices(), precision=precision

@@ -15,7 +15,7 @@ from ademx.convert.layouts import LAYOUTS
 from iters.exif import RULES
 
 if TYPE_CHECKING:
-    from ademx.engines.mxnet.predict import Devices
+    from ademx.devices import Devices
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -118,7 +118,8 @@ def chosen_devices(
     if gpus and cpus:
         raise click.UsageError("--gpus and --cpus exclude each other: give one of them")
     share_cores(cpus or 1)  # before MXNet is loaded
-    from ademx.engines.mxnet.predict import Devices, default_devices
+    from ademx.devices import Devices
+    from ademx.engines.mxnet.predict import default_devices
 
     if gpus is None and cpus is None:
         return default_devices(backend)

@@ -48,7 +48,7 @@ from iters.datasets import DATASETS
 from iters.lists import Sample, find_samples
 
 if TYPE_CHECKING:
-    from ademx.engines.mxnet.predict import Devices
+    from ademx.devices import Devices
 
 _log = logging.getLogger(__name__)
 

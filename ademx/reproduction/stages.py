@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ademx.engines.mxnet.predict import Devices
+from ademx.devices import Devices
 from ademx.files import md5, replacing
 from ademx.published import RELEASED_FILES
 from ademx.reproduction.inputs import Found, Places, find_data, find_start_weights

@@ -19,7 +19,8 @@ from tqdm import tqdm
 import ademx
 from ademx.convert import import_torch
 from ademx.convert.files import Reading
-from ademx.engines.mxnet.predict import Devices, Predictor, check_averageable
+from ademx.devices import Devices
+from ademx.engines.mxnet.predict import Predictor, check_averageable
 from ademx.files import locked, md5
 from ademx.iteration import grouped, prefetched
 from ademx.labels import Label, parse_label

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ademx.convert.files import Reading
-from ademx.engines.mxnet.predict import Devices
+from ademx.devices import Devices
 from ademx.files import md5
 from ademx.labels import Label, parse_label
 from ademx.schedule import Schedule, make_schedule

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx.engines.mxnet.predict import cpu_has_bfloat16
+from ademx.engines.mxnet.predict import cpu_has_bfloat16, mxnet_contexts
 from ademx.engines.mxnet.train import Sums, Trainer, Workers
 from ademx.files import locked, write_json
 from ademx.networks.graph import build_symbol
@@ -114,7 +114,7 @@ class _Run:
         self._options, self._workers, self._iterator = options, workers, iterator
         self._label = str(options.label)
         self._settings = json.loads(json.dumps(options.settings(samples)))
-        contexts = options.devices.contexts()
+        contexts = mxnet_contexts(options.devices)
         self._hardware = {
             "workers": workers.count,
             "devices": [str(one) for one in contexts],

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from ademx import params
 from ademx.compat import import_mxnet
 from ademx.convert import import_torch, split
 from ademx.convert.files import Reading, read_weights
+from ademx.devices import Devices
 from ademx.labels import Label
 from ademx.networks.graph import build_symbol
 from ademx.networks.shapes import find_head, find_width, network_stride
@@ -27,46 +27,6 @@ if TYPE_CHECKING:
 PRECISIONS = ("float32", "bfloat16")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Devices:
-    """Where to compute: GPUs by number, or else a number of CPU contexts.
-
-    Attributes:
-        gpus: numbers of the GPUs; empty for the CPU.
-        cpus: number of CPU contexts, which share the cores.
-    """
-
-    gpus: tuple[int, ...] = ()
-    cpus: int = 1
-
-    @property
-    def count(self) -> int:
-        """Number of contexts."""
-        return len(self.gpus) or self.cpus
-
-    def names(self) -> list[str]:
-        """Return the contexts' names, such as "gpu(0)"."""
-        kind, numbers = ("gpu", self.gpus) if self.gpus else ("cpu", range(self.cpus))
-        return [f"{kind}({number})" for number in numbers]
-
-    def contexts(self) -> list[Any]:
-        """Return the MXNet contexts.
-
-        Raises:
-            ValueError: a GPU that this machine or this build of MXNet does not have.
-        """
-        mx = import_mxnet()
-        if not self.gpus:
-            return [mx.cpu(number) for number in range(self.cpus)]
-        available = mx.context.num_gpus()
-        if min(self.gpus) < 0 or max(self.gpus) >= available:
-            raise ValueError(
-                f"--gpus {','.join(map(str, self.gpus))}: MXNet finds {available} GPUs here; "
-                'use --gpus "" for the CPU'
-            )
-        return [mx.gpu(number) for number in self.gpus]
 
 
 def default_devices(backend: str = "mxnet") -> Devices:
@@ -105,6 +65,24 @@ class SharingPredictor:
             waits = [start(chunk) for start, chunk in zip(self.starts, chunks[first:])]
             outputs.extend(wait() for wait in waits)
         return np.concatenate(outputs)
+
+
+def mxnet_contexts(devices: Devices) -> list[Any]:
+    """Return the MXNet contexts.
+
+    Raises:
+        ValueError: a GPU that this machine or this build of MXNet does not have.
+    """
+    mx = import_mxnet()
+    if not devices.gpus:
+        return [mx.cpu(number) for number in range(devices.cpus)]
+    available = mx.context.num_gpus()
+    if min(devices.gpus) < 0 or max(devices.gpus) >= available:
+        raise ValueError(
+            f"--gpus {','.join(map(str, devices.gpus))}: MXNet finds {available} GPUs here; "
+            'use --gpus "" for the CPU'
+        )
+    return [mx.gpu(number) for number in devices.gpus]
 
 
 class Predictor(SharingPredictor):
@@ -151,7 +129,7 @@ class Predictor(SharingPredictor):
                 graph, arrays, states, target_dtype="bfloat16", cast_optional_params=True
             )
         self.starts = [
-            _Replica(graph, arrays, states, context).start for context in devices.contexts()
+            _Replica(graph, arrays, states, context).start for context in mxnet_contexts(devices)
         ]
 
     @classmethod

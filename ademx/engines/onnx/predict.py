@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ademx.convert.onnx import build_model, check_written_here, import_onnx
-from ademx.engines.mxnet.predict import Devices
+from ademx.devices import Devices
 from ademx.labels import Label
 from iters.files import open_file
 
