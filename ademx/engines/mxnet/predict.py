@@ -17,6 +17,7 @@ from ademx.compat import import_mxnet
 from ademx.convert import import_torch, split
 from ademx.convert.files import Reading, read_weights
 from ademx.devices import Devices
+from ademx.engines.sharing import PRECISIONS, SharingPredictor
 from ademx.labels import Label
 from ademx.networks.graph import build_symbol
 from ademx.networks.shapes import find_head, find_width, network_stride
@@ -24,7 +25,6 @@ from ademx.networks.shapes import find_head, find_width, network_stride
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
 
-PRECISIONS = ("float32", "bfloat16")
 
 _log = logging.getLogger(__name__)
 
@@ -36,35 +36,6 @@ def default_devices(backend: str = "mxnet") -> Devices:
     else:
         found = import_mxnet().context.num_gpus() > 0
     return Devices(gpus=(0,)) if found else Devices()
-
-
-class SharingPredictor:
-    """Shares images out over devices: what the predictors of all backends have in common.
-
-    Attributes:
-        starts: one function a device; it starts computing images and returns what waits for the
-            output.
-    """
-
-    starts: Sequence[Callable[[np.ndarray], Callable[[], np.ndarray]]]
-
-    def __call__(self, images: np.ndarray, *, batch: int) -> np.ndarray:
-        """Return the network's output for images of any number.
-
-        Args:
-            images: (N, 3, H, W) float32, normalised.
-            batch: images that one device computes at a time.
-
-        Returns:
-            (N, classes) or (N, classes, H/s, W/s) float32 probabilities.
-        """
-        chunks = [images[start : start + batch] for start in range(0, len(images), batch)]
-        outputs: list[np.ndarray] = []
-        for first in range(0, len(chunks), len(self.starts)):
-            # A device computes while Python goes on: start every one, then wait for each.
-            waits = [start(chunk) for start, chunk in zip(self.starts, chunks[first:])]
-            outputs.extend(wait() for wait in waits)
-        return np.concatenate(outputs)
 
 
 def mxnet_contexts(devices: Devices) -> list[Any]:

@@ -14,7 +14,7 @@ from ademx.convert import split, to_torch
 from ademx.convert.files import Reading, check_weights, read_weights
 from ademx.convert.torch_model import build
 from ademx.devices import Devices
-from ademx.engines.mxnet.predict import PRECISIONS, SharingPredictor
+from ademx.engines.sharing import PRECISIONS, SharingPredictor
 from ademx.labels import Label
 from ademx.networks.shapes import find_head, find_width
 from symbols.levels import check_choice
