@@ -119,7 +119,7 @@ def chosen_devices(
         raise click.UsageError("--gpus and --cpus exclude each other: give one of them")
     share_cores(cpus or 1)  # before MXNet is loaded
     from ademx.devices import Devices
-    from ademx.engines.mxnet.predict import default_devices
+    from ademx.engines.backends import default_devices
 
     if gpus is None and cpus is None:
         return default_devices(backend)

@@ -18,7 +18,7 @@ from ademx.convert import split
 from ademx.convert.files import Reading, label_in, read_weights
 from ademx.convert.onnx import read_onnx
 from ademx.devices import Devices
-from ademx.engines.mxnet.predict import default_devices
+from ademx.engines.backends import default_devices
 from ademx.engines.onnx.predict import OnnxPredictor, default_onnx_devices
 from ademx.files import locked, name_problem, replacing, write_json
 from ademx.labels import Label, parse_label

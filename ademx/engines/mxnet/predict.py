@@ -14,7 +14,7 @@ import numpy as np
 
 from ademx import params
 from ademx.compat import import_mxnet
-from ademx.convert import import_torch, split
+from ademx.convert import split
 from ademx.convert.files import Reading, read_weights
 from ademx.devices import Devices
 from ademx.engines.sharing import PRECISIONS, SharingPredictor
@@ -27,15 +27,6 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger(__name__)
-
-
-def default_devices(backend: str = "mxnet") -> Devices:
-    """Return the first GPU where the backend, "mxnet" or "torch", finds one, else the CPU."""
-    if backend == "torch":
-        found = import_torch().cuda.is_available()
-    else:
-        found = import_mxnet().context.num_gpus() > 0
-    return Devices(gpus=(0,)) if found else Devices()
 
 
 def mxnet_contexts(devices: Devices) -> list[Any]:
