@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ademx.compat import import_mxnet
 from ademx.convert import import_torch
 from ademx.devices import Devices
+from ademx.engines.mxnet.predict import Predictor
+from symbols.levels import check_choice
+
+if TYPE_CHECKING:
+    from ademx.engines.torch.predict import TorchPredictor
 
 
 def default_devices(backend: str = "mxnet") -> Devices:
@@ -14,3 +21,22 @@ def default_devices(backend: str = "mxnet") -> Devices:
     else:
         found = import_mxnet().context.num_gpus() > 0
     return Devices(gpus=(0,)) if found else Devices()
+
+
+BACKENDS = ("mxnet", "torch")
+
+
+def predictor_class(backend: str) -> type[Predictor] | type[TorchPredictor]:
+    """Return the class that computes by a backend, "mxnet" or "torch".
+
+    Raises:
+        ValueError: another backend.
+        MissingDependency: PyTorch is not installed.
+    """
+    check_choice("backend", backend, BACKENDS)
+    if backend == "mxnet":
+        return Predictor
+    import_torch()
+    from ademx.engines.torch.predict import TorchPredictor
+
+    return TorchPredictor

@@ -18,7 +18,7 @@ from ademx.convert import split
 from ademx.convert.files import Reading, label_in, read_weights
 from ademx.convert.onnx import read_onnx
 from ademx.devices import Devices
-from ademx.engines.backends import default_devices
+from ademx.engines.backends import default_devices, predictor_class
 from ademx.engines.onnx.predict import OnnxPredictor, default_onnx_devices
 from ademx.files import locked, name_problem, replacing, write_json
 from ademx.labels import Label, parse_label
@@ -26,7 +26,7 @@ from ademx.networks.shapes import network_stride
 from ademx.pictures import colourise
 from ademx.prediction.legend import LegendRow, draw_classes
 from ademx.testing.score_maps import ScoreResizer, best_class
-from ademx.testing.session import default_test_scale, find_dataset, predictor_class
+from ademx.testing.session import default_test_scale, find_dataset
 from iters import palettes, transforms
 from iters.datasets import Dataset, encode_label, get_dataset
 from iters.decode import BrokenImage

@@ -17,9 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 import ademx
-from ademx.convert import import_torch
 from ademx.convert.files import Reading
 from ademx.devices import Devices
+from ademx.engines.backends import predictor_class
 from ademx.engines.mxnet.predict import Predictor, check_averageable
 from ademx.files import locked, md5
 from ademx.iteration import grouped, prefetched
@@ -31,12 +31,10 @@ from iters.datasets import Dataset, get_dataset
 from iters.decode import BrokenImage
 from iters.lists import Sample, find_samples
 from iters.sources import Loaded, load_sample
-from symbols.levels import check_choice
 
 if TYPE_CHECKING:
     from ademx.engines.torch.predict import TorchPredictor
 
-BACKENDS = ("mxnet", "torch")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -379,22 +377,6 @@ def deciding_settings(
         **by_exif,
         **options.reading.settings(),
     }
-
-
-def predictor_class(backend: str) -> type[Predictor] | type[TorchPredictor]:
-    """Return the class that computes by a backend, "mxnet" or "torch".
-
-    Raises:
-        ValueError: another backend.
-        MissingDependency: PyTorch is not installed.
-    """
-    check_choice("backend", backend, BACKENDS)
-    if backend == "mxnet":
-        return Predictor
-    import_torch()
-    from ademx.engines.torch.predict import TorchPredictor
-
-    return TorchPredictor
 
 
 def versions() -> dict[str, str]:
