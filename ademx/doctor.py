@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
-from ademx.compat import MissingDependency, chosen_threads, import_mxnet, usable_cores
+from ademx.compat import (
+    MissingDependency,
+    chosen_threads,
+    cpu_has_bfloat16,
+    import_mxnet,
+    usable_cores,
+)
 from ademx.cuda_libraries import (
     GPU_WHEEL,
     LIBRARIES,
@@ -20,7 +26,6 @@ from ademx.cuda_libraries import (
     installed_version,
     load_libraries,
 )
-from ademx.engines.mxnet.predict import cpu_has_bfloat16
 
 _FEATURES = ("CUDA", "CUDNN", "NCCL", "MKLDNN", "OPENCV", "DIST_KVSTORE")
 # Package, or packages that have the same module -> what to do without it.

@@ -32,8 +32,8 @@ from tiny_training import (
 
 mx = pytest.importorskip("mxnet")
 
+from ademx.compat import cpu_has_bfloat16  # noqa: E402
 from ademx.devices import Devices  # noqa: E402
-from ademx.engines.mxnet.predict import cpu_has_bfloat16  # noqa: E402
 from ademx.engines.mxnet.train import Trainer, Workers, _DeviceSums  # noqa: E402
 from ademx.networks.graph import build_symbol  # noqa: E402
 from ademx.schedule import LinearSchedule  # noqa: E402

@@ -35,7 +35,7 @@ def measure_bind(repeat: int) -> Row:
 
 def measure_bfloat16(repeat: int) -> Row:
     """Time bfloat16 against float32."""
-    from ademx.engines.mxnet.predict import cpu_has_bfloat16
+    from ademx.compat import cpu_has_bfloat16
 
     row = _row(
         "forward for testing, A1 at 224, bfloat16",

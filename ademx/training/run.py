@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx.engines.mxnet.predict import cpu_has_bfloat16, mxnet_contexts
+from ademx.compat import cpu_has_bfloat16
+from ademx.engines.mxnet.predict import mxnet_contexts
 from ademx.engines.mxnet.train import Sums, Trainer, Workers
 from ademx.files import locked, write_json
 from ademx.networks.graph import build_symbol

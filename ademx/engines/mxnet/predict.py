@@ -5,15 +5,13 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ademx import params
-from ademx.compat import import_mxnet
+from ademx.compat import cpu_has_bfloat16, import_mxnet
 from ademx.convert import split
 from ademx.convert.files import Reading, read_weights
 from ademx.devices import Devices
@@ -200,15 +198,6 @@ def _check_precision(precision: str, devices: Devices) -> None:
         raise ValueError("precision bfloat16: MXNet has it on CPUs only; use --precision float32")
     if precision == "bfloat16" and not cpu_has_bfloat16():
         _log.warning("this CPU has no bfloat16 instructions: expect no gain over float32")
-
-
-def cpu_has_bfloat16() -> bool:
-    """Return whether the CPU multiplies bfloat16 in hardware (Linux; elsewhere False)."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return re.search(r"\b(avx512_bf16|amx_bf16)\b", flags) is not None
 
 
 def check_averageable(labels: Sequence[Label]) -> None:
