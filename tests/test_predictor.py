@@ -11,8 +11,9 @@ import ademx
 from ademx import params
 from ademx.devices import Devices
 from ademx.engines.mxnet import predict as predictor
-from ademx.engines.mxnet.predict import Predictor, check_averageable, mxnet_contexts
+from ademx.engines.mxnet.predict import Predictor, mxnet_contexts
 from ademx.labels import parse_label
+from ademx.testing.session import check_averageable
 
 mx = pytest.importorskip("mxnet")
 

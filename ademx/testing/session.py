@@ -20,10 +20,11 @@ import ademx
 from ademx.convert.files import Reading
 from ademx.devices import Devices
 from ademx.engines.backends import predictor_class
-from ademx.engines.mxnet.predict import Predictor, check_averageable
+from ademx.engines.mxnet.predict import Predictor
 from ademx.files import locked, md5
 from ademx.iteration import grouped, prefetched
 from ademx.labels import Label, parse_label
+from ademx.networks.shapes import network_stride
 from ademx.published import Result, find_result, release_state
 from ademx.testing import run_folder as runs
 from iters import exif, transforms
@@ -425,3 +426,24 @@ def find_dataset(label: Label, name: str | None) -> Dataset:
             f"{dataset.num_classes} for {dataset.task}: name a --dataset that fits"
         )
     return dataset
+
+
+def check_averageable(labels: Sequence[Label]) -> None:
+    """Raise ValueError unless the labels' networks take one input and their outputs one shape."""
+    first = labels[0]
+    for label in labels[1:]:
+        for name, (ours, theirs) in _facts_of_outputs(first, label).items():
+            if ours != theirs:
+                raise ValueError(
+                    f"weights of {first} and {label} cannot be averaged: {name} is {ours} in one "
+                    f"and {theirs} in the other"
+                )
+
+
+def _facts_of_outputs(*labels: Label) -> dict[str, tuple[Any, ...]]:
+    """Return what the labels' networks must have in common, of each of them."""
+    names = ("dataset", "family", "num_classes")
+    facts = {name: tuple(getattr(label, name) for label in labels) for name in names}
+    if labels[0].task == "segmentation":
+        facts["output_stride"] = tuple(map(network_stride, labels))
+    return facts

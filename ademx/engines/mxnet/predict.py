@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from ademx.devices import Devices
 from ademx.engines.sharing import PRECISIONS, SharingPredictor
 from ademx.labels import Label
 from ademx.networks.graph import build_symbol
-from ademx.networks.shapes import find_head, find_width, network_stride
+from ademx.networks.shapes import find_head, find_width
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
@@ -198,24 +198,3 @@ def _check_precision(precision: str, devices: Devices) -> None:
         raise ValueError("precision bfloat16: MXNet has it on CPUs only; use --precision float32")
     if precision == "bfloat16" and not cpu_has_bfloat16():
         _log.warning("this CPU has no bfloat16 instructions: expect no gain over float32")
-
-
-def check_averageable(labels: Sequence[Label]) -> None:
-    """Raise ValueError unless the labels' networks take one input and their outputs one shape."""
-    first = labels[0]
-    for label in labels[1:]:
-        for name, (ours, theirs) in _facts_of_outputs(first, label).items():
-            if ours != theirs:
-                raise ValueError(
-                    f"weights of {first} and {label} cannot be averaged: {name} is {ours} in one "
-                    f"and {theirs} in the other"
-                )
-
-
-def _facts_of_outputs(*labels: Label) -> dict[str, tuple[Any, ...]]:
-    """Return what the labels' networks must have in common, of each of them."""
-    names = ("dataset", "family", "num_classes")
-    facts = {name: tuple(getattr(label, name) for label in labels) for name in names}
-    if labels[0].task == "segmentation":
-        facts["output_stride"] = tuple(map(network_stride, labels))
-    return facts
