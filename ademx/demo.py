@@ -20,8 +20,8 @@ from ademx.testing.segmentation import (
     SegmentationReport,
     evaluate_segmentation,
 )
-from ademx.testing.session import versions
 from ademx.training import curves
+from ademx.versions import versions
 from iters.datasets import DATASETS
 from iters.lists import Sample, find_samples
 from iters.sources import load_image, load_label

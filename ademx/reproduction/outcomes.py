@@ -19,8 +19,8 @@ from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
 from ademx.reports.page import RunToShow, TableRow, write_report
 from ademx.reproduction.tolerance import Tolerance
 from ademx.testing.finished_runs import read_record
-from ademx.testing.session import versions
 from ademx.text import printable
+from ademx.versions import versions
 from iters.datasets import DATASETS
 from iters.lists import find_samples
 from symbols.levels import check_choice

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-import ademx
 from ademx.convert.files import Reading
 from ademx.devices import Devices
 from ademx.engines.backends import predictor_class
@@ -27,6 +24,7 @@ from ademx.labels import Label, parse_label
 from ademx.networks.shapes import network_stride
 from ademx.published import Result, find_result, release_state
 from ademx.testing import run_folder as runs
+from ademx.versions import versions
 from iters import exif, transforms
 from iters.datasets import Dataset, get_dataset
 from iters.decode import BrokenImage
@@ -378,17 +376,6 @@ def deciding_settings(
         **by_exif,
         **options.reading.settings(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide the numbers."""
-    found = {"ademx": ademx.__version__, "python": platform.python_version()}
-    for name in ("mxnet", "mxnet-cu112", "torch", "numpy", "pillow", "pydensecrf2"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _published_record(result: Result | None) -> dict[str, Any] | None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ademx.engines.mxnet.train import Workers
 from ademx.networks.shapes import network_stride
 from ademx.training.options import SegmentationTrainOptions, TrainOptions
 from iters import transforms
@@ -16,6 +15,9 @@ from iters.decode import BrokenImage, image_size, is_turned
 from iters.exif import Watch, orientation
 from iters.lists import Sample, find_samples
 from iters.sources import read_bytes
+
+if TYPE_CHECKING:
+    from ademx.engines.mxnet.train import Workers
 
 _LOOKED_AT = 100  # images, for EXIF data
 

@@ -31,13 +31,13 @@ from ademx.engines.mxnet.predict import mxnet_contexts
 from ademx.engines.mxnet.train import Sums, Trainer, Workers
 from ademx.files import locked, write_json
 from ademx.networks.graph import build_symbol
-from ademx.testing.session import versions
 from ademx.training import checkpoints
 from ademx.training.batches import find_labelled_samples, make_iterator
 from ademx.training.checkpoints import Checkpoint, State
 from ademx.training.initial import initial_values, load_weights
 from ademx.training.options import SegmentationTrainOptions, TrainOptions
 from ademx.training.progress import METRICS_FILE, Progress
+from ademx.versions import versions
 from iters.lists import Sample
 
 if TYPE_CHECKING:
