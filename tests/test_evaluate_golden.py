@@ -20,8 +20,9 @@ from ademx.engines.onnx.predict import OnnxPredictor
 from ademx.labels import parse_label
 from ademx.metrics import confusion_matrix, segmentation_scores
 from ademx.networks.graph import build_symbol
-from ademx.reproduction.tolerance import PROBABILITY_FACTOR, SCORE_MARGIN, pixel_tolerances
+from ademx.reproduction.tolerance import pixel_tolerances
 from ademx.testing.image_counts import ImageCounts, NearTies
+from ademx.testing.numerics import PROBABILITY_FACTOR, SCORE_MARGIN
 from ademx.testing.score_maps import ScoreResizer, best_class_and_ties, mean_scores
 from iters import transforms
 

@@ -23,8 +23,9 @@ from ademx.files import md5
 from ademx.published import RESULTS
 from ademx.reproduction import outcomes as reproduce_report
 from ademx.reproduction import rows as reproduce
-from ademx.reproduction.tolerance import PROBABILITY_FACTOR, SCORE_MARGIN, pixel_tolerances
+from ademx.reproduction.tolerance import pixel_tolerances
 from ademx.testing.image_counts import load_image_counts, save_image_counts
+from ademx.testing.numerics import PROBABILITY_FACTOR, SCORE_MARGIN
 from iters.datasets import DATASETS
 
 pytest.importorskip("mxnet")

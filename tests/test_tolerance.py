@@ -8,8 +8,6 @@ import pytest
 
 from ademx.metrics import segmentation_scores
 from ademx.reproduction.tolerance import (
-    PROBABILITY_FACTOR,
-    SCORE_MARGIN,
     Tolerance,
     has_near_ties,
     pixel_tolerances,
@@ -17,6 +15,7 @@ from ademx.reproduction.tolerance import (
     tie_tolerances,
 )
 from ademx.testing.image_counts import ImageCounts, NearTies
+from ademx.testing.numerics import PROBABILITY_FACTOR, SCORE_MARGIN
 
 
 def counts_of(confusions: list[np.ndarray], ties: list[tuple[int, ...]] = ()) -> ImageCounts:

@@ -64,7 +64,7 @@ def measure_best_class(repeat: int) -> Row:
 
 def measure_near_ties(repeat: int) -> Row:
     """Time best classes with near ties counted, against best classes alone."""
-    from ademx.reproduction.tolerance import SCORE_MARGIN
+    from ademx.testing.numerics import SCORE_MARGIN
     from ademx.testing.score_maps import ScoreResizer, best_class, best_class_and_ties
 
     scores, (truth, _) = make_scores(), make_labels()

@@ -25,21 +25,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ademx.testing.image_counts import ImageCounts
+from ademx.testing.numerics import PROBABILITY_FACTOR, SCORE_MARGIN
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
 
-# What was measured, see above.
-_MEASURED_MARGIN = 1.1e-4
-_MEASURED_FACTOR = 2.1e-4
-_SAFETY = 2
-
-# Two classes of a pixel whose probabilities are as close may change places.
-SCORE_MARGIN = _SAFETY * _MEASURED_MARGIN
-# How far a probability may be off, as a part of itself.
-PROBABILITY_FACTOR = _SAFETY * _MEASURED_FACTOR
 
 _CHUNK = 1024  # images that probabilities are compared for at once
 

@@ -7,6 +7,7 @@ __all__ = [
     "crf",
     "finished_runs",
     "image_counts",
+    "numerics",
     "score_maps",
     "segmentation",
     "session",

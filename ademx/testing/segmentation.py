@@ -23,9 +23,9 @@ from ademx.iteration import grouped, progress_bar
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
 from ademx.networks.shapes import network_stride
 from ademx.published import Result
-from ademx.reproduction.tolerance import SCORE_MARGIN
 from ademx.testing.crf import CrfParameters, import_crf_library, refine
 from ademx.testing.image_counts import ImageCounts, NearTies, save_image_counts
+from ademx.testing.numerics import SCORE_MARGIN
 from ademx.testing.score_maps import ScoreResizer, best_class, best_class_and_ties, mean_scores
 from ademx.testing.session import EvaluationOptions, Session
 from ademx.testing.submissions import Submission, pack_labels
