@@ -11,7 +11,7 @@ from PIL import Image
 
 from ademx.files import write_json
 from ademx.metrics import confusion_matrix, segmentation_scores, topk_errors
-from ademx.reports.page import RunToShow
+from ademx.reports.runs import RunToShow
 from ademx.testing.image_counts import ImageCounts, save_image_counts
 from iters.datasets import DATASETS, Dataset, encode_label
 from iters.lists import Sample

@@ -19,8 +19,9 @@ from report_runs import write_classification_run, write_segmentation_run
 from ademx.compat import MissingDependency
 from ademx.reports import page as report
 from ademx.reports.choice import ClassificationImages, SegmentationImages, choose, hardest_classes
-from ademx.reports.page import RunToShow, TableRow, write_report, write_run_report
+from ademx.reports.page import write_report, write_run_report
 from ademx.reports.pictures import Panels, PictureEncoder
+from ademx.reports.runs import RunToShow, TableRow
 from ademx.testing.segmentation import SegmentationReport
 from iters.datasets import DATASETS, Dataset
 

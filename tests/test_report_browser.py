@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from report_runs import write_classification_run, write_segmentation_run
 
-from ademx.reports.page import TableRow, write_report
+from ademx.reports.page import write_report
+from ademx.reports.runs import TableRow
 from iters.datasets import Dataset
 
 playwright = pytest.importorskip("playwright.sync_api")

@@ -18,7 +18,7 @@ from iters.lists import Sample
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ademx.reports.page import RunToShow
+    from ademx.reports.runs import RunToShow
 
 _ENDS = 12  # images at either end of the order
 _UNRANKED = 24  # images of a split without labels

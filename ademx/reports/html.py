@@ -19,7 +19,7 @@ from iters.datasets import Dataset, encode_label
 
 if TYPE_CHECKING:
     from ademx.reports.choice import HardClass
-    from ademx.reports.page import RunToShow, TableRow
+    from ademx.reports.runs import RunToShow, TableRow
 
 _NUM_CONFUSIONS = 10
 

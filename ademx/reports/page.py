@@ -11,8 +11,7 @@ import base64
 import datetime
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -31,10 +30,9 @@ from ademx.reports.choice import (
 )
 from ademx.reports.html import ShownImages, class_colours, class_name, overview, run_section
 from ademx.reports.pictures import Panels, PictureEncoder, check_encoder, load_panels
+from ademx.reports.runs import RunToShow, TableRow
 from ademx.text import isolated, printable
-from iters.datasets import Dataset
 from iters.decode import BrokenImage
-from iters.lists import Sample
 
 if TYPE_CHECKING:
     from ademx.testing.classification import ClassificationReport
@@ -50,58 +48,6 @@ _THREADS = 2
 
 _PAGE = Path(__file__).with_name("assets")
 _SCRIPTS = ("helpers", "theme", "heat_map", "gallery", "viewer", "start")  # joined in this order
-
-
-@dataclass(frozen=True)
-class RunToShow:
-    """A test run to show.
-
-    Attributes:
-        title: heading of its section; a row of the table with the same name links there.
-        folder: what `ademx evaluate` wrote: `scores.json`, `images.npz`, `labels/`, ….
-        record: the content of `scores.json`.
-        dataset: what was tested on.
-        samples: the split's.
-    """
-
-    title: str
-    folder: Path
-    record: Mapping[str, Any]
-    dataset: Dataset
-    samples: Sequence[Sample]
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether the truth of the split is known."""
-        return bool(self.samples) and self.samples[0].label is not None
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A published result beside ours.
-
-    Attributes:
-        name: of the row, as `ademx reproduce` takes it.
-        task: what is tested, such as "VOC 2012 val".
-        setting: how it was tested.
-        source: where the published values stand.
-        published: value of each measure, percent; the keys are those of
-            :class:`ademx.published.Result`.
-        ours: the same, as far as it was run; None where it was not.
-        verdict: "reproduced", "differs", "not run", "unverified" or "".
-        detail: such as what is missing; what stands between backticks is shown as code.
-        decimals: digits that the source prints after the point.
-    """
-
-    name: str
-    task: str
-    setting: str
-    source: str
-    published: Mapping[str, float]
-    ours: Mapping[str, float] | None
-    verdict: str
-    detail: str
-    decimals: int = 2
 
 
 def write_run_report(path: Path, report: Report, folder: Path) -> None:

@@ -22,7 +22,7 @@ from iters.sources import load_label, load_sample
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ademx.reports.page import RunToShow
+    from ademx.reports.runs import RunToShow
 
 _SIDES = (1024, 800, 640, 500, 400, 320, 240, 160, 96)  # longest side of a picture, pixels
 _QUALITY = 75  # WebP's, of photographs; maps lose nothing

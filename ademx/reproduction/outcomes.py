@@ -16,7 +16,8 @@ from typing import Any
 from ademx.files import locked, replacing, write_json
 from ademx.forms import NUMBER, TEXT, misfit
 from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
-from ademx.reports.page import RunToShow, TableRow, write_report
+from ademx.reports.page import write_report
+from ademx.reports.runs import RunToShow, TableRow
 from ademx.reproduction.tolerance import Tolerance
 from ademx.testing.finished_runs import read_record
 from ademx.text import printable
