@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mxnet.ndarray import NDArray as NDArrayOfMXNet
     from numpy.typing import NDArray
 
-    from iters.lists import Sample
+    from iters.samples import Sample
 
 mx = import_mxnet()
 

@@ -14,33 +14,8 @@ from pathlib import Path
 
 from iters.datasets import Dataset, get_dataset
 from iters.files import read_text
+from iters.samples import Sample
 from iters.sources import read_record_file
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An image of a split, with its truth.
-
-    Attributes:
-        index: position in the split, from 0.
-        image: path of the image, or of the RecordIO file that holds it.
-        label: path of the label image (segmentation), class id (classification), or None where
-            the truth is not public.
-        name: what output files are called: the image's file name without its suffix, unique in
-            the split.
-        offset: where its record begins in a RecordIO file, bytes; None for a file of its own.
-    """
-
-    index: int
-    image: Path
-    label: Path | int | None
-    name: str
-    offset: int | None = None
-
-    def __str__(self) -> str:
-        """Return what messages call it."""
-        return str(self.image if self.offset is None else f"{self.image}, record {self.name}")
-
 
 _Pairs = list[tuple[Path, "Path | int | None"]]
 

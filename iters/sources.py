@@ -19,7 +19,7 @@ from iters.files import open_file, read_file, read_text
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from iters.lists import Sample
+    from iters.samples import Sample
 
 _log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from ademx.metrics import confusion_matrix, segmentation_scores, topk_errors
 from ademx.reports.runs import RunToShow
 from ademx.testing.image_counts import ImageCounts, save_image_counts
 from iters.datasets import DATASETS, Dataset, encode_label
-from iters.lists import Sample
+from iters.samples import Sample
 
 
 def write_segmentation_run(

@@ -18,7 +18,8 @@ from iters.augment_classification import ClassificationAugmentation
 from iters.augment_segmentation import SegmentationAugmentation
 from iters.datasets import DATASETS
 from iters.iterators import ClassificationIter, SegmentationIter, TooManyBroken
-from iters.lists import Sample, find_samples
+from iters.lists import find_samples
+from iters.samples import Sample
 from iters.transforms import RNA
 from iters.workers import WorkerError
 

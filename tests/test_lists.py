@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from iters.datasets import DATASETS
-from iters.lists import Sample, find_samples, read_list_file
+from iters.lists import find_samples, read_list_file
+from iters.samples import Sample
 
 
 def make_files(root, *names):

@@ -27,7 +27,8 @@ from ademx.testing.submissions import (
     write_guesses,
 )
 from iters.datasets import DATASETS, encode_label
-from iters.lists import Sample, find_samples
+from iters.lists import find_samples
+from iters.samples import Sample
 
 SIZE = (24, 32)
 FOLDER = "results/VOC2012/Segmentation/comp6_test_cls/"

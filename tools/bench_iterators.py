@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from iters.augment_segmentation import SegmentationAugmentation
-    from iters.lists import Sample
+    from iters.samples import Sample
 
 PHOTO = (375, 500)  # height and width of an ILSVRC or VOC photograph
 STREET = (1024, 2048)  # and of a Cityscapes one
@@ -223,7 +223,7 @@ def measure_segmentation(
 
 def write_photos(folder: Path) -> list[Sample]:
     """Write all photographs to files."""
-    from iters.lists import Sample
+    from iters.samples import Sample
 
     samples = []
     for index, photo in enumerate(photos()):

@@ -13,7 +13,7 @@ import numpy as np
 from ademx.arrays import DAMAGED_ARRAYS
 from ademx.metrics import likeliest
 from ademx.testing.image_counts import load_image_counts
-from iters.lists import Sample
+from iters.samples import Sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

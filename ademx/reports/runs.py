@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iters.datasets import Dataset
-from iters.lists import Sample
+from iters.samples import Sample
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ from ademx.testing.image_counts import load_image_counts
 from ademx.testing.segmentation import SegmentationOptions
 from ademx.testing.session import deciding_settings, default_test_scale
 from iters.datasets import DATASETS
-from iters.lists import Sample, find_samples
+from iters.lists import find_samples
+from iters.samples import Sample
 
 if TYPE_CHECKING:
     from ademx.devices import Devices

@@ -22,7 +22,7 @@ from ademx.testing.submissions import Submission, write_guesses
 from iters import transforms
 from iters.datasets import Dataset
 from iters.files import read_text
-from iters.lists import Sample
+from iters.samples import Sample
 
 _RANKS = (1, 5)
 

@@ -32,7 +32,7 @@ from ademx.testing.submissions import Submission, pack_labels
 from iters import transforms
 from iters.datasets import VOID, Dataset, decode_label, encode_label
 from iters.decode import BrokenImage
-from iters.lists import Sample
+from iters.samples import Sample
 from iters.sources import load_label
 
 # Pixels of `correct/<image>.png` (Release: the same three values).

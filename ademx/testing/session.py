@@ -28,7 +28,8 @@ from ademx.versions import versions
 from iters import exif, transforms
 from iters.datasets import Dataset, get_dataset
 from iters.decode import BrokenImage
-from iters.lists import Sample, find_samples
+from iters.lists import find_samples
+from iters.samples import Sample
 from iters.sources import Loaded, load_sample
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from ademx.files import replacing
 from ademx.iteration import progress_bar
 from iters.datasets import DATASETS, Dataset
 from iters.decode import DECODING_ERRORS, BrokenImage, Size, decode_stored_ids
-from iters.lists import Sample
+from iters.samples import Sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,7 +13,8 @@ from iters import transforms
 from iters.datasets import Dataset
 from iters.decode import BrokenImage, image_size, is_turned
 from iters.exif import Watch, orientation
-from iters.lists import Sample, find_samples
+from iters.lists import find_samples
+from iters.samples import Sample
 from iters.sources import read_bytes
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from ademx.labels import Label, parse_label
 from ademx.schedule import Schedule, make_schedule
 from ademx.training.initial import same_label
 from iters.datasets import Dataset, get_dataset
-from iters.lists import Sample
+from iters.samples import Sample
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 LOSSES = ("softmax", "ohem")

@@ -38,7 +38,7 @@ from ademx.training.initial import initial_values, load_weights
 from ademx.training.options import SegmentationTrainOptions, TrainOptions
 from ademx.training.progress import METRICS_FILE, Progress
 from ademx.versions import versions
-from iters.lists import Sample
+from iters.samples import Sample
 
 if TYPE_CHECKING:
     from mxnet.io import DataBatch

@@ -19,7 +19,8 @@ from ademx.data.check.samples import Found, look_for_files, read_files
 from ademx.data.check.unlisted import Folders, label_ending
 from ademx.iteration import grouped, progress_bar
 from iters.datasets import VOID, Dataset, get_dataset
-from iters.lists import Sample, find_samples, folder_names
+from iters.lists import find_samples, folder_names
+from iters.samples import Sample
 
 if TYPE_CHECKING:
     from tqdm import tqdm

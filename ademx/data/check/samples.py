@@ -27,7 +27,7 @@ from iters.decode import (
     image_size,
 )
 from iters.exif import described, orientation, upright_size
-from iters.lists import Sample
+from iters.samples import Sample
 from iters.sources import read_bytes
 
 if TYPE_CHECKING:
