@@ -247,33 +247,6 @@ DATASETS: dict[str, Dataset] = {
 }
 
 
-def get_dataset(name: str) -> Dataset:
-    """Return the dataset of this name, or the one that a YAML file describes (own_dataset.py).
-
-    Args:
-        name: key of :data:`DATASETS`, or path of a file whose name ends in .yaml or .yml.
-
-    Raises:
-        ValueError: there is none, the message lists the names; or the file is malformed.
-        FileNotFoundError: there is no such file.
-    """
-    if name.endswith((".yaml", ".yml")):
-        from iters.own_dataset import read_dataset
-
-        return read_dataset(name)
-    if name.startswith("own-"):
-        raise ValueError(
-            f"{name}: a dataset of your own: give the YAML file that describes it, "
-            "--dataset FILE.yaml"
-        )
-    if name not in DATASETS:
-        raise ValueError(
-            f"unknown dataset {name!r}: expected one of {', '.join(DATASETS)}, or a YAML file "
-            "that describes your own"
-        )
-    return DATASETS[name]
-
-
 def decode_label(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
     """Return the class ids of a label file's numbers.
 

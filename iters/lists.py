@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from iters.datasets import Dataset, get_dataset
+from iters.datasets import Dataset
 from iters.files import read_text
+from iters.find_dataset import get_dataset
 from iters.samples import Sample
 from iters.sources import read_record_file
 
@@ -36,7 +37,7 @@ def find_samples(
     class. The images and labels themselves are not looked for here.
 
     Args:
-        dataset: a dataset or its name, as :func:`iters.datasets.get_dataset` takes it.
+        dataset: a dataset or its name, as :func:`iters.find_dataset.get_dataset` takes it.
         root: folder of the dataset.
         split: such as "train" or "val". The truth of "test" is not public: its labels are None,
             whatever the list says, but for a dataset that a YAML file describes.

@@ -17,8 +17,9 @@ from plain_augmentation import plain_classification, plain_normalize, plain_segm
 
 from iters.augment_classification import ClassificationAugmentation, ClassificationDraws, draw_crop
 from iters.augment_segmentation import SegmentationAugmentation, SegmentationDraws
-from iters.datasets import DATASETS, encode_label, get_dataset
+from iters.datasets import DATASETS, encode_label
 from iters.decode import BrokenImage, decode_image
+from iters.find_dataset import get_dataset
 from iters.resample import resize_planar
 from iters.transforms import RN, RNA
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ademx.labels import TASKS
-from iters.datasets import DATASETS, VOID, decode_label, encode_label, get_dataset
+from iters.datasets import DATASETS, VOID, decode_label, encode_label
+from iters.find_dataset import get_dataset
 
 SEGMENTATION = [name for name, row in DATASETS.items() if row.task == "segmentation"]
 

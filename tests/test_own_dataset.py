@@ -18,7 +18,8 @@ from tiny_training import make_data
 
 from ademx.cli import main
 from iters import own_dataset
-from iters.datasets import VOID, decode_label, encode_label, get_dataset
+from iters.datasets import VOID, decode_label, encode_label
+from iters.find_dataset import get_dataset
 from iters.lists import find_samples
 from iters.own_dataset import read_dataset
 from iters.palettes import VOC as VOC_COLOURS

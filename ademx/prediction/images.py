@@ -28,8 +28,9 @@ from ademx.prediction.legend import LegendRow, draw_classes
 from ademx.testing.score_maps import ScoreResizer, best_class
 from ademx.testing.session import default_test_scale, find_dataset
 from iters import palettes, transforms
-from iters.datasets import Dataset, encode_label, get_dataset
+from iters.datasets import Dataset, encode_label
 from iters.decode import BrokenImage
+from iters.find_dataset import get_dataset
 from iters.shown import SUFFIXES, load_as_shown
 
 BACKENDS = ("mxnet", "torch", "onnx")

@@ -26,8 +26,9 @@ from ademx.published import Result, find_result, release_state
 from ademx.testing import run_folder as runs
 from ademx.versions import versions
 from iters import exif, transforms
-from iters.datasets import Dataset, get_dataset
+from iters.datasets import Dataset
 from iters.decode import BrokenImage
+from iters.find_dataset import get_dataset
 from iters.lists import find_samples
 from iters.samples import Sample
 from iters.sources import Loaded, load_sample

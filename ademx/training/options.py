@@ -16,7 +16,8 @@ from ademx.files import md5
 from ademx.labels import Label, parse_label
 from ademx.schedule import Schedule, make_schedule
 from ademx.training.initial import same_label
-from iters.datasets import Dataset, get_dataset
+from iters.datasets import Dataset
+from iters.find_dataset import get_dataset
 from iters.samples import Sample
 
 PRECISIONS = ("float32", "float16", "bfloat16")

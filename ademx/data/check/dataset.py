@@ -18,7 +18,8 @@ from ademx.data.check.problems import Problem, first_few
 from ademx.data.check.samples import Found, look_for_files, read_files
 from ademx.data.check.unlisted import Folders, label_ending
 from ademx.iteration import grouped, progress_bar
-from iters.datasets import VOID, Dataset, get_dataset
+from iters.datasets import VOID, Dataset
+from iters.find_dataset import get_dataset
 from iters.lists import find_samples, folder_names
 from iters.samples import Sample
 
@@ -86,7 +87,7 @@ def check_dataset(
     not found.
 
     Args:
-        dataset: a dataset or its name, as :func:`iters.datasets.get_dataset` takes it.
+        dataset: a dataset or its name, as :func:`iters.find_dataset.get_dataset` takes it.
         root: folder of the dataset.
         splits: those to check; None checks all that are there.
         list_files: split -> list file or RecordIO file in place of the dataset's own.

@@ -19,8 +19,9 @@ from ademx.data.lists.split_folders import plan_split_folders
 from ademx.data.lists.voc import plan_voc, plan_voc_sbd
 from ademx.files import replacing
 from ademx.iteration import progress_bar
-from iters.datasets import Dataset, get_dataset
+from iters.datasets import Dataset
 from iters.files import read_file
+from iters.find_dataset import get_dataset
 from iters.sources import write_records
 
 _log = logging.getLogger(__name__)
