@@ -311,7 +311,7 @@ def test_the_slurm_script_gives_each_node_its_roles(tmp_path):
         env=environment,
     )
     common = "127.0.0.1:24567 2 2"
-    serve = "-c from ademx.training.launch import serve; serve()"
+    serve = "-c from ademx.engines.mxnet.server import serve; serve()"
     assert result.returncode == 0, result.stderr
     assert sorted(result.stdout.splitlines()) == [
         f"scheduler {common} {serve}",

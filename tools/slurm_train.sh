@@ -20,7 +20,7 @@ export DMLC_NUM_WORKER="$SLURM_JOB_NUM_NODES" DMLC_NUM_SERVER="$SLURM_JOB_NUM_NO
 
 # shellcheck disable=SC2016  # expanded on the nodes
 exec srun --ntasks-per-node=1 --kill-on-bad-exit=1 sh -c '
-    serve="from ademx.training.launch import serve; serve()"
+    serve="from ademx.engines.mxnet.server import serve; serve()"
     if [ "$SLURM_PROCID" = 0 ]; then
         DMLC_ROLE=scheduler "$ADEMX_PYTHON" -c "$serve" &
     fi

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import IO
 
-from ademx.compat import import_mxnet, num_threads
+from ademx.compat import num_threads
 
 _HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05
@@ -97,23 +97,7 @@ def launch(
         return _supervise(processes, services, received, grace)
 
 
-def serve() -> None:
-    """Be the scheduler or server that DMLC_ROLE names, until all workers have ended.
-
-    SIGTERM and SIGINT, which a batch system sends to everyone, are left to the workers.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    # MXNet serves as soon as it is imported; the optimiser that workers send must be there first.
-    role = os.environ.pop("DMLC_ROLE")
-    mx = import_mxnet()
-    import ademx.optimizer  # noqa: F401  # registers TorchNesterov
-
-    os.environ["DMLC_ROLE"] = role
-    mx.kvstore.kvstore_server._init_kvstore_server_module()
-
-
-_SERVICE = (sys.executable, "-c", "from ademx.training.launch import serve; serve()")
+_SERVICE = (sys.executable, "-c", "from ademx.engines.mxnet.server import serve; serve()")
 
 
 def _check_meeting_place(port: int | None) -> None:
