@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from commands import make_runner
 from fill import fill
+from near_ties import SCORE_TOLERANCE
 from PIL import Image
 
 from ademx import params
@@ -28,10 +29,6 @@ from iters import transforms
 
 pytest.importorskip("mxnet")
 pytestmark = pytest.mark.full_width
-
-# Score maps are stored as float16, which rounds two classes of a pixel by 2^-12 each at most (a
-# quarter of that where they are about as good, which enlarging cannot make up for).
-SCORE_TOLERANCE = 2 * 2**-12 + SCORE_MARGIN
 
 IMAGES = [f"2007_00000{number}" for number in (1, 2, 3)]
 
