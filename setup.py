@@ -60,6 +60,7 @@ setup(
         "numpy>=1.23,<2",
         "pillow>=9.2",
         "click>=8.1",
+        "jinja2>=3.0",
         "tqdm>=4.60",
         "pyyaml>=5.4",
     ],

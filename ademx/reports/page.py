@@ -1,8 +1,8 @@
 """The report that people look at: one HTML file that opens from disk, with no network.
 
-`report_page/` holds the page's own HTML, style and script. Here its parts are put together:
-`report_html` makes what can be read without a script, `report_choice` says which images are
-shown, `report_pictures` draws them.
+`assets/` holds the page's templates, style and script. Here its parts are put together:
+`sections` finds what the templates say without a script, `choice` which images are shown,
+`pictures` draws them.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import datetime
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
-from string import Template
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, Union
+
+from markupsafe import Markup
 
 import ademx
 from ademx.files import replacing
@@ -28,10 +28,16 @@ from ademx.reports.choice import (
     choose,
     hardest_classes,
 )
-from ademx.reports.html import ShownImages, class_colours, class_name, overview, run_section
 from ademx.reports.pictures import Panels, PictureEncoder, check_encoder, load_panels
 from ademx.reports.runs import RunToShow, TableRow
-from ademx.text import isolated, printable
+from ademx.reports.sections import (
+    TEMPLATES,
+    ShownImages,
+    class_colours,
+    class_name,
+    run_section,
+)
+from ademx.text import isolated
 from iters.decode import BrokenImage
 
 if TYPE_CHECKING:
@@ -90,24 +96,29 @@ def write_report(
     style = _page_file("page.css")
     script = "\n".join(_page_file(f"{name}.js") for name in _SCRIPTS)
     now = datetime.datetime.now(datetime.timezone.utc)
-    text = Template(_page_file("page.html")).substitute(
-        title=escape(isolated(title)),
-        policy=_content_policy(style, script),
-        style=style,
-        script=script,
-        navigation=_navigation(runs),
-        overview=overview(rows, anchors),
-        date=f"{now:%Y-%m-%d %H:%M} UTC",
-        version=escape(ademx.__version__),
-    )
-    head, tail = text.split("<!-- runs -->")
     with replacing(path) as file:
-        file.write(_encoded(head))
-        for number, run in enumerate(runs, 1):
-            left = (_FILE_BYTES - file.tell()) // (len(runs) - number + 1) - _SECTION_BYTES
-            for part in _run_parts(run, f"run-{number}", num_bytes=max(0, left)):
-                file.write(_encoded(part))
-        file.write(_encoded(tail))
+        texts = TEMPLATES.get_template("page.html").generate(
+            title=isolated(title),
+            policy=_content_policy(style, script),
+            style=Markup(style),
+            script=Markup(script),
+            rows=rows,
+            anchors=anchors,
+            runs=runs,
+            parts=_parts(runs, file),
+            date=f"{now:%Y-%m-%d %H:%M} UTC",
+            version=ademx.__version__,
+        )
+        for text in texts:
+            # A file name that is not UTF-8 has surrogates, which no HTML can hold.
+            file.write(text.encode(errors="replace"))
+
+
+def _parts(runs: Sequence[RunToShow], file: BinaryIO) -> Iterator[Markup]:
+    """Yield the parts of all runs; each gets its share of what the file may still hold."""
+    for number, run in enumerate(runs, 1):
+        left = (_FILE_BYTES - file.tell()) // (len(runs) - number + 1) - _SECTION_BYTES
+        yield from _run_parts(run, f"run-{number}", num_bytes=max(0, left))
 
 
 def _page_file(name: str) -> str:
@@ -126,17 +137,7 @@ def _content_policy(style: str, script: str) -> str:
     )
 
 
-def _navigation(runs: Sequence[RunToShow]) -> str:
-    if len(runs) < 2:
-        return ""
-    links = "".join(
-        f'<li><a href="#run-{number}"><bdi>{escape(printable(run.title))}</bdi></a></li>'
-        for number, run in enumerate(runs, 1)
-    )
-    return f'<nav aria-label="Runs"><ul>{links}</ul></nav>'
-
-
-def _run_parts(run: RunToShow, anchor: str, *, num_bytes: int) -> Iterator[str]:
+def _run_parts(run: RunToShow, anchor: str, *, num_bytes: int) -> Iterator[Markup]:
     """Yield a run's pictures, then its section, which says how many there are, then its data."""
     notes: list[str] = []
     images = _run_images(run, notes)
@@ -214,12 +215,7 @@ def _pictures(
             yield entry, picture
 
 
-def _data_element(key: str, text: str) -> str:
+def _data_element(key: str, text: str) -> Markup:
     """Return JSON as an element that a script reads; no text in it can end the element."""
     text = text.replace("<", r"\u003c")
-    return f'<script type="application/json" id="{key}">{text}</script>\n'
-
-
-def _encoded(text: str) -> bytes:
-    # A file name that is not UTF-8 has surrogates, which no HTML can hold.
-    return text.encode(errors="replace")
+    return Markup(f'<script type="application/json" id="{key}">{text}</script>\n')
