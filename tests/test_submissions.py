@@ -228,6 +228,20 @@ def test_a_part_of_the_test_set_is_not_passed_off_as_the_whole(tmp_path):
     )
 
 
+def test_a_label_is_as_large_as_its_image_was_when_it_was_tested(tmp_path):
+    """A quarter of a turn by the EXIF data swaps the sides under `--exif turn`, not otherwise."""
+    samples, _ = write_run("voc", tmp_path, size=(32, 24))
+    lying = Image.Exif()
+    lying[0x0112] = 6
+    for sample in samples:
+        Image.new("RGB", (32, 24)).save(sample.image, exif=lying)
+    submission = pack_labels(DATASETS["voc"], samples, tmp_path, rule="turn")
+    assert len(read_files(submission.path)) == 3
+    for rule in ("auto", "ignore"):
+        with pytest.raises(ValueError, match="24×32 pixels, expected 32×24 as its image"):
+            pack_labels(DATASETS["voc"], samples, tmp_path, rule=rule)
+
+
 # ---- the rules ---------------------------------------------------------------------------------
 
 GREY = np.ones(SIZE)  # a value that every benchmark has
@@ -476,6 +490,21 @@ def test_a_run_on_the_test_split_names_the_file_and_its_server(weights, data, tm
         label = np.array(Image.open(tmp_path / "labels" / f"{name}.png"))
         np.testing.assert_array_equal(found, label)
     check_voc(path, find_samples("voc", data, "test"))
+
+
+def test_a_run_that_turns_its_images_is_packed(weights, data, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    lying = Image.Exif()
+    lying[0x0112] = 6
+    for sample in find_samples("voc", root, "test"):
+        with Image.open(sample.image) as image:
+            image.convert("RGB").resize((40, 24)).save(sample.image, exif=lying)
+    options = ("--split", "test", "--exif", "turn")
+    result = run_evaluate("segmentation", weights, root, tmp_path / "run", *options)
+    assert result.exit_code == 0, result.output
+    for content in read_files(tmp_path / "run" / "submission" / "results.tar").values():
+        assert Image.open(io.BytesIO(content)).size == (24, 40)
 
 
 def test_a_finished_run_resumed_packs_the_same_bytes(weights, data, tmp_path):

@@ -244,7 +244,8 @@ class _Tester:
     def _submission(self) -> Submission | None:
         if not self._options.save_results or not self._session.submission_is_due():
             return None
-        return pack_labels(self._session.dataset, self._session.samples, self._options.output)
+        session, options = self._session, self._options
+        return pack_labels(session.dataset, session.samples, options.output, rule=options.exif)
 
     def _noted(self, sample: Sample, counted: _Counted) -> np.ndarray:
         """Keep what was counted in an image and return its confusion matrix."""

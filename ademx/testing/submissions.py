@@ -23,7 +23,8 @@ from PIL import Image
 from ademx.files import replacing
 from ademx.iteration import progress_bar
 from iters.datasets import DATASETS, Dataset
-from iters.decode import DECODING_ERRORS, BrokenImage, Size, decode_stored_ids
+from iters.decode import BrokenImage, Size, decode_stored_ids, image_size, is_turned
+from iters.exif import orientation, upright_size
 from iters.samples import Sample
 
 if TYPE_CHECKING:
@@ -144,7 +145,9 @@ _ILSVRC_CLASSES = 1000
 # ---- segmentation ------------------------------------------------------------------------------
 
 
-def pack_labels(dataset: Dataset, samples: Sequence[Sample], output: Path) -> Submission | None:
+def pack_labels(
+    dataset: Dataset, samples: Sequence[Sample], output: Path, *, rule: str = "auto"
+) -> Submission | None:
     """Pack a run's label images as the dataset's server takes them, and check the file.
 
     The same labels always make the same bytes. The file gets its name once it is checked.
@@ -154,6 +157,7 @@ def pack_labels(dataset: Dataset, samples: Sequence[Sample], output: Path) -> Su
         samples: all of its test split.
         output: folder of the run, with `labels/<name>.png` for each sample; the file is written
             to its folder `submission`.
+        rule: when images were set upright, see :func:`iters.decode.is_turned`.
 
     Returns:
         The file; None where there is nothing to pack: the dataset has no server, or the images
@@ -188,9 +192,9 @@ def pack_labels(dataset: Dataset, samples: Sequence[Sample], output: Path) -> Su
     with replacing(path) as file:
         _write_archive(file, _pictures(members, output, server), server.archive)
         file.flush()
-        _raise_faults(path, _archive_faults(Path(file.name), samples, server))
+        _raise_faults(path, _archive_faults(Path(file.name), samples, server, rule))
     return Submission(
-        path, server.address, _content(server, len(samples)), _warnings(samples, server)
+        path, server.address, _content(server, len(samples)), _warnings(samples, server, rule)
     )
 
 
@@ -261,10 +265,10 @@ def _content(server: _Server, num_images: int) -> str:
     )
 
 
-def _warnings(samples: Sequence[Sample], server: _Server) -> tuple[str, ...]:
+def _warnings(samples: Sequence[Sample], server: _Server, rule: str) -> tuple[str, ...]:
     warnings = _count_warnings(len(samples), server.num_images)
     if server.size is not None:
-        others = [sample for sample in samples if _size(sample.image) != server.size]
+        others = [sample for sample in samples if _size(sample.image, rule) != server.size]
         if others:
             warnings += (
                 f"{len(others)} of the images, such as {others[0].image.name}, have not the "
@@ -334,7 +338,9 @@ def _read_archive(path: Path, name: str) -> Iterator[tuple[str, bytes]]:
                 yield info.filename, archive.read(info)
 
 
-def _archive_faults(path: Path, samples: Sequence[Sample], server: _Server) -> list[str]:
+def _archive_faults(
+    path: Path, samples: Sequence[Sample], server: _Server, rule: str = "auto"
+) -> list[str]:
     """Return what keeps the server from taking an archive, a sentence each."""
     missing = {server.image(server.member(sample)): sample for sample in samples}
     done: set[str | None] = set()
@@ -345,7 +351,7 @@ def _archive_faults(path: Path, samples: Sequence[Sample], server: _Server) -> l
             image = server.image(name)
             sample = missing.pop(image, None)
             if sample is not None:
-                faults += [f"{name}: {fault}" for fault in _faults(encoded, sample, server)]
+                faults += [f"{name}: {fault}" for fault in _faults(encoded, sample, server, rule)]
                 done.add(image)
                 bar.update()
             elif image in done:
@@ -363,7 +369,7 @@ def _archive_faults(path: Path, samples: Sequence[Sample], server: _Server) -> l
     return faults
 
 
-def _faults(encoded: bytes, sample: Sample, server: _Server) -> Iterator[str]:
+def _faults(encoded: bytes, sample: Sample, server: _Server, rule: str) -> Iterator[str]:
     """Yield what is wrong with a picture, which is one number a pixel."""
     header = (8, _COLOUR_TYPES[server.mode])
     if encoded[: len(_PNG)] != _PNG or tuple(encoded[24:26]) != header:
@@ -371,7 +377,7 @@ def _faults(encoded: bytes, sample: Sample, server: _Server) -> Iterator[str]:
         return
     try:
         pixels = decode_stored_ids(encoded)
-        size = _size(sample.image)
+        size = _size(sample.image, rule)
     except BrokenImage as error:
         yield str(error)
         return
@@ -386,13 +392,16 @@ def _faults(encoded: bytes, sample: Sample, server: _Server) -> Iterator[str]:
         yield f"values {found}, expected {server.meaning} {least} to {greatest}"
 
 
-def _size(path: Path) -> Size:
-    """Return height and width of an image file, from its header."""
+def _size(path: Path, rule: str) -> Size:
+    """Return height and width of an image without a label as it is tested."""
     try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except DECODING_ERRORS as error:
+        encoded = path.read_bytes()
+        size = image_size(encoded)
+    except OSError as error:
         raise BrokenImage(f"{path}: cannot be used as an image: {error}") from error
+    except BrokenImage as error:
+        raise BrokenImage(f"{path}: {error}") from error
+    return upright_size(size, orientation(encoded)) if is_turned(encoded, None, rule) else size
 
 
 def _raise_faults(path: Path, faults: Sequence[str]) -> None:
