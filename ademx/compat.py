@@ -8,6 +8,7 @@ Whoever needs MXNet calls :func:`import_mxnet`; nothing else in the project impo
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import re
 import sys
@@ -46,8 +47,12 @@ _SYSTEM_LIBRARIES = {
 _REINSTALL = (
     "run `pip install 'ademx[cpu]'`, or `pip install 'ademx[gpu]'`, which brings the CUDA libraries"
 )
+# What DNNL_MAX_CPU_ISA may be set to that leaves oneDNN 2 without AVX-512.
+_LESS_THAN_AVX512 = ("SSE41", "AVX", "AVX2", "AVX512_MIC", "AVX512_MIC_4OPS")
 _THREADS_CURE = "set it to a number of threads, 1 or more, or unset it"
 _PROCESSORS = Path("/sys/devices/system/cpu")
+
+_log = logging.getLogger(__name__)
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _GROUPS = Path("/sys/fs/cgroup")
 
@@ -251,8 +256,38 @@ def _is_torch(name: str) -> bool:
 
 def cpu_has_bfloat16() -> bool:
     """Return whether the CPU multiplies bfloat16 in hardware (Linux; elsewhere False)."""
+    return bool({"avx512_bf16", "amx_bf16"} & _cpu_flags())
+
+
+def mxnet_has_bfloat16() -> bool:
+    """Return whether MXNet can compute bfloat16 on this CPU, in hardware or not (Linux; else True).
+
+    Its oneDNN has such kernels for AVX-512 alone, and none at all for less.
+    """
+    flags = _cpu_flags()
+    allowed = os.environ.get("DNNL_MAX_CPU_ISA", "").upper() not in _LESS_THAN_AVX512
+    return allowed and (not flags or flags >= {"avx512bw", "avx512dq", "avx512vl"})
+
+
+def check_bfloat16() -> None:
+    """Raise where MXNet cannot compute bfloat16 on the CPU; warn where it gains nothing.
+
+    Raises:
+        ValueError: the CPU has no AVX-512, or DNNL_MAX_CPU_ISA forbids it.
+    """
+    if not mxnet_has_bfloat16():
+        raise ValueError(
+            "--precision bfloat16: MXNet computes it with AVX-512 only, which this CPU lacks or "
+            "DNNL_MAX_CPU_ISA forbids: use float32, or test by --backend torch"
+        )
+    if not cpu_has_bfloat16():
+        _log.warning("this CPU has no bfloat16 instructions: expect no gain over float32")
+
+
+def _cpu_flags() -> set[str]:
+    """Return what the first CPU can do, as Linux names it; nothing elsewhere."""
     try:
-        flags = Path("/proc/cpuinfo").read_text()
+        found = re.search(r"^flags\s*:(.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        return False
-    return re.search(r"\b(avx512_bf16|amx_bf16)\b", flags) is not None
+        return set()
+    return set(found[1].split()) if found else set()

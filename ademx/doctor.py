@@ -16,6 +16,7 @@ from ademx.compat import (
     chosen_threads,
     cpu_has_bfloat16,
     import_mxnet,
+    mxnet_has_bfloat16,
     usable_cores,
 )
 from ademx.cuda_libraries import (
@@ -87,7 +88,7 @@ def examine() -> Report:
         "mxnet": _wheel_line(wheels),
         **_mxnet_facts(mx),
         "threads": threads,
-        "bfloat16": "this CPU has it" if cpu_has_bfloat16() else "not on this CPU",
+        "bfloat16": _bfloat16_fact(),
         "driver": f"for CUDA {driver[0]}.{driver[1]}" if driver else "no libcuda.so.1",
         "nvidia gpus": "; ".join(gpus) or "none found by nvidia-smi",
         **{library.name: library.source or library.problem for library in libraries},
@@ -163,6 +164,12 @@ def _num_gpus(mx: ModuleType) -> int:
 def _wheel_line(wheels: dict[str, str]) -> str:
     found = [f"{version} (wheel {name})" for name, version in wheels.items() if version]
     return ", ".join(found) or "not installed by pip"
+
+
+def _bfloat16_fact() -> str:
+    if not mxnet_has_bfloat16():
+        return "not for MXNet, which needs AVX-512 for it"
+    return "this CPU has it" if cpu_has_bfloat16() else "no gain: this CPU has no instructions"
 
 
 def _wheel_problems(wheels: dict[str, str], *, gpus: list[str]) -> Iterator[Problem]:

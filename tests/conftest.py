@@ -1,5 +1,6 @@
 """Makes the golden files' own `fill` importable, and what several files of tests need."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,15 @@ sys.path.insert(0, str(GOLDEN))
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backend", default="mxnet", help="What the golden tests compute by.")
+
+
+def pytest_configure() -> None:
+    """Hear signals as a terminal's programs do: behind `&` and `nohup` some are ignored.
+
+    What a test starts would ignore them too.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

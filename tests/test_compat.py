@@ -220,3 +220,22 @@ def test_the_users_number_of_threads_stands(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     compat.share_cores(1)
     assert compat.os.environ["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "isa", "found"),
+    [
+        ("fpu avx2 avx512bw avx512dq avx512vl", None, True),
+        ("fpu avx2 avx512bw avx512dq avx512vl", "AVX512_CORE", True),
+        ("fpu avx2 avx512bw avx512dq avx512vl", "avx2", False),
+        ("fpu avx2 avx512f", None, False),  # a Xeon Phi
+        ("fpu avx2", None, False),
+        ("", None, True),  # no Linux: nothing is known
+    ],
+)
+def test_mxnet_computes_bfloat16_by_avx512(flags, isa, found, monkeypatch):
+    monkeypatch.setattr(compat, "_cpu_flags", lambda: set(flags.split()))
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    if isa:
+        monkeypatch.setenv("DNNL_MAX_CPU_ISA", isa)
+    assert compat.mxnet_has_bfloat16() is found

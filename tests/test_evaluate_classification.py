@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import main_text, run_evaluate
+from machine import needs_bfloat16
 from narrow import ILSVRC, WIDTH, write_weights
 from PIL import Image
 
@@ -192,6 +193,7 @@ def test_crops_and_mirrors_are_averaged(weights, data, finished, tmp_path):
     assert np.abs(one - predictions(finished)).max() > 1e-3
 
 
+@needs_bfloat16
 def test_bfloat16_is_close_to_float32(weights, data, finished, tmp_path):
     evaluate(weights, data, tmp_path, "--precision", "bfloat16")
     difference = np.abs(predictions(tmp_path) - predictions(finished))

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import main_text, run_evaluate
+from machine import needs_bfloat16
 from narrow import VOC, write_weights
 from near_ties import differ_clearly, saved_scores
 from PIL import Image
@@ -179,6 +180,7 @@ def test_an_incomplete_last_batch_counts(batch, weights, data, finished, tmp_pat
     assert_alike(tmp_path, finished)
 
 
+@needs_bfloat16
 def test_bfloat16_is_close_to_float32(weights, data, tmp_path):
     scores = {}
     for precision in ("float32", "bfloat16"):
@@ -397,7 +399,7 @@ def test_the_published_value_stands_beside_ours(one_image, weights, data, tmp_pa
 @pytest.mark.parametrize(
     "options",
     [
-        ("--precision", "bfloat16"),
+        pytest.param(("--precision", "bfloat16"), marks=needs_bfloat16),
         ("--absent-classes", "zero"),
         ("--no-choose-interp-method",),
         ("--list-file", "two.lst"),
@@ -587,7 +589,10 @@ def unfinished(finished, tmp_path) -> Path:
         (("--test-steps", 2), "test_steps was 1, now 2"),
         (("--split", "train"), "split was 'val', now 'train'"),
         (("--no-choose-interp-method",), "choose_interp_method was True, now False"),
-        (("--precision", "bfloat16"), "precision was 'float32', now 'bfloat16'"),
+        pytest.param(
+            *(("--precision", "bfloat16"), "precision was 'float32', now 'bfloat16'"),
+            marks=needs_bfloat16,
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )

@@ -5,12 +5,12 @@ import logging
 import numpy as np
 import pytest
 from fill import fill
+from machine import needs_bfloat16
 from narrow import VOC, WIDTH, write_weights
 
 import ademx
-from ademx import params
+from ademx import compat, params
 from ademx.devices import Devices
-from ademx.engines.mxnet import predict as predictor
 from ademx.engines.mxnet.predict import Predictor, mxnet_contexts
 from ademx.labels import parse_label
 from ademx.testing.session import check_averageable
@@ -147,11 +147,18 @@ def test_precisions_that_do_not_exist_are_refused(precision, devices, message, w
         Predictor.from_file(weights, parse_label(VOC), devices=devices, precision=precision)
 
 
+@needs_bfloat16
 def test_a_cpu_without_bfloat16_gets_a_warning(weights, monkeypatch, caplog):
-    monkeypatch.setattr(predictor, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(compat, "cpu_has_bfloat16", lambda: False)
     with caplog.at_level(logging.WARNING):
         Predictor.from_file(weights, parse_label(VOC), devices=Devices(), precision="bfloat16")
     assert "expect no gain over float32" in caplog.text
+
+
+def test_a_cpu_that_mxnet_cannot_compute_bfloat16_on_is_told(weights, monkeypatch):
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2")
+    with pytest.raises(ValueError, match=r"AVX-512 only.*use float32, or test by --backend torch"):
+        Predictor.from_file(weights, parse_label(VOC), devices=Devices(), precision="bfloat16")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from machine import needs_bfloat16
 from tiny_training import (
     CLASSIFIER,
     SEGMENTER,
@@ -32,7 +33,6 @@ from tiny_training import (
 
 mx = pytest.importorskip("mxnet")
 
-from ademx.compat import cpu_has_bfloat16  # noqa: E402
 from ademx.devices import Devices  # noqa: E402
 from ademx.engines.mxnet.train import Trainer, Workers, _DeviceSums  # noqa: E402
 from ademx.networks.graph import build_symbol  # noqa: E402
@@ -178,7 +178,7 @@ def test_an_update_without_images_adds_nothing():
     np.testing.assert_allclose(found, bias - 0.1 * 0.9 * momentum, atol=1e-6)
 
 
-@pytest.mark.skipif(not cpu_has_bfloat16(), reason="this CPU has no bfloat16")
+@needs_bfloat16
 def test_bfloat16_learns_nearly_the_same():
     a1 = network(CLASSIFIER)
     _, plain, exact = trained(a1)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx.compat import cpu_has_bfloat16
+from ademx.compat import check_bfloat16
 from ademx.engines.mxnet.predict import mxnet_contexts
 from ademx.engines.mxnet.train import Sums, Trainer, Workers
 from ademx.files import locked, write_json
@@ -91,8 +91,8 @@ def train(options: TrainOptions) -> TrainReport:
 
     Source: SPEC §4; ademxapp:iclass/ilsvrc.py and issegm/voc.py.
     """
-    if options.precision == "bfloat16" and not cpu_has_bfloat16():
-        _log.warning("this CPU has no bfloat16 instructions: expect no gain over float32")
+    if options.precision == "bfloat16":
+        check_bfloat16()
     with ExitStack() as stack:
         workers = stack.enter_context(Workers(options.kvstore, options.num_devices))
         dataset = options.find_dataset()

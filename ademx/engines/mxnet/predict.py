@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ademx import params
-from ademx.compat import cpu_has_bfloat16, import_mxnet
+from ademx.compat import check_bfloat16, import_mxnet
 from ademx.convert import split
 from ademx.convert.files import Reading, read_weights
 from ademx.devices import Devices
@@ -22,9 +21,6 @@ from ademx.networks.shapes import find_head, find_width
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
-
-
-_log = logging.getLogger(__name__)
 
 
 def mxnet_contexts(devices: Devices) -> list[Any]:
@@ -196,5 +192,5 @@ def _check_precision(precision: str, devices: Devices) -> None:
         raise ValueError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if precision == "bfloat16" and devices.gpus:
         raise ValueError("precision bfloat16: MXNet has it on CPUs only; use --precision float32")
-    if precision == "bfloat16" and not cpu_has_bfloat16():
-        _log.warning("this CPU has no bfloat16 instructions: expect no gain over float32")
+    if precision == "bfloat16":
+        check_bfloat16()
