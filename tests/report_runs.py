@@ -13,6 +13,7 @@ from ademx.files import write_json
 from ademx.metrics import confusion_matrix, segmentation_scores, topk_errors
 from ademx.reports.runs import RunToShow
 from ademx.testing.image_counts import ImageCounts, save_image_counts
+from ademx.testing.record import RunRecord
 from iters.datasets import DATASETS, Dataset, encode_label
 from iters.samples import Sample
 
@@ -133,5 +134,5 @@ def _finished(
         "published": published,
     }
     write_json(folder / "scores.json", record)
-    record = json.loads((folder / "scores.json").read_text())
+    record = RunRecord.from_json(json.loads((folder / "scores.json").read_text()))
     return RunToShow(title, folder, record, dataset, samples)

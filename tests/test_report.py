@@ -22,6 +22,7 @@ from ademx.reports.choice import ClassificationImages, SegmentationImages, choos
 from ademx.reports.page import write_report, write_run_report
 from ademx.reports.pictures import Panels, PictureEncoder
 from ademx.reports.runs import RunToShow, TableRow
+from ademx.testing.record import RunRecord
 from ademx.testing.segmentation import SegmentationReport
 from iters.datasets import DATASETS, Dataset
 
@@ -239,7 +240,7 @@ def test_a_run_without_its_files_has_scores_and_a_note(tmp_path, remove, message
     page = written(tmp_path, run)
     assert page.images() == []
     assert message in page.text
-    assert f"{run.record['mean_iou']:.2f} %" in page.text
+    assert f"{run.record.scores['mean_iou']:.2f} %" in page.text
 
 
 def test_a_damaged_images_npz_is_a_note(tmp_path):
@@ -251,8 +252,8 @@ def test_a_damaged_images_npz_is_a_note(tmp_path):
 def test_a_split_without_labels_shows_predictions(tmp_path):
     run = write_segmentation_run(tmp_path / "run", pairs(30))
     samples = [dataclasses.replace(sample, label=None) for sample in run.samples]
-    settings = {"settings": run.record["settings"], "num_images": 30, "broken": []}
-    page = written(tmp_path, dataclasses.replace(run, samples=samples, record=settings))
+    record = RunRecord(settings=run.record.settings, num_images=30)
+    page = written(tmp_path, dataclasses.replace(run, samples=samples, record=record))
     assert len(page.names("sample")) == len(page.images()) == 24
     assert set(page.data["run-1-image-0"]) == {"width", "height", "image", "prediction"}
     assert "This split has no labels" in page.text
@@ -330,7 +331,7 @@ def test_scores_stand_beside_the_published_ones(tmp_path):
     published = {"mean_iou": 80.8, "decimals": 2, "setting": "scale 500, flip", "source": "README"}
     run = write_segmentation_run(tmp_path / "run", pairs(4), published=published)
     text = written(tmp_path, run).text
-    ours = run.record["mean_iou"]
+    ours = run.record.scores["mean_iou"]
     assert (
         f"mean IoU{ours:.2f} %published 80.80difference {ours - 80.8:+.2f}".replace("-", "−")
         in text
@@ -341,8 +342,9 @@ def test_scores_stand_beside_the_published_ones(tmp_path):
 
 def test_what_else_was_done_to_the_scores_stands_above_them(tmp_path):
     run = write_segmentation_run(tmp_path / "run", pairs(2))
-    settings = {**run.record["settings"], "test_steps": 2, "crf": {"iterations": 10}}
-    run = dataclasses.replace(run, record={**run.record, "settings": settings})
+    settings = {**run.record.settings, "test_steps": 2, "crf": {"iterations": 10}}
+    record = dataclasses.replace(run.record, settings=settings)
+    run = dataclasses.replace(run, record=record)
     text = written(tmp_path, run).text
     assert "scale 500 · flipped too · 2 test steps · CRF" in text
 
@@ -396,9 +398,9 @@ def test_the_table_has_a_row_for_each_result(tmp_path):
 
 def test_options_files_and_versions_stand_at_the_end(tmp_path):
     run = write_segmentation_run(tmp_path / "run", pairs(2))
-    record = {
-        **run.record,
-        "weights": [
+    record = dataclasses.replace(
+        run.record,
+        weights=[
             {
                 "file": "m/voc_rna-a1_cls21_s8_ep-0001.params",
                 "md5": "a34628a63d5f62dcb98c29c4e281f332",
@@ -406,7 +408,7 @@ def test_options_files_and_versions_stand_at_the_end(tmp_path):
             {"file": "m/voc_rna-a1_cls21_s8_coco_ep-0001.params", "md5": "0" * 32},
             {"file": "mine.params", "md5": "2" * 32},
         ],
-    }
+    )
     text = written(tmp_path, dataclasses.replace(run, record=record)).text
     text = text[text.index("Options, files and versions") :]
     assert "test flippingyes" in text
@@ -422,11 +424,8 @@ def test_options_files_and_versions_stand_at_the_end(tmp_path):
 
 def test_broken_images_are_listed(tmp_path):
     run = write_segmentation_run(tmp_path / "run", pairs(3))
-    record = {
-        **run.record,
-        "num_images": 4,
-        "broken": [{"image": "x", "error": "x.jpg: cut <short>"}],
-    }
+    broken = [{"image": "x", "error": "x.jpg: cut <short>"}]
+    record = dataclasses.replace(run.record, num_images=4, broken=broken)
     page = written(tmp_path, dataclasses.replace(run, record=record))
     assert "3 of 4 images tested. 1 could not be" in page.text
     assert "x.jpg: cut <short>" in page.text
@@ -612,7 +611,7 @@ def test_a_pillow_without_webp_is_a_missing_dependency(tmp_path, monkeypatch):
 def test_a_report_of_one_run_is_named_after_its_weights_and_split(tmp_path):
     run = write_segmentation_run(tmp_path / "run", pairs(2))
     found = SegmentationReport(
-        None, np.empty(0), (), None, dict(run.record), run.dataset, tuple(run.samples)
+        None, np.empty(0), (), None, run.record, run.dataset, tuple(run.samples)
     )
     write_run_report(tmp_path / "report.html", found, run.folder)
     page = Page(tmp_path / "report.html")

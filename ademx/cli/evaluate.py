@@ -337,7 +337,7 @@ def _finish(
     """Write and print what was found: first the files, as stdout may have no reader any more."""
     record = report.record
     if files.json is not None:
-        write_json(files.json, record)
+        write_json(files.json, record.to_json())
     if files.report is not None:
         from ademx.reports.page import write_run_report
 
@@ -346,9 +346,9 @@ def _finish(
     if report.submission is not None:
         click.echo(submission_text(report.submission))
     click.echo(f"\nscores and predictions: {printable(output)}", err=True)
-    if record["num_broken"]:
+    if record.num_broken:
         raise click.ClickException(
-            f"{record['num_broken']} of {record['num_images']} images could not be tested and "
+            f"{record.num_broken} of {record.num_images} images could not be tested and "
             f'are left out of the scores; "broken" in {output / "scores.json"} lists them'
         )
 

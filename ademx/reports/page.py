@@ -67,7 +67,7 @@ def write_run_report(path: Path, report: Report, folder: Path) -> None:
     Raises:
         OSError, MissingDependency: see :func:`write_report`.
     """
-    settings = report.record["settings"]
+    settings = report.record.settings
     title = f"{' and '.join(settings['labels'])} on {report.dataset.name} {settings['split']}"
     run = RunToShow("Scores", folder, report.record, report.dataset, report.samples)
     write_report(path, [run], title=title)
@@ -166,7 +166,7 @@ def _run_parts(run: RunToShow, anchor: str, *, num_bytes: int) -> Iterator[Marku
         ],
         "numTested": len(images.samples) if images is not None else 0,
         "numImages": of_classes,
-        "confusion": run.record.get("confusion"),
+        "confusion": run.record.confusion,
         "images": shown,
     }
     yield _data_element(f"{anchor}-data", json.dumps(data))

@@ -63,7 +63,7 @@ def load_panels(run: RunToShow, sample: Sample) -> Panels:
         FileNotFoundError, BrokenImage: a file is missing, cannot be decoded, or has another size
             than the image.
     """
-    rule = run.record.get("settings", {}).get("exif", "auto")
+    rule = run.record.settings.get("exif", "auto")
     image, stored, _, _ = load_sample(sample, rule=rule)
     if run.dataset.task == "classification":
         return Panels(image)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from ademx.testing.record import RunRecord
 from iters.datasets import Dataset
 from iters.samples import Sample
 
@@ -18,14 +18,14 @@ class RunToShow:
     Attributes:
         title: heading of its section; a row of the table with the same name links there.
         folder: what `ademx evaluate` wrote: `scores.json`, `images.npz`, `labels/`, ….
-        record: the content of `scores.json`.
+        record: of its `scores.json`.
         dataset: what was tested on.
         samples: the split's.
     """
 
     title: str
     folder: Path
-    record: Mapping[str, Any]
+    record: RunRecord
     dataset: Dataset
     samples: Sequence[Sample]
 

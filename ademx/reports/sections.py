@@ -21,6 +21,7 @@ from iters.datasets import Dataset, encode_label
 if TYPE_CHECKING:
     from ademx.reports.choice import HardClass
     from ademx.reports.runs import RunToShow
+    from ademx.testing.record import RunRecord
 
 _ASSETS = Path(__file__).with_name("assets")
 _NUM_CONFUSIONS = 10
@@ -96,9 +97,9 @@ def class_colours(dataset: Dataset) -> list[str | None]:
 def run_section(run: RunToShow, anchor: str, images: ShownImages) -> Markup:
     """Return a run's section; the page's script adds the heat map and the pictures."""
     record, dataset = run.record, run.dataset
-    published = record.get("published") or {}
-    of_task = [name for name in _OF_TASK[dataset.task] if name in record]
-    has_confusion = dataset.task == "segmentation" and record.get("confusion")
+    published = record.published or {}
+    of_task = [name for name in _OF_TASK[dataset.task] if name in record.scores]
+    confusion = record.confusion or [] if dataset.task == "segmentation" else []
     present = [number for number, count in enumerate(images.of_classes) if count]
     section = TEMPLATES.get_template("run.html").render(
         run=run,
@@ -112,18 +113,17 @@ def run_section(run: RunToShow, anchor: str, images: ShownImages) -> Markup:
             *of_task,
             *(name for name in _MEASURES if name in published and name not in of_task),
         ],
-        bars=_class_bars(run, images) if has_confusion else [],
-        confusions=_largest_confusions(record["confusion"]) if has_confusion else [],
+        bars=_class_bars(run, confusion, images) if confusion else [],
+        confusions=_largest_confusions(confusion) if confusion else [],
         class_name=lambda number: class_name(dataset, number),
         to_choose=sorted(present, key=lambda number: class_name(dataset, number).casefold()),
-        settings=record.get("settings", {}),
         files=_files(record),
     )
     return Markup(section)
 
 
 def _summary(run: RunToShow) -> list[str]:
-    settings = run.record.get("settings", {})
+    settings = run.record.settings
     scales, steps = settings.get("test_scales", ()), settings.get("test_steps", 1)
     facts = [
         " and ".join(map(str, settings.get("labels", ()))),
@@ -137,10 +137,12 @@ def _summary(run: RunToShow) -> list[str]:
     return [fact for fact in facts if fact]
 
 
-def _class_bars(run: RunToShow, images: ShownImages) -> list[_ClassBar]:
+def _class_bars(
+    run: RunToShow, counts: Sequence[Sequence[int]], images: ShownImages
+) -> list[_ClassBar]:
     """Return the classes, highest IoU first, absent ones last."""
-    confusion = np.array(run.record["confusion"], np.int64)
-    rule = run.record.get("absent_classes", "skip")
+    confusion = np.array(counts, np.int64)
+    rule = run.record.absent_classes or "skip"
     scores = segmentation_scores(confusion, absent_classes=rule)
     pixels = confusion.sum(axis=0) + confusion.sum(axis=1)
     iou = np.where(pixels == 0, np.nan, scores.class_iou)
@@ -179,12 +181,12 @@ def _largest_confusions(
     ]
 
 
-def _files(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _files(record: RunRecord) -> list[tuple[str, str, str]]:
     """Return name, MD5 and state of what the run read."""
-    settings = record.get("settings", {})
+    settings = record.settings
     samples = f"samples of {settings.get('split', 'the split')}"
     files = [(samples, settings.get("samples_md5", "–"), "")]
-    for weights in record.get("weights", ()):
+    for weights in record.weights:
         name = PurePath(weights["file"]).name
         files.append((name, weights["md5"], release_state(name, weights["md5"])))
     return files

@@ -19,7 +19,7 @@ from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
 from ademx.reports.page import write_report
 from ademx.reports.runs import RunToShow, TableRow
 from ademx.reproduction.tolerance import Tolerance
-from ademx.testing.finished_runs import read_record
+from ademx.testing.record import read_record
 from ademx.text import printable
 from ademx.versions import versions
 from iters.datasets import DATASETS
@@ -184,7 +184,7 @@ class Reports:
         row, folder = outcome.row, self._folder / outcome.row.name
         try:
             record, dataset = read_record(folder), DATASETS[row.dataset]
-            if len(record.get("confusion", [])) not in (0, dataset.num_classes):
+            if len(record.confusion or ()) not in (0, dataset.num_classes):
                 raise ValueError(f"{folder / 'scores.json'}: it is of another dataset")
             samples = find_samples(dataset, outcome.data_root, row.split)
         except (OSError, ValueError) as error:

@@ -42,6 +42,7 @@ from ademx.testing import classification, segmentation
 from ademx.testing.classification import ClassificationOptions
 from ademx.testing.finished_runs import load_run, mean_probabilities
 from ademx.testing.image_counts import load_image_counts
+from ademx.testing.record import RunRecord
 from ademx.testing.segmentation import SegmentationOptions
 from ademx.testing.session import deciding_settings, default_test_scale
 from iters.datasets import DATASETS
@@ -234,10 +235,9 @@ class _Run:
         """Return the verdict on the scores, computed or found."""
         samples = find_samples(self._row.dataset, self._data_root, self._row.split)
         record = self._finished(samples) or self._evaluate()
-        scores = {name: record.get(name) for name in self._row.values}
-        # There are none where no image could be tested: null in the file, nan in memory.
-        ours = {name: score for name, score in scores.items() if score is not None}
-        ours = {name: score for name, score in ours.items() if not math.isnan(score)}
+        scores = {name: record.scores.get(name, math.nan) for name in self._row.values}
+        # There are none where no image could be tested.
+        ours = {name: score for name, score in scores.items() if not math.isnan(score)}
         tolerances = self._tolerances(record, samples) if ours else {}
         verdict, reasons = self._verdict(record, ours, tolerances)
         return Outcome(
@@ -248,17 +248,17 @@ class _Run:
             tolerances=tolerances,
             data_root=self._data_root,
             weights=self._weights,
-            weights_md5=record["weights"][0]["md5"],
+            weights_md5=record.weights[0]["md5"],
             command=self.command,
         )
 
     def _verdict(
-        self, record: Mapping[str, Any], ours: Mapping[str, float], allowed: Mapping[str, Tolerance]
+        self, record: RunRecord, ours: Mapping[str, float], allowed: Mapping[str, Tolerance]
     ) -> tuple[str, tuple[str, ...]]:
-        broken = record["num_broken"]
+        broken = record.num_broken
         if broken:
-            first = record["broken"][0]["error"]
-            reason = f"{broken} of {record['num_images']} images could not be tested: {first}"
+            first = record.broken[0]["error"]
+            reason = f"{broken} of {record.num_images} images could not be tested: {first}"
             return "failed", (reason,)
         if self._plan.doubts:
             return "unverified", ()
@@ -270,7 +270,7 @@ class _Run:
         ]
         return ("differs", tuple(far)) if far else ("reproduced", ())
 
-    def _finished(self, samples: list[Sample]) -> dict[str, Any] | None:
+    def _finished(self, samples: list[Sample]) -> RunRecord | None:
         """Return the record of a complete run with just these settings, if the folder holds one."""
         if self._options.overwrite:
             return None
@@ -288,9 +288,9 @@ class _Run:
         )
         dataset = DATASETS[self._row.dataset]
         is_the_same = (
-            record.get("num_broken") == 0
-            and record["settings"] == json.loads(json.dumps(wanted))
-            and record.get("absent_classes", dataset.absent_classes) == dataset.absent_classes
+            record.num_broken == 0
+            and record.settings == json.loads(json.dumps(wanted))
+            and record.absent_classes in ("", dataset.absent_classes)
         )
         return record if is_the_same and self._can_be_judged() else None
 
@@ -332,17 +332,17 @@ class _Run:
             return ClassificationOptions(**common, test_3crops=row.test_3crops)
         return SegmentationOptions(**common, test_steps=row.test_steps, near_ties=True)
 
-    def _evaluate(self) -> dict[str, Any]:
+    def _evaluate(self) -> RunRecord:
         """Return the record of the test, computed or gone on with."""
         options = self._evaluation(devices=self._options.devices())
         if isinstance(options, ClassificationOptions):
             return classification.evaluate_classification(options).record
         return segmentation.evaluate_segmentation(options).record
 
-    def _tolerances(self, record: Mapping[str, Any], samples: list[Sample]) -> dict[str, Tolerance]:
+    def _tolerances(self, record: RunRecord, samples: list[Sample]) -> dict[str, Tolerance]:
         if self._label.task == "segmentation":
             numerics = pixel_tolerances(
-                load_image_counts(self._folder), absent_classes=record["absent_classes"]
+                load_image_counts(self._folder), absent_classes=record.absent_classes
             )
             cause = "pixels near a tie"
         else:

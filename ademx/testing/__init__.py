@@ -8,6 +8,7 @@ __all__ = [
     "finished_runs",
     "image_counts",
     "numerics",
+    "record",
     "score_maps",
     "segmentation",
     "session",

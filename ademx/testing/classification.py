@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from ademx.arrays import DAMAGED_ARRAYS
-from ademx.files import write_json
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import likeliest, topk_errors
 from ademx.published import Result
 from ademx.testing.image_counts import ImageLabels, save_image_labels
+from ademx.testing.record import RunRecord
 from ademx.testing.session import EvaluationOptions, Session
 from ademx.testing.submissions import Submission, write_guesses
 from iters import transforms
@@ -66,7 +66,7 @@ class ClassificationReport:
     errors: dict[int, float] | None
     scale_errors: dict[int, dict[int, float]]
     published: Result | None
-    record: dict[str, Any]
+    record: RunRecord
     dataset: Dataset
     samples: tuple[Sample, ...]
     submission: Submission | None = None
@@ -137,20 +137,17 @@ class _Tester:
         """Return the report of every scale's probabilities and write it to `scores.json`."""
         mean = np.mean(probabilities, axis=0)
         published = self._session.published(test_3crops=self._options.test_3crops)
-        record = self._session.record(published)
-        errors, scale_errors = None, {}
+        errors, scale_errors, found = None, {}, {}
         if self._session.has_labels:
             errors = self._errors(mean)
             for scale, rows in zip(self._options.test_scales, probabilities):
                 scale_errors[scale] = self._errors(rows)
-            record = {
-                **_named(errors),
-                "scales": {scale: _named(found) for scale, found in scale_errors.items()},
-                **record,
-            }
+            scales = {scale: _named(rates) for scale, rates in scale_errors.items()}
+            found = {"scores": _named(errors), "scales": scales}
             names = tuple(sample.name for sample in self._session.samples)
             save_image_labels(self._options.output, ImageLabels(names, self._truth))
-        write_json(self._options.output / "scores.json", record)
+        record = self._session.record(published, **found)
+        record.write(self._options.output)
         return ClassificationReport(
             errors,
             scale_errors,

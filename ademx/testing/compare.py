@@ -260,7 +260,7 @@ def _check_comparable(before: FinishedRun, after: FinishedRun) -> None:
             f"{after.folder}: a run of {after.task}, but {before.folder} is one of {before.task}: "
             "expected runs of one task"
         )
-    one, other = before.record["dataset"], after.record["dataset"]
+    one, other = before.record.dataset, after.record.dataset
     if one != other:
         raise ValueError(
             f"{after.folder}: tested on {other}, but {before.folder} on {one}: expected runs on "
@@ -271,7 +271,7 @@ def _check_comparable(before: FinishedRun, after: FinishedRun) -> None:
             f"{after.folder}: has other classes than {before.folder}: expected "
             f"{', '.join(before.class_names)}; found {', '.join(after.class_names)}"
         )
-    rules = [run.record.get("absent_classes") for run in (before, after)]
+    rules = [run.record.absent_classes for run in (before, after)]
     if rules[0] != rules[1]:
         raise ValueError(
             f"{after.folder}: counts absent classes by the rule {rules[1]!r}, but {before.folder} "
@@ -318,11 +318,11 @@ def _differing_settings(before: FinishedRun, after: FinishedRun) -> dict[str, tu
 def _settings(run: FinishedRun) -> dict[str, Any]:
     """Return what a run did: its weights' files, its options, and on what it computed."""
     record = run.record
-    versions = {f"version of {name}": version for name, version in record["versions"].items()}
+    versions = {f"version of {name}": version for name, version in record.versions.items()}
     return {
-        "weights": [weights["file"] for weights in record["weights"]],
-        **record["settings"],
-        "devices": record["devices"],
+        "weights": [weights["file"] for weights in record.weights],
+        **record.settings,
+        "devices": record.devices,
         **versions,
     }
 

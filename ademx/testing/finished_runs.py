@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ademx.arrays import DAMAGED_ARRAYS
-from ademx.forms import NUMBER, TEXT, WHOLE, misfit, shown
 from ademx.metrics import likeliest, ranks_of_truth, scores_of_counts
-from ademx.published import METRIC_NAMES
 from ademx.testing.image_counts import load_image_counts, load_image_labels
+from ademx.testing.record import RunRecord, read_record
 from iters.datasets import DATASETS
 
 if TYPE_CHECKING:
@@ -29,7 +27,7 @@ class FinishedRun:
 
     Attributes:
         folder: its `--output`.
-        record: the content of its `scores.json`.
+        record: of its `scores.json`.
         names: of the images.
         class_names: a name for each of the C classes.
         truth: what is known of each image's truth: (N, C) pixels of each class, or (N, 1) classes.
@@ -42,7 +40,7 @@ class FinishedRun:
     """
 
     folder: Path
-    record: dict[str, Any]
+    record: RunRecord
     names: tuple[str, ...]
     class_names: tuple[str, ...]
     truth: NDArray[np.int64]
@@ -67,7 +65,7 @@ class FinishedRun:
         if self.task == "classification":
             errors = 100.0 * np.true_divide(sums, len(self.names))
             return {f"top{rank}_error": float(error) for rank, error in zip(_RANKS, errors)}
-        scores = scores_of_counts(*sums, absent_classes=self.record["absent_classes"])
+        scores = scores_of_counts(*sums, absent_classes=self.record.absent_classes)
         names = ("pixel_accuracy", "mean_accuracy", "mean_iou")
         return {name: getattr(scores, name) for name in names}
 
@@ -81,7 +79,7 @@ class FinishedRun:
                     num_wrong / np.bincount(labels, minlength=len(self.class_names))
                 )
             return errors
-        rule = self.record["absent_classes"]
+        rule = self.record.absent_classes
         scores = scores_of_counts(*self.counts.sum(axis=0), absent_classes=rule)
         return np.array(scores.class_iou)
 
@@ -119,14 +117,14 @@ def load_run(folder: Path) -> FinishedRun:
             file.
     """
     record = read_record(folder)
-    if "mean_iou" not in record and "top1_error" not in record:
+    if not record.scores.keys() & {"mean_iou", "top1_error"}:
         raise ValueError(
-            f"{folder}: split {record['settings'].get('split')!r} was tested without labels: "
+            f"{folder}: split {record.settings['split']!r} was tested without labels: "
             "there are no scores to compare; name runs on a split with labels"
         )
-    run = _LOADERS[record["settings"]["command"]](folder, record)
+    run = _LOADERS[record.settings["command"]](folder, record)
     scores = run.scores(run.counts.sum(axis=0))
-    recorded = np.array([record[name] for name in scores], float)  # null becomes nan
+    recorded = [record.scores[name] for name in scores]
     if not np.allclose(list(scores.values()), recorded, rtol=1e-9, equal_nan=True):
         raise _not_of_one_run(folder)
     return run
@@ -139,61 +137,10 @@ def _not_of_one_run(folder: Path) -> ValueError:
     )
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """Return the content of a finished run's `scores.json`, of which every part has its type.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`load_run`.
-    """
-    path = folder / "scores.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        problem = (
-            misfit(record, _RECORD, "its content")
-            or misfit(record.get("published") or {}, _PUBLISHED, "published")
-            or _missing(record)
-        )
-    except (FileNotFoundError, NotADirectoryError):
-        state = "the run is not finished: go on with it by --resume"
-        if not (folder / "run.json").is_file():
-            state = "expected the --output folder of `ademx evaluate`"
-        raise FileNotFoundError(f"{path}: no such file: {state}") from None
-    except (ValueError, RecursionError) as error:
-        problem = str(error)
-    if problem:
-        raise ValueError(
-            f"{path}: not what `ademx evaluate` writes: {problem}: go on with the run by --resume, "
-            "which writes it again"
-        )
-    checked: dict[str, Any] = record
-    return checked
-
-
-def _missing(record: dict[str, Any]) -> str:
-    """Return what a record lacks of what every finished run has, or ""."""
-    settings = record.get("settings", {})
-    command = settings.get("command")
-    if command not in _LOADERS:
-        return f"settings' command is {shown(command)}"
-    if not record.get("weights"):
-        return "it names no weights"
-    absent = [name for name in ("dataset", "devices", "versions") if name not in record]
-    absent += [name for name in ("split", "dataset") if name not in settings]
-    if "mean_iou" in record and record.get("absent_classes") not in ("zero", "skip"):
-        return f"absent_classes is {shown(record.get('absent_classes'))}"
-    if "mean_iou" in record:
-        wanted = ("pixel_accuracy", "mean_accuracy", "class_iou")
-        absent += [name for name in wanted if name not in record]
-    if "top1_error" in record:
-        absent += [] if "top5_error" in record else ["top5_error"]
-        absent += [] if settings.get("test_scales") else ["test_scales"]
-    return f"{absent[0]} is missing" if absent else ""
-
-
-def _load_segmentation(folder: Path, record: dict[str, Any]) -> FinishedRun:
+def _load_segmentation(folder: Path, record: RunRecord) -> FinishedRun:
     images = load_image_counts(folder)
-    classes = record["class_iou"]
-    confusion = np.array(record.get("confusion", []), object)
+    classes = record.class_iou or {}
+    confusion = np.array(record.confusion or [], object)
     if images.counts.shape[2] != len(classes) or confusion.shape not in (
         (0,),
         (len(classes), len(classes)),
@@ -211,9 +158,9 @@ def _load_segmentation(folder: Path, record: dict[str, Any]) -> FinishedRun:
     )
 
 
-def _load_classification(folder: Path, record: dict[str, Any]) -> FinishedRun:
+def _load_classification(folder: Path, record: RunRecord) -> FinishedRun:
     images = load_image_labels(folder)
-    probabilities = mean_probabilities(folder, record["settings"]["test_scales"])
+    probabilities = mean_probabilities(folder, record.settings["test_scales"])
     if len(probabilities) != len(images.names):
         raise ValueError(
             f"{folder}: {len(probabilities)} rows of predictions for {len(images.names)} images: "
@@ -239,9 +186,9 @@ def _load_classification(folder: Path, record: dict[str, Any]) -> FinishedRun:
     )
 
 
-def _class_names(record: dict[str, Any], num_classes: int) -> tuple[str, ...]:
+def _class_names(record: RunRecord, num_classes: int) -> tuple[str, ...]:
     """Return the classes' names, made of their numbers where a dataset has none."""
-    dataset = record["settings"]["dataset"]
+    dataset = record.settings["dataset"]
     names: tuple[str, ...] = ()
     if isinstance(dataset, dict):  # of one's own
         names = tuple(map(str, dataset.get("classes", ())))
@@ -267,48 +214,7 @@ def mean_probabilities(folder: Path, scales: Sequence[int]) -> NDArray[np.float3
     return total / len(scales)
 
 
-_SCORE = (*NUMBER, type(None))
-_SCORES = {
-    "pixel_accuracy": _SCORE,
-    "mean_accuracy": _SCORE,
-    "mean_iou": _SCORE,
-    "top1_error": _SCORE,
-    "top5_error": _SCORE,
-}
-_RECORD = {
-    **_SCORES,
-    "class_iou": {...: _SCORE},
-    "class_accuracy": {...: _SCORE},
-    "absent_classes": TEXT,
-    "confusion": [[WHOLE]],
-    "scales": {...: _SCORES},
-    "dataset": TEXT,
-    "num_images": WHOLE,
-    "num_broken": WHOLE,
-    "broken": [{"image": TEXT, "error": TEXT}],
-    "weights": [{"file": TEXT, "md5": TEXT}],
-    "settings": {
-        "command": TEXT,
-        "labels": [TEXT],
-        "weights_md5": [TEXT],
-        "dataset": (str, dict),
-        "split": TEXT,
-        "test_scales": [WHOLE],
-        "test_steps": WHOLE,
-    },
-    "seconds": NUMBER,
-    "images_per_second": NUMBER,
-    "devices": [TEXT],
-    "versions": {...: TEXT},
-}
-_PUBLISHED = {
-    **dict.fromkeys(METRIC_NAMES, _SCORE),
-    "decimals": WHOLE,
-    "setting": TEXT,
-    "source": TEXT,
-}
-
-_LOADERS: dict[str, Callable[[Path, dict[str, Any]], FinishedRun]] = {
+_LOADERS: dict[str, Callable[[Path, RunRecord], FinishedRun]] = {
     "evaluate segmentation": _load_segmentation,
     "evaluate classification": _load_classification,
 }

@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from ademx.arrays import DAMAGED_ARRAYS, write_npz
-from ademx.files import name_problem, replacing, write_json
+from ademx.files import name_problem, replacing
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
 from ademx.networks.shapes import network_stride
@@ -26,6 +26,7 @@ from ademx.published import Result
 from ademx.testing.crf import CrfParameters, import_crf_library, refine
 from ademx.testing.image_counts import ImageCounts, NearTies, save_image_counts
 from ademx.testing.numerics import SCORE_MARGIN
+from ademx.testing.record import RunRecord
 from ademx.testing.score_maps import ScoreResizer, best_class, best_class_and_ties, mean_scores
 from ademx.testing.session import EvaluationOptions, Session
 from ademx.testing.submissions import Submission, pack_labels
@@ -98,7 +99,7 @@ class SegmentationReport:
     confusion: np.ndarray
     class_names: tuple[str, ...]
     published: Result | None
-    record: dict[str, Any]
+    record: RunRecord
     dataset: Dataset
     samples: tuple[Sample, ...]
     submission: Submission | None = None
@@ -209,20 +210,19 @@ class _Tester:
         names = session.dataset.class_names
         scores = self._scores(confusion) if session.has_labels else None
         published = self._published()
-        record = session.record(published)
+        found: dict[str, Any] = {}
         if scores is not None:
-            record = {
-                "pixel_accuracy": scores.pixel_accuracy,
-                "mean_accuracy": scores.mean_accuracy,
-                "mean_iou": scores.mean_iou,
+            measures = ("pixel_accuracy", "mean_accuracy", "mean_iou")
+            found = {
+                "scores": {name: getattr(scores, name) for name in measures},
                 "class_iou": dict(zip(names, scores.class_iou)),
                 "class_accuracy": dict(zip(names, scores.class_accuracy)),
                 "absent_classes": scores.absent_classes,
                 "confusion": confusion.tolist(),
-                **record,
             }
             self._save_image_counts()
-        write_json(self._options.output / "scores.json", record)
+        record = session.record(published, **found)
+        record.write(self._options.output)
         return SegmentationReport(
             scores,
             confusion,

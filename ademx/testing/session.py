@@ -24,6 +24,7 @@ from ademx.labels import Label, parse_label
 from ademx.networks.shapes import network_stride
 from ademx.published import Result, find_result, release_state
 from ademx.testing import run_folder as runs
+from ademx.testing.record import RunRecord
 from ademx.versions import versions
 from iters import exif, transforms
 from iters.datasets import Dataset
@@ -293,28 +294,33 @@ class Session:
             )
         return self.options.split == "test" and not self._broken
 
-    def record(self, published: Result | None) -> dict[str, Any]:
-        """Return what every score file says of its run, as JSON has it.
+    def record(self, published: Result | None, **of_task: Any) -> RunRecord:
+        """Return the record of the run.
 
         Images per second are those of this run, without what a run that it resumes had done.
+
+        Args:
+            published: of :meth:`published`.
+            of_task: what the task found.
         """
         seconds = time.monotonic() - self._start
-        return {
-            "dataset": self.dataset.name,
-            "num_images": len(self.samples),
-            "num_broken": len(self._broken),
-            "broken": [
+        return RunRecord(
+            **of_task,
+            dataset=self.dataset.name,
+            num_images=len(self.samples),
+            num_broken=len(self._broken),
+            broken=[
                 {"image": str(sample), "error": error} for sample, error in self._broken.items()
             ],
-            "exif": self._exif.counts,
-            "weights": self.weights,
-            "settings": self._settings,
-            "seconds": round(seconds, 3),
-            "images_per_second": round(len(self._tested) / seconds, 3),
-            "devices": self.options.devices.names(),
-            "versions": versions(),
-            "published": _published_record(published),
-        }
+            exif=self._exif.counts,
+            weights=self.weights,
+            settings=self._settings,
+            seconds=round(seconds, 3),
+            images_per_second=round(len(self._tested) / seconds, 3),
+            devices=self.options.devices.names(),
+            versions=versions(),
+            published=_published_record(published),
+        )
 
     def _predictor(self, path: Path, label: Label) -> Predictor | TorchPredictor:
         options = self.options

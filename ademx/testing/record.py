@@ -1,0 +1,170 @@
+"""What a test run leaves in `scores.json`: its scores, and all that tells how they came about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ademx.files import write_json
+from ademx.forms import NUMBER, TEXT, WHOLE, misfit, shown
+from ademx.published import METRIC_NAMES
+
+_FILE = "scores.json"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The content of `scores.json`, which has these names; scores are in percent.
+
+    Attributes:
+        scores: measure -> score, nan where no image could be tested; empty without labels.
+        class_iou: name -> IoU of each class, and so on; None of a classifier or without labels.
+        absent_classes: the rule for those in segmentation, "zero" or "skip", else "".
+        confusion: pixels, rows are truth.
+        scales: of a classifier, test scale -> its own `scores`.
+        dataset: name of what was tested on.
+        num_images: those of the split.
+        broken: those that could not be tested, "image" and "error" of each.
+        exif: how many images were turned, and how many not though their EXIF data turn them.
+        weights: "file" and "md5" of each.
+        settings: all that decides the scores.
+        seconds: of the last part of a run that was resumed; so are the images per second.
+        devices: where it was computed.
+        versions: name -> version of each library.
+        published: the published result with the same label, split and options, if any.
+    """
+
+    scores: Mapping[str, float] = field(default_factory=dict)
+    class_iou: Mapping[str, float] | None = None
+    class_accuracy: Mapping[str, float] | None = None
+    absent_classes: str = ""
+    confusion: Sequence[Sequence[int]] | None = None
+    scales: Mapping[Any, Mapping[str, float]] | None = None
+    dataset: str = ""
+    num_images: int = 0
+    num_broken: int = 0
+    broken: Sequence[Mapping[str, str]] = ()
+    exif: Mapping[str, int] | None = None
+    weights: Sequence[Mapping[str, str]] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+    images_per_second: float | None = None
+    devices: Sequence[str] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    published: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as the file has it: what a task does not have is not there."""
+        values = {part.name: getattr(self, part.name) for part in fields(self)}
+        scores, published = values.pop("scores"), values.pop("published")
+        given = {name: value for name, value in values.items() if value not in (None, "")}
+        return {**scores, **given, "published": published}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
+        """Return what :meth:`to_json` gave, also by an older version."""
+        known = {part.name: value[part.name] for part in fields(cls) if part.name in value}
+        scores = {name: value[name] for name in _SCORES if name in value}
+        scores = {name: float("nan") if one is None else one for name, one in scores.items()}
+        return cls(**{**known, "scores": scores})
+
+    def write(self, folder: Path) -> None:
+        """Write it to a run's folder."""
+        write_json(folder / _FILE, self.to_json())
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Return the record of a finished run, of which every part has its type.
+
+    Raises:
+        FileNotFoundError: the folder or the file is missing.
+        ValueError: it holds something else.
+    """
+    path = folder / _FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        problem = (
+            misfit(record, _RECORD, "its content")
+            or misfit(record.get("published") or {}, _PUBLISHED, "published")
+            or _missing(record)
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        state = "the run is not finished: go on with it by --resume"
+        if not (folder / "run.json").is_file():
+            state = "expected the --output folder of `ademx evaluate`"
+        raise FileNotFoundError(f"{path}: no such file: {state}") from None
+    except (ValueError, RecursionError) as error:
+        problem = str(error)
+    if problem:
+        raise ValueError(
+            f"{path}: not what `ademx evaluate` writes: {problem}: go on with the run by --resume, "
+            "which writes it again"
+        )
+    return RunRecord.from_json(record)
+
+
+def _missing(record: dict[str, Any]) -> str:
+    """Return what a record lacks of what every finished run has, or ""."""
+    settings = record.get("settings", {})
+    command = settings.get("command")
+    if command not in ("evaluate segmentation", "evaluate classification"):
+        return f"settings' command is {shown(command)}"
+    if not record.get("weights"):
+        return "it names no weights"
+    absent = [name for name in ("dataset", "devices", "versions") if name not in record]
+    absent += [name for name in ("split", "dataset") if name not in settings]
+    if "mean_iou" in record and record.get("absent_classes") not in ("zero", "skip"):
+        return f"absent_classes is {shown(record.get('absent_classes'))}"
+    if "mean_iou" in record:
+        wanted = ("pixel_accuracy", "mean_accuracy", "class_iou")
+        absent += [name for name in wanted if name not in record]
+    if "top1_error" in record:
+        absent += [] if "top5_error" in record else ["top5_error"]
+        absent += [] if settings.get("test_scales") else ["test_scales"]
+    return f"{absent[0]} is missing" if absent else ""
+
+
+_SCORE = (*NUMBER, type(None))
+_SCORES = {
+    "pixel_accuracy": _SCORE,
+    "mean_accuracy": _SCORE,
+    "mean_iou": _SCORE,
+    "top1_error": _SCORE,
+    "top5_error": _SCORE,
+}
+_RECORD = {
+    **_SCORES,
+    "class_iou": {...: _SCORE},
+    "class_accuracy": {...: _SCORE},
+    "absent_classes": TEXT,
+    "confusion": [[WHOLE]],
+    "scales": {...: _SCORES},
+    "dataset": TEXT,
+    "num_images": WHOLE,
+    "num_broken": WHOLE,
+    "broken": [{"image": TEXT, "error": TEXT}],
+    "exif": {...: WHOLE},
+    "weights": [{"file": TEXT, "md5": TEXT}],
+    "settings": {
+        "command": TEXT,
+        "labels": [TEXT],
+        "weights_md5": [TEXT],
+        "dataset": (str, dict),
+        "split": TEXT,
+        "test_scales": [WHOLE],
+        "test_steps": WHOLE,
+    },
+    "seconds": NUMBER,
+    "images_per_second": NUMBER,
+    "devices": [TEXT],
+    "versions": {...: TEXT},
+}
+_PUBLISHED = {
+    **dict.fromkeys(METRIC_NAMES, _SCORE),
+    "decimals": WHOLE,
+    "setting": TEXT,
+    "source": TEXT,
+}
