@@ -73,6 +73,11 @@ class Result:
     pool: str = "pad"
     decimals: int = 2
 
+    @property
+    def description(self) -> str:
+        """What was tested, such as "rna-a1 on voc val"."""
+        return f"{self.network} on {self.dataset} {self.split}"
+
     def printed(self, metric: str) -> str:
         """Return a value as the source prints it, such as "19.20"."""
         return f"{self.values[metric]:.{self.decimals}f}"

@@ -17,6 +17,7 @@ from PIL import Image
 from report_runs import write_classification_run, write_segmentation_run
 
 from ademx.compat import MissingDependency
+from ademx.published import Result
 from ademx.reports import page as report
 from ademx.reports.choice import ClassificationImages, SegmentationImages, choose, hardest_classes
 from ademx.reports.page import write_report, write_run_report
@@ -107,18 +108,18 @@ def decoded(uri: str, mode: str = "RGB") -> np.ndarray:
     return np.array(Image.open(io.BytesIO(base64.b64decode(data))).convert(mode))
 
 
-def row(**changes) -> TableRow:
-    values = {
-        "name": "voc-a1",
-        "task": "rna-a1 on voc val",
-        "setting": "scale 500, flip",
-        "source": "README",
-        "published": {"mean_iou": 80.84},
-        "ours": {"mean_iou": 80.82},
-        "verdict": "reproduced",
-        "detail": "",
-    }
-    return TableRow(**{**values, **changes})
+def row(*, verdict="reproduced", ours=80.82, detail="", **changes) -> TableRow:
+    result = Result(
+        name="voc-a1",
+        dataset="voc",
+        split="val",
+        network="rna-a1",
+        setting="scale 500, flip",
+        values={"mean_iou": 80.84},
+        source="README",
+    )
+    ours = {} if ours is None else {"mean_iou": ours}
+    return TableRow(dataclasses.replace(result, **changes), verdict, ours, detail)
 
 
 # ---- which images are shown --------------------------------------------------------------------
@@ -380,7 +381,7 @@ def test_the_table_has_a_row_for_each_result(tmp_path):
         row(name="b", ours=None, verdict="not run", detail="run `ademx data check <voc>`"),
         row(
             name="c",
-            published={"mean_iou": 78.4, "class_iiou": 59.1},
+            values={"mean_iou": 78.4, "class_iiou": 59.1},
             verdict="differs",
             decimals=1,
         ),

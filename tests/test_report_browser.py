@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from report_runs import write_classification_run, write_segmentation_run
 
+from ademx.published import Result
 from ademx.reports.page import write_report
 from ademx.reports.runs import TableRow
 from iters.datasets import Dataset
@@ -96,13 +97,17 @@ def report(tmp_path_factory) -> Path:
     verdicts = ("reproduced", "differs", "not run", "unverified", "failed")
     rows = [
         TableRow(
-            name="things" if verdict == "reproduced" else f"row {verdict}",
-            task="a rather long description of what was tested here",
-            setting="2 conv, VOC+SBD+COCO, scale 500, flip, 2 test steps",
-            source="README",
-            published={"mean_iou": 80.84, "pixel_accuracy": 90.1},
-            ours={"mean_iou": 80.8} if verdict == "reproduced" else None,
-            verdict=verdict,
+            Result(
+                name="things" if verdict == "reproduced" else f"row {verdict}",
+                dataset="voc",
+                split="val",
+                network="a rather long description of what was tested here",
+                setting="2 conv, VOC+SBD+COCO, scale 500, flip, 2 test steps",
+                values={"mean_iou": 80.84, "pixel_accuracy": 90.1},
+                source="README",
+            ),
+            verdict,
+            ours={"mean_iou": 80.8} if verdict == "reproduced" else {},
             detail="missing: /a/rather/long/path/without/any/place/to/break/it/at.params; run "
             "`ademx weights check /a/rather/long/path/without/any/place/to/break/it`",
         )

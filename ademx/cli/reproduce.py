@@ -234,7 +234,7 @@ def _table() -> str:
         values = ", ".join(f"{METRIC_NAMES[name]} {row.printed(name)}" for name in row.values)
         trained = ", --train" if find_recipe(row) else ""
         tested = "released weights" if row.label else "no released weights"
-        lines.append(f"{row.name}\n  {row.network} on {row.dataset} {row.split}, {row.setting}")
+        lines.append(f"{row.name}\n  {row.description}, {row.setting}")
         lines.append(f"  {values} ({tested}{trained})")
     lines.append("\nRecipes for --train, as the release states them or ours:")
     lines += [f"  {recipe.name}: {recipe.origin}" for recipe in RECIPES.values()]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from ademx.published import Result
 from ademx.testing.record import RunRecord
 from iters.datasets import Dataset
 from iters.samples import Sample
@@ -40,24 +41,13 @@ class TableRow:
     """A published result beside ours.
 
     Attributes:
-        name: of the row, as `ademx reproduce` takes it.
-        task: what is tested, such as "VOC 2012 val".
-        setting: how it was tested.
-        source: where the published values stand.
-        published: value of each measure, percent; the keys are those of
-            :class:`ademx.published.Result`.
-        ours: the same, as far as it was run; None where it was not.
+        published: the row of the published table.
         verdict: "reproduced", "differs", "not run", "unverified" or "".
+        ours: measure -> our score, percent, as far as it was run.
         detail: such as what is missing; what stands between backticks is shown as code.
-        decimals: digits that the source prints after the point.
     """
 
-    name: str
-    task: str
-    setting: str
-    source: str
-    published: Mapping[str, float]
-    ours: Mapping[str, float] | None
+    published: Result
     verdict: str
-    detail: str
-    decimals: int = 2
+    ours: Mapping[str, float] = field(default_factory=dict)
+    detail: str = ""

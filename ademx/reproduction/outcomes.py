@@ -70,11 +70,6 @@ class Outcome:
         """Whether the row was tested and its score is another one, or the test broke off."""
         return self.verdict in ("differs", "failed")
 
-    @property
-    def description(self) -> str:
-        """What was tested, such as "rna-a1 on voc val"."""
-        return f"{self.row.network} on {self.row.dataset} {self.row.split}"
-
     def difference(self, metric: str) -> float | None:
         """Return ours minus the published score, percentage points; None if it was not tested."""
         return self.ours[metric] - self.row.values[metric] if metric in self.ours else None
@@ -229,21 +224,9 @@ _ROW = {
 
 
 def _table_row(outcome: Outcome) -> TableRow:
-    row = outcome.row
     tolerances = [f"{METRIC_NAMES[n]} {tolerance}" for n, tolerance in outcome.tolerances.items()]
-    detail = list(outcome.reasons)
-    detail += [f"tolerance: {'; '.join(tolerances)}"] if tolerances else []
-    return TableRow(
-        row.name,
-        outcome.description,
-        row.setting,
-        row.source,
-        row.values,
-        dict(outcome.ours) or None,
-        outcome.verdict,
-        "; ".join(detail),
-        row.decimals,
-    )
+    detail = [*outcome.reasons, *([f"tolerance: {'; '.join(tolerances)}"] if tolerances else [])]
+    return TableRow(outcome.row, outcome.verdict, outcome.ours, "; ".join(detail))
 
 
 def markdown(outcomes: list[Outcome]) -> str:
@@ -286,7 +269,7 @@ def verdict_with_numbers(outcome: Outcome, numbers: Mapping[str, int]) -> str:
 
 def _markdown_rows(outcome: Outcome, numbers: Mapping[str, int]) -> list[str]:
     row, lines = outcome.row, []
-    head = (row.name, f"{outcome.description}: {row.setting}")
+    head = (row.name, f"{row.description}: {row.setting}")
     tail = (verdict_with_numbers(outcome, numbers), row.source)
     for name in row.values:
         scores = (METRIC_NAMES[name], row.printed(name), *our_score(outcome, name))
