@@ -1,5 +1,7 @@
 """Makes the golden files' own `fill` importable, and what several files of tests need."""
 
+import gc
+import os
 import signal
 import sys
 from pathlib import Path
@@ -53,3 +55,17 @@ def gluon_data():
         return import_gluoncv().data
     except MissingDependency as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def nothing_left():
+    """Check that a test leaves no process, no named shared memory, no file."""
+    from fake_workers import worker_processes
+
+    shared, files = set(os.listdir("/dev/shm")), len(os.listdir("/proc/self/fd"))
+    yield
+    if len(os.listdir("/proc/self/fd")) > files:
+        gc.collect()  # what hangs on a traceback
+    assert worker_processes() == []
+    assert set(os.listdir("/dev/shm")) <= shared
+    assert len(os.listdir("/proc/self/fd")) <= files

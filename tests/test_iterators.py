@@ -5,15 +5,16 @@ import logging
 import os
 import signal
 import threading
-import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fake_workers import FakeAugmentation, all_done, wait_until, worker_processes
 from PIL import Image
-from test_workers import FakeAugmentation, nothing_left, worker_processes  # noqa: F401
 
 from ademx.compat import import_mxnet
+from iters import iterators
 from iters.augment_classification import ClassificationAugmentation
 from iters.augment_segmentation import SegmentationAugmentation
 from iters.datasets import DATASETS
@@ -24,6 +25,7 @@ from iters.transforms import RNA
 from iters.workers import WorkerError
 
 mx = import_mxnet()
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def make_samples(folder, contents, label=lambda number: number % 3):
@@ -248,7 +250,7 @@ def test_too_many_broken_images_end_the_run_at_the_same_batch(tmp_path, num_work
     samples = make_samples(tmp_path, contents)
     with make_iter(samples, 4, num_workers=num_workers, max_broken=2) as iterator:
         iterator.next()
-        time.sleep(0.2)  # workers have met the others by now
+        wait_until(lambda: all_done(iterator._pool))  # workers have met some of the others
         assert iterator.num_broken == 1
         assert numbers(iterator.next()) == [4, 5, 6, 7]
         with pytest.raises(TooManyBroken, match=r"3 training .* at most 2 \(--max-b") as e:
@@ -266,19 +268,18 @@ def test_nothing_but_broken_images(tmp_path):
 
 
 def kill_a_busy_worker(iterator):
-    while not iterator._pool.memory.states["busy"].all():
-        time.sleep(0.01)
+    wait_until(lambda: iterator._pool.memory.states["busy"].all())
     os.kill(worker_processes()[0], signal.SIGKILL)
 
 
 def test_killed_worker_ends_the_epoch_and_names_a_file(tmp_path):
-    samples = make_samples(tmp_path, [b"slow"] * 20)
+    samples = make_samples(tmp_path, [b"stuck"] * 20)
     with make_iter(samples, 2, num_workers=2) as iterator:
+        states = iterator._pool.memory.states
         threading.Thread(target=kill_a_busy_worker, args=(iterator,)).start()
-        start = time.monotonic()
         with pytest.raises(WorkerError, match=r"killed by SIGKILL .* on .*/\d+\.bin"):
             list(iterator)
-        assert time.monotonic() - start < 5
+        assert not states["finished"].any()  # the other was not waited for
         assert worker_processes() == []
 
 
@@ -291,10 +292,20 @@ def test_a_worker_that_raises_names_its_file(tmp_path):
                 list(iterator)
 
 
-def test_ctrl_c_while_waiting_ends_the_workers(tmp_path):
+def test_ctrl_c_while_waiting_ends_the_workers(tmp_path, monkeypatch):
     samples = make_samples(tmp_path, [b"slow"] * 8)
     iterator = make_iter(samples, 4, num_workers=1)
-    threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+    receive = iterator._pool.receive
+
+    def interrupt():
+        wait_until(lambda: iterator._pool.memory.states["busy"].all())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def interrupted():
+        threading.Thread(target=interrupt).start()
+        return receive()
+
+    monkeypatch.setattr(iterator._pool, "receive", interrupted)
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
         iterator.next()
     assert worker_processes() == []
@@ -309,15 +320,22 @@ def test_an_iterator_that_is_dropped_ends_its_workers(tmp_path):
     assert worker_processes() == []
 
 
-def test_waiting_is_measured(tmp_path):
-    samples = make_samples(tmp_path, [b"slow", b"\1", b"\1", b"\1"])
-    with make_iter(samples, 1, num_workers=1) as iterator:
+def test_waiting_is_measured(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(iterators, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    with make_iter(numbered(tmp_path, 4), 1, num_workers=1) as iterator:
+        receive = iterator._pool.receive
+
+        def late():
+            clock[0] += 3
+            return receive()
+
+        monkeypatch.setattr(iterator._pool, "receive", late)
         iterator.next()
-        assert 0.5 < iterator.wait_seconds < 5
-        time.sleep(0.3)
-        before = iterator.wait_seconds
+        assert iterator.wait_seconds == 3
+        clock[0] += 100  # the caller's own work
         iterator.next()
-        assert iterator.wait_seconds - before < 0.1
+        assert iterator.wait_seconds == 6
 
 
 def test_segmentation(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_params import CODES, MARKERS, encode_array, encode_names
+from params_bytes import CODES, MARKERS, encode_array, encode_names
 
 from ademx.params import ParamsError, load, open_params
 
