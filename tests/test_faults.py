@@ -26,9 +26,10 @@ def campaign(monkeypatch, tmp_path, *trials, options=()):
     """Run a campaign of faults made here; return its exit status and the file that it wrote."""
     made = [Fault(f"fault-{n}", f"thing {n}", 2, trial, 10) for n, trial in enumerate(trials)]
     monkeypatch.setattr(faults, "FAULTS", made)
+    monkeypatch.setattr(faults, "measure_pace", lambda bench: None)
     output = tmp_path / "table.md"
     result = make_runner().invoke(faults.main, ["--output", str(output), *options])
-    assert output.read_text() in result.stdout
+    assert output.read_text().partition("\nCommit")[0] in result.stdout
     return result.exit_code, output.read_text()
 
 
@@ -71,8 +72,31 @@ def test_what_was_not_tried_is_said_and_no_loss(monkeypatch, tmp_path):
     status, text = campaign(monkeypatch, tmp_path, needs_more)
     assert status == 0
     assert "| thing 0 | 0 | 0 | not tried 2 of 2 times: needs root |" in text
-    status, text = campaign(monkeypatch, tmp_path, fails_to_resume, options=["--seconds", "0"])
-    assert status == 0 and "not tried 2 of 2 times: the time is up" in text
+
+
+def test_when_the_time_is_up_every_fault_has_had_a_trial(monkeypatch, tmp_path):
+    tried = []
+    trials = [lambda trial, n=n: tried.append((trial.number, n)) for n in range(3)]
+    options = ["--seconds", "0", "--jobs", "1"]
+    status, text = campaign(monkeypatch, tmp_path, *trials, options=options)
+    assert status == 0 and tried == [(0, 0), (0, 1), (0, 2)]
+    assert text.count("| 10 | 0 | nothing lost; not tried 1 of 2 times: the time is up |") == 3
+
+
+def test_no_row_waits_for_the_end_of_another(monkeypatch, tmp_path):
+    tried = []
+    trials = [lambda trial, n=n: tried.append((trial.number, n)) for n in range(2)]
+    campaign(monkeypatch, tmp_path, *trials, options=["--trials", "3", "--jobs", "1"])
+    assert tried == [(number, fault) for number in range(3) for fault in range(2)]
+
+
+def test_limits_grow_with_the_time_of_an_undisturbed_run(monkeypatch):
+    monkeypatch.setattr(faults_base.Pace, "slowness", 1.0)
+    assert faults_base.scaled(120) == 120
+    faults_base.set_pace(60)
+    assert faults_base.scaled(120) == 1200
+    faults_base.set_pace(0.1)
+    assert faults_base.scaled(120) == 120
 
 
 def test_only_and_trials_choose(monkeypatch, tmp_path):

@@ -6,10 +6,13 @@ need (`make test` installs it); what needs root besides is said not to have been
 
 from __future__ import annotations
 
+import resource
 import shutil
+import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import click
@@ -20,7 +23,8 @@ import faults_files
 import faults_kill
 import faults_pairs
 import faults_processes
-from faults_base import Bench, Fault, Row, try_fault
+from faults_base import ROOT, Bench, Fault, Pace, Row, judge, make_trial, set_pace
+from faults_work import TRAINING
 from tqdm import tqdm
 
 _MODULES = (
@@ -40,8 +44,13 @@ _SHOWN = 5  # losses of a row that are told; the file has all
 @click.option("--only", multiple=True, metavar="NAME", help="Faults that begin so: see --list.")
 @click.option("--list", "listed", is_flag=True, help="Print the faults' names, and end.")
 @click.option("--trials", type=click.IntRange(1), help="Of each fault.  [default: each its own]")
+@click.option("--full", is_flag=True, help="50 kills of each of five commands, not of all.")
 @click.option(
-    "--seconds", type=float, default=1500, show_default=True, help="Begin no trial after these."
+    "--seconds",
+    type=float,
+    default=2700,
+    show_default=True,
+    help="Begin no trial after these, but the first of each fault.",
 )
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="At once.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn.")
@@ -56,6 +65,7 @@ def main(
     only: tuple[str, ...],
     listed: bool,
     trials: int | None,
+    full: bool,
     seconds: float,
     jobs: int,
     seed: int,
@@ -73,34 +83,50 @@ def main(
         if not listed:
             raise click.UsageError(f"--only {' '.join(only)}: no fault begins so")
         return
-    rows = campaign(chosen, trials=trials, seconds=seconds, jobs=jobs, seed=seed)
-    output.write_text(table(rows), encoding="utf-8")
-    click.echo(table(rows, shown=_SHOWN), nl=False)
+    times = [trials or (full and fault.full) or fault.times for fault in chosen]
+    begun, rows = time.monotonic(), []
+    for rows in campaign(chosen, times=times, seconds=seconds, jobs=jobs, seed=seed):
+        output.write_text(table(rows) + _tried_on(seed, begun), encoding="utf-8")
+    click.echo(table(rows, shown=_SHOWN) + _tried_on(seed, begun), nl=False)
     if any(row.losses for row in rows):
         click.get_current_context().exit(1)
 
 
 def campaign(
-    faults: Sequence[Fault], *, trials: int | None, seconds: float, jobs: int, seed: int
-) -> list[Row]:
-    """Try the faults one after another, in a temporary folder, and return a row for each."""
-    deadline = time.monotonic() + seconds
+    faults: Sequence[Fault], *, times: Sequence[int], seconds: float, jobs: int, seed: int
+) -> Iterator[list[Row]]:
+    """Try the faults in a temporary folder, and yield the rows so far after each trial.
+
+    The first trial of every fault comes first, then each fault's others are spread over the rest:
+    what the time does not suffice for is a share of every row.
+    """
     folder = Path(tempfile.mkdtemp(prefix="ademx-faults-"))
-    times = [trials or fault.times for fault in faults]
-    rows = []
+    order = sorted((n / count, index, n) for index, count in enumerate(times) for n in range(count))
+    outcomes: list[list[Exception | None]] = [[] for _ in faults]
     try:
         bench = Bench(folder, seed)
-        with tqdm(total=sum(times), unit="trial", disable=None) as bar:
-            for fault, count in zip(faults, times):
-                bar.set_description(fault.name)
-                rows.append(
-                    try_fault(
-                        fault, bench, times=count, jobs=jobs, deadline=deadline, tick=bar.update
-                    )
-                )
+        measure_pace(bench)
+        deadline = time.monotonic() + seconds
+        with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(order), disable=None) as bar:
+            waiting = {
+                pool.submit(make_trial, faults[index], bench, n, deadline=deadline): index
+                for _, index, n in order
+            }
+            try:
+                for done in as_completed(waiting):
+                    outcomes[waiting[done]].append(done.result())
+                    bar.update()
+                    yield [judge(*row, times=count) for *row, count in zip(faults, outcomes, times)]
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return rows
+
+
+def measure_pace(bench: Bench) -> None:
+    """Set the limits for this machine, as fast and as busy as it is now."""
+    _, seconds = TRAINING.undisturbed(bench)
+    set_pace(seconds)
 
 
 def table(rows: Sequence[Row], *, shown: int | None = None) -> str:
@@ -117,6 +143,21 @@ def table(rows: Sequence[Row], *, shown: int | None = None) -> str:
             if len(row.losses) > len(row.losses[:shown]):
                 lines.append(f"- and {len(row.losses[shown:])} more")
     return "\n".join(lines) + "\n"
+
+
+def _tried_on(seed: int, begun: float) -> str:
+    """Return a line on what was tried, and how long it took."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        commit = ""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (
+        f"\nCommit {commit or 'unknown'}, seed {seed}: {time.monotonic() - begun:.0f} s, "
+        f"{used.ru_utime + used.ru_stime:.0f} s of a core; limits of an idle machine "
+        f"times {Pace.slowness:.1f}.\n"
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +22,12 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 120.0  # seconds that a command may take before it counts as hung
+
+_PATIENCE = 120.0  # seconds that a command may take before it counts as hung, on an idle machine
+_IDLE_SECONDS = 6.0  # that the undisturbed training takes on an idle machine of two cores
 
 _MARK = "ADEMX_FAULTS_MARK"  # in the environment of every process that a trial starts
-_ENDING_SECONDS = 10.0  # that children may take to end after their parent
+_ENDING_SECONDS = 10.0  # that children may take to end after their parent, there as well
 # What differs from one run to the next by its nature.
 _VOLATILE = {"date", "versions", "images_per_second", "seconds", "command", "resumed_from"}
 _VOLATILE |= {"first_update", "data_wait", "images_per_second_total", "kept"}
@@ -65,9 +66,10 @@ class Fault:
     Attributes:
         name: for `--only`.
         what: is tried, for the table.
-        times: trials in a whole campaign.
+        times: trials in a campaign.
         trial: makes one; raises Loss or NotTried.
         each: things that a trial tries.
+        full: trials in a full campaign, where they are more.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Fault:
     times: int
     trial: Callable[[Trial], None]
     each: int = 1
+    full: int = 0
 
 
 @dataclass(frozen=True)
@@ -136,12 +139,16 @@ class Command:
     files: tuple[Path, Path]
     started: float = field(default_factory=time.monotonic)
 
-    def wait(self, seconds: float = PATIENCE) -> Ended:
+    def wait(self, seconds: float | None = None) -> Ended:
         """Return how it ended.
+
+        Args:
+            seconds: to wait; None: as long as any command may take.
 
         Raises:
             Loss: it did not.
         """
+        seconds = scaled(_PATIENCE) if seconds is None else seconds
         try:
             status = self.process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -155,7 +162,7 @@ class Command:
 
     def must_leave_nothing(self) -> None:
         """Raise Loss where processes outlive the command by some seconds."""
-        deadline = time.monotonic() + _ENDING_SECONDS
+        deadline = time.monotonic() + scaled(_ENDING_SECONDS)
         while self.processes():
             if time.monotonic() > deadline:
                 lines = [_read(f"/proc/{pid}/cmdline")[:200] for pid in self.processes()]
@@ -208,37 +215,28 @@ class Bench:
             return self._made[name]
 
 
-def try_fault(
-    fault: Fault,
-    bench: Bench,
-    *,
-    times: int,
-    jobs: int,
-    deadline: float,
-    tick: Callable[[], object] = lambda: None,
-) -> Row:
-    """Make the trials of a fault until all are made or the time is up, and judge them."""
-    losses: list[str] = []
-    remarks: list[str] = []
-    tried = 0
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(_try, fault, bench, number, deadline) for number in range(times)]
-        for done in as_completed(waiting):
-            error = done.result()
-            tick()
-            if isinstance(error, NotTried):
-                remarks.append(str(error))
-                continue
-            tried += fault.each
-            if error is not None:
-                losses.append(str(error))
-    remark = "" if not remarks else f"not tried {len(remarks)} of {times} times: {remarks[0]}"
-    return Row(fault.what, tried, tuple(losses), remark)
+class Pace:
+    """How many times slower than an idle machine of two cores this one is: limits grow by it."""
+
+    slowness = 1.0
 
 
-def _try(fault: Fault, bench: Bench, number: int, deadline: float) -> Exception | None:
-    """Return what a trial raised."""
-    if time.monotonic() > deadline:
+def scaled(seconds: float) -> float:
+    """Return a limit that was set for an idle machine as it is for this one."""
+    return seconds * Pace.slowness
+
+
+def set_pace(seconds: float) -> None:
+    """Set the limits by the seconds that the undisturbed training takes."""
+    Pace.slowness = max(1.0, seconds / _IDLE_SECONDS)
+
+
+def make_trial(fault: Fault, bench: Bench, number: int, *, deadline: float) -> Exception | None:
+    """Make a trial of a fault and return what it raised.
+
+    No trial begins after the deadline but each fault's first.
+    """
+    if number and time.monotonic() > deadline:
         return NotTried("the time is up")
     folder = bench.folder / f"{fault.name}-{number}"
     folder.mkdir()
@@ -254,6 +252,15 @@ def _try(fault: Fault, bench: Bench, number: int, deadline: float) -> Exception 
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return None
+
+
+def judge(fault: Fault, outcomes: Sequence[Exception | None], *, times: int) -> Row:
+    """Return the row of a fault, given what its trials so far have raised."""
+    not_tried = [str(error) for error in outcomes if isinstance(error, NotTried)]
+    losses = [str(error) for error in outcomes if isinstance(error, Loss)]
+    tried = fault.each * (len(outcomes) - len(not_tried))
+    remark = f"not tried {len(not_tried)} of {times} times: {not_tried[0]}" if not_tried else ""
+    return Row(fault.what, tried, tuple(losses), remark)
 
 
 @contextmanager
@@ -422,12 +429,13 @@ def try_to_signal(pid: int, number: int) -> bool:
     return True
 
 
-def soon(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+def soon(condition: Callable[[], Any], what: str) -> Any:
     """Return a condition's value as soon as it is true.
 
     Raises:
         Loss: it never is.
     """
+    seconds = scaled(_PATIENCE)
     deadline = time.monotonic() + seconds
     while True:
         value = condition()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 RUNS, UPDATES = 20, 1000
-_RUN_SECONDS = 120.0  # a run that takes longer hangs
+RUN_SECONDS = 120.0  # a run that takes longer hangs
 _LAUNCH = (
     "import sys; from ademx.training.launch import launch; "
     "sys.exit(launch(sys.argv[2:], workers=int(sys.argv[1]), servers=1))"
@@ -43,7 +43,7 @@ def run(seconds: float) -> list[tuple[str, int, int]]:
     return [(tried, times, failures) for tried, (times, failures) in results.items()]
 
 
-def one_run(workers: int, seed: int, updates: int) -> str:
+def one_run(workers: int, seed: int, updates: int, *, seconds: float = RUN_SECONDS) -> str:
     """Return what went wrong in one run; nothing if all sums and weights were right."""
     command = [sys.executable, str(Path(__file__).resolve()), "worker", str(seed), str(updates)]
     launcher = subprocess.Popen(
@@ -54,10 +54,10 @@ def one_run(workers: int, seed: int, updates: int) -> str:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     try:
-        output, _ = launcher.communicate(timeout=_RUN_SECONDS)
+        output, _ = launcher.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         launcher.kill()  # its processes end with it
-        return f"hung for {_RUN_SECONDS:.0f} s: {launcher.communicate()[0]}"
+        return f"hung for {seconds:.0f} s: {launcher.communicate()[0]}"
     return "" if launcher.returncode == 0 else output
 
 

@@ -9,8 +9,7 @@ from faults_base import Bench, Ended, Fault, Loss, Trial, must_be_equal, must_be
 from faults_work import CONVERSION_PTH, DRAWING, TRAINING, WORKS, Work
 
 _IN_A_ROW = 5  # kills of one run before it may come to its end
-_FULL = 10  # trials of that
-_EARLIEST = 0.3  # of the time that the command takes: before, Python loads packages
+_TRIALS, _FULL = 2, 10  # of that: 50 kills in all, or of each command
 
 
 def _chain(work: Work, number: signal.Signals) -> Fault:
@@ -20,7 +19,7 @@ def _chain(work: Work, number: signal.Signals) -> Fault:
         runs = 0
         folder, again = _new(work, trial, runs), False
         while killed < _IN_A_ROW and runs < 3 * _IN_A_ROW:
-            moment = trial.random.uniform(_EARLIEST, 1) * seconds
+            moment = trial.random.random() * seconds
             if _disturb(work, bench, folder, number=number, moment=moment, again=again):
                 killed, again = killed + 1, True
                 must_be_whole(work.found(folder), expected)
@@ -33,9 +32,10 @@ def _chain(work: Work, number: signal.Signals) -> Fault:
 
     verb = {signal.SIGKILL: "kill -9 of", signal.SIGTERM: "SIGTERM to"}[number]
     name = f"{'kill' if number == signal.SIGKILL else 'term'}-{work.name.replace(' ', '-')}"
-    times = 2 if work in (CONVERSION_PTH, DRAWING) else _FULL
     what = f"{verb} `{work.name}`, gone on with"
-    return Fault(name, what, times if number == signal.SIGKILL else 2, trial, _IN_A_ROW)
+    if number == signal.SIGTERM or work in (CONVERSION_PTH, DRAWING):
+        return Fault(name, what, 1, trial, _IN_A_ROW, _TRIALS)
+    return Fault(name, what, _TRIALS, trial, _IN_A_ROW, _FULL)
 
 
 def _new(work: Work, trial: Trial, run: int) -> Path:

@@ -20,6 +20,7 @@ from faults_base import (
     parent,
     results,
     running,
+    scaled,
     soon,
     try_to_signal,
     variable,
@@ -154,7 +155,7 @@ def _stop(
         with running(trial.folder, arguments) as command:
             if _strike(trial, kind, role, command, signal.SIGSTOP):
                 command.process.send_signal(number)
-            ended = _insist(command, number) if insist else command.wait(_SAVING)
+            ended = _insist(command, number) if insist else command.wait(scaled(_SAVING))
             command.must_leave_nothing()
         ended.must_be_plain()
         must_run(trial.folder, arguments)
@@ -166,16 +167,17 @@ def _stop(
 def _insist(command: Command, number: int) -> Ended:
     """Return how a command ends that is told twice to."""
     try:
-        return command.wait(_INSIST)
+        return command.wait(scaled(_INSIST))
     except Loss:  # it gives its workers time
         command.process.send_signal(number)
-        return command.wait(_INSIST)
+        return command.wait(scaled(_INSIST))
 
 
 def _stress(trial: Trial, *, workers: int) -> None:
     """Updates of workers that are slowed at random: every sum has to be right."""
     seed = trial.random.getrandbits(30)
-    wrong = faults_dist.one_run(workers, seed, faults_dist.UPDATES)
+    seconds = scaled(faults_dist.RUN_SECONDS)
+    wrong = faults_dist.one_run(workers, seed, faults_dist.UPDATES, seconds=seconds)
     if wrong:
         raise Loss(f"seed {seed}: {wrong}")
 
