@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ import click
 
 from ademx.compat import share_cores
 from ademx.convert.layouts import LAYOUTS
+from ademx.options import Option, declared, option_name
 from iters.exif import RULES
 
 if TYPE_CHECKING:
@@ -40,6 +43,68 @@ dataset = click.option(
     metavar="NAME|FILE.yaml",
     help="The dataset; a YAML file describes your own.  [default: from the label]",
 )
+log_file = click.option("--log-file", type=ANY_PATH, help="Append the log to this file too.")
+
+
+def from_class(options: type) -> Callable[..., Any]:
+    """Return a decorator that adds all options of a dataclass, see :mod:`ademx.options`."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for one in reversed(dataclasses.fields(options)):
+            kind = str(one.type).partition(" | ")[0]
+            if said := declared(one):
+                command = _option(one, kind, said)(command)
+            elif kind in _SEVERAL:
+                command = _SEVERAL[kind](command)
+        return command
+
+    return decorate
+
+
+def _option(one: Field[Any], kind: str, said: Option) -> Callable[..., Any]:
+    """Return the option of a field whose type is `kind`, but for None."""
+    default = None if one.default is MISSING else one.default
+    facts: dict[str, Any] = {
+        "help": said.help,
+        "metavar": said.metavar,
+        "default": default,
+        "required": one.default is MISSING and said.required,
+    }
+    if kind == "bool" and said.is_flag:
+        facts |= {"flag_value": False} if default else {}
+        facts |= {} if "/" in "".join(said.names) else {"is_flag": True}
+    else:
+        facts |= _value(kind, said)
+        if default is not None and default != ():
+            is_tuple = isinstance(default, tuple)
+            facts["show_default"] = ",".join(map(str, default)) if is_tuple else True
+    return click.option(*(said.names or (option_name(one),)), one.name, **facts)
+
+
+def _value(kind: str, said: Option) -> dict[str, Any]:
+    """Return the type of an option that takes a value."""
+    if said.choices:
+        return {"type": click.Choice(said.choices)}
+    if kind == "int":
+        return {"type": click.IntRange(min=said.least)}
+    paths = {"file": EXISTING_FILE, "folder": EXISTING_FOLDER, "any": ANY_PATH}
+    if kind == "tuple[Path, ...]":
+        return {"type": paths[said.path], "multiple": True}
+    if kind == "Path":
+        return {"type": paths[said.path]}
+    return {"type": _TYPES[kind]}
+
+
+def without_effect(*names: str, flags: Sequence[str] = ()) -> Callable[..., Any]:
+    """Return a decorator that takes, and hides, options of the release that say nothing here."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in (*names, *flags):
+            hidden = click.option(name, is_flag=name in flags, hidden=True, expose_value=False)
+            command = hidden(command)
+        return command
+
+    return decorate
 
 
 def reading(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,6 +158,23 @@ class _Integers(click.ParamType):
             self.fail(f"{value!r}: expected whole numbers separated by commas", param, ctx)
 
 
+class _Range(click.ParamType):
+    """Two numbers separated by a comma, as a tuple."""
+
+    name = "LOW,HIGH"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            low, high = map(float, value.split(","))
+            return low, high
+        except ValueError:
+            self.fail(f"{value!r}: expected two numbers separated by a comma", param, ctx)
+
+
 INTEGERS = _Integers()
 
 
@@ -109,6 +191,17 @@ def devices(command: Callable[..., Any]) -> Callable[..., Any]:
         default=None,
         help='GPUs to use, such as 0,1; "" for the CPU.  [default: the first GPU, if any]',
     )(command)
+
+
+# By the type of the field: of a value, and of what is told by several options.
+_TYPES = {
+    "str": click.STRING,
+    "float": click.FLOAT,
+    "bool": click.BOOL,
+    "tuple[int, ...]": INTEGERS,
+    "tuple[float, float]": _Range(),
+}
+_SEVERAL = {"Devices": devices, "Reading": reading}
 
 
 def chosen_devices(

@@ -10,72 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ademx import options as declare
 from ademx.convert.files import Reading
 from ademx.devices import Devices
 from ademx.files import md5
 from ademx.labels import Label, parse_label
+from ademx.options import option, other_default
 from ademx.schedule import Schedule, make_schedule
 from ademx.training.initial import same_label
 from iters.datasets import Dataset
 from iters.find_dataset import get_dataset
 from iters.samples import Sample
 
-PRECISIONS = ("float32", "float16", "bfloat16")
-LOSSES = ("softmax", "ohem")
-
-# Options that say where, how fast and how long, not which weights come out.
-_NOT_DECIDING = (
-    *("data_root", "output", "model", "weights", "list_file", "stop_epoch", "check_start"),
-    *("check_step", "kvstore", "prefetch_threads", "prefetcher", "cache_images", "max_broken"),
-    *("backward_do_mirror", "devices", "resume", "overwrite", "tensorboard", "reading"),
-)
-
 
 @dataclass(frozen=True)
 class TrainOptions:
     """What both tasks need to know; use the class of the task.
-
-    Attributes:
-        data_root: folder of the dataset.
-        output: folder for everything that is written.
-        to_epoch: epochs of the whole training, which the learning rate is planned for.
-        model: label of the network; the weights' by default.
-        weights: a file to start from; None draws all values. One of the same label is
-            gone on from: its epoch is `from_epoch`.
-        dataset: name of the dataset, or path of the YAML file that describes it, where it is not
-            the label's.
-        split: such as "train".
-        list_file: a list of the samples, in place of the dataset's layout.
-        batch_images: images of an update, over all devices of a worker.
-        crop_size: side of a sample, pixels.
-        choose_interp_method: choose the filter by the sizes, else bicubic always.
-        exif: when an image is set upright, see :func:`iters.decode.is_turned`.
-        sampler: "shuffled", "fixed" or, for classification, "balanced".
-        lr_type: "fixed", "step" or "linear".
-        base_lr: learning rate at the start of the whole training.
-        lr_steps: where "step" falls to a tenth, updates.
-        momentum: of the optimiser.
-        weight_decay: of what the network's multipliers do not exempt.
-        from_epoch: epochs that count as done; by default those of weights of the same label, or 0.
-        stop_epoch: the epoch after which to stop, before `to_epoch`.
-        check_start: first epoch with a checkpoint.
-        check_step: epochs from one checkpoint to the next; the last epoch has one too.
-        seed: of everything that is random.
-        width: multiplier of all channels but the classes.
-        pool: geometry of max pooling.
-        frozen_statistics: BatchNorm uses its moving statistics; the task's own choice by default.
-        precision: "float32", "float16" (GPUs) or "bfloat16" (CPUs).
-        kvstore: how gradients are added up, see :data:`ademx.engines.mxnet.train.KVSTORES`.
-        prefetcher: "process" or "thread".
-        prefetch_threads: how many of them read images ahead.
-        cache_images: keep the encoded images in memory.
-        max_broken: broken images that are put up with.
-        backward_do_mirror: save memory by computing cheap layers twice.
-        devices: where to compute.
-        resume: go on with the newest checkpoint in `output`, if there is one.
-        overwrite: remove the label's checkpoints in `output` first.
-        tensorboard: folder for TensorBoard's files.
-        reading: what the file of weights does not say of itself.
 
     Raises:
         ValueError: an option is out of range, or does not go with another.
@@ -83,50 +33,83 @@ class TrainOptions:
 
     task: ClassVar[str]
 
-    data_root: Path
-    output: Path
-    to_epoch: int
-    model: str | None = None
-    weights: Path | None = None
-    dataset: str | None = None
-    split: str = "train"
-    list_file: Path | None = None
-    batch_images: int = 256
-    crop_size: int = 224
-    choose_interp_method: bool = True
-    exif: str = "auto"
-    sampler: str = "shuffled"
-    lr_type: str = "fixed"
-    base_lr: float = 0.1
-    lr_steps: tuple[int, ...] = ()
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    from_epoch: int | None = None
-    stop_epoch: int | None = None
-    check_start: int = 1
-    check_step: int = 1
-    seed: int = 0
-    width: float = 1.0
-    pool: str = "pad"
-    frozen_statistics: bool | None = None
-    precision: str = "float32"
-    kvstore: str = "device"
-    prefetcher: str = "process"
-    prefetch_threads: int = 1
-    cache_images: bool = False
-    max_broken: int = 10
-    backward_do_mirror: bool = False
+    data_root: Path = declare.data_root()
+    to_epoch: int = option(help="Epochs of the whole training.", least=1)
+    output: Path = option(Path("output"), "Folder for checkpoints.", decides=False)
+    model: str | None = option(
+        None, "Label of the network.  [default: the weights']", decides=False
+    )
+    weights: Path | None = option(
+        None, ".params, .pth or .safetensors file to start from.", path="file", decides=False
+    )
+    dataset: str | None = declare.dataset()
+    split: str = option("train", "Part of the dataset.")
+    list_file: Path | None = declare.list_file()
+    batch_images: int = option(256, "Images of an update, over all devices.", least=1)
+    crop_size: int = option(224, "Side of a sample, pixels.", least=1)
+    choose_interp_method: bool = declare.choose_interp_method()
+    exif: str = declare.exif()
+    sampler: str = option(
+        "shuffled",
+        'Order of the samples; "balanced" draws classes evenly.',
+        choices=("shuffled", "fixed", "balanced"),
+    )
+    lr_type: str = option(
+        "fixed", "How the learning rate falls.", choices=("fixed", "step", "linear")
+    )
+    base_lr: float = option(0.1, "Rate to start with.")
+    lr_steps: tuple[int, ...] = option((), 'Updates at which "step" falls to a tenth.')
+    momentum: float = option(0.9, "Of the optimiser.")
+    weight_decay: float = option(1e-4, "Of all weights.")
+    from_epoch: int | None = option(
+        None, "Epochs that count as done.  [default: the weights']", least=0
+    )
+    stop_epoch: int | None = option(
+        None, "Epoch to stop after.  [default: the last]", least=1, decides=False
+    )
+    check_start: int = option(1, "First epoch with a checkpoint.", least=1, decides=False)
+    check_step: int = option(1, "Epochs between checkpoints.", least=1, decides=False)
+    seed: int = option(0, "Of all that is random.", least=0)
+    width: float = option(1.0, "Times all channels.")
+    pool: str = declare.pool(names=("--pool", "--pool-top-infer-style"))
+    frozen_statistics: bool | None = option(
+        None,
+        "BatchNorm uses its moving statistics, or the batch's own, which a network without "
+        "--weights learns from.  [default: frozen for segmentation]",
+        names=("--frozen-statistics/--batch-statistics",),
+    )
+    precision: str = option(
+        "float32",
+        "float16 is for GPUs, bfloat16 for CPUs that have it.",
+        choices=("float32", "float16", "bfloat16"),
+    )
+    kvstore: str = option(
+        "device",
+        "How gradients are added up; dist… needs `ademx launch`.",
+        choices=("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async"),
+        decides=False,
+    )
+    prefetcher: str = option(
+        "process", "What reads images ahead.", choices=("process", "thread"), decides=False
+    )
+    prefetch_threads: int = option(1, "How many read images ahead.", least=0, decides=False)
+    cache_images: bool = option(
+        False, "Keep encoded images in memory (0 or 1).", is_flag=False, decides=False
+    )
+    max_broken: int = option(10, "Broken images to put up with.", least=0, decides=False)
+    backward_do_mirror: bool = option(
+        False,
+        "Recompute cheap layers; in MXNet 1.9.1 it saves no memory on these networks.",
+        decides=False,
+    )
     devices: Devices = field(default_factory=Devices)
-    resume: bool = False
-    overwrite: bool = False
-    tensorboard: Path | None = None
+    resume: bool = option(False, "Go on with the newest checkpoint, if any.", decides=False)
+    overwrite: bool = option(False, "Remove the label's checkpoints first.", decides=False)
+    tensorboard: Path | None = option(None, "Folder for TensorBoard.", decides=False)
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
-        for name in ("batch_images", "crop_size", "check_start", "check_step", "to_epoch"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("seed", "prefetch_threads", "max_broken"):
-            _at_least(name, getattr(self, name), 0)
+        declare.check(self)
         if not self.base_lr > 0:
             raise ValueError(f"--base-lr {self.base_lr}: expected a rate above 0")
         if self.resume and self.overwrite:
@@ -149,8 +132,6 @@ class TrainOptions:
 
     def check_precision(self) -> None:
         """Raise ValueError for a precision that the devices do not have."""
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision {self.precision!r}: one of {', '.join(PRECISIONS)}")
         if self.precision == "float16" and not self.devices.gpus:
             raise ValueError("--precision float16: MXNet multiplies it on GPUs only; use bfloat16")
         if self.precision == "bfloat16" and self.devices.gpus:
@@ -233,12 +214,6 @@ class TrainOptions:
 
     def settings(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Return, as JSON has it, what decides the weights (but for the hardware)."""
-        decided = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in vars(self).items()
-            if name not in _NOT_DECIDING
-            and (name, value) != ("exif", "auto")  # older checkpoints have no such key
-        }
         names = (f"{os.path.relpath(s.image, self.data_root)}\t{s.offset}" for s in samples)
         labels = (
             os.path.relpath(s.label, self.data_root) if isinstance(s.label, Path) else str(s.label)
@@ -246,7 +221,7 @@ class TrainOptions:
         )
         return {
             "label": str(self.label),
-            **decided,
+            **declare.deciding(self),
             "dataset": self.dataset and self.find_dataset().settings,
             "from_epoch": self.first_epoch,
             "weights_md5": md5(self.weights) if self.weights else None,
@@ -265,35 +240,31 @@ class ClassificationTrainOptions(TrainOptions):
 
 @dataclass(frozen=True)
 class SegmentationTrainOptions(TrainOptions):
-    """How to train a segmentation network; defaults are those of the Cityscapes recipe.
-
-    Attributes:
-        origin_size: length of an image's longer side at scale 1, pixels; by default the
-            dataset's: 2048 for Cityscapes and 500 for the others.
-        scale_rate_range: smallest and largest scale.
-        loss: "ohem" or "softmax".
-        head: "2conv" or "1conv".
-    """
+    """How to train a segmentation network; defaults are those of the Cityscapes recipe."""
 
     task: ClassVar[str] = "segmentation"
 
-    batch_images: int = 16
-    crop_size: int = 500
-    base_lr: float = 0.0016
-    weight_decay: float = 5e-4
-    check_step: int = 4
-    origin_size: int | None = None
-    scale_rate_range: tuple[float, float] = (0.7, 1.3)
-    loss: str = "ohem"
-    head: str = "2conv"
+    batch_images: int = other_default(TrainOptions, "batch_images", 16)
+    crop_size: int = other_default(TrainOptions, "crop_size", 500)
+    base_lr: float = other_default(TrainOptions, "base_lr", 0.0016)
+    weight_decay: float = other_default(TrainOptions, "weight_decay", 5e-4)
+    check_step: int = other_default(TrainOptions, "check_step", 4)
+    origin_size: int | None = option(
+        None,
+        "Longer side at scale 1, pixels.  [default: 2048 for Cityscapes, else 500]",
+        least=1,
+    )
+    scale_rate_range: tuple[float, float] = option((0.7, 1.3), "Smallest and largest scale.")
+    loss: str = option(
+        "ohem", "ohem learns from the hard pixels only.", choices=("ohem", "softmax")
+    )
+    head: str = option("2conv", "Top of the network.", choices=("2conv", "1conv"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         low, high = self.scale_rate_range
         if not 0 < low <= high:
             raise ValueError(f"--scale-rate-range {low},{high}: expected 0 < low <= high")
-        if self.loss not in LOSSES:
-            raise ValueError(f"--loss {self.loss!r}: choose one of {', '.join(LOSSES)}")
 
     @property
     def stop_lr(self) -> float:
@@ -303,8 +274,3 @@ class SegmentationTrainOptions(TrainOptions):
 
 def _lines_md5(lines: Iterable[str]) -> str:
     return hashlib.md5("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"--{name.replace('_', '-')} {value}: expected {least} or above")

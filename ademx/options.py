@@ -1,0 +1,132 @@
+"""One declaration of an option: the field of the options class that it sets.
+
+The command line (:mod:`ademx.cli.options`), the check of a value by itself, and what a run's
+record keeps are made from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import MISSING, Field, dataclass, field
+from functools import partial
+from typing import Any
+
+from iters.exif import RULES
+from symbols.levels import POOL_GEOMETRIES
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is said of an option beside its name, type and default.
+
+    Attributes:
+        help: of the command line; a default that is worked out later is told there too.
+        names: on the command line, where they are not the field's own.
+        choices: all values that it may have; empty for any.
+        least: the smallest number that it may be.
+        metavar: what the command line shows for its value.
+        path: "file" or "folder" that has to be there, or "any".
+        required: whether the command line asks for it where the field has no default.
+        is_flag: of truth values: whether the option takes no value.
+        decides: whether results depend on it; else it says where, how fast or how long.
+        is_recorded: whether its default is recorded too; runs of before there was the option
+            have no such key.
+    """
+
+    help: str
+    names: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    least: int | None = None
+    metavar: str | None = None
+    path: str = "any"
+    required: bool = True
+    is_flag: bool = True
+    decides: bool = True
+    is_recorded: bool = True
+
+
+def option(default: Any = MISSING, help: str = "", **facts: Any) -> Any:
+    """Return a dataclass's field that is an option; `facts` are those of :class:`Option`."""
+    return field(default=default, metadata={"option": Option(help, **facts)})
+
+
+def other_default(base: type, name: str, default: Any) -> Any:
+    """Return the field of a base class's option with another default."""
+    found = next(one for one in dataclasses.fields(base) if one.name == name)
+    return field(default=default, metadata=found.metadata)
+
+
+# Options of several classes.
+data_root = partial(option, help="Folder of the dataset.", path="folder", decides=False)
+list_file = partial(
+    option,
+    None,
+    "The samples, paths relative to the data root.",
+    path="file",
+    decides=False,
+)
+dataset = partial(
+    option,
+    None,
+    "The dataset; a YAML file describes your own.  [default: from the label]",
+    metavar="NAME|FILE.yaml",
+)
+exif = partial(
+    option,
+    "auto",
+    "Turn an image as its EXIF orientation says; auto: where only that fits its label's size.",
+    choices=RULES,
+    is_recorded=False,
+)
+choose_interp_method = partial(
+    option,
+    True,
+    "Always resize by the bicubic filter.",
+    names=("--no-choose-interp-method",),
+)
+
+
+def pool(note: str = "", **facts: Any) -> Any:
+    """Return the field of `--pool`, with a note behind its help."""
+    return option("pad", f"Geometry of max pooling{note}.", choices=POOL_GEOMETRIES, **facts)
+
+
+def declared(one: Field[Any]) -> Option | None:
+    """Return what is said of a field; None for one that is no option."""
+    found: Option | None = one.metadata.get("option")
+    return found
+
+
+def option_name(one: Field[Any]) -> str:
+    """Return a field's name on the command line."""
+    return f"--{one.name.replace('_', '-')}"
+
+
+def check(options: Any) -> None:
+    """Raise ValueError for a value that is none of its option's choices, or too small."""
+    for one in dataclasses.fields(options):
+        said, value = declared(one), getattr(options, one.name)
+        if said is None or value is None:
+            continue
+        if said.choices and value not in said.choices:
+            choices = ", ".join(said.choices)
+            raise ValueError(f"{option_name(one)} {value}: choose one of {choices}")
+        if said.least is not None and value < said.least:
+            raise ValueError(f"{option_name(one)} {value}: expected {said.least} or above")
+
+
+def deciding(options: Any) -> dict[str, Any]:
+    """Return the options that decide results, as JSON has them."""
+    return {
+        one.name: _json_value(getattr(options, one.name))
+        for one in dataclasses.fields(options)
+        if (said := declared(one)) is not None
+        and said.decides
+        and (said.is_recorded or getattr(options, one.name) != one.default)
+    }
+
+
+def _json_value(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return list(value) if isinstance(value, tuple) else value

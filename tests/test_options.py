@@ -1,0 +1,99 @@
+"""Options are declared once: command line, checks and records follow from the fields."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from ademx import options as declare
+from ademx.cli.options import from_class
+
+
+@dataclasses.dataclass(frozen=True)
+class Baking:
+    kind: str = declare.option("rye", "What to bake.", choices=("rye", "wheat"))
+    loaves: int = declare.option(2, "How many.", least=1)
+    heats: tuple[int, ...] = declare.option((), "Degrees, one after another.")
+    span: tuple[float, float] = declare.option((0.5, 2.0), "Least and most.")
+    covered: bool = declare.option(True, "Leave it open.", names=("--no-covered",))
+    seeds: bool = declare.option(False, "Strew seeds.", is_recorded=False)
+    ovens: int | None = declare.option(None, "How many to use.", least=1, decides=False)
+
+    def __post_init__(self) -> None:
+        declare.check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rolls(Baking):
+    loaves: int = declare.other_default(Baking, "loaves", 12)
+
+
+@click.command()
+@from_class(Rolls)
+def bake(**arguments: object) -> None:
+    click.echo(repr(Rolls(**arguments)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ([], Rolls()),
+        (["--kind", "wheat", "--loaves", "3"], Rolls("wheat", 3)),
+        (["--heats", "250,200", "--span", "1,3"], Rolls(heats=(250, 200), span=(1.0, 3.0))),
+        (["--no-covered", "--seeds", "--ovens", "1"], Rolls(covered=False, seeds=True, ovens=1)),
+    ],
+)
+def test_the_command_line_makes_the_options(line, expected):
+    result = CliRunner().invoke(bake, line)
+    assert (result.exit_code, result.output.strip()) == (0, repr(expected))
+
+
+def test_help_says_types_defaults_and_bounds():
+    text = " ".join(CliRunner().invoke(bake, ["--help"]).output.split())
+    assert "--kind [rye|wheat] What to bake. [default: rye]" in text
+    assert "How many. [default: 12; x>=1]" in text  # the subclass's
+    assert "--span LOW,HIGH Least and most. [default: (0.5,2.0)]" in text
+    assert "--heats N[,N…] Degrees, one after another. --span" in text
+    assert "--no-covered Leave it open. --seeds Strew seeds. --ovens" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "oat"}, "--kind oat: choose one of rye, wheat"),
+        ({"loaves": 0}, "--loaves 0: expected 1 or above"),
+        ({"ovens": 0}, "--ovens 0: expected 1 or above"),
+    ],
+)
+def test_values_are_checked_without_a_command_line_too(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Rolls(**changes)
+    line = [f"--{name}={value}" for name, value in changes.items()]
+    assert CliRunner().invoke(bake, line).exit_code == 2
+
+
+def test_a_record_holds_what_decides():
+    plain = {"kind": "rye", "loaves": 12, "heats": [], "span": [0.5, 2.0], "covered": True}
+    assert declare.deciding(Rolls(ovens=5)) == plain
+    assert declare.deciding(Rolls(seeds=True)) == {**plain, "seeds": True}
+
+
+def test_the_record_of_a_training_has_the_keys_that_it_always_had(tmp_path):
+    from ademx.training.options import SegmentationTrainOptions
+
+    options = SegmentationTrainOptions(
+        tmp_path, 2, tmp_path, model="voc_rna-a1_cls21_s8", batch_images=4, exif="turn"
+    )
+    assert options.settings([]) == {
+        "label": "voc_rna-a1_cls21_s8",
+        **{"to_epoch": 2, "dataset": None, "split": "train", "batch_images": 4, "crop_size": 500},
+        **{"choose_interp_method": True, "exif": "turn", "sampler": "shuffled"},
+        **{"lr_type": "fixed", "base_lr": 0.0016, "lr_steps": [], "momentum": 0.9},
+        **{"weight_decay": 5e-4, "from_epoch": 0, "seed": 0, "width": 1.0, "pool": "pad"},
+        **{"frozen_statistics": None, "precision": "float32", "origin_size": None},
+        **{"scale_rate_range": [0.7, 1.3], "loss": "ohem", "head": "2conv", "weights_md5": None},
+        **dict.fromkeys(("samples_md5", "labels_md5"), "d41d8cd98f00b204e9800998ecf8427e"),
+    }
