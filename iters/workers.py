@@ -8,13 +8,15 @@ A worker process is a new interpreter, started as multiprocessing's "spawn" does
 running the caller's main module again: a script needs no `if __name__ == "__main__"`, and what
 it imports (MXNet) is not imported once more by each worker. The memory has no name, and a worker
 ends when its connection does, whatever it is doing, so that nothing is left behind however the
-caller ends.
+caller ends. One that is stopped (SIGSTOP) sees no connection end. Each is therefore a process group
+of its own: when the caller is gone, the system sends SIGHUP and SIGCONT to such a group, from the
+worker's first moment on and whichever thread started it. Where the caller's session goes on without
+it (the shell of a container) it does not; there PR_SET_PDEATHSIG helps.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import mmap
 import os
@@ -41,8 +43,9 @@ from iters.sources import read_bytes
 
 PREFETCHERS = ("process", "thread")
 
-_IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_PR_SET_PDEATHSIG = 1
+# Ctrl-C reaches all: the caller ends, then its workers. A group in the background would be
+# stopped for writing to its terminal.
+_IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGTTOU)
 
 _PATIENCE_SECONDS = 60.0  # from one warning that nothing comes to the next
 _CLOSING_SECONDS = 5.0  # for workers that are stuck in a dead network drive
@@ -258,20 +261,29 @@ def _failure(sample: int, error: Exception) -> Failure:
     return Failure(sample, f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
-# The first thing that a worker process runs. Its modules are found where the caller's are.
-_BOOT = "import sys; sys.path[:] = sys.argv[5:]; from iters.workers import main; main()"
+# The first thing that a worker process runs: 1 is PR_SET_PDEATHSIG, which ends it with the thread
+# that started it. Its modules are found where the caller's are.
+_BOOT = """\
+import ctypes, os, signal, sys
+if sys.version_info < (3, 11):
+    os.setpgid(0, 0)
+if sys.argv[4] == "1":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+sys.path[:] = sys.argv[5:]
+from iters.workers import main
+main()
+"""
 
 
 def main() -> None:
     """Be a worker process.
 
-    Arguments are the connection, the memory, the worker's number, and whether (1, else 0) the
-    caller's main thread has started it.
+    Arguments are the connection, the memory and the worker's number.
     """
-    for number in _IGNORED_SIGNALS:  # Ctrl-C reaches all: the caller ends, then its workers
+    for number in _IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    connection_file, memory_file, worker, by_main = (int(value) for value in sys.argv[1:5])
-    _end_with_caller(connection_file, by_main=bool(by_main))
+    connection_file, memory_file, worker = (int(value) for value in sys.argv[1:4])
+    _end_with_caller(connection_file)
     connection = Connection(connection_file)
     try:
         job = connection.recv()
@@ -285,8 +297,8 @@ def main() -> None:
     serve(connection, filler)
 
 
-def _end_with_caller(connection_file: int, *, by_main: bool) -> None:
-    """Have this process end when its caller does, though it be stuck in a read, or stopped."""
+def _end_with_caller(connection_file: int) -> None:
+    """Have this process end when its caller does, though it be stuck in a read."""
 
     def watch() -> None:
         poller = select.poll()
@@ -295,10 +307,6 @@ def _end_with_caller(connection_file: int, *, by_main: bool) -> None:
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()
-    # Linux kills a process that is stopped too; but with the thread that started it, which of
-    # all threads only the main one outlives the pool.
-    if by_main and sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class _ProcessWorker:
@@ -307,8 +315,11 @@ class _ProcessWorker:
     def __init__(self, number: int, job: bytes, memory: IO[bytes]) -> None:
         self.connection, theirs = Pipe()
         files = (theirs.fileno(), memory.fileno())
+        # Of all threads only the main one outlives the pool.
         by_main = threading.current_thread() is threading.main_thread()
-        arguments = map(str, (*files, number, int(by_main), *sys.path))
+        bound = int(by_main and sys.platform.startswith("linux"))
+        arguments = map(str, (*files, number, bound, *sys.path))
+        group: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {}
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         with theirs, _signals_blocked():
             self._process = subprocess.Popen(
@@ -316,6 +327,7 @@ class _ProcessWorker:
                 stdin=subprocess.DEVNULL,
                 pass_fds=files,
                 env={**os.environ, **one_thread},
+                **group,
             )
         with contextlib.suppress(OSError):  # it died already: found out by who waits for it
             self.connection.send_bytes(job)

@@ -358,6 +358,52 @@ def test_stopped_workers_end_with_their_caller(tmp_path, stop):
     assert gone(pids)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Popen has no process_group")
+@pytest.mark.parametrize("start", ["make()", "threading.Thread(target=make).start()"])
+def test_workers_that_are_stopped_at_once_end_with_their_caller(tmp_path, start):
+    """They stop before a line of ours is run."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal\nif 'STOP' in os.environ: os.kill(os.getpid(), signal.SIGSTOP)\n"
+    )
+    script = f"""
+        import os, threading, time
+        from fake_workers import make_pool, worker_processes
+        os.environ["STOP"] = ""
+        def make():
+            global pool
+            pool = make_pool("process", 2)
+            print(*worker_processes(), flush=True)
+            time.sleep(60)
+        {start}
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(pids) == 2
+    deadline = time.monotonic() + 20
+    while not all(stopped(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    try:
+        assert gone(pids)
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def stopped(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def read_plainly():
     """Let a FIFO be read as any file."""
     workers.read_bytes = lambda path, offset: Path(path).read_bytes()
