@@ -12,7 +12,6 @@ A row's verdict is
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shlex
@@ -25,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ademx.compat import MissingDependency
-from ademx.files import md5
 from ademx.labels import parse_label
 from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
 from ademx.reproduction.inputs import Found, Places, find_data, find_row_weights
@@ -44,9 +42,7 @@ from ademx.testing.finished_runs import load_run, mean_probabilities
 from ademx.testing.image_counts import load_image_counts
 from ademx.testing.record import RunRecord
 from ademx.testing.segmentation import SegmentationOptions
-from ademx.testing.session import deciding_settings, default_test_scale
-from iters.datasets import DATASETS
-from iters.lists import find_samples
+from ademx.testing.session import RunInputs, default_test_scale
 from iters.samples import Sample
 
 if TYPE_CHECKING:
@@ -233,12 +229,12 @@ class _Run:
 
     def outcome(self) -> Outcome:
         """Return the verdict on the scores, computed or found."""
-        samples = find_samples(self._row.dataset, self._data_root, self._row.split)
-        record = self._finished(samples) or self._evaluate()
+        inputs = RunInputs(self._evaluation())
+        record = self._finished(inputs) or self._evaluate()
         scores = {name: record.scores.get(name, math.nan) for name in self._row.values}
         # There are none where no image could be tested.
         ours = {name: score for name, score in scores.items() if not math.isnan(score)}
-        tolerances = self._tolerances(record, samples) if ours else {}
+        tolerances = self._tolerances(record, inputs.samples) if ours else {}
         verdict, reasons = self._verdict(record, ours, tolerances)
         return Outcome(
             self._row,
@@ -270,7 +266,7 @@ class _Run:
         ]
         return ("differs", tuple(far)) if far else ("reproduced", ())
 
-    def _finished(self, samples: list[Sample]) -> RunRecord | None:
+    def _finished(self, inputs: RunInputs) -> RunRecord | None:
         """Return the record of a complete run with just these settings, if the folder holds one."""
         if self._options.overwrite:
             return None
@@ -279,19 +275,8 @@ class _Run:
         except (OSError, ValueError) as error:  # to be gone on with, or damaged: made again
             _log.debug("%s: %s", self._row.name, error)
             return None
-        wanted = deciding_settings(
-            self._evaluation(),
-            labels=[self._label],
-            weights_md5=[md5(self._weights)],
-            dataset=DATASETS[self._row.dataset],
-            samples=samples,
-        )
-        dataset = DATASETS[self._row.dataset]
-        is_the_same = (
-            record.num_broken == 0
-            and record.settings == json.loads(json.dumps(wanted))
-            and record.absent_classes in ("", dataset.absent_classes)
-        )
+        has_the_rule = record.absent_classes in ("", inputs.dataset.absent_classes)
+        is_the_same = record.is_finished_with(inputs.settings) and has_the_rule
         return record if is_the_same and self._can_be_judged() else None
 
     def _can_be_judged(self) -> bool:

@@ -71,6 +71,10 @@ class RunRecord:
         scores = {name: float("nan") if one is None else one for name, one in scores.items()}
         return cls(**{**known, "scores": scores})
 
+    def is_finished_with(self, settings: Mapping[str, Any]) -> bool:
+        """Return whether every image was tested, with just these settings."""
+        return not self.num_broken and self.settings == json.loads(json.dumps(settings))
+
     def write(self, folder: Path) -> None:
         """Write it to a run's folder."""
         write_json(folder / _FILE, self.to_json())

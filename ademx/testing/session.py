@@ -127,14 +127,15 @@ def default_test_scale(label: Label, dataset: str | None = None) -> int:
     return get_dataset(dataset or label.dataset).origin_size
 
 
-class Session:
-    """The samples, networks and folder of one test run.
+class RunInputs:
+    """What a test is made of, before anything is computed or written.
 
-    Nothing is written before :meth:`in_folder`, so that a caller can check the rest of its
-    options first.
-
-    Args:
+    Attributes:
         options: how to test.
+        labels: of the weights.
+        dataset: what is tested on.
+        samples: the split's.
+        weights: "file" and "md5" of each.
 
     Raises:
         ValueError: options that do not fit each other or the weights.
@@ -149,15 +150,48 @@ class Session:
         self.samples = find_samples(
             self.dataset, options.data_root, options.split, list_file=options.list_file
         )
-        self.has_labels = self.samples[0].label is not None
         self.weights = [{"file": str(path), "md5": md5(path)} for path in options.weights]
-        self._settings = deciding_settings(
-            options,
-            labels=self.labels,
-            weights_md5=[weights["md5"] for weights in self.weights],
-            dataset=self.dataset,
-            samples=self.samples,
-        )
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the truth of the split is known."""
+        return self.samples[0].label is not None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the results, as a run's folder keeps it, "command" first."""
+        options = self.options
+        names = "\n".join(f"{sample}\t{sample.label}" for sample in self.samples)
+        # Runs of before there was this option have no such key.
+        by_exif = {} if options.exif == "auto" else {"exif": options.exif}
+        return {
+            "command": f"evaluate {options.task}",
+            "labels": [str(label) for label in self.labels],
+            "weights_md5": [weights["md5"] for weights in self.weights],
+            "dataset": self.dataset.settings,
+            "split": options.split,
+            "samples_md5": hashlib.md5(names.encode(errors="surrogateescape")).hexdigest(),
+            "test_scales": options.test_scales,
+            "test_flipping": options.test_flipping,
+            "choose_interp_method": options.choose_interp_method,
+            "pool": options.pool,
+            "precision": options.precision,
+            "backend": options.backend,
+            **options.settings_of_task(),
+            **by_exif,
+            **options.reading.settings(),
+        }
+
+
+class Session(RunInputs):
+    """The samples, networks and folder of one test run.
+
+    Nothing is written before :meth:`in_folder`, so that a caller can check the rest of its
+    options first.
+    """
+
+    def __init__(self, options: EvaluationOptions) -> None:
+        super().__init__(options)
         self._predictors = tuple(map(self._predictor, options.weights, self.labels))
         self._broken: dict[Sample, str] = {}  # why it could not be tested
         self._tested: set[Sample] = set()  # in this run, not in one that it resumes
@@ -175,7 +209,7 @@ class Session:
         options = self.options
         with locked(options.output, "--output"):
             runs.open_folder(
-                options.output, self._settings, resume=options.resume, overwrite=options.overwrite
+                options.output, self.settings, resume=options.resume, overwrite=options.overwrite
             )
             self._describe()
             yield
@@ -314,7 +348,7 @@ class Session:
             ],
             exif=self._exif.counts,
             weights=self.weights,
-            settings=self._settings,
+            settings=self.settings,
             seconds=round(seconds, 3),
             images_per_second=round(len(self._tested) / seconds, 3),
             devices=self.options.devices.names(),
@@ -345,45 +379,6 @@ class Session:
             ", ".join(map(str, self.options.test_scales)),
             self.options.output,
         )
-
-
-def deciding_settings(
-    options: EvaluationOptions,
-    *,
-    labels: Sequence[Label],
-    weights_md5: Sequence[str],
-    dataset: Dataset,
-    samples: Sequence[Sample],
-) -> dict[str, Any]:
-    """Return what decides the results, as a run's folder keeps it, "command" first.
-
-    Args:
-        options: how to test.
-        labels: of the weights.
-        weights_md5: of their files.
-        dataset: what is tested on.
-        samples: the split's.
-    """
-    names = "\n".join(f"{sample}\t{sample.label}" for sample in samples)
-    # Runs of before there was this option have no such key.
-    by_exif = {} if options.exif == "auto" else {"exif": options.exif}
-    return {
-        "command": f"evaluate {options.task}",
-        "labels": [str(label) for label in labels],
-        "weights_md5": list(weights_md5),
-        "dataset": dataset.settings,
-        "split": options.split,
-        "samples_md5": hashlib.md5(names.encode(errors="surrogateescape")).hexdigest(),
-        "test_scales": options.test_scales,
-        "test_flipping": options.test_flipping,
-        "choose_interp_method": options.choose_interp_method,
-        "pool": options.pool,
-        "precision": options.precision,
-        "backend": options.backend,
-        **options.settings_of_task(),
-        **by_exif,
-        **options.reading.settings(),
-    }
 
 
 def _published_record(result: Result | None) -> dict[str, Any] | None:
