@@ -181,6 +181,18 @@ def test_of_equal_classes_the_lowest_wins():
     assert set(np.unique(labels)) == {0, 2, 4}
 
 
+@pytest.mark.parametrize("num_classes", [255, 256, 257, 512, 513])
+def test_the_first_of_all_classes_wins_where_all_are_equal(num_classes):
+    """However the classes that share a pixel are counted, it must hold as many as there are."""
+    resizer = ScoreResizer((2, 3), (4, 6), (4, 6), (4, 6))
+    scores = np.ones((num_classes, 2, 3))
+    assert not best_class([(resizer, scores)]).any()
+    _, ties = best_class_and_ties([(resizer, scores)], np.zeros((4, 6), int), margin=1e-3)
+    assert ties.tolist() == [[0, 0, rival, 4 * 6] for rival in range(1, num_classes)]
+    scores[1:, 0, 0] = 2  # all but the first
+    assert best_class([(resizer, scores)])[0, 0] == 1
+
+
 @pytest.mark.parametrize("num_parts", [1, 3])
 @pytest.mark.parametrize("name", ["grows", "more than a tile", "tiny"])
 def test_rivals_are_those_that_a_sort_of_the_whole_finds(name, num_parts):

@@ -3,12 +3,12 @@
 The release enlarges each class's map to the network's canvas, cuts it to the resized image and
 resizes that to the original image, all with Pillow, then takes the best class. Each step is
 linear and treats rows and columns apart, so that the whole chain is two small matrices. They are
-applied tile by tile, a class at a time, and only the best score so far is kept: the enlarged
-maps, hundreds of megabytes, never exist.
+applied tile by tile, so that the enlarged maps, hundreds of megabytes, never exist.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     # have their final columns. K, the grid rows that the tile sees, is few: matrices are banded.
     _Term = tuple[NDArray[np.float32], NDArray[np.float32]]
 
-# A tile of scores and the best so far stay in a core's second-level cache (64 KiB each).
+# A tile's scores stay in a core's second-level cache (32 KiB a class).
 _TILE_HEIGHT = 32
-_TILE_WIDTH = 512
+_TILE_WIDTH = 256
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def best_class(
     """
     parts = _checked_parts(parts)
     labels = _empty_labels(parts)
-    for rows, columns, terms in _tiles(parts):
-        labels[rows, columns], _ = _best_class_of_tile(terms, labels.dtype, with_lead=False)
+    for rows, columns, scores in _score_tiles(parts):
+        labels[rows, columns], _ = _best_class_of_tile(scores, labels.dtype, margin=0)
     return labels
 
 
@@ -150,15 +150,13 @@ def best_class_and_ties(
         raise ValueError(f"truth: found shape {truth.shape}, expected {labels.shape}")
     margin *= len(parts)  # terms are added up, not averaged
     found = []
-    for rows, columns, terms in _tiles(parts):
-        labels[rows, columns], lead = _best_class_of_tile(terms, labels.dtype, with_lead=True)
-        near = np.flatnonzero(lead < margin)  # few, and a flat search is the fastest
+    for rows, columns, scores in _score_tiles(parts):
+        best, near = _best_class_of_tile(scores, labels.dtype, margin=margin)
+        labels[rows, columns] = best
         if len(near):
-            near_rows, near_columns = np.divmod(near, lead.shape[1])
-            pixels, best, rivals = _rivals(terms, near_rows, near_columns, margin)
-            true = truth[rows, columns][near_rows[pixels], near_columns[pixels]].astype(np.int64)
-            cells = (true * num_classes + best) * num_classes + rivals
-            found.append(cells[true < num_classes])
+            near_scores = scores.reshape(num_classes, -1)[:, near]
+            pairs = truth[rows, columns].flat[near], best.flat[near]
+            found.append(_rivals(near_scores, *pairs, margin))
     return labels, _counted(found, num_classes)
 
 
@@ -294,59 +292,59 @@ def _empty_labels(
     return np.empty(resizer.original, np.uint8 if len(scores) <= 256 else np.uint16)
 
 
+def _score_tiles(
+    parts: Sequence[tuple[ScoreResizer, NDArray[np.float32]]],
+) -> Iterator[tuple[slice, slice, NDArray[np.float32]]]:
+    """Yield the rows and columns of each tile, and its sums of scores, until the next is made."""
+    memory = np.empty(len(parts[0][1]) * _TILE_HEIGHT * _TILE_WIDTH, np.float32)
+    for rows, columns, terms in _tiles(parts):
+        weights, maps = terms[0]
+        shape = (len(maps), len(weights), maps.shape[2])
+        scores = memory[: math.prod(shape)].reshape(shape)
+        np.matmul(weights, maps, out=scores)
+        for weights, maps in terms[1:]:
+            scores += weights @ maps
+        yield rows, columns, scores
+
+
 def _best_class_of_tile(
-    terms: Sequence[_Term], dtype: np.dtype[np.unsignedinteger], *, with_lead: bool
-) -> tuple[NDArray[np.unsignedinteger], NDArray[np.float32]]:
-    """Return the first class with the highest sum of the terms' scores.
+    scores: NDArray[np.float32], dtype: np.dtype[np.unsignedinteger], *, margin: float
+) -> tuple[NDArray[np.unsignedinteger], NDArray[np.intp]]:
+    """Return the first class with the highest score, and which pixels have others close to it.
+
+    Only bytes are gone through to number the classes that are close to the best. Where it is one,
+    as almost everywhere, the sum of their numbers is the label; the others are looked at alone.
+
+    Args:
+        scores: (C, height, width).
+        dtype: of labels; it holds C - 1.
+        margin: not below 0; pixels with as good classes are found with 0.
 
     Returns:
-        The labels; and by how much the best sum exceeds the second best, infinite without
-        `with_lead`, which takes a quarter of the time.
+        (height, width) labels; and the flat indices of those pixels, ascending.
     """
-    weights, maps = terms[0]
-    shape = (len(weights), maps.shape[2])
-    best, scores = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    second = np.full(shape if with_lead else (), -np.inf, np.float32)
-    labels, winners = np.zeros(shape, dtype), np.empty(shape, dtype)
-    _sum_of_terms(terms, 0, out=best)
-    for index in range(1, len(maps)):
-        _sum_of_terms(terms, index, out=scores)
-        # The latest winner is also the highest index: a maximum is faster than a masked write.
-        np.multiply(scores > best, dtype.type(index), out=winners)
-        np.maximum(labels, winners, out=labels)
-        if with_lead:  # the middle one of the three: second <= best
-            np.maximum(second, scores, out=second)
-            np.minimum(second, best, out=second)
-        np.maximum(best, scores, out=best)
-    return labels, best - second
-
-
-def _sum_of_terms(terms: Sequence[_Term], index: int, *, out: NDArray[np.float32]) -> None:
-    weights, maps = terms[0]
-    np.matmul(weights, maps[index], out=out)
-    for weights, maps in terms[1:]:
-        out += weights @ maps[index]
+    is_close = (scores >= scores.max(axis=0) - margin).view(np.uint8)
+    numbers = is_close * np.arange(len(scores), dtype=dtype)[:, None, None]
+    labels = np.add.reduce(numbers, axis=0, dtype=dtype)
+    near = np.flatnonzero(np.add.reduce(is_close, axis=0, dtype=dtype) != 1)  # 256 are 0 in uint8
+    labels.flat[near] = scores.reshape(len(scores), -1)[:, near].argmax(axis=0)
+    return labels, near
 
 
 def _rivals(
-    terms: Sequence[_Term], rows: NDArray[np.intp], columns: NDArray[np.intp], margin: float
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Return indices of a tile's pixels, each as often as it has rivals, its best class, a rival.
-
-    Args:
-        terms: of the tile.
-        rows: (N,), of the pixels, in the tile.
-        columns: (N,).
-        margin: as a difference of sums.
-    """
-    scores = np.zeros((len(terms[0][1]), len(rows)), np.float32)
-    for weights, maps in terms:
-        scores += (weights[rows].T * maps[:, :, columns]).sum(axis=1)
-    best = scores.argmax(axis=0)
+    scores: NDArray[np.float32],
+    truth: NDArray[np.integer],
+    best: NDArray[np.unsignedinteger],
+    margin: float,
+) -> NDArray[np.int64]:
+    """Return (C, N) scores' rivals as cells of the cube (true class, best class, rival)."""
+    num_classes = len(scores)
     is_rival = scores > scores.max(axis=0) - margin
-    is_rival[best, np.arange(len(rows))] = False
+    is_rival[best, np.arange(len(best))] = False
     rivals, pixels = np.nonzero(is_rival)
-    return pixels, best[pixels], rivals
+    true = truth[pixels].astype(np.int64)
+    cells = (true * num_classes + best[pixels]) * num_classes + rivals
+    return cells[true < num_classes]
 
 
 def _counted(cells: Iterable[NDArray[np.int64]], num_classes: int) -> NDArray[np.int64]:
