@@ -90,6 +90,13 @@ def test_no_row_waits_for_the_end_of_another(monkeypatch, tmp_path):
     assert tried == [(number, fault) for number in range(3) for fault in range(2)]
 
 
+def test_a_row_says_while_its_trials_are_not_all_made():
+    fault = Fault("fault", "a thing", 3, lambda trial: None, 5)
+    row = faults_base.judge(fault, [None, None], times=3)
+    assert (row.tried, row.losses, row.remark) == (10, (), "2 of 3 trials made so far")
+    assert faults_base.judge(fault, [None] * 3, times=3).remark == ""
+
+
 def test_limits_grow_with_the_time_of_an_undisturbed_run(monkeypatch):
     monkeypatch.setattr(faults_base.Pace, "slowness", 1.0)
     assert faults_base.scaled(120) == 120

@@ -116,7 +116,8 @@ def campaign(
                 for done in as_completed(waiting):
                     outcomes[waiting[done]].append(done.result())
                     bar.update()
-                    yield [judge(*row, times=count) for *row, count in zip(faults, outcomes, times)]
+                    rows = zip(faults, outcomes, times)
+                    yield [judge(fault, made, times=count) for fault, made, count in rows]
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
     finally:

@@ -259,7 +259,9 @@ def judge(fault: Fault, outcomes: Sequence[Exception | None], *, times: int) -> 
     not_tried = [str(error) for error in outcomes if isinstance(error, NotTried)]
     losses = [str(error) for error in outcomes if isinstance(error, Loss)]
     tried = fault.each * (len(outcomes) - len(not_tried))
-    remark = f"not tried {len(not_tried)} of {times} times: {not_tried[0]}" if not_tried else ""
+    remark = "" if len(outcomes) == times else f"{len(outcomes)} of {times} trials made so far"
+    if not_tried:
+        remark = f"not tried {len(not_tried)} of {times} times: {not_tried[0]}"
     return Row(fault.what, tried, tuple(losses), remark)
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from faults_base import Fault, Loss, NotTried, Trial, must_be_equal, run, running
-from faults_work import CONVERSION, EVALUATION, LISTS, TRAINING
+from faults_work import CONVERSION, EVALUATION, LISTS, TRAINING, training
 
 _WORKS = (TRAINING, EVALUATION, LISTS, CONVERSION)
 
@@ -184,6 +184,18 @@ def _refused(trial: Trial, place: Path) -> None:
         raise Loss(f"{work.name}: {loss}") from None
 
 
+def _no_loopback(trial: Trial) -> None:
+    """A network namespace whose loopback interface is down: `launch` says so, or works."""
+    program = ("unshare", "--map-root-user", "--net")
+    _check_program(program)
+    arguments: list[object] = ["launch", "--workers", 2, "--"]
+    arguments += training(trial.bench, trial.folder / "out", "--kvstore", "dist_sync")
+    ended = run(trial.folder, arguments, program=(*program, sys.executable, "-m", "ademx"))
+    ended.must_be_plain()
+    if ended.status:
+        ended.must_explain("loopback", "127.0.0.1")
+
+
 _CORES = """
 import sys
 from ademx.compat import usable_cores
@@ -244,5 +256,6 @@ FAULTS = [
     *map(_fault, _ODD),
     Fault("around-terminal", "a terminal", 4, _terminal),
     Fault("around-read-only-folder", "a read-only folder for output", 3, _read_only),
+    Fault("around-no-loopback", "`launch` where loopback is down", 1, _no_loopback),
     Fault("around-quota", "a CPU quota of one core", 1, _quota),
 ]

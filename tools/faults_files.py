@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import resource
+import shutil
+import stat
 import sys
 import threading
 from collections.abc import Callable
@@ -28,6 +31,7 @@ from faults_base import (
 from faults_work import LABEL, RELEASED, evaluation, trained, training, voc
 
 _PR_CAPBSET_DROP = 24
+_MEMORY = 8 << 30  # bytes of addresses, most of which are no memory
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 
 
@@ -52,9 +56,24 @@ def _zeros(path: Path) -> None:
     path.write_bytes(bytes(10_000))
 
 
+def _socket(path: Path) -> None:
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+def _endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _nothing(path: Path) -> None:
+    path.symlink_to("/dev/null")
+
+
 _KINDS: dict[str, Callable[[Path], None]] = {
     "folder": _folder,
     "FIFO": os.mkfifo,
+    "socket": _socket,
+    "/dev/zero": _endless,
+    "/dev/null": _nothing,
     "unreadable": _unreadable,
     "circular link": _link_to_itself,
     "empty file": _empty,
@@ -160,7 +179,7 @@ def _odd_kind(trial: Trial) -> None:
     place, kind = _PAIRS[trial.number % len(_PAIRS)]
     path = trial.folder / place.file
     _KINDS[kind](path)
-    before = _obey_permissions if kind == "unreadable" else None
+    before = {"unreadable": _obey_permissions, "/dev/zero": _little_memory}.get(kind)
     try:
         arguments = place.arguments(trial.bench, trial.folder, path)
         ended = run(trial.folder, arguments, before=before)
@@ -178,6 +197,11 @@ def _obey_permissions() -> None:
         prctl = ctypes.CDLL(None).prctl
         for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
             prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def _little_memory() -> None:
+    """Keep what reads without end from the memory of everyone."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
 
 
 # Cut short while it is read: the program reads the first part, then the file shrinks.
@@ -247,7 +271,45 @@ def _cut_during(trial: Trial) -> None:
         ended.must_explain(path)
 
 
-_PLAIN = "images/{0}.jpg\tlabels/{0}.png"
+def _cut_images(trial: Trial, *, command: str) -> None:
+    """Cut images at any moment of a command: each is used whole, told of, or ends the run."""
+
+    def alone(folder: Path) -> tuple[dict[str, str], float]:
+        (folder / "a.lst").write_text("\n".join(_plain_lines(trial.bench)) + "\n")
+        ended = must_run(folder, _list_command(trial.bench, folder, command))
+        return _of_list(folder), ended.seconds
+
+    expected, seconds = trial.bench.once(f"images of {command}", alone)
+    shutil.copytree(voc(trial.bench), trial.folder / "voc")
+    (trial.folder / "a.lst").write_text("\n".join(_plain_lines(trial.bench)) + "\n")
+    arguments = _list_command(trial.bench, trial.folder, command)
+    arguments = _swap(arguments, voc(trial.bench), trial.folder / "voc")
+    names = [line.split("\t")[0] for line in _plain_lines(trial.bench)]
+    cut = trial.random.sample(names, 2)
+    timers = [
+        threading.Timer(trial.random.random() * seconds, _cut, (trial.folder / "voc" / name, share))
+        for name, share in zip(cut, (trial.random.random(), trial.random.random()))
+    ]
+    for timer in timers:
+        timer.start()
+    try:
+        ended = run(trial.folder, arguments)
+    finally:
+        for timer in timers:
+            timer.join()
+    told = ended.stdout + ended.stderr
+    told += "".join(path.read_text() for path in trial.folder.glob("out/*.json*"))
+    if ended.status:
+        ended.must_explain(*(Path(name).name for name in cut))
+        return
+    ended.must_be_plain()
+    if any(Path(name).name in told for name in cut):
+        return
+    must_be_equal(_of_list(trial.folder), expected)
+
+
+def _cut(path: Path, share: float) -> None:
+    os.truncate(path, int(share * path.stat().st_size))
 
 
 def _list_forms(lines: list[str]) -> dict[str, tuple[bytes, bool]]:
@@ -346,6 +408,15 @@ FAULTS = [
         partial(_cut_between, kind="rec"),
     ),
     Fault("cut-during", "a `.params` file of 50 MB cut short at any moment", 20, _cut_during),
+    *(
+        Fault(
+            f"cut-images-{command}",
+            f"images cut short at any moment of `{command}`",
+            6,
+            partial(_cut_images, command=command),
+        )
+        for command in ("evaluate", "train")
+    ),
     Fault("list-evaluate", "odd lists in testing", 14, partial(_odd_list, command="evaluate")),
     Fault("list-train", "odd lists in training", 14, partial(_odd_list, command="train")),
     Fault("list-duplicates", "a sample twice in a list", 1, _duplicates),

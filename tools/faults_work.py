@@ -27,6 +27,7 @@ class Work:
         going_on: further arguments with which it goes on.
         prepare: fills the folder before the first call.
         produces: the part of the folder that is compared.
+        is_refused_again: it refuses to run where it has run to its end.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Work:
     going_on: tuple[str, ...] = ()
     prepare: Callable[[Bench, Path], None] = lambda bench, folder: None
     produces: str = "out"
+    is_refused_again: bool = False
 
     def found(self, folder: Path) -> dict[str, str]:
         """Return what is there by now."""
@@ -135,5 +137,6 @@ REPRODUCTION = Work("reproduce", _reproduction)
 DRAWING = Work(
     "data make",
     lambda bench, folder: ["data", "make", "voc", "--root", folder / "out", "--images", 40],
+    is_refused_again=True,
 )
 WORKS = (TRAINING, EVALUATION, LISTS, CONVERSION, CONVERSION_PTH, REPRODUCTION, DRAWING)
