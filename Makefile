@@ -13,8 +13,11 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10 python3
 demo: $(VENV)/demo.stamp
 	$(BIN)/ademx demo --output demo
 
+# As many processes as cores, each with one thread for MXNet and PyTorch; who is done early takes
+# over from the others. The last lines say what was skipped, and why.
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -c tests/pytest.ini tests
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -c tests/pytest.ini \
+	-n auto --dist worksteal tests
 
 # The golden tests by other kernels: what MXNet's oneDNN takes for a smaller CPU, one thread and two,
 # and PyTorch. A minute or two each on an idle machine, ten at the most.

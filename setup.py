@@ -89,6 +89,7 @@ setup(
             "opencv-python>=4.7,<4.12",  # 4.12 asks for numpy 2
             "playwright>=1.40",  # reports are tested in Chromium
             "pytest>=7.4",
+            "pytest-xdist>=3.5",  # runs the tests in as many processes as there are cores
             "ruff==0.17.5",
             "safetensors>=0.4",
             "types-PyYAML",
