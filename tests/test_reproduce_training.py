@@ -19,9 +19,9 @@ from ademx import params
 from ademx.cli import main
 from ademx.devices import Devices
 from ademx.published import RELEASED_FILES
-from ademx.reproduction.inputs import Places
+from ademx.reproduction.inputs import SearchFolders
 from ademx.reproduction.recipes import RECIPES
-from ademx.reproduction.stages import RecipeOptions, departures
+from ademx.reproduction.stages import RecipeOptions, differences_from_recipe
 from ademx.training import checkpoints
 from iters.datasets import DATASETS
 
@@ -212,8 +212,8 @@ def test_weights_never_take_the_name_of_a_released_file(places, tmp_path, monkey
 
 def told(name: str, **changes: object) -> list[str]:
     changes.setdefault("devices", Devices(gpus=(0, 1, 2, 3)))
-    return departures(
-        RecipeOptions(recipe=RECIPES[name], places=Places(), output=Path("out"), **changes)
+    return differences_from_recipe(
+        RecipeOptions(recipe=RECIPES[name], places=SearchFolders(), output=Path("out"), **changes)
     )
 
 

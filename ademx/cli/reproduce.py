@@ -12,7 +12,7 @@ from ademx.cli import options as shared
 from ademx.text import printable
 
 if TYPE_CHECKING:
-    from ademx.reproduction.inputs import Places
+    from ademx.reproduction.inputs import SearchFolders
     from ademx.reproduction.outcomes import Outcome
     from ademx.reproduction.stages import PlannedStage, RecipeOptions
 
@@ -112,8 +112,8 @@ def _check_usage(arguments: dict[str, Any]) -> None:
             raise click.UsageError(f"--{name.replace('_', '-')}: {when} --train")
 
 
-def _places(data: tuple[str, ...], models: Path) -> Places:
-    from ademx.reproduction.inputs import Places
+def _places(data: tuple[str, ...], models: Path) -> SearchFolders:
+    from ademx.reproduction.inputs import SearchFolders
     from iters.datasets import DATASETS
 
     folders, roots = [], {}
@@ -131,10 +131,10 @@ def _places(data: tuple[str, ...], models: Path) -> Places:
     folder = folders[0] if folders else Path("data")
     if folder.exists() and not folder.is_dir():
         raise click.UsageError(f"--data {folder}: expected a folder")
-    return Places(folder, models, roots)
+    return SearchFolders(folder, models, roots)
 
 
-def _test(given: dict[str, Any], places: Places) -> None:
+def _test(given: dict[str, Any], places: SearchFolders) -> None:
     from ademx.reproduction.rows import ReproduceOptions, reproduce
 
     gpus, cpus, backend = (given.pop(n, None) for n in ("gpus", "cpus", "backend"))
@@ -150,10 +150,10 @@ def _test(given: dict[str, Any], places: Places) -> None:
     failures = 0
     for are_not_run, outcomes in groupby(reproduce(options), lambda one: one.verdict == "not run"):
         if are_not_run:
-            click.echo(_told_not_run(list(outcomes)))
+            click.echo(not_run_text(list(outcomes)))
             continue
         for outcome in outcomes:
-            click.echo(_told(outcome))
+            click.echo(outcome_text(outcome))
             failures += outcome.is_failure
     reports = printable(options.output / "report.md")
     click.echo(f"\nreports: {reports}, .json and .html", err=True)
@@ -161,7 +161,7 @@ def _test(given: dict[str, Any], places: Places) -> None:
         raise click.ClickException(f"{failures} of {len(options.chosen())} rows differ or failed")
 
 
-def _told_not_run(outcomes: list[Outcome]) -> str:
+def not_run_text(outcomes: list[Outcome]) -> str:
     """Return a line for each row, then what is missing, once each."""
     from ademx.reproduction.outcomes import numbered_reasons, verdict_with_numbers
 
@@ -170,7 +170,8 @@ def _told_not_run(outcomes: list[Outcome]) -> str:
     return "\n".join([*lines, *(f"  ({n}) {printable(reason)}" for reason, n in numbers.items())])
 
 
-def _told(outcome: Outcome) -> str:
+def outcome_text(outcome: Outcome) -> str:
+    """Return the verdict on a row, its scores beside the published ones, and the reasons."""
     from ademx.published import METRIC_NAMES
     from ademx.reproduction.outcomes import our_score
 
@@ -185,9 +186,9 @@ def _told(outcome: Outcome) -> str:
     return "\n".join([*lines, *(f"  - {printable(reason)}" for reason in outcome.reasons)])
 
 
-def _train(given: dict[str, Any], places: Places) -> None:
+def _train(given: dict[str, Any], places: SearchFolders) -> None:
     from ademx.reproduction.recipes import get_recipe
-    from ademx.reproduction.stages import RecipeOptions, departures, plan_stages
+    from ademx.reproduction.stages import RecipeOptions, differences_from_recipe, plan_stages
 
     recipe, dry_run = get_recipe(given.pop("recipe")), given.pop("dry_run")
     gpus, cpus = given.pop("gpus", None), given.pop("cpus", None)
@@ -198,7 +199,7 @@ def _train(given: dict[str, Any], places: Places) -> None:
     output = given.pop("output") / "train" / recipe.name
     options = RecipeOptions(recipe=recipe, places=places, output=output, devices=devices, **given)
     stages = plan_stages(options)
-    for line in departures(options):
+    for line in differences_from_recipe(options):
         click.echo(f"Warning: {line}", err=True)
     if dry_run:
         click.echo(f"{recipe.name}, {recipe.origin}: {recipe.source}")

@@ -38,7 +38,7 @@ _SHOWN = 3  # problems of a dataset that are told one by one
 
 
 @dataclass(frozen=True)
-class Places:
+class SearchFolders:
     """Where to look.
 
     Attributes:
@@ -84,7 +84,7 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundInput:
     """A dataset's folder or a file of weights.
 
     Attributes:
@@ -99,7 +99,7 @@ class Found:
     is_own: bool = False
 
 
-def find_data(dataset: str, split: str, places: Places) -> Found:
+def find_data(dataset: str, split: str, places: SearchFolders) -> FoundInput:
     """Return the folder of a dataset that has a split, and what is wrong with that split.
 
     Looked at are the folder that was named for the dataset, else those below `places.data` that
@@ -109,10 +109,10 @@ def find_data(dataset: str, split: str, places: Places) -> Found:
     try:
         for root in places.roots_of(dataset):
             if _has_split(row, root, split):
-                return Found(root, _problems(row, root, split))
-        return Found(None, (_where_data_go(row, split, places),))
+                return FoundInput(root, _problems(row, root, split))
+        return FoundInput(None, (_where_data_go(row, split, places),))
     except (ValueError, OSError) as error:  # a malformed list, a folder that cannot be read
-        return Found(None, (f"data: {error}",))
+        return FoundInput(None, (f"data: {error}",))
 
 
 def _has_split(dataset: Dataset, root: Path, split: str) -> bool:
@@ -135,7 +135,7 @@ def _problems(dataset: Dataset, root: Path, split: str) -> tuple[str, ...]:
     return (f"data: {'; '.join(lines)}: check by `{_check_command(dataset.name, root, split)}`",)
 
 
-def _where_data_go(dataset: Dataset, split: str, places: Places) -> str:
+def _where_data_go(dataset: Dataset, split: str, places: SearchFolders) -> str:
     root = places.proposed_root(dataset.name)
     lists = ""
     if dataset.name not in _NEED_NO_LISTS:
@@ -156,7 +156,7 @@ def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-def find_row_weights(row: Result, places: Places) -> Found:
+def find_row_weights(row: Result, places: SearchFolders) -> FoundInput:
     """Return the weights of a row: the released ones, else those of one's own training."""
     labels = []
     recipe = find_recipe(row)
@@ -166,12 +166,12 @@ def find_row_weights(row: Result, places: Places) -> Found:
     return _find_weights(row.label, labels, places)
 
 
-def find_start_weights(label: str, places: Places) -> Found:
+def find_start_weights(label: str, places: SearchFolders) -> FoundInput:
     """Return the weights of a label that a recipe starts from, released ones first."""
     return _find_weights(label, [label], places)
 
 
-def _find_weights(released: str | None, own: list[str], places: Places) -> Found:
+def _find_weights(released: str | None, own: list[str], places: SearchFolders) -> FoundInput:
     name = f"{released}_ep-0001.params"
     if name in RELEASED_FILES and (places.models / name).is_file():
         return _verified(places.models / name)
@@ -183,22 +183,24 @@ def _find_weights(released: str | None, own: list[str], places: Places) -> Found
                 f"weights: {path} is of your own training, {what}: from one training to the next "
                 "scores move by more than the tolerance"
             )
-            return Found(path, (problem,), is_own=True)
-    return Found(None, (_where_weights_go(name if name in RELEASED_FILES else None, own, places),))
+            return FoundInput(path, (problem,), is_own=True)
+    return FoundInput(
+        None, (_where_weights_go(name if name in RELEASED_FILES else None, own, places),)
+    )
 
 
-def _verified(path: Path) -> Found:
+def _verified(path: Path) -> FoundInput:
     try:
         digest, released = md5(path), RELEASED_FILES[path.name]
     except OSError as error:
-        return Found(None, (f"weights: {error}",))
+        return FoundInput(None, (f"weights: {error}",))
     if digest == released:
-        return Found(path)
+        return FoundInput(path)
     problem = (
         f"weights: {path} has MD5 {digest}, the released file {released}: check by "
         f"`ademx weights verify {_quoted(path)}`"
     )
-    return Found(path, (problem,))
+    return FoundInput(path, (problem,))
 
 
 def _newest(label: str, models: Path) -> Path | None:
@@ -214,7 +216,7 @@ def _newest(label: str, models: Path) -> Path | None:
     return epochs[max(epochs)] if epochs else None
 
 
-def _where_weights_go(released: str | None, own: list[str], places: Places) -> str:
+def _where_weights_go(released: str | None, own: list[str], places: SearchFolders) -> str:
     ways = ["weights: none were released"]
     if released is not None:
         path = places.proposed_weights(released)

@@ -26,7 +26,7 @@ import numpy as np
 from ademx.compat import MissingDependency
 from ademx.labels import parse_label
 from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
-from ademx.reproduction.inputs import Found, Places, find_data, find_row_weights
+from ademx.reproduction.inputs import FoundInput, SearchFolders, find_data, find_row_weights
 from ademx.reproduction.outcomes import Outcome, Reports
 from ademx.reproduction.recipes import find_recipe
 from ademx.reproduction.tolerance import (
@@ -72,7 +72,7 @@ class ReproduceOptions:
     """
 
     rows: tuple[str, ...]
-    places: Places
+    places: SearchFolders
     output: Path
     devices: Callable[[], Devices]
     batch_images: int = 1
@@ -106,8 +106,8 @@ class _Plan:
     """
 
     row: Result
-    data: Found
-    weights: Found
+    data: FoundInput
+    weights: FoundInput
     obstacles: tuple[str, ...]
     doubts: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ def reproduce(options: ReproduceOptions) -> Iterator[Outcome]:
     find = lru_cache(maxsize=None)(lambda name, split: find_data(name, split, options.places))
     waiting = []
     for row in options.chosen():
-        plan = _plan(row, options, find)
+        plan = _find_inputs(row, options, find)
         if plan.obstacles or (plan.doubts and not options.unverified):
             outcome = _not_run(plan)
             reports.add(outcome)
@@ -144,11 +144,13 @@ def reproduce(options: ReproduceOptions) -> Iterator[Outcome]:
         yield outcome
 
 
-def _plan(row: Result, options: ReproduceOptions, find: Callable[[str, str], Found]) -> _Plan:
+def _find_inputs(
+    row: Result, options: ReproduceOptions, find: Callable[[str, str], FoundInput]
+) -> _Plan:
     places = options.places
     impossible = _why_impossible(row)
     if impossible:
-        return _Plan(row, Found(None), Found(None), (impossible,), ())
+        return _Plan(row, FoundInput(None), FoundInput(None), (impossible,), ())
     data, weights = find(row.dataset, row.split), find_row_weights(row, places)
     # To train a network anew is to reproduce a row too, if by a harder way.
     notes = weights.problems if weights.is_own else ()
@@ -187,7 +189,7 @@ def _not_run(plan: _Plan) -> Outcome:
 
 def _tested(plan: _Plan, options: ReproduceOptions) -> Outcome:
     """Test a row, or take what an earlier call found with the same settings."""
-    run = _Run(plan, options)
+    run = _RowTest(plan, options)
     _log.info("%s: `%s`", plan.row.name, run.command)
     try:
         return run.outcome()
@@ -199,7 +201,7 @@ def _tested(plan: _Plan, options: ReproduceOptions) -> Outcome:
         return Outcome(plan.row, "failed", reasons, command=run.command)
 
 
-class _Run:
+class _RowTest:
     """The test of a row."""
 
     def __init__(self, plan: _Plan, options: ReproduceOptions) -> None:

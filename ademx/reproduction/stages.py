@@ -15,7 +15,7 @@ from typing import Any
 from ademx.devices import Devices
 from ademx.files import md5, replacing
 from ademx.published import RELEASED_FILES
-from ademx.reproduction.inputs import Found, Places, find_data, find_start_weights
+from ademx.reproduction.inputs import FoundInput, SearchFolders, find_data, find_start_weights
 from ademx.reproduction.recipes import Recipe, Stage
 from ademx.training import checkpoints
 from ademx.training.options import (
@@ -48,7 +48,7 @@ class RecipeOptions:
     """
 
     recipe: Recipe
-    places: Places
+    places: SearchFolders
     output: Path
     devices: Devices | None = None
     batch_images: int | None = None
@@ -83,7 +83,7 @@ class PlannedStage:
     Attributes:
         options: of the training.
         problems: what is missing or not known to be the published; see
-            :class:`ademx.reproduction.inputs.Found`.
+            :class:`ademx.reproduction.inputs.FoundInput`.
         is_possible: whether nothing is missing.
         finished: the weights, where an earlier call has trained this stage.
     """
@@ -128,16 +128,16 @@ def plan_stages(options: RecipeOptions) -> list[PlannedStage]:
     """Return a recipe's stages with what was found of their data and weights."""
     planned: dict[str, PlannedStage] = {}
     for stage in options.stages():
-        weights = Found(None)
+        weights = FoundInput(None)
         if stage.weights in planned:
-            weights = Found(planned[stage.weights].result)
+            weights = FoundInput(planned[stage.weights].result)
         elif stage.weights is not None:
             weights = find_start_weights(stage.weights, options.places)
         planned[stage.label] = _plan_stage(stage, weights, options)
     return list(planned.values())
 
 
-def _plan_stage(stage: Stage, weights: Found, options: RecipeOptions) -> PlannedStage:
+def _plan_stage(stage: Stage, weights: FoundInput, options: RecipeOptions) -> PlannedStage:
     path, problems = weights.path, weights.problems
     is_possible = path is not None or stage.weights is None
     if stage.weights is not None and path is None:
@@ -201,25 +201,25 @@ def _finished(options: TrainOptions) -> Path | None:
         return None
     if options.weights is not None and not options.weights.is_file():
         return None
-    held = checkpoint.state.record["settings"]
+    stored_settings = checkpoint.state.record["settings"]
     settings = json.loads(json.dumps(options.settings([])))
     del settings["samples_md5"], settings["labels_md5"]
-    same = all(held.get(name) == value for name, value in settings.items())
+    same = all(stored_settings.get(name) == value for name, value in settings.items())
     return checkpoint.params_path if same else None
 
 
-def departures(options: RecipeOptions) -> list[str]:
+def differences_from_recipe(options: RecipeOptions) -> list[str]:
     """Return in what a training departs from the recipe, with the rate of the linear rule.
 
     The linear rule has the learning rate grow with the batch. The rate is never changed by it.
     """
     lines = []
     for recipe, stage in zip(options.recipe.stages, options.stages()):
-        lines += _departures(recipe, stage, options)
+        lines += _stage_differences(recipe, stage, options)
     return list(dict.fromkeys(lines))
 
 
-def _departures(recipe: Stage, stage: Stage, options: RecipeOptions) -> list[str]:
+def _stage_differences(recipe: Stage, stage: Stage, options: RecipeOptions) -> list[str]:
     lines = []
     ruled = recipe.base_lr * stage.batch_images / recipe.batch_images
     if stage.batch_images != recipe.batch_images:
@@ -277,7 +277,7 @@ def train_recipe(options: RecipeOptions, stages: Sequence[PlannedStage]) -> tupl
         ademx.training.run.TrainingDiverged: the loss became nan.
     """
     _check_inputs(options, stages)
-    target = _target(options, stages[-1])
+    target = _target_path(options, stages[-1])
     from ademx.training.run import train
 
     for number, stage in enumerate(stages, start=1):
@@ -291,7 +291,7 @@ def train_recipe(options: RecipeOptions, stages: Sequence[PlannedStage]) -> tupl
         stopped_by = report.signal if last else report.signal or report.late_signal
         if stopped_by is not None:
             return report.params_path or stage.result, stopped_by
-    _place(stages[-1].result, target)
+    _copy_weights(stages[-1].result, target)
     return target, None
 
 
@@ -304,7 +304,7 @@ def _check_inputs(options: RecipeOptions, stages: Sequence[PlannedStage]) -> Non
         raise ValueError(f"{text}\n  --unverified trains all the same")
 
 
-def _target(options: RecipeOptions, last: PlannedStage) -> Path:
+def _target_path(options: RecipeOptions, last: PlannedStage) -> Path:
     """Return where the weights go, before weeks are spent on what may not go there."""
     models = options.places.models
     target = models / last.result.name
@@ -323,7 +323,7 @@ def _target(options: RecipeOptions, last: PlannedStage) -> Path:
     return target
 
 
-def _place(weights: Path, target: Path) -> None:
+def _copy_weights(weights: Path, target: Path) -> None:
     """Copy the weights to the folder of models, unless they are there."""
     if target.is_file() and md5(target) == md5(weights):
         return

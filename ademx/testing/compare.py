@@ -282,15 +282,15 @@ def _check_comparable(before: FinishedRun, after: FinishedRun) -> None:
 
 def _common(before: FinishedRun, after: FinishedRun) -> tuple[FinishedRun, FinishedRun]:
     """Return the runs with the images that both tested, in the first one's order."""
-    places = {name: place for place, name in enumerate(after.names)}
-    kept = [place for place, name in enumerate(before.names) if name in places]
+    indices = {name: index for index, name in enumerate(after.names)}
+    kept = [index for index, name in enumerate(before.names) if name in indices]
     if len(kept) < 2:
         raise ValueError(
             f"{after.folder}: {len(kept)} of its {len(after.names)} images are among the "
             f"{len(before.names)} of {before.folder}: expected runs on the same split, and at "
             "least two images in both"
         )
-    one, other = before.only(kept), after.only([places[before.names[place]] for place in kept])
+    one, other = before.subset(kept), after.subset([indices[before.names[index]] for index in kept])
     changed = (one.truth != other.truth).any(axis=1)
     if changed.any():
         raise ValueError(

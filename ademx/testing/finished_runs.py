@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,17 +94,15 @@ class FinishedRun:
         """Return the true class of an image that was classified."""
         return None if self.guesses is None else self.class_names[int(self.truth[index, 0])]
 
-    def only(self, places: Sequence[int]) -> FinishedRun:
+    def subset(self, indices: Sequence[int]) -> FinishedRun:
         """Return the run with these of its images alone, in this order."""
-        return FinishedRun(
-            folder=self.folder,
-            record=self.record,
-            names=tuple(self.names[place] for place in places),
-            class_names=self.class_names,
-            truth=self.truth[places],
-            counts=self.counts[places],
-            image_scores=self.image_scores[places],
-            guesses=None if self.guesses is None else self.guesses[places],
+        return replace(
+            self,
+            names=tuple(self.names[index] for index in indices),
+            truth=self.truth[indices],
+            counts=self.counts[indices],
+            image_scores=self.image_scores[indices],
+            guesses=None if self.guesses is None else self.guesses[indices],
         )
 
 
