@@ -23,9 +23,9 @@ from ademx.testing.segmentation import (
 from ademx.training import curves
 from ademx.versions import versions
 from iters.datasets import DATASETS
+from iters.images import load_image, load_label
 from iters.lists import find_samples
 from iters.samples import Sample
-from iters.sources import load_image, load_label
 
 LABEL = "voc_rna-a1_cls21_s8"
 

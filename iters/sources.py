@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
-import numpy as np
-
-from iters.decode import BrokenImage, decode_image, decode_stored_ids, is_turned
-from iters.exif import orientation
+from iters.decode import BrokenImage
 from iters.files import open_file, read_file, read_text
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from iters.samples import Sample
 
 _log = logging.getLogger(__name__)
 
@@ -70,90 +61,6 @@ def read_bytes(path: str | Path, offset: int | None = None) -> bytes:
         except (ValueError, struct.error) as error:
             raise BrokenImage(f"{path}, record at byte {offset}: {error}") from None
     return data[_HEADER.size + 4 * num_labels :]
-
-
-class Loaded(NamedTuple):
-    """A sample's image and label.
-
-    Attributes:
-        image: (H, W, 3) uint8 RGB.
-        stored: (h, w) uint8, the stored ids of its label image; None where it has none.
-        orientation: by the image's EXIF data; 1 is upright.
-        turned: whether the image was set upright.
-    """
-
-    image: NDArray[np.uint8]
-    stored: NDArray[np.uint8] | None
-    orientation: int
-    turned: bool
-
-
-def load_sample(sample: Sample, *, rule: str = "auto") -> Loaded:
-    """Return a sample's image and, for segmentation, its label.
-
-    Args:
-        sample: from files of its own or a record.
-        rule: when an image is turned, see :func:`iters.decode.is_turned`.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        BrokenImage: one cannot be decoded; the message names it and the cause.
-    """
-    stored = load_label(sample.label) if isinstance(sample.label, Path) else None
-    size = None if stored is None else (stored.shape[0], stored.shape[1])
-    with _naming(str(sample)):
-        encoded = _read_image(sample.image, sample.offset)
-        turned = is_turned(encoded, size, rule)
-        image = np.asarray(decode_image(encoded, turned=turned))
-        return Loaded(image, stored, orientation(encoded), turned)
-
-
-def load_image(
-    path: str | Path, *, turned: bool = False, over_white: bool = False
-) -> NDArray[np.uint8]:
-    """Return an image, (H, W, 3) uint8 RGB.
-
-    Args:
-        path: the file.
-        turned: see :func:`iters.decode.decode_image`.
-        over_white: the same.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        BrokenImage: it cannot be decoded; the message names the file and the cause.
-    """
-    with _naming(str(path)):
-        encoded = _read_image(path)
-        return np.array(decode_image(encoded, turned=turned, over_white=over_white))
-
-
-def load_label(path: str | Path) -> NDArray[np.uint8]:
-    """Return the stored ids of a label image, (H, W) uint8; see `iters.decode.decode_stored_ids`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        BrokenImage: it cannot be decoded, or has colours instead of one number a pixel.
-    """
-    with _naming(str(path)):
-        return decode_stored_ids(_read_image(path))
-
-
-def _read_image(path: str | Path, offset: int | None = None) -> bytes:
-    try:
-        return read_bytes(path, offset)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such image file") from None
-
-
-@contextlib.contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Put the file's name before what is wrong with its pixels."""
-    try:
-        yield
-    except BrokenImage as error:
-        if str(error).startswith(name):  # of a record that is none
-            raise
-        raise type(error)(f"{name}: {error}") from error.__cause__
 
 
 def _read_record(file: BinaryIO) -> bytes:

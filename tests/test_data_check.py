@@ -17,7 +17,7 @@ from ademx.data.check.dataset import check_dataset
 from ademx.data.check.label_values import allowed_values, explain_values
 from iters.datasets import DATASETS, VOID
 from iters.decode import BrokenImage
-from iters.sources import load_image, load_label
+from iters.images import load_image, load_label
 
 WIDTH, HEIGHT = 24, 16
 

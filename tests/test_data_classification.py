@@ -10,8 +10,9 @@ from PIL import Image
 
 from ademx.cli import main
 from ademx.data.lists.write import make_lists
+from iters.images import load_sample
 from iters.lists import find_samples
-from iters.sources import load_sample, read_bytes
+from iters.sources import read_bytes
 
 # Sorted order of the synsets, and what the development kit numbers them.
 SYNSETS = ("n01440764", "n01443537", "n02119789", "n07753592")

@@ -15,8 +15,8 @@ from ademx.compat import MissingDependency, import_gluoncv
 from ademx.data.lists.coco import CocoLabel, category_ids
 from ademx.data.lists.write import make_lists
 from iters.datasets import DATASETS, decode_label
+from iters.images import load_label
 from iters.lists import find_samples
-from iters.sources import load_label
 
 HEIGHT, WIDTH = 40, 60
 CATEGORY_IDS = [number for number in DATASETS["coco"].stored_ids if number]

@@ -8,8 +8,8 @@ from PIL import Image
 from ademx.data.lists.pascal_context import LABEL_IDS
 from ademx.data.lists.write import make_lists
 from iters.datasets import DATASETS, decode_label
+from iters.images import load_label
 from iters.lists import find_samples
-from iters.sources import load_label
 
 BASE = "VOCdevkit/VOC2010"
 

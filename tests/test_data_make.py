@@ -20,8 +20,8 @@ from ademx.data.lists.write import make_lists
 from ademx.files import locked
 from iters.datasets import DATASETS, VOID, decode_label
 from iters.drawn import SCENERIES, draw_for_classification, draw_for_segmentation, draw_scene
+from iters.images import load_image, load_label
 from iters.lists import find_samples
-from iters.sources import load_image, load_label
 
 IMAGES = 3
 SEED = 5

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from iters.decode import BrokenImage, decode_image, decode_stored_ids, image_size, shorten
-from iters.sources import load_label
+from iters.images import load_label
 
 HEIGHT, WIDTH = 83, 101  # no multiple of any block
 

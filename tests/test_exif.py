@@ -5,6 +5,7 @@ import json
 import logging
 import struct
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,12 +18,12 @@ from iters.augment_segmentation import SegmentationAugmentation
 from iters.datasets import DATASETS
 from iters.decode import BrokenImage, decode_image, decode_numbers, decode_stored_ids, is_turned
 from iters.exif import Watch, orientation
+from iters.images import load_image, load_label, load_sample
 from iters.lists import find_samples
-from iters.shown import load_as_shown
-from iters.sources import load_image, load_label, load_sample
 from iters.transforms import RNA
 
 HEIGHT, WIDTH = 37, 23
+load_as_shown = partial(load_image, turned=True, over_white=True)
 
 
 def png(rows, *, bits, colour_type, width, palette=b""):

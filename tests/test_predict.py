@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,13 @@ from ademx.testing.classification import ClassificationOptions, evaluate_classif
 from ademx.testing.segmentation import SegmentationOptions, evaluate_segmentation
 from iters.datasets import DATASETS
 from iters.decode import BrokenImage
-from iters.shown import load_as_shown
+from iters.images import load_image
 
 pytest.importorskip("mxnet")
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
+
+load_as_shown = partial(load_image, turned=True, over_white=True)
 
 
 @pytest.fixture(scope="module")

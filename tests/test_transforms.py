@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from iters.decode import BrokenImage
-from iters.sources import load_image, load_label
+from iters.images import load_image, load_label
 from iters.transforms import (
     RN,
     RNA,

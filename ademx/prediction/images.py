@@ -31,7 +31,7 @@ from iters import palettes, transforms
 from iters.datasets import Dataset, encode_label
 from iters.decode import BrokenImage
 from iters.find_dataset import get_dataset
-from iters.shown import SUFFIXES, load_as_shown
+from iters.images import SUFFIXES, load_image
 
 BACKENDS = ("mxnet", "torch", "onnx")
 
@@ -178,7 +178,7 @@ def _load(image: Path, files: Iterable[Path], options: PredictionOptions) -> np.
     problem = next(filter(None, map(name_problem, files)), "")
     if problem:
         raise BrokenImage(f"{image}: {problem}: give the image a shorter name")
-    return load_as_shown(image, turned=options.exif == "turn")
+    return load_image(image, turned=options.exif == "turn", over_white=True)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from ademx.pictures import colourise
 from iters import palettes
 from iters.datasets import VOID, Dataset, decode_label, encode_label
 from iters.decode import BrokenImage, Size
+from iters.images import load_label, load_sample
 from iters.samples import Sample
-from iters.sources import load_label, load_sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

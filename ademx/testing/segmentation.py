@@ -33,8 +33,8 @@ from ademx.testing.submissions import Submission, pack_labels
 from iters import transforms
 from iters.datasets import VOID, Dataset, decode_label, encode_label
 from iters.decode import BrokenImage
+from iters.images import load_label
 from iters.samples import Sample
-from iters.sources import load_label
 
 # Pixels of `correct/<image>.png` (Release: the same three values).
 _CORRECT, _WRONG = 127, 0

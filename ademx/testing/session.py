@@ -30,9 +30,9 @@ from iters import exif, transforms
 from iters.datasets import Dataset
 from iters.decode import BrokenImage
 from iters.find_dataset import get_dataset
+from iters.images import Loaded, load_sample
 from iters.lists import find_samples
 from iters.samples import Sample
-from iters.sources import Loaded, load_sample
 
 if TYPE_CHECKING:
     from ademx.engines.torch.predict import TorchPredictor
@@ -274,7 +274,7 @@ class Session(RunInputs):
                 yield sample, result
 
     def load_sample(self, sample: Sample) -> Loaded:
-        """Return a sample's image and label; see :func:`iters.sources.load_sample`.
+        """Return a sample's image and label; see :func:`iters.images.load_sample`.
 
         The first image that the default rule for EXIF orientations decides on is logged.
         """

@@ -25,7 +25,7 @@ from ademx.files import replacing
 from ademx.iteration import progress_bar
 from iters.decode import BrokenImage
 from iters.files import open_file
-from iters.sources import load_label
+from iters.images import load_label
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
