@@ -1,17 +1,15 @@
-"""The networks as MXNet symbols; `symbols.levels` holds their tables and loads no MXNet."""
+"""The networks: tables, their list of layers (neither loads MXNet), and that as an MXNet graph."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-_HOMES = {"build": "symbols.networks", "ohem_softmax": "symbols.losses"}
-
-__all__ = ["build", "ohem_softmax"]
+__all__ = ["ohem_softmax"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a builder, and MXNet with it, on first use."""
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    """Load the loss, and MXNet with it, on first use."""
+    if name in __all__:
+        return getattr(importlib.import_module("symbols.losses"), name)
     raise AttributeError(f"module 'symbols' has no attribute {name!r}")

@@ -1,130 +1,316 @@
-"""The few layers that every network is made of, with the release's names and constants."""
+"""A network as a flat list of layers: what every engine, the drawing and the summary read.
+
+The list follows from a row of `symbols.levels` and a top, and the released names are made here. It
+ends in scores and their softmax. Loads no MXNet.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
-from ademx.compat import import_mxnet
-from symbols.levels import BN_EPSILON, POOL_GEOMETRIES, check_choice
+from symbols.levels import (
+    HEAD_CHANNELS,
+    HEAD_DILATION,
+    HEADS,
+    POOL_GEOMETRIES,
+    LevelSpec,
+    Network,
+    block_names,
+    branch_names,
+    check_choice,
+    with_width,
+)
 
-if TYPE_CHECKING:
-    from mxnet.symbol import Symbol
+DATA = "data"
 
-mx = import_mxnet()
-
-# (learning rate, weight decay) multipliers of weights and gammas, and of biases and betas.
-_MULTIPLIERS = {
-    "none": (None, None),
-    "alex": (None, ("2.0", "0.0")),
-    "alex10": (("10.0", "1.0"), ("20.0", "0.0")),
-}
-MULTIPLIERS = tuple(_MULTIPLIERS)
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Layers:
-    """Builds layers under one set of choices; every method returns a Symbol.
+class Layer:
+    """One operator.
 
     Attributes:
-        pool: geometry of 3×3 stride-2 max pooling. "pad": padding 1; "caffe": padding 0, MXNet's
-            `valid` convention (the release's choice to test Model A); "full": padding 0, MXNet's
-            `full` convention (what Model A was trained with: 224 → 112 → … → 7).
-        multipliers: "none", "alex" (biases and betas: lr ×2, no decay) or "alex10" (everything
-            10 times as fast as "alex").
-        frozen_statistics: BatchNorm uses its moving statistics in training too.
-        workspace: MiB that a convolution may use for scratch.
+        kind: "convolution", "batch_norm", "relu", "dropout", "max_pool", "global_pool" (mean over
+            the image), "flatten", "linear", "add", "subsample" (every stride-th row and column),
+            "zero_pad" (channels of zeros at the end) or "softmax" (over the channels).
+        name: the layer's, which is also its output's; the parameters' names start with it.
+        inputs: names of the outputs that it reads.
+        in_channels: channels of the first input.
+        channels: channels of the output.
+        level: "stem", "1" to "7" or "top"; a pooling between two levels is of the second.
+        block: the residual block's name, such as "4b1"; "" outside of blocks.
+        kernel: side of the kernel, pixels.
+        stride: pixels.
+        dilation: pixels.
+        padding: pixels on every side.
+        ceil: whether a last, partial window counts.
+        bias: whether a convolution has one.
+        rate: fraction that a dropout drops.
     """
 
-    pool: str = "pad"
-    multipliers: str = "none"
-    frozen_statistics: bool = False
-    workspace: int = 1024
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+    in_channels: int
+    channels: int
+    level: str
+    block: str
+    kernel: int = 1
+    stride: int = 1
+    dilation: int = 1
+    padding: int = 0
+    ceil: bool = False
+    bias: bool = False
+    rate: float = 0.0
 
-    def __post_init__(self) -> None:
-        check_choice("pool", self.pool, POOL_GEOMETRIES)
-        check_choice("multipliers", self.multipliers, MULTIPLIERS)
+    def parameters(self) -> dict[str, Shape]:
+        """Return the names of the layer's parameters, moving statistics last, and their shapes."""
+        if self.kind == "batch_norm":
+            suffixes = ("gamma", "beta", "moving_mean", "moving_var")
+            return {f"{self.name}_{suffix}": (self.channels,) for suffix in suffixes}
+        if not self.is_weighted:
+            return {}
+        side = (self.kernel, self.kernel) if self.kind == "convolution" else ()
+        shapes: dict[str, Shape] = {f"{self.name}_weight": (self.channels, self.in_channels, *side)}
+        if self.bias:
+            shapes[f"{self.name}_bias"] = (self.channels,)
+        return shapes
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether this layer counts as depth: a convolution or a fully connected layer."""
+        return self.kind in ("convolution", "linear")
+
+    def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width of the output from those of the first input, pixels."""
+        if self.kind in ("global_pool", "flatten", "linear"):
+            return 1, 1
+        reach = self.dilation * (self.kernel - 1) + 1
+        spare = [side + 2 * self.padding - reach + self.ceil * (self.stride - 1) for side in size]
+        return spare[0] // self.stride + 1, spare[1] // self.stride + 1
+
+
+def list_layers(
+    network: Network,
+    *,
+    num_classes: int,
+    task: str,
+    width: float = 1.0,
+    pool: str = "pad",
+    head: str = "2conv",
+) -> tuple[Layer, ...]:
+    """Return the layers of a network in order of computation.
+
+    The first reads :data:`DATA`, (N, 3, H, W) float32, RGB: mean/std normalised for "rna", and
+    minus (123.68, 116.779, 103.939), not scaled, for "rn". The last is "softmax": probabilities,
+    (N, classes) for classification and (N, classes, H/s, W/s) for segmentation.
+
+    Args:
+        network: a row of the tables, at its output stride.
+        num_classes: classes to tell apart.
+        task: "classification" or "segmentation"; the latter drops out.
+        width: multiplier of all channels but the classes.
+        pool: geometry of 3×3 stride-2 max pooling. "pad": padding 1; "caffe": padding 0, partial
+            windows left out (the release's choice to test Model A); "full": padding 0, partial
+            windows counted (what Model A was trained with: 224 → 112 → … → 7).
+        head: segmentation top, "2conv" or "1conv".
+
+    Raises:
+        ValueError: a choice that does not exist.
+
+    Source: SPEC §2; arXiv:1611.10080, Table 1 and §4.2; arXiv:1512.03385, Table 1.
+    """
+    check_choice("pool", pool, POOL_GEOMETRIES)
+    check_choice("head", head, HEADS)
+    network = with_width(network, width)
+    builder = _Builder(pool, drop=task == "segmentation")
+    features = builder.rna(network) if network.family == "rna" else builder.rn(network)
+    top = f"linear{num_classes}"
+    if task == "classification":
+        features = builder.add("flatten", "flatten7", builder.add("global_pool", "pool7", features))
+        scores = builder.add("linear", top, features, channels=num_classes, bias=True)
+    else:
+        if head == "2conv":
+            channels = max(1, round(HEAD_CHANNELS * width))
+            features = builder.head_convolution(features, "conv6a", channels)
+            features = builder.add("relu", "conv6a_relu", features)
+        scores = builder.head_convolution(features, top, num_classes)
+    builder.add("softmax", "softmax", scores)
+    return tuple(builder.layers)
+
+
+def without_dropout(layers: Iterable[Layer]) -> tuple[Layer, ...]:
+    """Return the layers that compute something in testing."""
+    sources: dict[str, str] = {}
+    kept = []
+    for layer in layers:
+        inputs = tuple(sources.get(name, name) for name in layer.inputs)
+        if layer.kind == "dropout":
+            sources[layer.name] = inputs[0]
+        else:
+            kept.append(dataclasses.replace(layer, inputs=inputs))
+    return tuple(kept)
+
+
+@dataclass
+class _Builder:
+    """Appends layers; every method returns the name of the output it added."""
+
+    pool: str
+    drop: bool
+    layers: list[Layer] = field(default_factory=list)
+    level: str = "stem"
+    block: str = ""
+    _channels: dict[str, int] = field(default_factory=lambda: {DATA: 3})
+
+    def add(
+        self, kind: str, name: str, *inputs: str, channels: int | None = None, **options: Any
+    ) -> str:
+        """Append a layer; without `channels` it keeps those of its first input."""
+        in_channels = self._channels[inputs[0]]
+        channels = channels or in_channels
+        place = self.level, self.block
+        self.layers.append(Layer(kind, name, inputs, in_channels, channels, *place, **options))
+        self._channels[name] = channels
+        return name
+
+    def blocks(self, level: LevelSpec) -> Iterator[tuple[str, bool]]:
+        """Yield the names of a level's blocks, each as its turn comes, and whether it is first."""
+        for number, self.block in enumerate(block_names(level)):
+            yield self.block, number == 0
+        self.block, self.level = "", "top"
 
     def convolution(
-        self,
-        data: Symbol,
-        name: str,
-        *,
-        channels: int,
-        kernel: int,
-        stride: int = 1,
-        dilation: int = 1,
-        bias: bool = False,
-    ) -> Symbol:
-        """Return a square convolution that keeps the size but for its stride.
-
-        A 3×3 convolution of dilation d is padded by d; a 1×1 convolution never dilates.
-        """
+        self, data: str, name: str, channels: int, kernel: int, *, stride: int, dilation: int
+    ) -> str:
+        """Append one that keeps the size but for its stride; a 1×1 convolution never dilates."""
         dilation = dilation if kernel > 1 else 1
-        padding = dilation * (kernel // 2)
-        inputs = {"weight": self._variable(f"{name}_weight")}
-        if bias:
-            inputs["bias"] = self._variable(f"{name}_bias")
-        return mx.sym.Convolution(
+        return self.add(
+            "convolution",
+            name,
             data,
-            **inputs,
-            num_filter=channels,
-            kernel=(kernel, kernel),
-            stride=(stride, stride),
-            dilate=(dilation, dilation),
-            pad=(padding, padding),
-            no_bias=not bias,
-            workspace=self.workspace,
-            name=name,
+            channels=channels,
+            kernel=kernel,
+            stride=stride,
+            dilation=dilation,
+            padding=dilation * (kernel // 2),
         )
 
-    def batch_norm(self, data: Symbol, name: str) -> Symbol:
-        """Return BatchNorm with a learnt gamma and MXNet's default momentum."""
-        return mx.sym.BatchNorm(
+    def head_convolution(self, data: str, name: str, channels: int) -> str:
+        return self.add(
+            "convolution",
+            name,
             data,
-            gamma=self._variable(f"{name}_gamma"),
-            beta=self._variable(f"{name}_beta"),
-            eps=BN_EPSILON,
-            fix_gamma=False,
-            use_global_stats=self.frozen_statistics,
-            name=name,
+            channels=channels,
+            kernel=3,
+            dilation=HEAD_DILATION,
+            padding=HEAD_DILATION,
+            bias=True,
         )
 
-    def relu(self, data: Symbol, name: str) -> Symbol:
-        """Return the rectified data."""
-        return mx.sym.Activation(data, act_type="relu", name=name)
-
-    def max_pool(self, data: Symbol, name: str, *, stride: int = 2) -> Symbol:
-        """Return 3×3 max pooling in the chosen geometry.
-
-        A pooling that lost its stride to a smaller output stride keeps its kernel and, whatever
-        the geometry, its size.
-        """
+    def max_pool(self, data: str, name: str, *, stride: int) -> str:
+        """Append 3×3 pooling; one that lost its stride keeps its size, whatever the geometry."""
         padded = self.pool == "pad" or stride == 1
-        return mx.sym.Pooling(
+        return self.add(
+            "max_pool",
+            name,
             data,
-            pool_type="max",
-            kernel=(3, 3),
-            stride=(stride, stride),
-            pad=(1, 1) if padded else (0, 0),
-            pooling_convention="full" if self.pool == "full" and stride > 1 else "valid",
-            name=name,
+            kernel=3,
+            stride=stride,
+            padding=int(padded),
+            ceil=self.pool == "full" and not padded,
         )
 
-    def linear(self, data: Symbol, num_classes: int) -> Symbol:
-        """Return the scores (N, classes) of a fully connected layer on pooled features."""
-        name = f"linear{num_classes}"
-        return mx.sym.FullyConnected(
-            data,
-            weight=self._variable(f"{name}_weight"),
-            bias=self._variable(f"{name}_bias"),
-            num_hidden=num_classes,
-            name=name,
-        )
+    def rna(self, network: Network) -> str:
+        """Append the paper's own network up to its last ReLU (arXiv:1611.10080, Figure 2)."""
+        data = self.convolution(DATA, "conv1a", network.stem_channels, 3, stride=1, dilation=1)
+        for level in network.levels:
+            self.level = str(level.index)
+            if level.pooled:
+                data = self.max_pool(data, f"pool{level.index - 1}", stride=level.stride)
+            for block, first in self.blocks(level):
+                data = self._rna_block(data, level, block, first=first)
+        last = network.levels[-1].index
+        return self.add("relu", f"relu{last}", self.add("batch_norm", f"bn{last}", data))
 
-    def _variable(self, name: str) -> Symbol:
-        weights, biases = _MULTIPLIERS[self.multipliers]
-        chosen = biases if name.endswith(("_bias", "_beta")) else weights
-        if chosen is None:
-            return mx.sym.Variable(name)
-        return mx.sym.Variable(name, lr_mult=float(chosen[0]), wd_mult=float(chosen[1]))
+    def _rna_block(self, data: str, level: LevelSpec, block: str, *, first: bool) -> str:
+        """Append a pre-activation block: stages of BatchNorm, ReLU(, dropout), convolution."""
+        shortcut, branch = data, data
+        stages = branch_names(level)
+        for stage, channels, kernel, stride, dilation in _stages(level, stages, first):
+            name = f"res{block}_{stage}"
+            branch = self.add("batch_norm", f"bn{block}_{stage}", branch)
+            branch = self.add("relu", f"{name}_relu", branch)
+            if stage == stages[0] and first and level.project:
+                # The projection reads the block's first ReLU, not its input (SPEC §2).
+                shortcut = self.convolution(
+                    *(branch, f"res{block}_branch1", level.channels[-1], 1),
+                    stride=stride,
+                    dilation=1,
+                )
+            if self.drop and level.dropout and stage == stages[-1]:
+                branch = self.add("dropout", f"{name}_do", branch, rate=level.dropout)
+            branch = self.convolution(
+                branch, name, channels, kernel, stride=stride, dilation=dilation
+            )
+        return self.add("add", f"res{block}", branch, shortcut)
+
+    def rn(self, network: Network) -> str:
+        """Append a baseline up to its last ReLU (arXiv:1512.03385, §3)."""
+        data = self.convolution(DATA, "conv1", network.stem_channels, 7, stride=2, dilation=1)
+        data = self.add("relu", "conv1_relu", self.add("batch_norm", "bn_conv1", data))
+        self.level = str(network.levels[0].index)
+        data = self.max_pool(data, "pool1", stride=2)
+        for level in network.levels:
+            self.level = str(level.index)
+            for block, first in self.blocks(level):
+                shortcut = self._rn_shortcut(data, network, level, block, first=first)
+                data = self._rn_block(data, level, block, first=first)
+                if shortcut:
+                    data = self.add("add", f"res{block}", data, shortcut)
+                data = self.add("relu", f"res{block}_relu", data)
+        return data
+
+    def _rn_shortcut(
+        self, data: str, network: Network, level: LevelSpec, block: str, *, first: bool
+    ) -> str:
+        """Return the shortcut's output, "" for a plain network."""
+        stride, channels = level.stride if first and not level.pooled else 1, level.channels[-1]
+        if network.shortcut == "none":
+            return ""
+        if level.project and (first or network.shortcut == "C"):
+            name = f"{block}_branch1"
+            data = self.convolution(data, f"res{name}", channels, 1, stride=stride, dilation=1)
+            return self.add("batch_norm", f"bn{name}", data)
+        if stride > 1:
+            data = self.add("subsample", f"res{block}_subsample", data, stride=stride)
+        if self._channels[data] < channels:
+            data = self.add("zero_pad", f"res{block}_zero_padded", data, channels=channels)
+        return data
+
+    def _rn_block(self, data: str, level: LevelSpec, block: str, *, first: bool) -> str:
+        """Append a post-activation block's stages: convolution, BatchNorm(, ReLU)."""
+        stages = tuple(f"branch2{letter}" for letter in "abc"[: len(level.kernels)])
+        for stage, channels, kernel, stride, dilation in _stages(level, stages, first):
+            name = f"{block}_{stage}"
+            data = self.convolution(
+                data, f"res{name}", channels, kernel, stride=stride, dilation=dilation
+            )
+            data = self.add("batch_norm", f"bn{name}", data)
+            if stage != stages[-1]:
+                data = self.add("relu", f"res{name}_relu", data)
+        return data
+
+
+def _stages(
+    level: LevelSpec, names: tuple[str, ...], first: bool
+) -> Iterator[tuple[str, int, int, int, int]]:
+    """Yield name, channels, kernel, stride and dilation of each convolution of a block."""
+    for position, (name, channels, kernel) in enumerate(zip(names, level.channels, level.kernels)):
+        entry = first and position == 0
+        stride = level.stride if entry and not level.pooled else 1
+        yield name, channels, kernel, stride, level.entry_dilation if entry else level.dilation

@@ -17,7 +17,7 @@ from PIL import Image
 from ademx import params
 from ademx.cli import main
 from ademx.convert.files import read_arrays
-from ademx.networks.shapes import parameter_shapes
+from ademx.networks.graph import parameter_shapes
 
 torch = pytest.importorskip("torch")
 

@@ -62,8 +62,14 @@ def test_a_graph_without_mxnet_says_in_one_line_what_to_install(hide):
     assert len(message.splitlines()) == 1
 
 
+def test_a_summary_needs_no_mxnet():
+    code = "from ademx.cli import main\nmain(['summary', 'a1'])"
+    assert "109,167,912" in output_of(WITHOUT_MXNET, code)
+
+
 def test_the_command_without_mxnet_says_so_in_one_line_and_fails():
-    result = run(WITHOUT_MXNET, "from ademx.cli import main\nmain(['summary', 'a1'])")
+    code = "from ademx.cli import main\nmain(['summary', 'a1', '--training'])"
+    result = run(WITHOUT_MXNET, code)
     assert result.returncode == 1
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()

@@ -21,7 +21,7 @@ from fill import fill
 
 from ademx import params
 from ademx.convert import files
-from ademx.networks.shapes import parameter_shapes
+from ademx.networks.graph import parameter_shapes
 from ademx.params import CheckpointMismatch
 
 torch = pytest.importorskip("torch")

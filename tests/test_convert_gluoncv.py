@@ -13,7 +13,7 @@ import ademx
 from ademx import params
 from ademx.compat import import_gluoncv, import_mxnet
 from ademx.convert import files
-from ademx.networks.shapes import parameter_shapes
+from ademx.networks.graph import parameter_shapes
 
 pytest.importorskip("torch")
 

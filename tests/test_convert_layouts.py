@@ -11,7 +11,7 @@ from fill import fill, image_batch
 
 import ademx
 from ademx.convert import layouts, torch_model
-from ademx.networks.shapes import parameter_shapes
+from ademx.networks.graph import parameter_shapes
 
 torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402, N812  # needs torch

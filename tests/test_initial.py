@@ -12,7 +12,7 @@ from ademx import params
 from ademx.convert.files import Reading
 from ademx.convert.layouts import rename_to
 from ademx.labels import parse_label
-from ademx.networks.shapes import parameter_shapes
+from ademx.networks.graph import parameter_shapes
 from ademx.params import CheckpointMismatch
 from ademx.training.initial import initial_values, load_weights, same_label
 

@@ -19,7 +19,7 @@ from ademx.convert.onnx import FILE_VERSION, OPSET, build_model, read_onnx, writ
 from ademx.devices import Devices
 from ademx.engines.onnx.predict import OnnxPredictor
 from ademx.labels import parse_label
-from ademx.networks.shapes import parameter_shapes
+from ademx.networks.graph import parameter_shapes
 from ademx.params import CheckpointMismatch
 
 onnx = pytest.importorskip("onnx")
@@ -244,7 +244,7 @@ def test_needs_neither_mxnet_nor_torch():
         "from ademx.labels import parse_label\n"
         "from ademx.engines.onnx.predict import OnnxPredictor\n"
         "from ademx.devices import Devices\n"
-        "from ademx.networks.shapes import parameter_shapes\n"
+        "from ademx.networks.graph import parameter_shapes\n"
         f"shapes = parameter_shapes({VOC!r}, width=1 / 16)\n"
         "values = {name: np.ones(shape, 'f4') for name, shape in shapes.items()}\n"
         f"net = OnnxPredictor(parse_label({VOC!r}), values, {{}}, source='x', devices=Devices())\n"

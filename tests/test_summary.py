@@ -20,8 +20,9 @@ from ademx.cli import main
 
 mx = pytest.importorskip("mxnet")
 
+from ademx.engines.mxnet.memory import training_memory  # noqa: E402
 from ademx.networks.drawing import draw  # noqa: E402
-from ademx.networks.summary import full_label, load_graph, summarise, training_memory  # noqa: E402
+from ademx.networks.summary import full_label, load_graph, summarise  # noqa: E402
 
 needs_dot = pytest.mark.skipif(not shutil.which("dot"), reason="graphviz's dot is not installed")
 

@@ -13,7 +13,7 @@ from fill import fill, image_batch
 
 import ademx
 from ademx.convert import to_torch
-from ademx.networks.shapes import parameter_shapes
+from ademx.networks.graph import parameter_shapes
 
 torch = pytest.importorskip("torch")
 from ademx.convert.torch_model import build  # noqa: E402  # needs torch

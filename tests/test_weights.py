@@ -21,7 +21,7 @@ from ademx import params
 from ademx.cli import main
 from ademx.convert.files import convert
 from ademx.convert.genuine import file_size, guess_model, released_files, statistics, verify
-from ademx.networks.shapes import parameter_shapes
+from ademx.networks.graph import parameter_shapes
 from ademx.published import RELEASED_FILES
 
 ILSVRC = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"

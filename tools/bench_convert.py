@@ -22,7 +22,7 @@ from ademx import params
 from ademx.compat import import_mxnet
 from ademx.convert.files import convert as convert_file
 from ademx.files import replacing, write_json
-from ademx.networks.shapes import parameter_shapes
+from ademx.networks.graph import parameter_shapes
 
 LABEL = "ilsvrc-cls_rna-a1_cls1000"
 LIMITS = {

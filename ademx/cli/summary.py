@@ -13,7 +13,8 @@ from ademx.cli import options as shared
 from ademx.files import replacing, write_json
 
 if TYPE_CHECKING:
-    from ademx.networks.summary import LevelSummary, Summary, TrainingMemory
+    from ademx.engines.mxnet.memory import TrainingMemory
+    from ademx.networks.summary import LevelSummary, Summary
 
 _ORIGINS = {
     "released": "released",
@@ -90,7 +91,7 @@ def summary(
 
     LABEL is a model label (voc_rna-a1_cls21_s8) or a network's name (a1, rn-50).
     """
-    from ademx.networks.summary import load_graph, summarise, training_memory
+    from ademx.networks.summary import load_graph, summarise
 
     shared.check_writable([plot, json_file], overwrite=overwrite)
     graph = load_graph(label, input_size=input_size, batch=batch, width=width, pool=pool, head=head)
@@ -98,6 +99,8 @@ def summary(
     numbers = dataclasses.asdict(result)
     report = _report(result)
     if training or backward_do_mirror:
+        from ademx.engines.mxnet.memory import training_memory
+
         memory = training_memory(graph, backward_do_mirror=backward_do_mirror)
         numbers["training"] = {**dataclasses.asdict(memory), "total": memory.total}
         report += _training_report(memory, result.input_shape[0])

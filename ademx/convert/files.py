@@ -26,7 +26,7 @@ from ademx.convert.safetensors_files import (
 from ademx.convert.torch_files import TorchFile, open_torch, write_torch
 from ademx.files import PathLike, md5
 from ademx.labels import Label, parse_label
-from ademx.networks.shapes import find_head, find_width, parameter_shapes
+from ademx.networks.graph import find_head, find_width, parameter_shapes
 from ademx.params import ParamsFile
 from iters import transforms
 from iters.files import open_file

@@ -20,11 +20,12 @@ from ademx.convert.layouts import LayoutError, first_keys
 from ademx.convert.recognise import Recognised
 from ademx.files import PathLike, md5
 from ademx.labels import TASKS, Label, parse_label
-from ademx.networks.shapes import Shape, find_head, find_width, parameter_shapes
+from ademx.networks.graph import find_head, find_width, parameter_shapes
 from ademx.params import Array, CheckpointMismatch
 from ademx.published import RELEASED_FILES, RESULTS
 from iters.datasets import DATASETS
 from iters.files import open_file
+from symbols.layers import Shape
 from symbols.levels import RN_NETWORKS, RNA_NETWORKS
 
 GONE = (

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,13 +27,18 @@ from ademx.convert import split
 from ademx.convert.files import Reading, read_weights
 from ademx.files import PathLike, md5, replacing
 from ademx.labels import Label, parse_label
-from ademx.networks.shapes import DATA, PROBABILITIES, Layer, find_head, find_width, list_layers
+from ademx.networks.graph import find_head, find_width, list_layers
 from ademx.params import Array, check_parameters
 from iters import transforms
+from symbols.layers import DATA, Layer, without_dropout
 from symbols.levels import BN_EPSILON
 
 OPSET = 13
 FILE_VERSION = 7
+
+PROBABILITIES = "probabilities"
+# Outputs that bear another name in these files than their layer's.
+_OUTPUTS = {"softmax": PROBABILITIES, "pool7": "pool7_pooled", "flatten7": "pool7"}
 
 _PRODUCER = "ademx"
 _AUX_SUFFIXES = ("_moving_mean", "_moving_var")
@@ -160,16 +165,14 @@ def build_model(
     found = {**arg_params, **aux_params}
     shapes = {name: array.shape for name, array in found.items()}
     width, head = find_width(label, shapes), find_head(shapes) or "2conv"
-    layers = list_layers(label, width=width, pool=pool, head=head)
+    layers = without_dropout(list_layers(label, width=width, pool=pool, head=head))
     expected = {name: shape for layer in layers for name, shape in layer.parameters().items()}
     check_parameters(expected, found, source=source)
     constants = {name: np.ascontiguousarray(found[name], np.float32) for name in expected}
-    nodes: list[Any] = []
     for layer in layers:
         constants.update(_constants(layer))
-        nodes += _nodes(onnx, layer)
     graph = onnx.helper.make_graph(
-        nodes,
+        [_node(onnx, layer) for layer in layers],
         str(label),
         [_value(onnx, DATA, ("batch", 3, *(input_size or ("height", "width"))))],
         [_value(onnx, PROBABILITIES, _output_shape(label, layers, input_size))],
@@ -252,7 +255,7 @@ def _output_shape(
     sizes = {DATA: input_size}
     for layer in layers:
         sizes[layer.name] = layer.output_size(sizes[layer.inputs[0]])
-    return "batch", label.num_classes, *sizes[PROBABILITIES]
+    return "batch", label.num_classes, *sizes[layers[-1].name]
 
 
 def _constants(layer: Layer) -> dict[str, Array]:
@@ -267,26 +270,23 @@ def _constants(layer: Layer) -> dict[str, Array]:
     return {}
 
 
-def _nodes(onnx: ModuleType, layer: Layer) -> Iterator[Any]:
-    """Yield a layer's node; the pooling over the whole image takes two."""
-    if layer.kind == "global_pool":
-        pooled = f"{layer.name}_pooled"
-        yield onnx.helper.make_node("GlobalAveragePool", layer.inputs, [pooled], pooled)
-        yield onnx.helper.make_node("Flatten", [pooled], [layer.name], layer.name)
-        return
+def _node(onnx: ModuleType, layer: Layer) -> Any:
     operator = {
         "convolution": "Conv",
         "batch_norm": "BatchNormalization",
         "relu": "Relu",
         "max_pool": "MaxPool",
+        "global_pool": "GlobalAveragePool",
+        "flatten": "Flatten",
         "linear": "Gemm",
         "add": "Add",
         "subsample": "Slice",
         "zero_pad": "Pad",
         "softmax": "Softmax",
     }[layer.kind]
-    inputs = [*layer.inputs, *layer.parameters(), *_constants(layer)]
-    yield onnx.helper.make_node(operator, inputs, [layer.name], layer.name, **_attributes(layer))
+    name, *sources = (_OUTPUTS.get(name, name) for name in (layer.name, *layer.inputs))
+    inputs = [*sources, *layer.parameters(), *_constants(layer)]
+    return onnx.helper.make_node(operator, inputs, [name], name, **_attributes(layer))
 
 
 def _attributes(layer: Layer) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ademx.convert.layouts import (
     listed,
 )
 from ademx.labels import Label
-from ademx.networks.shapes import parameter_shapes
+from ademx.networks.graph import parameter_shapes
 from ademx.params import HasShape
 from ademx.text import printable
 from symbols.levels import RN_NETWORKS, check_choice

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import graphviz
 
 from ademx.compat import MissingDependency
-from ademx.networks.summary import Graph, Node
+from ademx.networks.summary import Graph
+from symbols.layers import DATA, Layer
 
 FORMATS = ("pdf", "png", "svg")
 
@@ -23,20 +26,27 @@ _COLOURS = {
     "other": "#fdb462",
 }
 _KINDS = {
-    "null": "input",
-    "Convolution": "convolution",
-    "FullyConnected": "convolution",
-    "BatchNorm": "normalisation",
-    "Activation": "activation",
-    "Pooling": "pooling",
-    "elemwise_add": "add",
-    "SoftmaxOutput": "output",
+    "convolution": "convolution",
+    "linear": "convolution",
+    "batch_norm": "normalisation",
+    "relu": "activation",
+    "max_pool": "pooling",
+    "global_pool": "pooling",
+    "add": "add",
+    "softmax": "output",
 }
-# Steps of the making of zeros for shortcut A; the picture shows their end, the concatenation.
-_HIDDEN = ("zeros_like", "tile", "slice_axis")
-# Operators that join the box of the operator before them, where they are its only reader.
-_JOINING = ("Activation", "Dropout")
-_JOINED = ("BatchNorm", "Activation", "elemwise_add")
+_TEXTS = {
+    "batch_norm": "BatchNorm",
+    "relu": "ReLU",
+    "flatten": "Flatten",
+    "add": "add",
+    "subsample": "every second pixel",
+    "zero_pad": "zero padding",
+    "softmax": "softmax",
+}
+# Layers that join the box of the layer before them, where they are its only reader.
+_JOINING = ("relu", "dropout")
+_JOINED = ("batch_norm", "relu", "add")
 
 _GRAPH_STYLE = {
     "rankdir": "TB",
@@ -74,11 +84,10 @@ _LEVEL_STYLE = {
 
 @dataclass
 class _Box:
-    """One box of the picture: an operator and those that joined it."""
+    """One box of the picture: a layer and those that joined it."""
 
-    node: Node
+    layer: Layer
     text: str
-    inputs: list[int] = field(default_factory=list)
 
 
 def draw(graph: Graph, file_format: str) -> bytes:
@@ -108,79 +117,73 @@ def draw(graph: Graph, file_format: str) -> bytes:
 
 
 def _picture(graph: Graph) -> graphviz.Digraph:
-    boxes, box_of = _boxes(graph.nodes)
+    boxes, box_of = _boxes(graph.layers)
     size = "×".join(map(str, graph.input_shape))
     picture = graphviz.Digraph(node_attr=_NODE_STYLE, edge_attr=_EDGE_STYLE)
     picture.attr(label=f"{graph.label}\ninput {size}\n ", **_GRAPH_STYLE)
-    for level in dict.fromkeys(box.node.level for box in boxes.values()):
+    for level in dict.fromkeys(layer.level for layer in graph.layers):
         with picture.subgraph(name=f"cluster_{level}") as frame:
             frame.attr(label=f"level {level}" if level.isdecimal() else level, **_LEVEL_STYLE)
-            for key, box in boxes.items():
-                if box.node.level == level:
-                    colour = _COLOURS[_KINDS.get(box.node.op, "other")]
-                    frame.node(str(key), box.text, fillcolor=colour)
-    for key, box in boxes.items():
-        for rank, position in enumerate(box.inputs):
-            _, *shape = graph.nodes[position].shape
+            if level == graph.layers[0].level:
+                frame.node(DATA, DATA, fillcolor=_COLOURS["input"])
+            for name, box in boxes.items():
+                if box.layer.level == level:
+                    colour = _COLOURS[_KINDS.get(box.layer.kind, "other")]
+                    frame.node(name, box.text, fillcolor=colour)
+    for name, box in boxes.items():
+        for rank, source in enumerate(box.layer.inputs):
+            _, *shape = graph.shapes[source]
             flow = " " + "×".join(map(str, shape))
             # A heavy edge is drawn straight, so the main path is; it is what `add` reads first.
-            weight = "1" if rank > 0 or _is_shortcut(box.node) else "100"
-            picture.edge(str(box_of[position]), str(key), label=flow, weight=weight)
+            weight = "1" if rank > 0 or _is_shortcut(box.layer) else "100"
+            picture.edge(box_of[source], name, label=flow, weight=weight)
     return picture
 
 
-def _is_shortcut(node: Node) -> bool:
-    return node.name.endswith("_branch1") or node.op in ("slice", "Concat")
+def _is_shortcut(layer: Layer) -> bool:
+    return layer.name.endswith("_branch1") or layer.kind in ("subsample", "zero_pad")
 
 
-def _boxes(nodes: tuple[Node, ...]) -> tuple[dict[int, _Box], dict[int, int]]:
-    """Return the boxes by position of their first node, and the box of each drawn node."""
-    readers = [0] * len(nodes)
-    for node in nodes:
-        for position in node.inputs:
-            readers[position] += 1
-    boxes: dict[int, _Box] = {}
-    box_of: dict[int, int] = {}
-    for position, node in enumerate(nodes):
-        drawn = [source for source in node.inputs if source in box_of]
-        if node.op in _HIDDEN or (node.op == "null" and node.name != "data"):
-            continue
-        source = drawn[0] if drawn else position
-        if node.op in _JOINING and nodes[source].op in _JOINED and readers[source] == 1:
-            box_of[position] = box_of[source]
-            boxes[box_of[source]].text += f" + {_text(node)}"
+def _boxes(layers: tuple[Layer, ...]) -> tuple[dict[str, _Box], dict[str, str]]:
+    """Return the boxes by name of their first layer, and the box of each output."""
+    readers = Counter(name for layer in layers for name in layer.inputs)
+    kinds = {layer.name: layer.kind for layer in layers}
+    boxes: dict[str, _Box] = {}
+    box_of = {DATA: DATA}
+    for layer in _main_path_first(layers):
+        source = layer.inputs[0]
+        if layer.kind in _JOINING and kinds[source] in _JOINED and readers[source] == 1:
+            box_of[layer.name] = box_of[source]
+            boxes[box_of[source]].text += f" + {_text(layer)}"
         else:
-            box_of[position] = position
-            boxes[position] = _Box(node, _text(node), drawn)
+            box_of[layer.name] = layer.name
+            boxes[layer.name] = _Box(layer, _text(layer))
     return boxes, box_of
 
 
-def _text(node: Node) -> str:
+def _main_path_first(layers: tuple[Layer, ...]) -> Iterator[Layer]:
+    """Yield a block's shortcut behind its branch: `dot` keeps straight what it reads first."""
+    shortcut: list[Layer] = []
+    for layer in layers:
+        if _is_shortcut(layer):
+            shortcut.append(layer)
+            continue
+        if layer.kind == "add":
+            yield from shortcut
+            shortcut = []
+        yield layer
+
+
+def _text(layer: Layer) -> str:
     """Return a layer's name, where it has weights, and what it does."""
-    attributes = node.attributes
-    if node.op == "Convolution":
-        text = f"{node.name}: {_window(node)}, {attributes['num_filter']}"
-        dilation = node.pair("dilate")[0]
-        return text + (f", dilation {dilation}" if dilation > 1 else "")
-    if node.op == "FullyConnected":
-        return f"{node.name}: {attributes['num_hidden']}"
-    if node.op == "Pooling":
-        globally = attributes.get("global_pool") == "True"
-        return f"{node.name}: {attributes['pool_type']} " + ("all" if globally else _window(node))
-    if node.op == "Dropout":
-        return f"Dropout {attributes['p']}"
+    stride = f" / {layer.stride}" if layer.stride > 1 else ""
+    window = f"{layer.kernel}×{layer.kernel}{stride}"
+    dilation = f", dilation {layer.dilation}" if layer.dilation > 1 else ""
     return {
-        "null": node.name,
-        "Activation": "ReLU",
-        "elemwise_add": "add",
-        "slice": "every second pixel",
-        "Concat": "zero padding",
-        "SoftmaxOutput": "softmax",
-    }.get(node.op, node.op)
-
-
-def _window(node: Node) -> str:
-    """Return kernel and, where it is not 1, stride: "3×3 / 2"."""
-    height, width = node.pair("kernel")
-    stride = node.pair("stride")[0]
-    return f"{height}×{width}" + (f" / {stride}" if stride > 1 else "")
+        **_TEXTS,
+        "convolution": f"{layer.name}: {window}, {layer.channels}{dilation}",
+        "linear": f"{layer.name}: {layer.channels}",
+        "max_pool": f"{layer.name}: max {window}",
+        "global_pool": f"{layer.name}: avg all",
+        "dropout": f"Dropout {layer.rate}",
+    }[layer.kind]

@@ -1,14 +1,17 @@
-"""From a label to its network: the one place where labels meet graphs."""
+"""From a label to its network: the one place where labels meet layers and graphs."""
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import symbols
 from ademx.labels import Label, parse_label
+from symbols import layers
+from symbols.layers import Layer, Shape
+from symbols.levels import get_network, native_stride, with_output_stride
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
@@ -31,7 +34,7 @@ def build_symbol(
             "ilsvrc-cls_rna-112-1-1-1-1-9-1-1_cls1000"; a checkpoint's name or path does too. The
             dataset decides between a classification and a segmentation top.
         width: multiplier of all channels but the classes.
-        pool: "pad", "caffe" or "full", see :class:`symbols.layers.Layers`.
+        pool: "pad", "caffe" or "full", see :func:`symbols.layers.list_layers`.
         loss: "softmax" or "ohem".
         head: segmentation top, "2conv" or "1conv".
         multipliers: "none", "alex" or "alex10"; the task's own by default.
@@ -42,33 +45,75 @@ def build_symbol(
         ValueError: a malformed label, or a choice that does not exist.
         ademx.compat.MissingDependency: MXNet is not installed.
     """
-    label = label if isinstance(label, Label) else parse_label(label)
-    return symbols.build(
-        label.family,
-        label.variant,
-        num_classes=label.num_classes,
-        task=label.task,
-        output_stride=label.output_stride,
-        width=width,
-        pool=pool,
+    symbol: Symbol = importlib.import_module("symbols.graph").to_symbol(
+        list_layers(label, width=width, pool=pool, head=head),
         loss=loss,
-        head=head,
         multipliers=multipliers,
         frozen_statistics=frozen_statistics,
     )
+    return symbol
 
 
-@contextmanager
-def mirroring(wanted: bool) -> Iterator[None]:
-    """Let MXNet plan for recomputation in the backward pass, while a graph is bound."""
-    name = "MXNET_BACKWARD_DO_MIRROR"
-    before = os.environ.get(name)
-    if wanted:
-        os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.environ[name] = before
-        else:
-            os.environ.pop(name, None)
+def list_layers(
+    label: str | os.PathLike[str] | Label,
+    *,
+    width: float = 1.0,
+    pool: str = "pad",
+    head: str = "2conv",
+) -> tuple[Layer, ...]:
+    """Return the layers of a label's network; see :func:`symbols.layers.list_layers`.
+
+    Raises:
+        ValueError: a malformed label, or a choice that does not exist.
+    """
+    label = label if isinstance(label, Label) else parse_label(label)
+    network = get_network(label.family, label.variant)
+    return layers.list_layers(
+        with_output_stride(network, label.output_stride),
+        num_classes=label.num_classes,
+        task=label.task,
+        width=width,
+        pool=pool,
+        head=head,
+    )
+
+
+def parameter_shapes(
+    label: str | os.PathLike[str] | Label, *, width: float = 1.0, head: str = "2conv"
+) -> dict[str, Shape]:
+    """Return the parameters of a label's network: released name -> shape.
+
+    Moving statistics are among them; pooling has no parameters. See :func:`list_layers`.
+    """
+    return {
+        name: shape
+        for layer in list_layers(label, width=width, head=head)
+        for name, shape in layer.parameters().items()
+    }
+
+
+def network_stride(label: Label) -> int:
+    """Return how many pixels of its input a cell of a label's network's output stands for.
+
+    It is below the label's output stride where the network down-samples less by itself: a label
+    that names no stride says 32, and one trained at 112 or 56 has 16 or 8.
+    """
+    return min(label.output_stride, native_stride(get_network(label.family, label.variant)))
+
+
+def find_width(label: Label, shapes: Mapping[str, Shape]) -> float:
+    """Return the width multiplier of parameters: their channels over the full network's.
+
+    Every block's channels grow with the width, so a file without a top tells it too.
+    """
+    full = get_network(label.family, label.variant).levels[-1].channels[-1]
+    channels = [shape[0] for name, shape in shapes.items() if name.startswith("res") and shape]
+    return max(channels, default=full) / full
+
+
+def find_head(shapes: Mapping[str, Shape]) -> str:
+    """Return the segmentation top that parameters have, "2conv" or "1conv", "" for neither."""
+    tops = [shape for name, shape in shapes.items() if re.fullmatch(r"linear\d+_weight", name)]
+    if len(tops) != 1 or len(tops[0]) != 4:
+        return ""
+    return "2conv" if "conv6a_weight" in shapes else "1conv"

@@ -22,7 +22,7 @@ from ademx.engines.backends import default_devices, predictor_class
 from ademx.engines.onnx.predict import OnnxPredictor, default_onnx_devices
 from ademx.files import locked, name_problem, replacing, write_json
 from ademx.labels import Label, parse_label
-from ademx.networks.shapes import network_stride
+from ademx.networks.graph import network_stride
 from ademx.pictures import colourise
 from ademx.prediction.legend import LegendRow, draw_classes
 from ademx.testing.score_maps import ScoreResizer, best_class

@@ -21,7 +21,7 @@ from ademx.arrays import DAMAGED_ARRAYS, write_npz
 from ademx.files import name_problem, replacing
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
-from ademx.networks.shapes import network_stride
+from ademx.networks.graph import network_stride
 from ademx.published import Result
 from ademx.testing.crf import CrfParameters, import_crf_library, refine
 from ademx.testing.image_counts import ImageCounts, NearTies, save_image_counts

@@ -21,7 +21,7 @@ from ademx.engines.mxnet.predict import Predictor
 from ademx.files import locked, md5
 from ademx.iteration import grouped, prefetched
 from ademx.labels import Label, parse_label
-from ademx.networks.shapes import network_stride
+from ademx.networks.graph import network_stride
 from ademx.published import Result, find_result, release_state
 from ademx.testing import run_folder as runs
 from ademx.testing.record import RunRecord

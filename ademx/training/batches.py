@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ademx.networks.shapes import network_stride
+from ademx.networks.graph import network_stride
 from ademx.training.options import SegmentationTrainOptions, TrainOptions
 from iters import transforms
 from iters.datasets import Dataset

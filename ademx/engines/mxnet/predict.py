@@ -16,8 +16,7 @@ from ademx.convert.files import Reading, read_weights
 from ademx.devices import Devices
 from ademx.engines.sharing import PRECISIONS, SharingPredictor
 from ademx.labels import Label
-from ademx.networks.graph import build_symbol
-from ademx.networks.shapes import find_head, find_width
+from ademx.networks.graph import build_symbol, find_head, find_width
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol

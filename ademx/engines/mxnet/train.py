@@ -19,7 +19,7 @@ import numpy as np
 
 import ademx.optimizer  # noqa: F401  (MXNet finds TorchNesterov by its name)
 from ademx.compat import import_mxnet
-from ademx.networks.graph import mirroring
+from ademx.engines.mxnet.memory import mirroring
 
 if TYPE_CHECKING:
     from mxnet.io import DataBatch

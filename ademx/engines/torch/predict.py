@@ -16,7 +16,7 @@ from ademx.convert.torch_model import build
 from ademx.devices import Devices
 from ademx.engines.sharing import PRECISIONS, SharingPredictor
 from ademx.labels import Label
-from ademx.networks.shapes import find_head, find_width
+from ademx.networks.graph import find_head, find_width
 from symbols.levels import check_choice
 
 

@@ -1,0 +1,93 @@
+"""The memory of training in MXNet, from its own plan."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ademx.compat import import_mxnet
+from ademx.networks.summary import Graph
+from symbols.graph import WORKSPACE, to_symbol
+
+_INPUTS = ("data", "softmax_label")
+_FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """What one device holds while it trains on batches of a graph's size, in bytes, float32.
+
+    Attributes:
+        parameters: weights and moving statistics.
+        gradients: one for each weight.
+        momentum: one for each weight.
+        inputs: images and labels of a batch.
+        plan: activations and their gradients, as MXNet lays them out over each other; whole MiB.
+        workspace: the most that a convolution may take besides on a GPU; not in the total.
+    """
+
+    parameters: int
+    gradients: int
+    momentum: int
+    inputs: int
+    plan: int
+    workspace: int
+
+    @property
+    def total(self) -> int:
+        """Bytes that every update needs. MXNet itself and the CUDA context come on top."""
+        return self.parameters + self.gradients + self.momentum + self.inputs + self.plan
+
+
+def training_memory(graph: Graph, *, backward_do_mirror: bool = False) -> TrainingMemory:
+    """Return the memory that training takes on one device, from MXNet's own plan.
+
+    The network is bound on the CPU, which reserves addresses: no memory is filled, and no weight
+    is computed.
+
+    Args:
+        graph: its batch is that of one device.
+        backward_do_mirror: plan for computing cheap layers again in the backward pass.
+    """
+    symbol = to_symbol(graph.layers)
+    requests = {name: "null" if name in _INPUTS else "write" for name in symbol.list_arguments()}
+    with mirroring(backward_do_mirror):
+        executor = symbol.simple_bind(
+            import_mxnet().cpu(), grad_req=requests, data=graph.input_shape
+        )
+    (plan,) = re.findall(r"Total (\d+) MB allocated", executor.debug_str())
+    sizes = {name: _num_bytes(array.shape) for name, array in executor.arg_dict.items()}
+    inputs = sum(sizes.pop(name) for name in _INPUTS)
+    weights = sum(sizes.values())
+    return TrainingMemory(
+        parameters=weights + sum(_num_bytes(array.shape) for array in executor.aux_arrays),
+        gradients=weights,
+        momentum=weights,
+        inputs=inputs,
+        plan=int(plan) * 2**20,
+        workspace=WORKSPACE * 2**20,
+    )
+
+
+def _num_bytes(shape: tuple[int, ...]) -> int:
+    return _FLOAT32_BYTES * math.prod(shape)
+
+
+@contextmanager
+def mirroring(wanted: bool) -> Iterator[None]:
+    """Let MXNet plan for recomputation in the backward pass, while a graph is bound."""
+    name = "MXNET_BACKWARD_DO_MIRROR"
+    before = os.environ.get(name)
+    if wanted:
+        os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[name] = before
+        else:
+            os.environ.pop(name, None)

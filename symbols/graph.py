@@ -1,0 +1,185 @@
+"""A network's list of layers as an MXNet graph, with the released parameter names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ademx.compat import import_mxnet
+from symbols.layers import DATA, Layer
+from symbols.levels import BN_EPSILON, check_choice
+from symbols.losses import ohem_softmax, softmax
+
+if TYPE_CHECKING:
+    from mxnet.symbol import Symbol
+
+mx = import_mxnet()
+
+LOSSES = ("softmax", "ohem")
+# (learning rate, weight decay) multipliers of weights and gammas, and of biases and betas.
+_MULTIPLIERS = {
+    "none": (None, None),
+    "alex": (None, ("2.0", "0.0")),
+    "alex10": (("10.0", "1.0"), ("20.0", "0.0")),
+}
+MULTIPLIERS = tuple(_MULTIPLIERS)
+# MiB that a convolution may use for scratch.
+WORKSPACE = 1024
+
+# The Cityscapes recipe (SPEC §4).
+_OHEM_THRESH = 0.6
+_OHEM_MIN_KEPT = 256
+
+
+def to_symbol(
+    layers: Sequence[Layer],
+    *,
+    loss: str = "softmax",
+    multipliers: str | None = None,
+    frozen_statistics: bool | None = None,
+) -> Symbol:
+    """Return a network with its loss.
+
+    The output is named "softmax"; beside the network's own input there is "softmax_label", (N,) or
+    (N, H/s · W/s) float32.
+
+    Args:
+        layers: from :func:`symbols.layers.list_layers`.
+        loss: "softmax", or for segmentation "ohem" (threshold 0.6, at least 256 kept).
+        multipliers: "none", "alex" (biases and betas: lr ×2, no decay) or "alex10" (everything
+            10 times as fast as "alex"); by default "none" for classification and "alex" for
+            segmentation.
+        frozen_statistics: BatchNorm uses its moving statistics in training too; by default only
+            in segmentation.
+
+    Raises:
+        ValueError: an unknown loss or multipliers.
+    """
+    segmentation = layers[-2].kind == "convolution"
+    multipliers = multipliers or ("alex" if segmentation else "none")
+    frozen = segmentation if frozen_statistics is None else frozen_statistics
+    check_choice("multipliers", multipliers, MULTIPLIERS)
+    check_choice(
+        *(("loss", loss, LOSSES) if segmentation else ("loss of classification", loss, LOSSES[:1]))
+    )
+    operators = {
+        **_OPERATORS,
+        "batch_norm": partial(_batch_norm, frozen=frozen),
+        "softmax": partial(_loss, loss=loss, segmentation=segmentation),
+    }
+    outputs = {DATA: mx.sym.Variable(DATA)}
+    for layer in layers:
+        inputs = [outputs[name] for name in layer.inputs]
+        parameters = {
+            name.rpartition("_")[2]: _variable(name, multipliers)
+            for name in layer.parameters()
+            if "_moving_" not in name
+        }
+        outputs[layer.name] = operators[layer.kind](layer, *inputs, **parameters)
+    return outputs[layers[-1].name]
+
+
+def _variable(name: str, multipliers: str) -> Symbol:
+    weights, biases = _MULTIPLIERS[multipliers]
+    chosen = biases if name.endswith(("_bias", "_beta")) else weights
+    if chosen is None:
+        return mx.sym.Variable(name)
+    return mx.sym.Variable(name, lr_mult=float(chosen[0]), wd_mult=float(chosen[1]))
+
+
+def _convolution(layer: Layer, data: Symbol, **parameters: Symbol) -> Symbol:
+    return mx.sym.Convolution(
+        data,
+        **parameters,
+        num_filter=layer.channels,
+        kernel=(layer.kernel,) * 2,
+        stride=(layer.stride,) * 2,
+        dilate=(layer.dilation,) * 2,
+        pad=(layer.padding,) * 2,
+        no_bias=not layer.bias,
+        workspace=WORKSPACE,
+        name=layer.name,
+    )
+
+
+def _batch_norm(layer: Layer, data: Symbol, *, frozen: bool, **parameters: Symbol) -> Symbol:
+    """Return BatchNorm with a learnt gamma and MXNet's default momentum."""
+    return mx.sym.BatchNorm(
+        data,
+        **parameters,
+        eps=BN_EPSILON,
+        fix_gamma=False,
+        use_global_stats=frozen,
+        name=layer.name,
+    )
+
+
+def _relu(layer: Layer, data: Symbol) -> Symbol:
+    return mx.sym.Activation(data, act_type="relu", name=layer.name)
+
+
+def _dropout(layer: Layer, data: Symbol) -> Symbol:
+    return mx.sym.Dropout(data, p=layer.rate, name=layer.name)
+
+
+def _max_pool(layer: Layer, data: Symbol) -> Symbol:
+    return mx.sym.Pooling(
+        data,
+        pool_type="max",
+        kernel=(layer.kernel,) * 2,
+        stride=(layer.stride,) * 2,
+        pad=(layer.padding,) * 2,
+        pooling_convention="full" if layer.ceil else "valid",
+        name=layer.name,
+    )
+
+
+def _global_pool(layer: Layer, data: Symbol) -> Symbol:
+    return mx.sym.Pooling(data, pool_type="avg", global_pool=True, kernel=(1, 1), name=layer.name)
+
+
+def _flatten(layer: Layer, data: Symbol) -> Symbol:
+    return mx.sym.Flatten(data, name=layer.name)
+
+
+def _linear(layer: Layer, data: Symbol, **parameters: Symbol) -> Symbol:
+    return mx.sym.FullyConnected(data, **parameters, num_hidden=layer.channels, name=layer.name)
+
+
+def _add(layer: Layer, branch: Symbol, shortcut: Symbol) -> Symbol:
+    return mx.sym.elemwise_add(branch, shortcut, name=layer.name)
+
+
+def _subsample(layer: Layer, data: Symbol) -> Symbol:
+    everything = (None,) * 4
+    step = (1, 1, layer.stride, layer.stride)
+    return mx.sym.slice(data, begin=everything, end=everything, step=step, name=layer.name)
+
+
+def _zero_pad(layer: Layer, data: Symbol) -> Symbol:
+    missing = layer.channels - layer.in_channels
+    zeros = mx.sym.tile(mx.sym.zeros_like(data), reps=(1, -(-missing // layer.in_channels), 1, 1))
+    padding = mx.sym.slice_axis(zeros, axis=1, begin=0, end=missing)
+    return mx.sym.concat(data, padding, dim=1, name=layer.name)
+
+
+def _loss(layer: Layer, scores: Symbol, *, loss: str, segmentation: bool) -> Symbol:
+    if loss == "softmax":
+        return softmax(scores, multi_output=segmentation)
+    label = mx.sym.Variable("softmax_label")
+    return ohem_softmax(scores, label, thresh=_OHEM_THRESH, min_kept=_OHEM_MIN_KEPT)
+
+
+_OPERATORS = {
+    "convolution": _convolution,
+    "relu": _relu,
+    "dropout": _dropout,
+    "max_pool": _max_pool,
+    "global_pool": _global_pool,
+    "flatten": _flatten,
+    "linear": _linear,
+    "add": _add,
+    "subsample": _subsample,
+    "zero_pad": _zero_pad,
+}
