@@ -82,7 +82,10 @@ class _Block(nn.Module):
             ]
             child = _child_name(layer)
             self._steps.append((child, layer.name, layer.inputs, spent))
-            self.add_module(child, _module(layer, frozen=frozen))
+
+        # The projection first: PyTorch keeps the states of its optimisers by parameters' order.
+        for layer in sorted(layers, key=lambda layer: not layer.name.endswith("_branch1")):
+            self.add_module(_child_name(layer), _module(layer, frozen=frozen))
 
     def forward(self, data: Tensor) -> Tensor:
         values = {self._data: data}
