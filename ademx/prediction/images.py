@@ -160,9 +160,11 @@ def predict(images: Sequence[Path], options: PredictionOptions) -> Iterator[Pred
     worker = task(network, options)
     with locked(options.output, "--output"):
         outputs = [file for image in images for file in worker.files(image).values()]
-        there = [file for file in outputs if os.path.lexists(file)]
-        if there and not options.overwrite:
-            raise FileExistsError(f"{there[0]} exists: choose another --output or add --overwrite")
+        existing = [file for file in outputs if os.path.lexists(file)]
+        if existing and not options.overwrite:
+            raise FileExistsError(
+                f"{existing[0]} exists: choose another --output or add --overwrite"
+            )
         for folder in {file.parent for file in outputs}:
             folder.mkdir(parents=True, exist_ok=True)
         for image in images:
@@ -369,10 +371,10 @@ def _open_network(options: PredictionOptions) -> _Network:
     backend = options.backend or _default_backend(path)
     devices = options.devices or _default_devices(backend)
     if backend == "onnx" and path.suffix == ".onnx":
-        as_it_stands = OnnxPredictor.from_onnx(path, devices=devices)
-        label = parse_label(options.label or as_it_stands.metadata["label"])
+        stored = OnnxPredictor.from_onnx(path, devices=devices)
+        label = parse_label(options.label or stored.metadata["label"])
         dataset = _dataset(label, options.dataset)
-        return _Network(label, dataset, as_it_stands, as_it_stands.input_size, path)
+        return _Network(label, dataset, stored, stored.input_size, path)
     arg_params, aux_params, metadata = _read(options)
     label = parse_label(options.label or metadata.get("label") or path)
     dataset = _dataset(label, options.dataset)

@@ -142,8 +142,8 @@ class _Tester:
             errors = self._errors(mean)
             for scale, rows in zip(self._options.test_scales, probabilities):
                 scale_errors[scale] = self._errors(rows)
-            scales = {scale: _named(rates) for scale, rates in scale_errors.items()}
-            found = {"scores": _named(errors), "scales": scales}
+            scales = {scale: _error_record(rates) for scale, rates in scale_errors.items()}
+            found = {"scores": _error_record(errors), "scales": scales}
             names = tuple(sample.name for sample in self._session.samples)
             save_image_labels(self._options.output, ImageLabels(names, self._truth))
         record = self._session.record(published, **found)
@@ -237,7 +237,7 @@ def _untested(rows: np.ndarray) -> np.ndarray:
     return ~(np.abs(rows.sum(axis=1) - 1) < 0.05)
 
 
-def _named(errors: dict[int, float]) -> dict[str, float]:
+def _error_record(errors: dict[int, float]) -> dict[str, float]:
     return {f"top{rank}_error": error for rank, error in errors.items()}
 
 

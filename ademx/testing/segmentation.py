@@ -194,11 +194,11 @@ class _Tester:
             if counted is None:
                 rest.append(sample)
             else:
-                total += self._noted(sample, counted)
+                total += self._count_and_keep(sample, counted)
         done = len(samples) - len(rest)
         with progress_bar(delay=0, total=len(samples), initial=done, unit="image") as bar:
             for sample, counted in self._counts(rest, bar):
-                total += self._noted(sample, counted)
+                total += self._count_and_keep(sample, counted)
                 bar.update()
                 if self._session.has_labels:
                     bar.set_postfix(mean_iou=f"{self._scores(total).mean_iou:.2f}", refresh=False)
@@ -247,7 +247,7 @@ class _Tester:
         session, options = self._session, self._options
         return pack_labels(session.dataset, session.samples, options.output, rule=options.exif)
 
-    def _noted(self, sample: Sample, counted: _Counted) -> np.ndarray:
+    def _count_and_keep(self, sample: Sample, counted: _Counted) -> np.ndarray:
         """Keep what was counted in an image and return its confusion matrix."""
         self._images[sample] = counted
         return counted.confusion
@@ -263,7 +263,7 @@ class _Tester:
                 scores = self._network_scores([prepared for _, prepared in group])
                 if finishing is not None:
                     yield from finishing.result()
-                finishing = pool.submit(self._finish, group, scores)
+                finishing = pool.submit(self._write_group, group, scores)
             if finishing is not None:
                 yield from finishing.result()
 
@@ -349,7 +349,7 @@ class _Tester:
             output = (straight + mirrored[..., ::-1]) / 2
         return transforms.interleave(output.reshape(steps, steps, *output.shape[1:]))
 
-    def _finish(
+    def _write_group(
         self, group: list[tuple[Sample, _Prepared]], scores: list[list[np.ndarray]]
     ) -> list[tuple[Sample, _Counted]]:
         """Write a group's files and return each sample with what was counted in it."""
