@@ -1,7 +1,9 @@
 """What a hard life does to the commands: `python tools/faults.py --help`.
 
-A whole campaign takes about a quarter of an hour on two cores. It needs Linux and what the tests
-need (`make test` installs it); what needs root besides is said not to have been tried without.
+A campaign begins no trial after `--seconds`, 45 minutes, but the first of each fault: these take
+seven minutes of a core together, and what the time did not suffice for is said in the table. It
+needs Linux and what the tests need (`make test` installs it); what needs root besides is said not
+to have been tried without.
 """
 
 from __future__ import annotations
@@ -84,10 +86,10 @@ def main(
             raise click.UsageError(f"--only {' '.join(only)}: no fault begins so")
         return
     times = [trials or (full and fault.full) or fault.times for fault in chosen]
-    begun, rows = time.monotonic(), []
+    commit, begun, rows = _commit(), time.monotonic(), []
     for rows in campaign(chosen, times=times, seconds=seconds, jobs=jobs, seed=seed):
-        output.write_text(table(rows) + _tried_on(seed, begun), encoding="utf-8")
-    click.echo(table(rows, shown=_SHOWN) + _tried_on(seed, begun), nl=False)
+        output.write_text(table(rows) + _tried_on(commit, seed, begun), encoding="utf-8")
+    click.echo(table(rows, shown=_SHOWN) + _tried_on(commit, seed, begun), nl=False)
     if any(row.losses for row in rows):
         click.get_current_context().exit(1)
 
@@ -146,16 +148,20 @@ def table(rows: Sequence[Row], *, shown: int | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tried_on(seed: int, begun: float) -> str:
-    """Return a line on what was tried, and how long it took."""
+def _commit() -> str:
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     try:
-        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        commit = ""
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def _tried_on(commit: str, seed: int, begun: float) -> str:
+    """Return a line on what was tried, and how long it took."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (
-        f"\nCommit {commit or 'unknown'}, seed {seed}: {time.monotonic() - begun:.0f} s, "
+        f"\nCommit {commit}, seed {seed}: {time.monotonic() - begun:.0f} s, "
         f"{used.ru_utime + used.ru_stime:.0f} s of a core; limits of an idle machine "
         f"times {Pace.slowness:.1f}.\n"
     )

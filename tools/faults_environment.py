@@ -30,6 +30,7 @@ class _Surroundings:
         before: called in the new process.
         redirected: stream -> the file that it goes to.
         may_fail: an exit status of 1 with a message is right, since the result goes to stdout.
+        named: a command may refuse to run where its message has this.
         program: what runs Python, before its name.
     """
 
@@ -38,6 +39,7 @@ class _Surroundings:
     before: Callable[[], None] | None = None
     redirected: Mapping[str, str] = field(default_factory=dict)
     may_fail: bool = False
+    named: str = ""
     program: tuple[str, ...] = ()
 
 
@@ -72,7 +74,7 @@ _ODD = [
     _Surroundings("TERM=dumb, 1 column", {"TERM": "dumb", "COLUMNS": "1", "LINES": "1"}),
     _Surroundings("TMPDIR that is not there", {"TMPDIR": "/nonexistent/tmp"}),
     _Surroundings("OMP_NUM_THREADS empty", {"OMP_NUM_THREADS": ""}, before=_one_core),
-    _Surroundings("OMP_NUM_THREADS=foo", {"OMP_NUM_THREADS": "foo"}, before=_one_core),
+    _Surroundings("OMP_NUM_THREADS=foo", {"OMP_NUM_THREADS": "foo"}, named="OMP_NUM_THREADS"),
     _Surroundings("OMP_NUM_THREADS=1,2", {"OMP_NUM_THREADS": "1,2"}),
     _Surroundings("one core", {"OMP_NUM_THREADS": None}, before=_one_core),
     _Surroundings("a read-only /dev/shm", program=_within("mount -o remount,ro,bind /dev/shm")),
@@ -97,6 +99,9 @@ def _odd(trial: Trial, *, odd: _Surroundings) -> None:
             **files,
         )
         ended.must_be_plain()
+        if ended.status and odd.named:
+            ended.must_explain(odd.named)
+            return
         if not (odd.may_fail and ended.status == 1):
             ended.must_succeed()
         must_be_equal(work.found(trial.folder), expected)

@@ -130,7 +130,7 @@ TRAINING = Work("train", lambda bench, folder: training(bench, folder / "out"), 
 EVALUATION = Work(
     "evaluate", lambda bench, folder: evaluation(bench, folder / "out"), ("--resume",)
 )
-LISTS = Work("data lists", _lists, prepare=_draw_coco)
+LISTS = Work("data lists", _lists, ("--overwrite",), prepare=_draw_coco)
 CONVERSION = Work("convert", _conversion(".safetensors"), ("--overwrite",))
 CONVERSION_PTH = Work("convert to .pth", _conversion(".pth"), ("--overwrite",))
 REPRODUCTION = Work("reproduce", _reproduction)
