@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from importlib import import_module
@@ -44,6 +45,35 @@ def test_every_place_that_is_named_is_there():
         assert (ROOT / folder).is_dir(), folder
     ((file, word),) = re.findall(r"(tests/\w+\.py) -k (\w+)", contributing())
     assert re.search(rf"def test\w*{word}", (ROOT / file).read_text())
+
+
+def test_an_installation_has_every_package_and_file():
+    (call,) = [
+        node
+        for node in ast.walk(ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setup"
+    ]
+    given = {word.arg: word.value for word in call.keywords}
+    packages = set(ast.literal_eval(given["packages"]))
+    data = ast.literal_eval(given["package_data"])
+    files = [
+        path.relative_to(ROOT)
+        for top in ("ademx", "symbols", "iters")
+        for path in (ROOT / top).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    folders = {".".join(path.parent.parts) for path in files if path.name == "__init__.py"}
+    assert folders == packages
+    packed = {
+        path.relative_to(ROOT)
+        for package, patterns in data.items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    assert {path for path in files if path.suffix != ".py"} == packed
+    assert {path.parent for path in files if path.suffix == ".py"} == {
+        Path(*package.split(".")) for package in packages
+    }
 
 
 @pytest.fixture
