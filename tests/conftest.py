@@ -2,8 +2,10 @@
 
 import gc
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,13 +18,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backend", default="mxnet", help="What the golden tests compute by.")
 
 
-def pytest_configure() -> None:
-    """Hear signals as a terminal's programs do: behind `&` and `nohup` some are ignored.
+def pytest_configure(config: pytest.Config) -> None:
+    """Hear signals as a terminal's programs do, and make the folder of `filled`.
 
-    What a test starts would ignore them too.
+    Behind `&` and `nohup` some signals are ignored, and what a test starts would ignore them too.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if not hasattr(config, "workerinput"):  # else the process that started this one has done it
+        folder = tempfile.mkdtemp(prefix="ademx-tests-")
+        os.environ["ADEMX_TEST_ARRAYS"] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long tests, so that no process is left alone with them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("full_width") is None)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The commands against what the release computed for two small datasets, at full width."""
 
+import functools
 import itertools
 import json
 import logging
@@ -9,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import make_runner
-from fill import fill
-from near_ties import SCORE_TOLERANCE
+from filled import fill
+from near_ties import SCORE_TOLERANCE, differ_clearly, saved_scores
 from PIL import Image
 
 from ademx import params
@@ -97,32 +98,44 @@ def test_the_golden_files_hold_the_option_sets_that_are_tested(golden):
             assert {key.split("/")[0] for key in expected} == set(tested)
 
 
-@pytest.mark.parametrize("options", VOC)
-def test_segmentation_agrees_with_the_release(options, backend, voc_weights, golden, tmp_path):
+@pytest.fixture(scope="module")
+def tested_voc(voc_weights, golden, tmp_path_factory):
+    """Return a function that tests the VOC images, each way once, and returns the output."""
     root = golden / "voc_val"
-    _evaluate(
-        "segmentation",
-        backend,
-        *("--weights", voc_weights, "--data-root", root, "--list-file", root / "val.lst"),
-        *("--test-scales", 160, "--absent-classes", "zero", "--save-predictions"),
-        *("--batch-images", 3, "--output", tmp_path, *VOC[options]),
-    )
 
+    @functools.cache
+    def test(options: str, backend: str) -> Path:
+        output = tmp_path_factory.mktemp("voc_val")
+        _evaluate(
+            "segmentation",
+            backend,
+            *("--weights", voc_weights, "--data-root", root, "--list-file", root / "val.lst"),
+            *("--test-scales", 160, "--absent-classes", "zero", "--save-predictions"),
+            *("--batch-images", 3, "--output", output, *VOC[options]),
+        )
+        return output
+
+    return test
+
+
+@pytest.mark.parametrize("options", VOC)
+def test_segmentation_agrees_with_the_release(options, backend, tested_voc, golden):
+    root, output = golden / "voc_val", tested_voc(options, backend)
     expected = dict(np.load(root / "expected.npz"))
     confusions = []
     for image in IMAGES:
-        scores = np.load(tmp_path / "scores" / f"{image}.npz")["scores"]
+        scores = np.load(output / "scores" / f"{image}.npz")["scores"]
         wanted = expected[f"{options}/{image}/scores"]
         assert (scores.dtype, scores.shape) == (np.float16, wanted.shape)
         assert np.abs(scores.astype(float) - wanted).max() < SCORE_TOLERANCE
         label = expected[f"{options}/{image}/label"]
-        found = np.array(Image.open(tmp_path / "labels" / f"{image}.png"))
+        found = np.array(Image.open(output / "labels" / f"{image}.png"))
         differ = found != label
         assert (lead(wanted, label.shape) < SCORE_TOLERANCE)[differ].all()
         truth = truth_of(root, image)
         confusions.append([confusion_matrix(truth, one, 21) for one in (found, label)])
     # Those of our labels; and of the release's labels those that the release printed.
-    found = json.loads((tmp_path / "scores.json").read_text())
+    found = json.loads((output / "scores.json").read_text())
     theirs = expected[f"{options}/pixel_acc mean_acc mean_iou"]
     ours = [found["pixel_accuracy"], found["mean_accuracy"], found["mean_iou"]]
     for confusion, percent, rounded in zip(
@@ -131,6 +144,21 @@ def test_segmentation_agrees_with_the_release(options, backend, voc_weights, gol
         scores = segmentation_scores(confusion, absent_classes="zero")
         known = [scores.pixel_accuracy, scores.mean_accuracy, scores.mean_iou]
         np.testing.assert_allclose(known, percent, rtol=0, atol=rounded)
+
+
+def test_torch_gives_the_same_label_images(tested_voc):
+    pytest.importorskip("torch")
+    mxnet, torch = (tested_voc("scale160 flip", backend) for backend in ("mxnet", "torch"))
+    ours, others = label_images(torch), label_images(mxnet)
+    assert ours.keys() == others.keys() == set(IMAGES)
+    for image, label in others.items():
+        scores = saved_scores(mxnet, image, label.shape, (160,))
+        assert not differ_clearly(ours[image], label, scores).any()
+    assert len(np.unique(np.concatenate([*map(np.ravel, ours.values())]))) > 1
+
+
+def label_images(output: Path) -> dict[str, np.ndarray]:
+    return {path.stem: np.array(Image.open(path)) for path in (output / "labels").iterdir()}
 
 
 def resizer_of(size: tuple[int, int], grid: tuple[int, int]) -> ScoreResizer:

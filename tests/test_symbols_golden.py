@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fill import fill, image_batch
+from fill import image_batch
+from filled import fill
 
 import ademx
 

@@ -9,7 +9,8 @@ import sys
 
 import numpy as np
 import pytest
-from fill import fill, image_batch
+from fill import image_batch
+from filled import fill
 
 import ademx
 from ademx.convert import to_torch
