@@ -15,11 +15,8 @@ from ademx.devices import Devices
 from ademx.files import replacing, write_json
 from ademx.pictures import colourise, overlay, side_by_side
 from ademx.reports.page import write_run_report
-from ademx.testing.segmentation import (
-    SegmentationOptions,
-    SegmentationReport,
-    evaluate_segmentation,
-)
+from ademx.testing.options import SegmentationOptions
+from ademx.testing.segmentation import SegmentationReport, evaluate_segmentation
 from ademx.training import curves
 from ademx.versions import versions
 from iters.datasets import DATASETS

@@ -84,6 +84,7 @@ choose_interp_method = partial(
     "Always resize by the bicubic filter.",
     names=("--no-choose-interp-method",),
 )
+test_flipping = partial(option, False, "Average with the mirrored image.")
 
 
 def pool(note: str = "", **facts: Any) -> Any:

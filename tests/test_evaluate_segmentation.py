@@ -25,7 +25,8 @@ from ademx.data.drawn.make import make_dataset
 from ademx.devices import Devices
 from ademx.engines.mxnet.predict import Predictor
 from ademx.labels import parse_label
-from ademx.testing.segmentation import SegmentationOptions, evaluate_segmentation
+from ademx.testing.options import SegmentationOptions
+from ademx.testing.segmentation import evaluate_segmentation
 from ademx.testing.session import Session
 from iters.datasets import DATASETS
 from iters.drawn import draw_scene

@@ -9,7 +9,7 @@ import pytest
 
 from ademx.files import write_json
 from ademx.iteration import grouped, prefetched
-from ademx.testing.session import EvaluationOptions
+from ademx.testing.options import EvaluationOptions
 
 OPTIONS = EvaluationOptions(
     weights=(Path("a.params"),), data_root=Path(), output=Path("out"), test_scales=(64,)
@@ -68,8 +68,8 @@ def test_groups_are_full_but_for_the_last():
         ({"test_scales": ()}, "expected lengths above 0"),
         ({"test_scales": (64, -1)}, "expected lengths above 0"),
         ({"test_scales": (64, 80, 64)}, "a scale is given twice"),
-        ({"batch_images": 0}, "batch_images 0: expected 1 or more"),
-        ({"prefetch_threads": 0}, "prefetch_threads 0: expected 1 or more"),
+        ({"batch_images": 0}, "--batch-images 0: expected 1 or above"),
+        ({"prefetch_threads": 0}, "--prefetch-threads 0: expected 1 or above"),
         ({"resume": True, "overwrite": True}, "exclude each other"),
     ],
     ids=str,

@@ -97,3 +97,27 @@ def test_the_record_of_a_training_has_the_keys_that_it_always_had(tmp_path):
         **{"scale_rate_range": [0.7, 1.3], "loss": "ohem", "head": "2conv", "weights_md5": None},
         **dict.fromkeys(("samples_md5", "labels_md5"), "d41d8cd98f00b204e9800998ecf8427e"),
     }
+
+
+def test_the_record_of_a_test_has_the_keys_that_it_always_had(tmp_path):
+    from ademx.testing.crf import CrfParameters
+    from ademx.testing.options import ClassificationOptions, SegmentationOptions
+
+    files = ((tmp_path / "a.params",), tmp_path, tmp_path)
+    common = {
+        **{"split": "val", "test_scales": [320], "test_flipping": False},
+        **{"choose_interp_method": True, "pool": "pad"},
+        **{"precision": "float32", "backend": "mxnet"},
+    }
+    plain = ClassificationOptions(*files, (320,), batch_images=3, class_ids=tmp_path)
+    assert declare.deciding(plain) == {**common, "test_3crops": False}
+    plain = SegmentationOptions(*files, (320,), absent_classes="skip", near_ties=True)
+    assert declare.deciding(plain) == {**common, "test_steps": 1}
+    refined = SegmentationOptions(*files, (320,), exif="turn", crf=CrfParameters())
+    assert declare.deciding(refined) == {
+        **{**common, "test_steps": 1, "exif": "turn"},
+        "crf": {
+            **{"bilateral_weight": 4, "bilateral_xy": 67, "bilateral_rgb": 3},
+            **{"gaussian_weight": 3, "gaussian_xy": 1, "iterations": 10},
+        },
+    }

@@ -19,8 +19,9 @@ from ademx.cli import main
 from ademx.data.drawn.make import make_dataset
 from ademx.prediction.images import PredictionOptions, find_images, predict
 from ademx.prediction.legend import LegendRow, draw_classes
-from ademx.testing.classification import ClassificationOptions, evaluate_classification
-from ademx.testing.segmentation import SegmentationOptions, evaluate_segmentation
+from ademx.testing.classification import evaluate_classification
+from ademx.testing.options import ClassificationOptions, SegmentationOptions
+from ademx.testing.segmentation import evaluate_segmentation
 from iters.datasets import DATASETS
 from iters.decode import BrokenImage
 from iters.images import load_image

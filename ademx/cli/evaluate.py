@@ -14,11 +14,17 @@ from ademx.cli.tables import aligned
 from ademx.files import write_json
 from ademx.labels import parse_label
 from ademx.published import METRIC_NAMES
+from ademx.testing.crf import CrfParameters, parse_crf_parameters
+from ademx.testing.options import (
+    ClassificationOptions,
+    EvaluationOptions,
+    SegmentationOptions,
+    default_test_scale,
+)
 from ademx.text import printable
 
 if TYPE_CHECKING:
     from ademx.testing.classification import ClassificationReport
-    from ademx.testing.crf import CrfParameters
     from ademx.testing.segmentation import SegmentationReport
     from ademx.testing.submissions import Submission
 
@@ -64,26 +70,9 @@ def evaluate() -> None:
     """
 
 
-def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of both tasks."""
+def _options(options: type[EvaluationOptions]) -> Callable[..., Any]:
+    """Add the options of a task."""
     add = [
-        click.option(
-            "--weights",
-            type=shared.EXISTING_FILE,
-            multiple=True,
-            required=True,
-            help=".params, .pth or .safetensors file; several average their probabilities.",
-        ),
-        shared.data_root,
-        click.option("--split", default="val", show_default=True, help='"test" has no labels.'),
-        shared.list_file,
-        click.option("--model", help="Label of the weights.  [default: from their file name]"),
-        shared.dataset,
-        click.option(
-            "--output",
-            type=shared.ANY_PATH,
-            help="Folder for results.  [default: output/<weights>_<split>]",
-        ),
         click.option(
             "--json", "json_file", type=shared.ANY_PATH, help="Write the scores here too."
         ),
@@ -93,87 +82,27 @@ def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=shared.ANY_PATH,
             help="Write an HTML file of scores, confusions, best and worst images.",
         ),
-        click.option("--test-flipping", is_flag=True, help="Average with the mirrored image."),
-        click.option(
-            "--no-choose-interp-method",
-            "choose_interp_method",
-            is_flag=True,
-            flag_value=False,
-            default=True,
-            help="Always resize by the bicubic filter.",
-        ),
-        shared.exif,
-        click.option(
-            "--pool",
-            "--pool-top-infer-style",
-            type=click.Choice(["pad", "caffe", "full"]),
-            default="pad",
-            show_default=True,
-            help='Geometry of max pooling; the released Model A is tested with "caffe".',
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice(["float32", "bfloat16"]),
-            default="float32",
-            show_default=True,
-            help="bfloat16 is twice as fast on some CPUs and slower on others; "
-            "`python tools/bench.py evaluation` tells.",
-        ),
-        click.option(
-            "--backend",
-            type=click.Choice(["mxnet", "torch"]),
-            default="mxnet",
-            show_default=True,
-            help="torch needs no MXNet.",
-        ),
-        click.option(
-            "--batch-images",
-            type=click.IntRange(min=1),
-            default=1,
-            show_default=True,
-            help="Network inputs that a device computes at a time.",
-        ),
-        click.option(
-            "--prefetch-threads",
-            type=click.IntRange(min=1),
-            default=2,
-            show_default=True,
-            help="Threads that read images ahead of the network.",
-        ),
-        shared.reading,
-        shared.devices,
-        click.option("--resume", is_flag=True, help="Go on with an interrupted run."),
-        click.option("--overwrite", is_flag=True, help="Replace earlier results."),
-        click.option("--log-file", type=shared.ANY_PATH, help="Append the log to this file too."),
-        click.option("--backward-do-mirror", is_flag=True, hidden=True, expose_value=False),
-        *(click.option(name, hidden=True, expose_value=False) for name in _WITHOUT_EFFECT),
+        shared.log_file,
+        shared.without_effect(*_WITHOUT_EFFECT, flags=("--backward-do-mirror",)),
     ]
-    for option in reversed(add):
-        command = option(command)
-    return command
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(add):
+            command = option(command)
+        return shared.from_class(options)(command)
+
+    return decorate
 
 
 @evaluate.command()
-@_shared_options
-@click.option(
-    "--test-scales",
-    type=shared.INTEGERS,
-    help="Lengths of the shorter side; each is scored alone and all of them averaged.  "
-    "[default: 320]",
-)
-@click.option("--test-3crops", is_flag=True, help="Average three crops along the longer side.")
-@click.option(
-    "--class-ids",
-    type=shared.EXISTING_FILE,
-    help="For submissions: the server's number of each class, one a line.",
-)
+@_options(ClassificationOptions)
 def classification(**arguments: Any) -> None:
     """Test a classifier: top-1 and top-5 error.
 
     Writes DIR/predictions/<scale>.npy, the (N, classes) probabilities, and for splits without
     labels DIR/submission.txt, five guesses a line.
     """
-    from ademx.testing.classification import ClassificationOptions, evaluate_classification
+    from ademx.testing.classification import evaluate_classification
 
     files = _prepare(arguments)
     report = evaluate_classification(_checked(ClassificationOptions, arguments))
@@ -181,42 +110,7 @@ def classification(**arguments: Any) -> None:
 
 
 @evaluate.command()
-@_shared_options
-@click.option(
-    "--test-scales",
-    type=shared.INTEGERS,
-    help="Lengths of the longer side; probabilities of several are averaged.  "
-    "[default: 2048 for Cityscapes, else 500]",
-)
-@click.option(
-    "--test-steps",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Predictions along each axis for a cell of the output.",
-)
-@click.option(
-    "--absent-classes",
-    type=click.Choice(["zero", "skip"]),
-    help="What a class without pixels counts in a mean: 0 as in the release, or not at all.  "
-    "[default: as the dataset's official tool]",
-)
-@click.option("--save-predictions", is_flag=True, help="Write DIR/scores/<image>.npz.")
-@click.option(
-    "--no-save-results",
-    "save_results",
-    is_flag=True,
-    flag_value=False,
-    default=True,
-    help="Write no label images; such a run cannot be resumed.",
-)
-@click.option(
-    "--crf",
-    is_flag=True,
-    help="Refine the averaged probabilities by a fully connected CRF over the image's pixels, "
-    "at the original size: 2 to 4 s an image of VOC, 27 s of Cityscapes, on one core, and 40 "
-    "bytes of memory a pixel and class.  Needs `pip install 'ademx[crf]'`.",
-)
+@_options(SegmentationOptions)
 @click.option(
     "--crf-params",
     metavar="NAME=VALUE[,…]",
@@ -230,7 +124,7 @@ def segmentation(**arguments: Any) -> None:
     Writes DIR/labels/<image>.png in the dataset's own label ids and DIR/correct/<image>.png (127
     correct, 0 wrong, 255 void); for splits without labels DIR/submission/, what the server takes.
     """
-    from ademx.testing.segmentation import SegmentationOptions, evaluate_segmentation
+    from ademx.testing.segmentation import evaluate_segmentation
 
     files = _prepare(arguments)
     arguments["crf"] = _crf_parameters(arguments["crf"], arguments.pop("crf_params"))
@@ -278,8 +172,6 @@ def segmentation_table(report: SegmentationReport) -> str:
 
 def _prepare(arguments: dict[str, Any]) -> _Files:
     """Turn command-line arguments into those of the options class; return the other files."""
-    from ademx.testing.session import default_test_scale
-
     if arguments["test_scales"] is None:
         label = parse_label(arguments["model"] or arguments["weights"][0])
         arguments["test_scales"] = (default_test_scale(label, arguments["dataset"]),)
@@ -304,8 +196,6 @@ def _crf_parameters(wanted: bool, text: str | None) -> CrfParameters | None:
         raise click.UsageError("--crf-params has no effect without --crf: add it")
     if not wanted:
         return None
-    from ademx.testing.crf import parse_crf_parameters
-
     try:
         return parse_crf_parameters(text or "")
     except ValueError as error:

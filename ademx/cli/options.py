@@ -15,7 +15,6 @@ import click
 from ademx.compat import share_cores
 from ademx.convert.layouts import LAYOUTS
 from ademx.options import Option, declared, option_name
-from iters.exif import RULES
 
 if TYPE_CHECKING:
     from ademx.devices import Devices
@@ -25,19 +24,6 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)
 
 
-data_root = click.option(
-    "--data-root", type=EXISTING_FOLDER, required=True, help="Folder of the dataset."
-)
-list_file = click.option(
-    "--list-file", type=EXISTING_FILE, help="The samples, paths relative to the data root."
-)
-exif = click.option(
-    "--exif",
-    type=click.Choice(RULES),
-    default="auto",
-    show_default=True,
-    help="Turn an image as its EXIF orientation says; auto: where only that fits its label's size.",
-)
 dataset = click.option(
     "--dataset",
     metavar="NAME|FILE.yaml",
@@ -70,7 +56,7 @@ def _option(one: Field[Any], kind: str, said: Option) -> Callable[..., Any]:
         "default": default,
         "required": one.default is MISSING and said.required,
     }
-    if kind == "bool" and said.is_flag:
+    if kind in ("bool", "CrfParameters") and said.is_flag:
         facts |= {"flag_value": False} if default else {}
         facts |= {} if "/" in "".join(said.names) else {"is_flag": True}
     else:

@@ -25,8 +25,9 @@ from ademx.labels import Label, parse_label
 from ademx.networks.graph import network_stride
 from ademx.pictures import colourise
 from ademx.prediction.legend import LegendRow, draw_classes
+from ademx.testing.options import default_test_scale
 from ademx.testing.score_maps import ScoreResizer, best_class
-from ademx.testing.session import default_test_scale, find_dataset
+from ademx.testing.session import find_dataset
 from iters import palettes, transforms
 from iters.datasets import Dataset, encode_label
 from iters.decode import BrokenImage

@@ -37,12 +37,15 @@ from ademx.reproduction.tolerance import (
     tie_tolerances,
 )
 from ademx.testing import classification, segmentation
-from ademx.testing.classification import ClassificationOptions
 from ademx.testing.finished_runs import load_run, mean_probabilities
 from ademx.testing.image_counts import load_image_counts
+from ademx.testing.options import (
+    ClassificationOptions,
+    SegmentationOptions,
+    default_test_scale,
+)
 from ademx.testing.record import RunRecord
-from ademx.testing.segmentation import SegmentationOptions
-from ademx.testing.session import RunInputs, default_test_scale
+from ademx.testing.session import RunInputs
 from iters.samples import Sample
 
 if TYPE_CHECKING:

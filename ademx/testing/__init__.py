@@ -8,6 +8,7 @@ __all__ = [
     "finished_runs",
     "image_counts",
     "numerics",
+    "options",
     "record",
     "score_maps",
     "segmentation",

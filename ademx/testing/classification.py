@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,8 +15,9 @@ from ademx.iteration import grouped, progress_bar
 from ademx.metrics import likeliest, topk_errors
 from ademx.published import Result
 from ademx.testing.image_counts import ImageLabels, save_image_labels
+from ademx.testing.options import ClassificationOptions
 from ademx.testing.record import RunRecord
-from ademx.testing.session import EvaluationOptions, Session
+from ademx.testing.session import Session
 from ademx.testing.submissions import Submission, write_guesses
 from iters import transforms
 from iters.datasets import Dataset
@@ -25,26 +25,6 @@ from iters.files import read_text
 from iters.samples import Sample
 
 _RANKS = (1, 5)
-
-
-@dataclass(frozen=True)
-class ClassificationOptions(EvaluationOptions):
-    """How to test a classifier.
-
-    Attributes:
-        test_3crops: average three crops along the longer side, not the centre alone.
-        class_ids: file with a line for each class, the number that the benchmark's server has
-            for it; without it guesses are numbered from 1 in the order of the classes.
-    """
-
-    task = "classification"
-
-    test_3crops: bool = False
-    class_ids: Path | None = None
-
-    def settings_of_task(self) -> dict[str, Any]:
-        """Return how many crops are averaged."""
-        return {"test_3crops": self.test_3crops}
 
 
 @dataclass(frozen=True)

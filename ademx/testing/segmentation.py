@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ from ademx.iteration import grouped, progress_bar
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
 from ademx.networks.graph import network_stride
 from ademx.published import Result
-from ademx.testing.crf import CrfParameters, import_crf_library, refine
+from ademx.testing.crf import import_crf_library, refine
 from ademx.testing.image_counts import ImageCounts, NearTies, save_image_counts
 from ademx.testing.numerics import SCORE_MARGIN
+from ademx.testing.options import SegmentationOptions
 from ademx.testing.record import RunRecord
 from ademx.testing.score_maps import ScoreResizer, best_class, best_class_and_ties, mean_scores
-from ademx.testing.session import EvaluationOptions, Session
+from ademx.testing.session import Session
 from ademx.testing.submissions import Submission, pack_labels
 from iters import transforms
 from iters.datasets import VOID, Dataset, decode_label, encode_label
@@ -40,43 +41,6 @@ from iters.samples import Sample
 _CORRECT, _WRONG = 127, 0
 # The key of a text in it.
 _TIES = "near ties"
-
-
-@dataclass(frozen=True)
-class SegmentationOptions(EvaluationOptions):
-    """How to test a segmentation network.
-
-    Attributes:
-        test_steps: predictions along each axis for a cell of the output.
-        absent_classes: "skip" or "zero"; None is the dataset's official tool's choice.
-        save_predictions: write `scores/<image>.npz`.
-        save_results: write `labels/<image>.png` and `correct/<image>.png`.
-        crf: refine the averaged probabilities before the best class is taken; None does not.
-        near_ties: count pixels whose best two classes are about as good, from which the tolerance
-            of a published score follows, although no published result is found for this test.
-    """
-
-    task = "segmentation"
-
-    test_steps: int = 1
-    absent_classes: str | None = None
-    save_predictions: bool = False
-    save_results: bool = True
-    crf: CrfParameters | None = None
-    near_ties: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.split == "test" and not (self.save_results or self.save_predictions):
-            raise ValueError(
-                "--no-save-results with --split test would keep nothing: a test split has no "
-                "labels to be scored by; leave it out, or add --save-predictions"
-            )
-
-    def settings_of_task(self) -> dict[str, Any]:
-        """Return how often is predicted for a cell, and what refines that."""
-        refined = {} if self.crf is None else {"crf": asdict(self.crf)}
-        return {"test_steps": self.test_steps, **refined}
 
 
 @dataclass(frozen=True)

@@ -7,23 +7,22 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from ademx.convert.files import Reading
-from ademx.devices import Devices
 from ademx.engines.backends import predictor_class
 from ademx.engines.mxnet.predict import Predictor
 from ademx.files import locked, md5
 from ademx.iteration import grouped, prefetched
 from ademx.labels import Label, parse_label
 from ademx.networks.graph import network_stride
+from ademx.options import deciding
 from ademx.published import Result, find_result, release_state
 from ademx.testing import run_folder as runs
+from ademx.testing.options import EvaluationOptions
 from ademx.testing.record import RunRecord
 from ademx.versions import versions
 from iters import exif, transforms
@@ -42,89 +41,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """How to test, for both tasks; the names are those of the command line.
-
-    Attributes:
-        task: "classification" or "segmentation", of the class that has the rest of the options.
-        weights: files of any kind; the probabilities of several are averaged.
-        data_root: folder of the dataset.
-        output: folder for everything that is written.
-        test_scales: lengths of the shorter (classification) or longer (segmentation) side that
-            an image is resized to, pixels.
-        model: label of the weights, where the file's name is not one.
-        dataset: name of the dataset, or path of the YAML file that describes it, where it is not
-            the label's.
-        split: such as "val"; "test" has no labels.
-        list_file: a list of the samples, in place of the dataset's layout.
-        test_flipping: average with the mirrored image.
-        choose_interp_method: choose the filter by the sizes, else bicubic always.
-        exif: when an image is set upright, see :func:`iters.decode.is_turned`.
-        pool: geometry of max pooling.
-        precision: "float32" or "bfloat16".
-        backend: what computes the networks, "mxnet" or "torch".
-        devices: where to compute.
-        batch_images: network inputs that a device computes at a time.
-        prefetch_threads: threads that read and transform images ahead of the network.
-        resume: go on with an interrupted run.
-        overwrite: replace the results in `output`.
-        reading: what the files of weights do not say of themselves.
-    """
-
-    task: ClassVar[str]
-
-    weights: tuple[Path, ...]
-    data_root: Path
-    output: Path
-    test_scales: tuple[int, ...]
-    model: str | None = None
-    dataset: str | None = None
-    split: str = "val"
-    list_file: Path | None = None
-    test_flipping: bool = False
-    choose_interp_method: bool = True
-    exif: str = "auto"
-    pool: str = "pad"
-    precision: str = "float32"
-    backend: str = "mxnet"
-    devices: Devices = field(default_factory=Devices)
-    batch_images: int = 1
-    prefetch_threads: int = 2
-    resume: bool = False
-    overwrite: bool = False
-    reading: Reading = field(default_factory=Reading)
-
-    def __post_init__(self) -> None:
-        if not self.weights:
-            raise ValueError("--weights: expected at least one file")
-        if not self.test_scales or min(self.test_scales) < 1:
-            raise ValueError(f"--test-scales {self.test_scales}: expected lengths above 0")
-        if len(set(self.test_scales)) < len(self.test_scales):
-            raise ValueError(f"--test-scales {self.test_scales}: a scale is given twice")
-        for name in ("batch_images", "prefetch_threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: expected 1 or more")
-        if self.resume and self.overwrite:
-            raise ValueError("--resume and --overwrite exclude each other: give one of them")
-
-    def settings_of_task(self) -> dict[str, Any]:
-        """Return which of the options that only the task has decide the results."""
-        raise NotImplementedError
-
-
-def default_test_scale(label: Label, dataset: str | None = None) -> int:
-    """Return the scale of the published tests (published.md), pixels.
-
-    Args:
-        label: of the weights.
-        dataset: as in :class:`EvaluationOptions`.
-    """
-    if label.task == "classification":
-        return 320
-    return get_dataset(dataset or label.dataset).origin_size
 
 
 class RunInputs:
@@ -162,8 +78,6 @@ class RunInputs:
         """All that decides the results, as a run's folder keeps it, "command" first."""
         options = self.options
         names = "\n".join(f"{sample}\t{sample.label}" for sample in self.samples)
-        # Runs of before there was this option have no such key.
-        by_exif = {} if options.exif == "auto" else {"exif": options.exif}
         return {
             "command": f"evaluate {options.task}",
             "labels": [str(label) for label in self.labels],
@@ -171,14 +85,7 @@ class RunInputs:
             "dataset": self.dataset.settings,
             "split": options.split,
             "samples_md5": hashlib.md5(names.encode(errors="surrogateescape")).hexdigest(),
-            "test_scales": options.test_scales,
-            "test_flipping": options.test_flipping,
-            "choose_interp_method": options.choose_interp_method,
-            "pool": options.pool,
-            "precision": options.precision,
-            "backend": options.backend,
-            **options.settings_of_task(),
-            **by_exif,
+            **deciding(options),
             **options.reading.settings(),
         }
 

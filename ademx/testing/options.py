@@ -1,0 +1,156 @@
+"""How to test: options by their command-line names, and what of them decides the results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from ademx import options as declare
+from ademx.convert.files import Reading
+from ademx.devices import Devices
+from ademx.labels import Label
+from ademx.options import option
+from ademx.testing.crf import CrfParameters
+from iters.find_dataset import get_dataset
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How to test, for both tasks; use the class of the task."""
+
+    task: ClassVar[str]
+
+    weights: tuple[Path, ...] = option(
+        help=".params, .pth or .safetensors file; several average their probabilities.",
+        path="file",
+        decides=False,
+    )
+    data_root: Path = declare.data_root()
+    output: Path = option(
+        help="Folder for results.  [default: output/<weights>_<split>]",
+        required=False,
+        decides=False,
+    )
+    test_scales: tuple[int, ...] = option(help="Lengths of a side, pixels.", required=False)
+    model: str | None = option(
+        None, "Label of the weights.  [default: from their file name]", decides=False
+    )
+    dataset: str | None = declare.dataset(decides=False)
+    split: str = option("val", '"test" has no labels.')
+    list_file: Path | None = declare.list_file()
+    test_flipping: bool = declare.test_flipping()
+    choose_interp_method: bool = declare.choose_interp_method()
+    exif: str = declare.exif()
+    pool: str = declare.pool(
+        '; the released Model A is tested with "caffe"', names=("--pool", "--pool-top-infer-style")
+    )
+    precision: str = option(
+        "float32",
+        "bfloat16 is twice as fast on some CPUs and slower on others; "
+        "`python tools/bench.py evaluation` tells.",
+        choices=("float32", "bfloat16"),
+    )
+    backend: str = option("mxnet", "torch needs no MXNet.", choices=("mxnet", "torch"))
+    devices: Devices = field(default_factory=Devices)
+    batch_images: int = option(
+        1, "Network inputs that a device computes at a time.", least=1, decides=False
+    )
+    prefetch_threads: int = option(
+        2, "Threads that read images ahead of the network.", least=1, decides=False
+    )
+    resume: bool = option(False, "Go on with an interrupted run.", decides=False)
+    overwrite: bool = option(False, "Replace earlier results.", decides=False)
+    reading: Reading = field(default_factory=Reading)
+
+    def __post_init__(self) -> None:
+        if not self.weights:
+            raise ValueError("--weights: expected at least one file")
+        if not self.test_scales or min(self.test_scales) < 1:
+            raise ValueError(f"--test-scales {self.test_scales}: expected lengths above 0")
+        if len(set(self.test_scales)) < len(self.test_scales):
+            raise ValueError(f"--test-scales {self.test_scales}: a scale is given twice")
+        declare.check(self)
+        if self.resume and self.overwrite:
+            raise ValueError("--resume and --overwrite exclude each other: give one of them")
+
+
+@dataclass(frozen=True)
+class ClassificationOptions(EvaluationOptions):
+    """How to test a classifier."""
+
+    task = "classification"
+
+    test_scales: tuple[int, ...] = option(
+        help="Lengths of the shorter side; each is scored alone and all of them averaged.  "
+        "[default: 320]",
+        required=False,
+    )
+    test_3crops: bool = option(False, "Average three crops along the longer side.")
+    class_ids: Path | None = option(
+        None,
+        "For submissions: the server's number of each class, one a line.",
+        path="file",
+        decides=False,
+    )
+
+
+@dataclass(frozen=True)
+class SegmentationOptions(EvaluationOptions):
+    """How to test a segmentation network.
+
+    Attributes:
+        near_ties: count pixels whose best two classes are about as good, from which the tolerance
+            of a published score follows, although no published result is found for this test.
+    """
+
+    task = "segmentation"
+
+    test_scales: tuple[int, ...] = option(
+        help="Lengths of the longer side; probabilities of several are averaged.  "
+        "[default: 2048 for Cityscapes, else 500]",
+        required=False,
+    )
+    test_steps: int = option(1, "Predictions along each axis for a cell of the output.", least=1)
+    absent_classes: str | None = option(
+        None,
+        "What a class without pixels counts in a mean: 0 as in the release, or not at all.  "
+        "[default: as the dataset's official tool]",
+        choices=("zero", "skip"),
+        decides=False,
+    )
+    save_predictions: bool = option(False, "Write DIR/scores/<image>.npz.", decides=False)
+    save_results: bool = option(
+        True,
+        "Write no label images; such a run cannot be resumed.",
+        names=("--no-save-results",),
+        decides=False,
+    )
+    crf: CrfParameters | None = option(
+        None,
+        "Refine the averaged probabilities by a fully connected CRF over the image's pixels, at "
+        "the original size: 2 to 4 s an image of VOC, 27 s of Cityscapes, on one core, and 40 "
+        "bytes of memory a pixel and class.  Needs `pip install 'ademx[crf]'`.",
+        is_recorded=False,
+    )
+    near_ties: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split == "test" and not (self.save_results or self.save_predictions):
+            raise ValueError(
+                "--no-save-results with --split test would keep nothing: a test split has no "
+                "labels to be scored by; leave it out, or add --save-predictions"
+            )
+
+
+def default_test_scale(label: Label, dataset: str | None = None) -> int:
+    """Return the scale of the published tests (published.md), pixels.
+
+    Args:
+        label: of the weights.
+        dataset: as in :class:`EvaluationOptions`.
+    """
+    if label.task == "classification":
+        return 320
+    return get_dataset(dataset or label.dataset).origin_size
