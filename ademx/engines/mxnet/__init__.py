@@ -1,4 +1,4 @@
 """Networks run and trained by MXNet."""
 
 # The modules that other rooms may import.
-__all__ = ["predict", "server", "train"]
+__all__ = ["memory", "predict", "server", "train"]
