@@ -6,14 +6,9 @@ A tolerance has two parts, both derived and neither fitted to a result:
 digit that it prints.
 
 *Numerics.* Our outputs are not the release's to the bit: sums run in another order, on another
-processor. What that amounts to was measured with the full-width networks and the images of
-`tests/golden/`, all computing float32: MXNet with its kernels for SSE4.1, AVX2 and AVX-512 (what
-`DNNL_MAX_CPU_ISA` chooses), PyTorch with those for AVX2 and AVX-512, onnxruntime, and PyTorch in
-float64, each against each. Of the best two classes of a pixel the difference of probabilities,
-enlarged to the image, was never further apart than 1.1e-4; of a classifier, no probability by more
-than a factor of 1 ± 2.1e-4. Twice that is what is allowed. (`make test` measures again what the
-machine at hand can compute.) How far a score can move by it is worked out from the counts of the
-very run that is judged, with every difference in the worst direction.
+processor. By how much at the most says :mod:`ademx.testing.numerics`. How far a score can move by
+it is worked out from the counts of the very run that is judged, with every difference in the
+worst direction.
 """
 
 from __future__ import annotations
@@ -31,7 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
-
 
 _CHUNK = 1024  # images that probabilities are compared for at once
 
