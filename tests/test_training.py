@@ -34,7 +34,7 @@ from tiny_training import (
 mx = pytest.importorskip("mxnet")
 
 from ademx.devices import Devices  # noqa: E402
-from ademx.engines.mxnet.train import Trainer, Workers, _DeviceSums  # noqa: E402
+from ademx.engines.mxnet.train import MxnetTrainer, Workers, _DeviceSums  # noqa: E402
 from ademx.networks.graph import build_symbol  # noqa: E402
 from ademx.schedule import LinearSchedule  # noqa: E402
 from ademx.training import run as training  # noqa: E402  (these need mxnet)
@@ -78,7 +78,7 @@ def network(label: str, *, frozen: bool = True, batch: int = 4, size: int = 32):
 def trained(network_, *, updates=5, contexts=1, rescale=0.25, lr=0.1, kvstore="local", **options):
     """Return the parameters after some updates on the same batch."""
     graph, values, (data, label) = network_
-    trainer = Trainer(
+    trainer = MxnetTrainer(
         graph,
         contexts=[mx.cpu(number) for number in range(contexts)],
         data_shapes=[mx.io.DataDesc("data", data.shape)],
@@ -94,8 +94,7 @@ def trained(network_, *, updates=5, contexts=1, rescale=0.25, lr=0.1, kvstore="l
         workers=Workers(kvstore, contexts),
         **options,
     )
-    batch = mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(label)])
-    sums = [trainer.step(batch, seed=number) for number in range(updates)]
+    sums = [trainer.start(data, label, seed=number) for number in range(updates)]
     return trainer, trainer.parameters()[0], [found() for found in sums]
 
 
@@ -158,8 +157,7 @@ def test_scaling_the_loss_changes_nothing_and_overflows_are_left_out():
         np.testing.assert_allclose(scaled[name], value, atol=1e-5, err_msg=name)
     before = trainer.momentum()
     trainer.restore_scaling(2.0**127, 0)  # any gradient above 2 overflows a float32
-    batch = mx.io.DataBatch([mx.nd.array(1e4 * a1[2][0])], [mx.nd.array(a1[2][1])])
-    trainer.step(batch, seed=0)()
+    trainer.start(1e4 * a1[2][0], a1[2][1], seed=0)()
     assert trainer.loss_scale == 2.0**126
     for name, value in before.items():
         np.testing.assert_array_equal(trainer.momentum()[name], value)
@@ -168,7 +166,7 @@ def test_scaling_the_loss_changes_nothing_and_overflows_are_left_out():
 def test_an_update_without_images_adds_nothing():
     a1 = network(CLASSIFIER)
     trainer, before, _ = trained(a1, updates=1)
-    sums = trainer.step(None, seed=0, stop=True)()
+    sums = trainer.start(None, None, seed=0, stop=True)()
     assert (sums.loss, sums.count, sums.stop) == (0, 0, 1)
     gradients = trainer._module._exec_group.grad_arrays
     assert all((one.asnumpy() == 0).all() for arrays in gradients for one in arrays)
@@ -204,7 +202,7 @@ def test_an_update_that_is_left_out_takes_its_place_in_the_schedule(optimizer, c
             asked.append(num_update)
             return super().__call__(num_update)
 
-    trainer = Trainer(
+    trainer = MxnetTrainer(
         graph,
         contexts=[mx.cpu(number) for number in range(contexts)],
         data_shapes=[mx.io.DataDesc("data", data.shape)],
@@ -215,14 +213,12 @@ def test_an_update_that_is_left_out_takes_its_place_in_the_schedule(optimizer, c
         workers=Workers("local", contexts),
         scale_loss=True,
     )
-    batch = mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(label)])
-    large = mx.io.DataBatch([mx.nd.array(1e4 * data)], [mx.nd.array(label)])
     first = optimizer == "sgd"  # which counts an update before it asks
     for number in range(4):
         asked.clear()
         if number in (0, 2):  # any gradient above 2 overflows a float32
             trainer.restore_scaling(2.0**127, 0)
-        trainer.step(large if number in (0, 2) else batch, seed=0)()
+        trainer.start(1e4 * data if number in (0, 2) else data, label, seed=0)()
         if number in (0, 2):
             trainer.restore_scaling(1.0, 0)
         assert set(asked) == (set() if number in (0, 2) else {number + first})
@@ -231,7 +227,7 @@ def test_an_update_that_is_left_out_takes_its_place_in_the_schedule(optimizer, c
 def test_asynchronous_servers_cannot_leave_out_updates():
     graph, values, (data, label) = network(CLASSIFIER)
     with pytest.raises(ValueError, match="dist_async: servers cannot leave out updates"):
-        Trainer(
+        MxnetTrainer(
             graph,
             contexts=[mx.cpu()],
             data_shapes=[mx.io.DataDesc("data", data.shape)],

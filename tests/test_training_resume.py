@@ -33,6 +33,7 @@ from ademx.training.progress import Progress, open_metrics
 
 pytest.importorskip("mxnet")
 
+from ademx.engines.mxnet.train import Workers
 from ademx.training import run as training
 from ademx.training.run import train
 
@@ -67,7 +68,7 @@ def test_updates_of_another_size_are_refused(
     before = (tmp_path / "out" / "metrics.jsonl").read_bytes()
     monkeypatch.undo()
     others = SimpleNamespace(count=count, rank=0, kvstore=None, synchronous=True)
-    monkeypatch.setattr(training, "Workers", lambda *_: nullcontext(others))
+    monkeypatch.setattr(training, "open_workers", lambda *_: nullcontext(others))
     with pytest.raises(ValueError, match=cure):
         train(classification(photos, tmp_path / "out", resume=True, batch_images=batch_images))
     assert (tmp_path / "out" / "metrics.jsonl").read_bytes() == before
@@ -185,7 +186,7 @@ iters.workers.read_bytes = lambda path, offset: pathlib.Path(path).read_bytes()
 main()"""
 
 
-class OneOfTwo(training.Workers):
+class OneOfTwo(Workers):
     """A worker whose partner adds nothing and asks for nothing."""
 
     def __init__(self, *_):
@@ -201,7 +202,7 @@ class OneOfTwo(training.Workers):
 
 def test_one_of_several_workers_adds_zeros_until_all_know(photos, tmp_path, monkeypatch):
     """Else the others wait for ever for the update that was to be their last."""
-    monkeypatch.setattr(training, "Workers", OneOfTwo)
+    monkeypatch.setattr(training, "open_workers", OneOfTwo)
     monkeypatch.setattr(training, "_PATIENCE_SECONDS", 0.1)
     make = training.make_iterator
 

@@ -93,7 +93,7 @@ def _wrong_updates(workers: Any, updates: int) -> list[str]:
             label = mx.nd.zeros((1, _PIXELS))
             label[:, _valid(workers.rank, number) :] = 255
             stop = _stops(workers.rank, number)
-            pending = trainer.step(mx.io.DataBatch([data], [label]), seed=0, stop=stop)
+            pending = trainer.start(data, label, seed=0, stop=stop)
         if before is not None:  # one update late, as in training
             sums, of = before(), number - 1
             expected = (
@@ -125,7 +125,7 @@ def _stops(rank: int, update: int) -> bool:
 
 def _trainer(workers: Any) -> Any:
     """Return what trains one layer whose gradient is its input, at rate 1 without momentum."""
-    from ademx.engines.mxnet.train import Trainer, mx
+    from ademx.engines.mxnet.train import MxnetTrainer, mx
 
     scores = mx.sym.FullyConnected(
         mx.sym.Variable("data"), num_hidden=2 * _PIXELS, no_bias=True, name="fc"
@@ -134,7 +134,7 @@ def _trainer(workers: Any) -> Any:
     unused = mx.sym.BlockGrad(mx.sym.sum(0 * mx.sym.Variable("softmax_label")))
     scores = mx.sym.broadcast_add(scores, mx.sym.reshape(unused, (1, 1)))
     graph = mx.sym.MakeLoss(mx.sym.reshape(scores, (0, 2, _PIXELS)), name="softmax")
-    return Trainer(
+    return MxnetTrainer(
         graph,
         contexts=[mx.cpu()],
         data_shapes=[mx.io.DataDesc("data", (1, 1))],

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ademx.compat import import_mxnet
 from ademx.convert import import_torch
 from ademx.devices import Devices
 from ademx.engines.mxnet.predict import Predictor
+from ademx.engines.trainer import Trainer
 from symbols.levels import check_choice
 
 if TYPE_CHECKING:
+    from ademx.engines.mxnet.train import Workers
     from ademx.engines.torch.predict import TorchPredictor
 
 
@@ -40,3 +42,17 @@ def predictor_class(backend: str) -> type[Predictor] | type[TorchPredictor]:
     from ademx.engines.torch.predict import TorchPredictor
 
     return TorchPredictor
+
+
+def open_workers(kvstore: str, num_devices: int) -> Workers:
+    """Return the processes that train together; see :class:`ademx.engines.mxnet.train.Workers`."""
+    from ademx.engines.mxnet.train import Workers
+
+    return Workers(kvstore, num_devices)
+
+
+def open_trainer(*arguments: Any, **options: Any) -> Trainer:
+    """Return a trainer; see :func:`ademx.engines.mxnet.train.open_trainer`."""
+    from ademx.engines.mxnet import train
+
+    return train.open_trainer(*arguments, **options)

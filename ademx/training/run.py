@@ -27,22 +27,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ademx.compat import check_bfloat16
-from ademx.engines.mxnet.predict import mxnet_contexts
-from ademx.engines.mxnet.train import Sums, Trainer, Workers
+from ademx.engines.backends import open_workers
+from ademx.engines.trainer import Sums, Trainer
 from ademx.files import locked, write_json
-from ademx.networks.graph import build_symbol
 from ademx.training import checkpoints
 from ademx.training.batches import find_labelled_samples, make_iterator
 from ademx.training.checkpoints import Checkpoint, State
-from ademx.training.initial import initial_values, load_weights
-from ademx.training.options import SegmentationTrainOptions, TrainOptions
+from ademx.training.initial import load_weights
+from ademx.training.options import TrainOptions
 from ademx.training.progress import METRICS_FILE, Progress
+from ademx.training.start import network_shapes, start_trainer
 from ademx.versions import versions
 from iters.samples import Sample
 
 if TYPE_CHECKING:
     from mxnet.io import DataBatch
-    from mxnet.symbol import Symbol
+
+    from ademx.engines.mxnet.train import Workers
 
 RUN_FILE = "run.json"
 
@@ -94,7 +95,7 @@ def train(options: TrainOptions) -> TrainReport:
     if options.precision == "bfloat16":
         check_bfloat16()
     with ExitStack() as stack:
-        workers = stack.enter_context(Workers(options.kvstore, options.num_devices))
+        workers = stack.enter_context(open_workers(options.kvstore, options.num_devices))
         dataset = options.find_dataset()
         samples = find_labelled_samples(options, dataset)
         if workers.rank == 0:
@@ -115,10 +116,9 @@ class _Run:
         self._options, self._workers, self._iterator = options, workers, iterator
         self._label = str(options.label)
         self._settings = json.loads(json.dumps(options.settings(samples)))
-        contexts = mxnet_contexts(options.devices)
         self._hardware = {
             "workers": workers.count,
-            "devices": [str(one) for one in contexts],
+            "devices": options.devices.names(),
             # MKLDNN's sums go by them.
             "threads": int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count(),
         }
@@ -127,8 +127,7 @@ class _Run:
         if checkpoint is not None:
             self._start = (checkpoint.state.epoch, checkpoint.state.batch)
         self._check_agreement()
-        self._schedule = options.schedule(iterator.num_batches, offset=self._count(self._start))
-        self._trainer = self._make_trainer(contexts, checkpoint)
+        self._trainer = self._make_trainer(checkpoint)
         self._newest = checkpoint.params_path if checkpoint else options.weights
         self._saved = self._start
         self._progress: Progress | None = None
@@ -177,11 +176,15 @@ class _Run:
                 break
             wait = time.monotonic() - started
             update = self._count((epoch, done))
-            sums = self._trainer.step(batch, seed=self._draw(update), stop=stop.number is not None)
+            rate = self._trainer.rate
+            data, label = (batch.data[0], batch.label[0]) if batch else (None, None)
+            sums = self._trainer.start(
+                data, label, seed=self._draw(update), stop=stop.number is not None
+            )
             # The update before is read while this one is computed.
             if pending is not None:
                 stop.agreed |= self._account(pending)
-            pending = _Update(update, self._rate(update), batch, sums, wait)
+            pending = _Update(update, rate, batch, sums, wait)
             done += 1
         if pending is not None:
             stop.agreed |= self._account(pending)
@@ -246,12 +249,6 @@ class _Run:
         """Return the seed of an update's random numbers, different for every worker."""
         sequence = np.random.SeedSequence([self._options.seed, self._workers.rank, update])
         return int(sequence.generate_state(1)[0] >> 1)
-
-    def _rate(self, update: int) -> float:
-        """Return the learning rate of an update, counted from 0."""
-        # MXNet's SGD counts an update before it asks for the rate; TorchNesterov after.
-        counted = update - self._count(self._start) + (self._options.task == "segmentation")
-        return self._schedule(counted)
 
     def _find_checkpoint(self) -> Checkpoint | None:
         """Return what to go on from, or check that nothing would be overwritten."""
@@ -336,50 +333,22 @@ class _Run:
                 "same --output, which all of them must see"
             )
 
-    def _make_trainer(self, contexts: list[Any], checkpoint: Checkpoint | None) -> Trainer:
-        options, iterator = self._options, self._iterator
-        graph = _build_graph(options)
-        segmentation = options.task == "segmentation"
-        # A segmentation loss is a mean already, on each device; that of a classifier is a sum.
-        shares = options.num_devices if segmentation else options.batch_images
-        if self._workers.synchronous:
-            shares *= self._workers.count
-        trainer = Trainer(
-            graph,
-            contexts=contexts,
-            data_shapes=iterator.provide_data,
-            label_shapes=iterator.provide_label,
-            values=self._values(graph, checkpoint),
-            optimizer="sgd" if segmentation else "TorchNesterov",
-            optimizer_params={
-                "momentum": options.momentum,
-                "wd": options.weight_decay,
-                "rescale_grad": 1 / shares,
-                "lr_scheduler": self._schedule,
-            },
+    def _make_trainer(self, checkpoint: Checkpoint | None) -> Trainer:
+        options, values = self._options, None
+        if checkpoint is not None:
+            shapes = network_shapes(options)
+            values = load_weights(checkpoint.params_path, options.label, shapes)
+        trainer = start_trainer(
+            options,
+            data_shape=self._iterator.provide_data[0].shape,
+            num_batches=self._iterator.num_batches,
+            values=values,
+            first_update=self._count(self._start),
             workers=self._workers,
-            precision=options.precision,
-            backward_do_mirror=options.backward_do_mirror,
         )
         if checkpoint is not None:
             self._restore(trainer, checkpoint.state)
         return trainer
-
-    def _values(self, graph: Symbol, checkpoint: Checkpoint | None) -> dict[str, Any]:
-        """Return all parameters and moving statistics to start with."""
-        options = self._options
-        data = self._iterator.provide_data[0]
-        arg_shapes, _, aux_shapes = graph.infer_shape(data=data.shape)
-        shapes = dict(zip(graph.list_arguments(), arg_shapes))
-        del shapes["data"], shapes["softmax_label"]
-        shapes.update(zip(graph.list_auxiliary_states(), aux_shapes))
-        if checkpoint is not None:
-            return load_weights(checkpoint.params_path, options.label, shapes)
-        values: dict[str, Any] = {}
-        if options.weights is not None:
-            values = load_weights(options.weights, options.label, shapes, reading=options.reading)
-        drawn = initial_values(shapes, task=options.task, seed=options.seed)
-        return {**drawn, **values}
 
     def _restore(self, trainer: Trainer, state: State) -> None:
         # On as many devices as before; on others the mean statistics of the file will do.
@@ -416,7 +385,7 @@ class _Run:
                 "hardware": self._hardware,
                 "versions": versions(),
                 "num_batches": self._iterator.num_batches,
-                "lr": self._rate(self._count(position)),
+                "lr": self._trainer.rate,
                 "loss_scaling": self._trainer.scaling(),
                 "progress": self._progress.state(),
             },
@@ -560,19 +529,6 @@ class _StopSignal:
         if self._is_waiting:
             self._is_waiting = False  # once: what is waited for may have to be put in order
             raise _Interrupted
-
-
-def _build_graph(options: TrainOptions) -> Symbol:
-    chosen = {}
-    if isinstance(options, SegmentationTrainOptions):
-        chosen = {"loss": options.loss, "head": options.head}
-    return build_symbol(
-        options.label,
-        width=options.width,
-        pool=options.pool,
-        frozen_statistics=options.frozen_statistics,
-        **chosen,
-    )
 
 
 def _set_aside(output: Path, label: str) -> None:

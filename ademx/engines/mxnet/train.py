@@ -7,54 +7,35 @@ late and without waiting, what all of them found.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import ademx.optimizer  # noqa: F401  (MXNet finds TorchNesterov by its name)
 from ademx.compat import import_mxnet
+from ademx.engines.mxnet import private
 from ademx.engines.mxnet.memory import mirroring
+from ademx.engines.mxnet.predict import mxnet_contexts
+from ademx.engines.trainer import Arrays, Sums, Trainer
+from ademx.networks.graph import build_symbol
 
 if TYPE_CHECKING:
-    from mxnet.io import DataBatch
     from mxnet.symbol import Symbol
+
+    from ademx.devices import Devices
+    from ademx.labels import Label
 
 mx = import_mxnet()
 
 KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async")
-PRECISIONS = ("float32", "float16", "bfloat16")
-
-Arrays = Mapping[str, np.ndarray]
 
 # Keeps the logarithm of a probability that underflowed finite, and lets a nan through.
 _TINY = 1e-37
 _IGNORE_LABEL = 255
 _LABEL = "softmax_label"
-
-
-@dataclass(frozen=True)
-class Sums:
-    """What one update found, over all devices and synchronous workers.
-
-    Attributes:
-        loss: sum of the cross-entropies of all valid labels; nan where the network broke down.
-        top1: labels whose class has the highest probability.
-        top5: labels whose class is among the five highest (classification; else 0).
-        count: valid labels.
-        stop: workers that were asked to stop.
-    """
-
-    loss: float
-    top1: float
-    top5: float
-    count: float
-    stop: float
 
 
 class Workers:
@@ -90,16 +71,9 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if error is not None and self.count > 1:
-            # MXNet waits for all workers when a process ends, unless told not to.
-            library, handle = mx.base._LIB, self.kvstore.handle
-            mx.base.check_call(library.MXKVStoreSetBarrierBeforeExit(handle, ctypes.c_int(0)))
+            private.let_process_end_alone(self.kvstore)
 
     def add_up(
         self,
@@ -154,14 +128,44 @@ class Workers:
         return [int(found) for found in array.asnumpy()]
 
 
-class Trainer:
-    """A network being trained.
+def open_trainer(
+    label: Label,
+    choices: Mapping[str, Any],
+    *,
+    data_shape: tuple[int, ...],
+    dropout: bool,
+    devices: Devices,
+    **options: Any,
+) -> MxnetTrainer:
+    """Return the trainer of a label's network.
+
+    Args:
+        label: of the network.
+        choices: what :func:`ademx.build_symbol` takes besides.
+        data_shape: (N, 3, H, W) of a batch over all devices.
+        dropout: whether anything is dropped.
+        devices: what shares a batch.
+        options: the others of :class:`MxnetTrainer`.
+    """
+    graph = build_symbol(label, **choices)
+    shapes = dict(zip(graph.list_arguments(), graph.infer_shape(data=data_shape)[0]))
+    return MxnetTrainer(
+        graph if dropout else _without_dropout(graph),
+        contexts=mxnet_contexts(devices),
+        data_shapes=[("data", data_shape)],
+        label_shapes=[(_LABEL, shapes[_LABEL])],
+        **options,
+    )
+
+
+class MxnetTrainer(Trainer):
+    """A network being trained by MXNet.
 
     Args:
         graph: the network with its loss, output "softmax".
         contexts: MXNet's devices; each gets an equal share of a batch.
-        data_shapes: what the iterator's `provide_data` says.
-        label_shapes: what the iterator's `provide_label` says.
+        data_shapes: name and shape of a batch's data.
+        label_shapes: name and shape of its labels.
         values: the parameters and moving statistics to start from, by name.
         optimizer: MXNet's name of the optimiser.
         optimizer_params: its arguments; `rescale_grad` must be among them.
@@ -202,7 +206,7 @@ class Trainer:
                 "--kvstore dist_async: servers cannot leave out updates of float16 "
                 "that overflow; use float32 or --kvstore dist_sync"
             )
-        self._scaler = _loss_scaler() if scale_loss or precision == "float16" else None
+        self._scaler = private.LossScaler() if scale_loss or precision == "float16" else None
         self._rescale = optimizer_params["rescale_grad"]
         self._bind({name: mx.nd.array(value) for name, value in values.items()})
         self._optimizer = mx.optimizer.create(
@@ -210,30 +214,36 @@ class Trainer:
         )
         self._optimizer.rescale_grad = self._rescale / self.loss_scale
         self._updater = mx.optimizer.get_updater(self._optimizer)
-        self._join()
+        self._started = 0
+        # MXNet's SGD counts an update before it asks for the rate; TorchNesterov after.
+        self._counts_first = optimizer == "sgd"
+        self._init_kvstore()
 
     @property
     def loss_scale(self) -> float:
         """What the loss is multiplied by before the gradient is taken."""
-        return self._scaler.loss_scale if self._scaler else 1.0
+        return self._scaler.scale if self._scaler else 1.0
 
-    def step(self, batch: DataBatch | None, *, seed: int, stop: bool = False) -> Callable[[], Sums]:
-        """Start one update and return what waits for its sums.
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next update."""
+        schedule = self._optimizer.lr_scheduler
+        if schedule is None:
+            return float(self._optimizer.lr)
+        return float(schedule(self._started + self._counts_first))
 
-        Args:
-            batch: data and labels, for all devices of this worker. None: it has none, and adds
-                zeros to what the others have, which wait for it.
-            seed: of the random numbers of this update (dropout), 0 or above.
-            stop: whether this worker was asked to stop; the sums tell all workers.
-        """
+    def start(self, data: Any, label: Any, *, seed: int, stop: bool = False) -> Callable[[], Sums]:
+        """Start one update and return what waits for its sums; see :class:`Trainer`."""
+        self._started += 1
         if self._draws:
             mx.random.seed(seed)
         metric = _DeviceSums()
-        if batch is None:
-            for arrays in self._module._exec_group.grad_arrays:
+        if data is None:
+            for arrays in private.device_arrays(self._module).grad_arrays:
                 for gradient in arrays:
                     gradient[:] = 0
         else:
+            batch = mx.io.DataBatch([_on_cpu(data)], [_on_cpu(label)])
             self._module.forward_backward(batch)
             self._module.update_metric(metric, batch.label)
         found = mx.nd.add_n(*metric.found, mx.nd.array([0, 0, 0, 0, float(stop)]))
@@ -244,7 +254,7 @@ class Trainer:
 
     def parameters(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Return `(arg_params, aux_params)`; statistics are the mean over this worker's devices."""
-        group = self._module._exec_group
+        group = private.device_arrays(self._module)
         args = {n: arrays[0].asnumpy() for n, arrays in zip(group.param_names, group.param_arrays)}
         devices = self.statistics()
         return args, {n: np.mean([d[n] for d in devices], axis=0) for n in devices[0]}
@@ -253,7 +263,7 @@ class Trainer:
         """Return the moving statistics of each device, by name."""
         # MXNet's reads do not wait for the backward pass that writes these.
         mx.nd.waitall()
-        group = self._module._exec_group
+        group = private.device_arrays(self._module)
         return [
             {name: arrays[k].asnumpy() for name, arrays in zip(group.aux_names, group.aux_arrays)}
             for k in range(len(self._contexts))
@@ -271,11 +281,11 @@ class Trainer:
 
     def scaling(self) -> tuple[float, int] | None:
         """Return the loss scale and for how many updates it has held; None without scaling."""
-        return (self.loss_scale, self._scaler._unskipped) if self._scaler else None
+        return (self.loss_scale, self._scaler.unskipped) if self._scaler else None
 
     def restore_scaling(self, scale: float, unskipped: int) -> None:
         """Take up the loss scale as `scaling` gave it."""
-        self._scaler._next_loss_scale, self._scaler._unskipped = scale, unskipped
+        self._scaler.prepare(scale, unskipped)
         self._change_scale()
 
     def restore(self, momentum: Arrays, statistics: Sequence[Arrays]) -> None:
@@ -283,9 +293,9 @@ class Trainer:
         for index, name in self._index_names().items():
             if name in momentum:
                 context = self._contexts[index % len(self._contexts)]
-                self._updater.states[index] = mx.nd.array(momentum[name], ctx=context)
-                self._updater.states_synced[index] = True
-        group = self._module._exec_group
+                value = mx.nd.array(momentum[name], ctx=context)
+                private.set_momentum(self._updater, index, value)
+        group = private.device_arrays(self._module)
         for device, values in enumerate(statistics):
             for name, arrays in zip(group.aux_names, group.aux_arrays):
                 arrays[device][:] = values[name]
@@ -303,9 +313,9 @@ class Trainer:
             aux_params={name: value for name, value in values.items() if name in names},
         )
 
-    def _join(self) -> None:
+    def _init_kvstore(self) -> None:
         """Give the parameters to the KVStore, and take worker 0's from a distributed one."""
-        group, store = self._module._exec_group, self._workers.kvstore
+        group, store = private.device_arrays(self._module), self._workers.kvstore
         if store is None:
             return
         for name, weights in zip(group.param_names, group.param_arrays):
@@ -316,28 +326,29 @@ class Trainer:
         if not self._workers.synchronous:
             if self._workers.rank == 0:
                 store.set_optimizer(self._optimizer)
-            store._barrier()  # no gradient comes before the optimiser
+            private.wait_for_all_workers(store)  # no gradient comes before the optimiser
 
     def _update(self) -> None:
-        group, store = self._module._exec_group, self._workers.kvstore
+        group, store = private.device_arrays(self._module), self._workers.kvstore
         if store is not None:
             for index, name in enumerate(group.param_names):
                 # Asynchronous servers update the weights; else gradients are only added up, and
                 # each worker updates by itself, so that worker 0 has all there is to save.
                 out = None if self._workers.synchronous else group.param_arrays[index]
                 self._workers.add_up(name, group.grad_arrays[index], out=out, priority=-index)
-        if self._scaler and self._overflows():
-            self._count_left_out()
+        if self._scaler and self._scaler.overflows(group.grad_arrays):
+            # The schedule goes by batches, as log and resume do: one that is left out counts.
+            private.count_update(self._optimizer, self._contexts, list(self._index_names()))
         else:
             self._apply()
-        if self._scaler and self._scaler._next_loss_scale != self.loss_scale:
+        if self._scaler and self._scaler.changes:
             self._change_scale()
 
     def _apply(self) -> None:
         """Update the weights of every device by its (summed) gradients."""
         if not self._workers.synchronous:
             return
-        group, count = self._module._exec_group, len(self._contexts)
+        group, count = private.device_arrays(self._module), len(self._contexts)
         rows = range(len(group.param_names))
         for device in range(count):
             self._updater(
@@ -346,24 +357,11 @@ class Trainer:
                 [group.param_arrays[row][device] for row in rows],
             )
 
-    def _count_left_out(self) -> None:
-        """Count an update that is left out: the schedule goes by batches, as log and resume do."""
-        for context in self._contexts:
-            self._optimizer._set_current_context(context.device_id)
-            self._optimizer._update_count(list(self._index_names()))
-
-    def _overflows(self) -> bool:
-        """Return whether a gradient is not finite; the scaler then lowers its next scale."""
-        gradients = self._module._exec_group.grad_arrays
-        found: bool = self._scaler.has_overflow([SimpleNamespace(_grad=g) for g in gradients])
-        return found
-
     def _change_scale(self) -> None:
         """Bind the network anew with the scaler's next scale, which the graph holds."""
         args, auxs = self.parameters()
         statistics = self.statistics()
-        # MXNet's scaler would use the old scale for one update more.
-        self._scaler._loss_scale = self._scaler._next_loss_scale
+        self._scaler.advance()
         self._optimizer.rescale_grad = self._rescale / self.loss_scale
         self._workers.let_go()
         del self._module  # its memory goes before the new one's comes
@@ -374,8 +372,13 @@ class Trainer:
         """Return the parameter of each of the optimiser's indices, as Module numbers them."""
         # Servers number the parameters in the order in which the KVStore was given them.
         count = len(self._contexts) if self._workers.synchronous else 1
-        names = self._module._exec_group.param_names
+        names = private.device_arrays(self._module).param_names
         return {i * count + k: name for i, name in enumerate(names) for k in range(count)}
+
+
+def _on_cpu(array: Any) -> Any:
+    """Return an array of MXNet; those that are one already as they are."""
+    return array if isinstance(array, mx.nd.NDArray) else mx.nd.array(array)
 
 
 class _DeviceSums(mx.metric.EvalMetric):
@@ -452,14 +455,18 @@ def _with_scale(graph: Symbol, scale: float) -> Symbol:
     return _edited(graph, declare)
 
 
+def _without_dropout(graph: Symbol) -> Symbol:
+    """Return a graph that drops nothing."""
+
+    def declare(node: dict[str, Any]) -> None:
+        if node["op"] == "Dropout":
+            node["attrs"]["p"] = "0"
+
+    return _edited(graph, declare)
+
+
 def _edited(graph: Symbol, edit: Callable[[dict[str, Any]], None]) -> Symbol:
     tree = json.loads(graph.tojson(remove_amp_cast=False))
     for node in tree["nodes"]:
         edit(node)
     return mx.sym.load_json(json.dumps(tree))
-
-
-def _loss_scaler() -> Any:
-    from mxnet.contrib.amp.loss_scaler import LossScaler
-
-    return LossScaler()

@@ -1,0 +1,89 @@
+"""What training needs of an engine, whichever computes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What one update found, over all devices and synchronous workers.
+
+    Attributes:
+        loss: sum of the cross-entropies of all valid labels; nan where the network broke down.
+        top1: labels whose class has the highest probability.
+        top5: labels whose class is among the five highest (classification; else 0).
+        count: valid labels.
+        stop: workers that were asked to stop.
+    """
+
+    loss: float
+    top1: float
+    top5: float
+    count: float
+    stop: float
+
+
+@dataclass(frozen=True)
+class Update:
+    """An update that was made: its learning rate and what it found."""
+
+    rate: float
+    sums: Sums
+
+
+class Trainer(ABC):
+    """A network being trained."""
+
+    @abstractmethod
+    def start(self, data: Any, label: Any, *, seed: int, stop: bool = False) -> Callable[[], Sums]:
+        """Start one update and return what waits for its sums.
+
+        Args:
+            data: (N, 3, H, W) float32 for all devices of this worker, of numpy or of the engine.
+                None: it has none, and adds zeros to what the others have, which wait for it.
+            label: (N,) classes, or (N, H/s · W/s) for segmentation; None where data is.
+            seed: of the random numbers of this update (dropout), 0 or above.
+            stop: whether this worker was asked to stop; the sums tell all workers.
+        """
+
+    def step(self, data: np.ndarray, label: np.ndarray, seed: int = 0) -> Update:
+        """Make one update, as `start` does, and wait for what it found."""
+        rate = self.rate
+        return Update(rate, self.start(data, label, seed=seed)())
+
+    @property
+    @abstractmethod
+    def rate(self) -> float:
+        """The learning rate of the next update."""
+
+    @abstractmethod
+    def parameters(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Return `(arg_params, aux_params)`; statistics are the mean over this worker's devices."""
+
+    @abstractmethod
+    def statistics(self) -> list[dict[str, np.ndarray]]:
+        """Return the moving statistics of each device, by name."""
+
+    @abstractmethod
+    def momentum(self) -> dict[str, np.ndarray]:
+        """Return the momentum of each parameter; none where servers hold it (dist_async)."""
+
+    @abstractmethod
+    def scaling(self) -> tuple[float, int] | None:
+        """Return the loss scale and for how many updates it has held; None without scaling."""
+
+    @abstractmethod
+    def restore_scaling(self, scale: float, unskipped: int) -> None:
+        """Take up the loss scale as `scaling` gave it."""
+
+    @abstractmethod
+    def restore(self, momentum: Arrays, statistics: Sequence[Arrays]) -> None:
+        """Take up momentum and device statistics as `momentum` and `statistics` gave them."""

@@ -1,0 +1,107 @@
+"""From options to the trainer that makes the updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ademx import params
+from ademx.engines.backends import open_trainer, open_workers
+from ademx.engines.trainer import Trainer
+from ademx.networks.graph import parameter_shapes
+from ademx.training.initial import initial_values, load_weights
+from ademx.training.options import SegmentationTrainOptions, TrainOptions
+
+if TYPE_CHECKING:
+    from ademx.engines.mxnet.train import Workers
+
+
+def start_trainer(
+    options: TrainOptions,
+    *,
+    data_shape: tuple[int, int, int, int],
+    num_batches: int,
+    values: Mapping[str, np.ndarray] | None = None,
+    first_update: int = 0,
+    dropout: bool = True,
+    workers: Workers | None = None,
+) -> Trainer:
+    """Return what `ademx train` trains with: graph, optimiser, rescaling and schedule.
+
+    Args:
+        options: how to train; nothing is read or written but their weights.
+        data_shape: (N, 3, H, W) of a batch over all devices.
+        num_batches: updates in an epoch.
+        values: all parameters and moving statistics to start from, by name; by default the
+            options' weights, with what they lack drawn at random.
+        first_update: updates of the whole training that come before, which the rate goes by.
+        dropout: whether anything is dropped.
+        workers: the processes that train together; by default those of the options' KVStore.
+
+    Raises:
+        ademx.params.CheckpointMismatch: `values` are not the network's.
+        ValueError: the devices cannot share the batch, or options that do not fit the weights.
+    """
+    if data_shape[0] % options.num_devices:
+        raise ValueError(
+            f"data_shape {data_shape}: expected a multiple of the {options.num_devices} devices, "
+            "which share the batch"
+        )
+    workers = workers or open_workers(options.kvstore, options.num_devices)
+    chosen = network_choices(options)
+    if values is None:
+        values = starting_values(options)
+    else:
+        params.check_parameters(network_shapes(options), values, source="values")
+    segmentation = options.task == "segmentation"
+    # A segmentation loss is a mean already, on each device; that of a classifier is a sum.
+    shares = options.num_devices if segmentation else data_shape[0]
+    if workers.synchronous:
+        shares *= workers.count
+    return open_trainer(
+        options.label,
+        chosen,
+        data_shape=data_shape,
+        values=values,
+        optimizer="sgd" if segmentation else "TorchNesterov",
+        optimizer_params={
+            "momentum": options.momentum,
+            "wd": options.weight_decay,
+            "rescale_grad": 1 / shares,
+            "lr_scheduler": options.schedule(num_batches, offset=first_update),
+        },
+        dropout=dropout,
+        devices=options.devices,
+        workers=workers,
+        precision=options.precision,
+        backward_do_mirror=options.backward_do_mirror,
+    )
+
+
+def network_choices(options: TrainOptions) -> dict[str, Any]:
+    """Return what :func:`ademx.build_symbol` is to be told besides the label."""
+    chosen: dict[str, Any] = {
+        "width": options.width,
+        "pool": options.pool,
+        "frozen_statistics": options.frozen_statistics,
+    }
+    if isinstance(options, SegmentationTrainOptions):
+        chosen.update(loss=options.loss, head=options.head)
+    return chosen
+
+
+def network_shapes(options: TrainOptions) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the network's parameters and moving statistics."""
+    head = {"head": options.head} if isinstance(options, SegmentationTrainOptions) else {}
+    return parameter_shapes(options.label, width=options.width, **head)
+
+
+def starting_values(options: TrainOptions) -> dict[str, np.ndarray]:
+    """Return all parameters and moving statistics of a training that begins."""
+    shapes = network_shapes(options)
+    values: dict[str, np.ndarray] = {}
+    if options.weights is not None:
+        values = load_weights(options.weights, options.label, shapes, reading=options.reading)
+    return {**initial_values(shapes, task=options.task, seed=options.seed), **values}
