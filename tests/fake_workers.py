@@ -85,7 +85,7 @@ def receive_all(pool, num_rows):
     return broken
 
 
-def wait_until(condition, seconds=60):
+def wait_until(condition, seconds=300):
     """Wait for what must come; the time is only how long to hope."""
     end = time.monotonic() + seconds
     while not condition():

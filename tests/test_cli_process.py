@@ -124,7 +124,7 @@ main(["convert", *sys.argv[1:]])
     assert process.stdout.readline() == b"writing\n"
     assert len(list(source.iterdir())) == 2
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == (1 if number == signal.SIGINT else 128 + number)
     assert b"Traceback" not in stderr
     assert [path.name for path in source.iterdir()] == ["a.params"]

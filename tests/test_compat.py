@@ -30,7 +30,7 @@ BLOCKED_MXNET = """
 
 def run(*sources):
     code = "\n".join(map(textwrap.dedent, sources))
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
 
 
 def output_of(*sources):

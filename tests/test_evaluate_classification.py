@@ -384,7 +384,7 @@ def test_a_killed_run_goes_on_where_it_stopped(weights, data, tmp_path):
     with open(log, "wb") as file:
         process = subprocess.Popen([*command, *options], stdout=file, stderr=subprocess.STDOUT)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while _rows_done(partial) < 2:
             assert process.poll() is None, f"ended before its interruption: {log.read_text()}"
             assert time.monotonic() < deadline

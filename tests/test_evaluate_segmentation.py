@@ -528,7 +528,7 @@ def _interrupted(command: list[str], *, enough, log: Path) -> None:
             [sys.executable, "-m", "ademx", *command], stdout=file, stderr=subprocess.STDOUT
         )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not enough():
             assert process.poll() is None, f"ended before its interruption: {log.read_text()}"
             assert time.monotonic() < deadline

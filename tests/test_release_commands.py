@@ -27,7 +27,7 @@ def run(tool: str, *arguments: object) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(TOOLS.parent)},
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -125,7 +125,7 @@ def when(condition, action) -> threading.Thread:
     """Do something in another thread once a condition holds, or after half a minute."""
 
     def wait():
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while not condition() and time.monotonic() < deadline:
             time.sleep(0.01)
         action()
