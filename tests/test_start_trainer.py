@@ -128,7 +128,7 @@ def test_updates_are_those_of_mxnets_module(task, devices, tmp_path, monkeypatch
 
 def test_values_of_another_network_and_batches_that_cannot_be_shared_are_refused(tmp_path):
     _, _, values = graph_of("classification")
-    values.popitem()
+    values["conv0_weight"] = values.pop("conv1a_weight")
     options = classification(tmp_path, tmp_path / "out", devices=Devices(cpus=2))
     shape = {"data_shape": (2, 3, 32, 32), "num_batches": 1}
     with pytest.raises(params.CheckpointMismatch, match="values"):
@@ -136,6 +136,17 @@ def test_values_of_another_network_and_batches_that_cannot_be_shared_are_refused
     shape["data_shape"] = (3, 3, 32, 32)
     with pytest.raises(ValueError, match=r"data_shape .3, .*: expected a multiple of the 2"):
         start_trainer(options, **shape)
+
+
+def test_what_the_values_lack_is_what_the_options_begin_with(tmp_path):
+    _, _, values = graph_of("classification")
+    options = classification(tmp_path, tmp_path / "out")
+    shape = {"data_shape": (2, 3, 32, 32), "num_batches": 1}
+    drawn, _ = start_trainer(options, **shape).parameters()
+    given = {"conv1a_weight": values["conv1a_weight"]}
+    found, _ = start_trainer(options, values=given, **shape).parameters()
+    for name, value in {**drawn, **given}.items():
+        np.testing.assert_array_equal(found[name], value)
 
 
 def test_the_run_loads_no_mxnet_until_it_trains():

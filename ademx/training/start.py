@@ -34,14 +34,14 @@ def start_trainer(
         options: how to train; nothing is read or written but their weights.
         data_shape: (N, 3, H, W) of a batch over all devices.
         num_batches: updates in an epoch.
-        values: all parameters and moving statistics to start from, by name; by default the
-            options' weights, with what they lack drawn at random.
+        values: parameters and moving statistics to start from, by name. What they lack is that of
+            the options' weights, and what these lack is drawn at random.
         first_update: updates of the whole training that come before, which the rate goes by.
         dropout: whether anything is dropped.
         workers: the processes that train together; by default those of the options' KVStore.
 
     Raises:
-        ademx.params.CheckpointMismatch: `values` are not the network's.
+        ademx.params.CheckpointMismatch: `values` has names or shapes that are not the network's.
         ValueError: the devices cannot share the batch, or options that do not fit the weights.
     """
     if data_shape[0] % options.num_devices:
@@ -51,10 +51,11 @@ def start_trainer(
         )
     workers = workers or open_workers(options.kvstore, options.num_devices)
     chosen = network_choices(options)
-    if values is None:
-        values = starting_values(options)
-    else:
-        params.check_parameters(network_shapes(options), values, source="values")
+    shapes = network_shapes(options)
+    values = values or {}
+    if not shapes.keys() <= values.keys():
+        values = {**starting_values(options), **values}
+    params.check_parameters(shapes, values, source="values")
     segmentation = options.task == "segmentation"
     # A segmentation loss is a mean already, on each device; that of a classifier is a sum.
     shares = options.num_devices if segmentation else data_shape[0]
