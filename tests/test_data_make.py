@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -426,6 +427,27 @@ def test_an_empty_folder_is_written_into(tmp_path, monkeypatch):
     assert run("places", "--root", ".", "--images", 1).exit_code == 0
     assert (tmp_path / "places365_val.txt").is_file()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_command_killed_among_its_last_steps_is_completed(tmp_path, monkeypatch):
+    make_dataset("coco", tmp_path / "whole", images=1)
+    expected = contents(tmp_path / "whole")
+    rename, renamed = Path.rename, []
+
+    def killed(path: Path, target: Path) -> Path:
+        renamed.append(target.name)
+        if len(renamed) > 2:  # one of the dataset's folders is in its place
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    root = tmp_path / "killed"
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(Path, "rename", killed)
+        make_dataset("coco", root, images=1)
+    assert contents(root) != expected
+    with pytest.raises(ValueError, match="a dataset is drawn into a new or an empty folder"):
+        make_dataset("coco", root, images=1)
+    assert contents(root) == expected
 
 
 def test_what_a_killed_command_has_left_is_not_in_the_way(tmp_path):

@@ -33,6 +33,7 @@ _WRITERS: dict[str, Callable[[Drawing], None]] = {
 _OTHER_SPLITS = ("trainval", "train2014", "val2014")
 
 _PARTIAL = ".drawn.tmp"  # folder in the root of what is not complete yet
+_COMPLETE = ".drawn.whole"  # the same, once all that is left is to move its content to the root
 
 
 def make_dataset(
@@ -97,6 +98,7 @@ def _whole(root: Path) -> Iterator[Path]:
     partial = root / _PARTIAL
     try:
         with locked(root, "--root"):
+            _move_complete(root)  # what a killed process has left to do
             others = (path.name for path in root.iterdir())
             held = next((name for name in others if name not in (_PARTIAL, LOCK_FILE)), None)
             if held is not None:
@@ -108,10 +110,19 @@ def _whole(root: Path) -> Iterator[Path]:
                 shutil.rmtree(partial, ignore_errors=True)  # what a killed process has left
                 partial.mkdir()
                 yield partial
-                for path in sorted(partial.iterdir()):
-                    path.rename(root / path.name)
+                partial.rename(root / _COMPLETE)
+                _move_complete(root)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     finally:
         if is_new and root.is_dir() and not any(root.iterdir()):
             root.rmdir()
+
+
+def _move_complete(root: Path) -> None:
+    """Move a complete dataset's files to the root, all or those that are still to go."""
+    complete = root / _COMPLETE
+    if complete.is_dir():
+        for path in sorted(complete.iterdir()):
+            path.rename(root / path.name)
+        complete.rmdir()
