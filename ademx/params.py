@@ -25,7 +25,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from io import FileIO
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -197,12 +196,7 @@ class ParamsFile(Mapping[str, Array]):
     def __enter__(self) -> ParamsFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from commands import make_runner
+from fake_workers import wait_until
 
 from ademx.cli import main
 from ademx.training.launch import launch
@@ -77,20 +78,13 @@ def left(mark):
     return found
 
 
-def soon(condition, seconds=300.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
 def workers_of(folder):
     return sorted(int(path.name.partition("-")[2]) for path in folder.glob("worker-*"))
 
 
 def finish(launcher, mark):
     output, errors = launcher.communicate(timeout=300)
-    soon(lambda: not left(mark))
+    wait_until(lambda: not left(mark))
     return output, errors
 
 
@@ -139,7 +133,7 @@ def test_a_worker_that_fails_ends_all_with_its_status(tmp_path):
 
 def test_a_worker_that_is_killed_ends_all(tmp_path):
     launcher, mark = start(WAITS, tmp_path)
-    soon(lambda: len(workers_of(tmp_path)) == 2)
+    wait_until(lambda: len(workers_of(tmp_path)) == 2)
     os.kill(workers_of(tmp_path)[1], signal.SIGKILL)
     _, errors = finish(launcher, mark)
     assert launcher.returncode == 128 + signal.SIGKILL
@@ -148,7 +142,7 @@ def test_a_worker_that_is_killed_ends_all(tmp_path):
 
 def test_a_server_that_is_killed_ends_all(tmp_path):
     launcher, mark = start(WAITS, tmp_path)
-    soon(lambda: len(workers_of(tmp_path)) == 2)
+    wait_until(lambda: len(workers_of(tmp_path)) == 2)
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     (victim, *_) = set(map(int, children)) - set(workers_of(tmp_path))
     os.kill(victim, signal.SIGKILL)
@@ -178,7 +172,7 @@ def test_a_worker_that_raises_does_not_wait_for_the_others():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_reaches_every_worker_which_may_save(number, tmp_path):
     launcher, mark = start(WAITS, tmp_path)
-    soon(lambda: len(workers_of(tmp_path)) == 2)
+    wait_until(lambda: len(workers_of(tmp_path)) == 2)
     launcher.send_signal(number)
     finish(launcher, mark)
     assert launcher.returncode == 128 + number
@@ -187,9 +181,9 @@ def test_a_signal_reaches_every_worker_which_may_save(number, tmp_path):
 
 def test_a_second_signal_ends_workers_that_do_not(tmp_path):
     launcher, mark = start(WAITS.replace("sys.exit(128 + number)", "pass"), tmp_path)
-    soon(lambda: len(workers_of(tmp_path)) == 2)
+    wait_until(lambda: len(workers_of(tmp_path)) == 2)
     launcher.send_signal(signal.SIGTERM)
-    soon(lambda: len(list(tmp_path.glob("saved-*"))) == 2)
+    wait_until(lambda: len(list(tmp_path.glob("saved-*"))) == 2)
     assert launcher.poll() is None
     launcher.send_signal(signal.SIGTERM)
     finish(launcher, mark)
@@ -200,7 +194,7 @@ def test_a_second_signal_ends_workers_that_do_not(tmp_path):
 def test_one_signal_ends_workers_that_hang_when_the_grace_is_over(tmp_path, stuck):
     code = WAITS.replace("sys.exit(128 + number)", "pass") if stuck == "deaf" else WAITS
     launcher, mark = start(code, tmp_path, grace=0.5)
-    soon(lambda: len(workers_of(tmp_path)) == 2)
+    wait_until(lambda: len(workers_of(tmp_path)) == 2)
     if stuck == "stopped":
         for worker in workers_of(tmp_path):
             os.kill(worker, signal.SIGSTOP)
@@ -212,7 +206,7 @@ def test_one_signal_ends_workers_that_hang_when_the_grace_is_over(tmp_path, stuc
 
 def test_nothing_outlives_a_killed_launcher(tmp_path):
     launcher, mark = start(WAITS, tmp_path)
-    soon(lambda: len(workers_of(tmp_path)) == 2)
+    wait_until(lambda: len(workers_of(tmp_path)) == 2)
     assert len(left(mark)) == 5  # launcher, scheduler, server, two workers
     launcher.kill()
     finish(launcher, mark)
@@ -330,7 +324,7 @@ store.init""",
         1,
     )
     launcher, mark = start(code)
-    soon(lambda: len(workers_of(tmp_path)) == 2)
+    wait_until(lambda: len(workers_of(tmp_path)) == 2)
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     for service in set(map(int, children)) - set(workers_of(tmp_path)):
         os.kill(service, signal.SIGTERM)

@@ -122,7 +122,7 @@ def test_a_folder_where_another_process_trains_is_refused(photos, tmp_path):
 
 
 def when(condition, action) -> threading.Thread:
-    """Do something in another thread once a condition holds, or after half a minute."""
+    """Do something in another thread once a condition holds, or after five minutes."""
 
     def wait():
         deadline = time.monotonic() + 300

@@ -385,10 +385,7 @@ def test_workers_that_are_stopped_at_once_end_with_their_caller(tmp_path, start)
     )
     pids = [int(pid) for pid in process.stdout.readline().split()]
     assert len(pids) == 2
-    deadline = time.monotonic() + 300
-    while not all(stopped(pid) for pid in pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: all(stopped(pid) for pid in pids))
     process.kill()
     process.wait()
     process.stdout.close()

@@ -13,7 +13,6 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from contextlib import nullcontext
-from types import TracebackType
 from typing import Any
 
 from ademx.convert import Array, as_array, find_tensors, import_torch, no_weights
@@ -92,12 +91,7 @@ class TorchFile:
     def __enter__(self) -> TorchFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 

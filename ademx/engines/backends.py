@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ademx.engines.mxnet.train import Workers
     from ademx.engines.torch.predict import TorchPredictor
 
+BACKENDS = ("mxnet", "torch")
+
 
 def default_devices(backend: str = "mxnet") -> Devices:
     """Return the first GPU where the backend, "mxnet" or "torch", finds one, else the CPU."""
@@ -23,9 +25,6 @@ def default_devices(backend: str = "mxnet") -> Devices:
     else:
         found = import_mxnet().context.num_gpus() > 0
     return Devices(gpus=(0,)) if found else Devices()
-
-
-BACKENDS = ("mxnet", "torch")
 
 
 def predictor_class(backend: str) -> type[Predictor] | type[TorchPredictor]:

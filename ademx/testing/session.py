@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -73,7 +74,7 @@ class RunInputs:
         """Whether the truth of the split is known."""
         return self.samples[0].label is not None
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """All that decides the results, as a run's folder keeps it, "command" first."""
         options = self.options
