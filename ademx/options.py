@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from iters.exif import RULES
-from symbols.levels import POOL_GEOMETRIES
+from symbols.levels import HEADS, POOL_GEOMETRIES
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,12 @@ def option(default: Any = MISSING, help: str = "", **facts: Any) -> Any:
     return field(default=default, metadata={"option": Option(help, **facts)})
 
 
-def other_default(base: type, name: str, default: Any) -> Any:
-    """Return the field of a base class's option with another default."""
+def other_default(base: type, name: str, default: Any, help: str = "") -> Any:
+    """Return the field of another class's option with another default, and help if given."""
     found = next(one for one in dataclasses.fields(base) if one.name == name)
-    return field(default=default, metadata=found.metadata)
+    said: Option = found.metadata["option"]
+    changed = dataclasses.replace(said, help=help or said.help)
+    return field(default=default, metadata={"option": changed})
 
 
 # Options of several classes.
@@ -87,9 +89,15 @@ choose_interp_method = partial(
 test_flipping = partial(option, False, "Average with the mirrored image.")
 
 
-def pool(note: str = "", **facts: Any) -> Any:
+width = partial(option, 1.0, "Times all channels.")
+head = partial(option, "2conv", choices=HEADS)
+
+
+def pool(note: str = "", default: str | None = "pad", **facts: Any) -> Any:
     """Return the field of `--pool`, with a note behind its help."""
-    return option("pad", f"Geometry of max pooling{note}.", choices=POOL_GEOMETRIES, **facts)
+    told = "  [default: pad]" if default is None else ""
+    help = f"Geometry of max pooling{note}.{told}"
+    return option(default, help, choices=POOL_GEOMETRIES, **facts)
 
 
 def declared(one: Field[Any]) -> Option | None:
@@ -98,9 +106,9 @@ def declared(one: Field[Any]) -> Option | None:
     return found
 
 
-def option_name(one: Field[Any]) -> str:
+def option_name(field_name: str) -> str:
     """Return a field's name on the command line."""
-    return f"--{one.name.replace('_', '-')}"
+    return f"--{field_name.replace('_', '-')}"
 
 
 def check(options: Any) -> None:
@@ -111,9 +119,9 @@ def check(options: Any) -> None:
             continue
         if said.choices and value not in said.choices:
             choices = ", ".join(said.choices)
-            raise ValueError(f"{option_name(one)} {value}: choose one of {choices}")
+            raise ValueError(f"{option_name(one.name)} {value}: choose one of {choices}")
         if said.least is not None and value < said.least:
-            raise ValueError(f"{option_name(one)} {value}: expected {said.least} or above")
+            raise ValueError(f"{option_name(one.name)} {value}: expected {said.least} or above")
 
 
 def deciding(options: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ademx.compat import import_mxnet
 from symbols.layers import DATA, Layer
-from symbols.levels import BN_EPSILON, check_choice
+from symbols.levels import BN_EPSILON, LOSSES, check_choice
 from symbols.losses import ohem_softmax, softmax
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 mx = import_mxnet()
 
-LOSSES = ("softmax", "ohem")
 # (learning rate, weight decay) multipliers of weights and gammas, and of biases and betas.
 _MULTIPLIERS = {
     "none": (None, None),

@@ -17,6 +17,7 @@ BN_EPSILON = 1.001e-5
 
 POOL_GEOMETRIES = ("pad", "caffe", "full")
 HEADS = ("1conv", "2conv")
+LOSSES = ("softmax", "ohem")
 # The paper's "2 conv" top (SPEC §2).
 HEAD_CHANNELS = 512
 HEAD_DILATION = 12

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from ademx import options as declare
 from ademx.cli import options as shared
 from ademx.convert.layouts import LAYOUTS
 
 if TYPE_CHECKING:
     from ademx.convert.files import Reading
-
-
-def _parse_input(
-    ctx: click.Context, param: click.Parameter, value: str | None
-) -> tuple[int, int] | None:
-    """Return height and width of "HxW" in pixels, None for "free"."""
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", value or "")
-    if match is None and value not in (None, "free"):
-        raise click.BadParameter(f"{value!r}: expected height x width, such as 504x504, or free")
-    return (int(match[1]), int(match[2])) if match else None
 
 
 @click.command()
@@ -49,14 +39,10 @@ def _parse_input(
 @click.option(
     *("--input", "input_size"),
     metavar="HxW|free",
-    callback=_parse_input,
+    type=shared.SIZE_OR_FREE,
     help="Size that an .onnx file takes, pixels.  [default: free, that is any]",
 )
-@click.option(
-    "--pool",
-    type=click.Choice(["pad", "caffe", "full"]),
-    help="Geometry of max pooling in an .onnx file.  [default: pad]",
-)
+@shared.from_field("pool", declare.pool(" in an .onnx file", default=None))
 @shared.reading
 @click.option("--overwrite", is_flag=True, help="Replace DST if it exists.")
 def convert(

@@ -175,8 +175,6 @@ def _prepare(arguments: dict[str, Any]) -> _Files:
     if arguments["test_scales"] is None:
         label = parse_label(arguments["model"] or arguments["weights"][0])
         arguments["test_scales"] = (default_test_scale(label, arguments["dataset"]),)
-    gpus, cpus = arguments.pop("gpus"), arguments.pop("cpus")
-    arguments["devices"] = shared.chosen_devices(gpus, cpus, backend=arguments["backend"])
     if arguments["output"] is None:
         stem = arguments["weights"][0].stem
         arguments["output"] = Path("output") / f"{stem}_{arguments['split']}"

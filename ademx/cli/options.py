@@ -5,41 +5,36 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ademx.compat import share_cores
-from ademx.convert.layouts import LAYOUTS
+from ademx.convert.files import Reading
+from ademx.devices import Devices
 from ademx.options import Option, declared, option_name
-
-if TYPE_CHECKING:
-    from ademx.devices import Devices
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)
 
 
-dataset = click.option(
-    "--dataset",
-    metavar="NAME|FILE.yaml",
-    help="The dataset; a YAML file describes your own.  [default: from the label]",
-)
 log_file = click.option("--log-file", type=ANY_PATH, help="Append the log to this file too.")
 
 
-def from_class(options: type) -> Callable[..., Any]:
-    """Return a decorator that adds all options of a dataclass, see :mod:`ademx.options`."""
+def from_class(*classes: type) -> Callable[..., Any]:
+    """Return a decorator that adds all options of dataclasses, see :mod:`ademx.options`."""
+    found = {one.name: one for options in classes for one in dataclasses.fields(options)}
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for one in reversed(dataclasses.fields(options)):
+        for one in reversed(found.values()):
             kind = str(one.type).partition(" | ")[0]
             if said := declared(one):
-                command = _option(one, kind, said)(command)
+                command = _option(one.name, one.default, kind, said)(command)
             elif kind in _SEVERAL:
                 command = _SEVERAL[kind](command)
         return command
@@ -47,24 +42,29 @@ def from_class(options: type) -> Callable[..., Any]:
     return decorate
 
 
-def _option(one: Field[Any], kind: str, said: Option) -> Callable[..., Any]:
+def from_field(name: str, one: Field[Any]) -> Callable[..., Any]:
+    """Return the option of a field that is declared in :mod:`ademx.options`."""
+    said = declared(one) or Option("")
+    return _option(name, one.default, type(one.default).__name__, said)
+
+
+def _option(name: str, default: Any, kind: str, said: Option) -> Callable[..., Any]:
     """Return the option of a field whose type is `kind`, but for None."""
-    default = None if one.default is MISSING else one.default
     facts: dict[str, Any] = {
         "help": said.help,
         "metavar": said.metavar,
-        "default": default,
-        "required": one.default is MISSING and said.required,
+        "default": None if default is MISSING else default,
+        "required": default is MISSING and said.required,
     }
     if kind in ("bool", "CrfParameters") and said.is_flag:
-        facts |= {"flag_value": False} if default else {}
+        facts |= {"flag_value": False} if default is True else {}
         facts |= {} if "/" in "".join(said.names) else {"is_flag": True}
     else:
         facts |= _value(kind, said)
-        if default is not None and default != ():
+        if default not in (MISSING, None, ()):
             is_tuple = isinstance(default, tuple)
             facts["show_default"] = ",".join(map(str, default)) if is_tuple else True
-    return click.option(*(said.names or (option_name(one),)), one.name, **facts)
+    return click.option(*(said.names or (option_name(name),)), name, **facts)
 
 
 def _value(kind: str, said: Option) -> dict[str, Any]:
@@ -97,35 +97,11 @@ def reading(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add what a file of weights does not say of itself, as the argument `reading`."""
 
     @functools.wraps(command)
-    def with_reading(
-        *positional: Any, source_layout: str | None, drop_extra: bool, abn: bool, **arguments: Any
-    ) -> Any:
-        from ademx.convert.files import Reading
+    def with_reading(*positional: Any, **arguments: Any) -> Any:
+        given = {one.name: arguments.pop(one.name) for one in dataclasses.fields(Reading)}
+        return command(*positional, reading=Reading(**given), **arguments)
 
-        chosen = Reading(source_layout=source_layout, drop_extra=drop_extra, abn=abn)
-        return command(*positional, reading=chosen, **arguments)
-
-    add = [
-        click.option(
-            "--source-layout",
-            type=click.Choice(LAYOUTS),
-            help="Parameter names in the weights' file.  [default: recognised; the label chooses "
-            "between the two wider_resnet]",
-        ),
-        click.option(
-            "--drop-extra",
-            is_flag=True,
-            help="Leave out what is not the network's, such as other projects' heads.",
-        ),
-        click.option(
-            "--abn",
-            is_flag=True,
-            help="The weights are of mapillary's InPlaceABN: take |γ| of the normalisations.",
-        ),
-    ]
-    for option in reversed(add):
-        with_reading = option(with_reading)
-    return with_reading
+    return from_class(Reading)(with_reading)
 
 
 class _Integers(click.ParamType):
@@ -161,22 +137,63 @@ class _Range(click.ParamType):
             self.fail(f"{value!r}: expected two numbers separated by a comma", param, ctx)
 
 
+class _Size(click.ParamType):
+    """Height and width in pixels, such as 504x504, as a tuple.
+
+    Args:
+        free: whether "free", which is None, is a size too.
+    """
+
+    name = "HxW"
+
+    def __init__(self, *, free: bool = False) -> None:
+        self._free = free
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int] | None:
+        if self._free and value == "free":
+            return None
+        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", value)
+        if match is None:
+            more = ", or free" if self._free else ""
+            expected = f"expected height x width in pixels, such as 504x504{more}"
+            self.fail(f"{value!r}: {expected}", param, ctx)
+        return int(match[1]), int(match[2])
+
+
 INTEGERS = _Integers()
+SIZE, SIZE_OR_FREE = _Size(), _Size(free=True)
 
 
 def devices(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--gpus` and `--cpus`."""
-    command = click.option(
-        "--cpus",
-        type=click.IntRange(min=1),
-        help="Compute on the CPU, in so many contexts that share the images.",
-    )(command)
-    return click.option(
-        "--gpus",
-        type=INTEGERS,
-        default=None,
-        help='GPUs to use, such as 0,1; "" for the CPU.  [default: the first GPU, if any]',
-    )(command)
+    """Add `--gpus` and `--cpus`, as the argument `devices`; None without either."""
+
+    @functools.wraps(command)
+    def with_devices(
+        *positional: Any, gpus: tuple[int, ...] | None, cpus: int | None, **arguments: Any
+    ) -> Any:
+        if gpus and cpus:
+            raise click.UsageError("--gpus and --cpus exclude each other: give one of them")
+        if cpus:
+            share_cores(cpus)  # before MXNet is loaded
+        chosen = None if (gpus, cpus) == (None, None) else Devices(gpus=gpus or (), cpus=cpus or 1)
+        return command(*positional, devices=chosen, **arguments)
+
+    add = [
+        click.option(
+            "--gpus",
+            type=INTEGERS,
+            default=None,
+            help='GPUs to use, such as 0,1; "" for the CPU.  [default: the first GPU, if any]',
+        ),
+        click.option(
+            "--cpus",
+            type=click.IntRange(min=1),
+            help="Compute on the CPU, in so many contexts that share the images.",
+        ),
+    ]
+    return add[0](add[1](with_devices))
 
 
 # By the type of the field: of a value, and of what is told by several options.
@@ -188,21 +205,6 @@ _TYPES = {
     "tuple[float, float]": _Range(),
 }
 _SEVERAL = {"Devices": devices, "Reading": reading}
-
-
-def chosen_devices(
-    gpus: tuple[int, ...] | None, cpus: int | None, *, backend: str = "mxnet"
-) -> Devices:
-    """Return what `--gpus` and `--cpus` ask for; without either, the first GPU or one CPU."""
-    if gpus and cpus:
-        raise click.UsageError("--gpus and --cpus exclude each other: give one of them")
-    share_cores(cpus or 1)  # before MXNet is loaded
-    from ademx.devices import Devices
-    from ademx.engines.backends import default_devices
-
-    if gpus is None and cpus is None:
-        return default_devices(backend)
-    return Devices(gpus=gpus or (), cpus=cpus or 1)
 
 
 def check_writable(

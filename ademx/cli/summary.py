@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from ademx import options as declare
 from ademx.cli import options as shared
 from ademx.files import replacing, write_json
 
@@ -29,20 +29,6 @@ _HEADER = (
 )
 
 
-class _Size(click.ParamType):
-    """Height and width in pixels, such as 504x504, as a tuple."""
-
-    name = "HxW"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", value)
-        if match is None:
-            self.fail(f"{value!r}: expected height x width in pixels, such as 504x504", param, ctx)
-        return int(match[1]), int(match[2])
-
-
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -50,25 +36,13 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.argument("label")
 @click.option(
     *("--input", "input_size"),
-    type=_Size(),
+    type=shared.SIZE,
     help="Size of the input, pixels; the training crop, or 504x504 for segmentation.",
 )
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images.")
-@click.option("--width", type=float, default=1.0, show_default=True, help="Times all channels.")
-@click.option(
-    "--pool",
-    type=click.Choice(["pad", "caffe", "full"]),
-    default="pad",
-    show_default=True,
-    help="Geometry of max pooling.",
-)
-@click.option(
-    "--head",
-    type=click.Choice(["2conv", "1conv"]),
-    default="2conv",
-    show_default=True,
-    help="Top of a segmentation network.",
-)
+@shared.from_field("width", declare.width())
+@shared.from_field("pool", declare.pool())
+@shared.from_field("head", declare.head("Top of a segmentation network."))
 @click.option("--training", is_flag=True, help="Memory of training; the batch is a device's.")
 @click.option("--backward-do-mirror", is_flag=True, help="As in training: compute layers again.")
 @click.option("--plot", type=_FILE, help="Draw the graph: a .pdf, .png or .svg file.")

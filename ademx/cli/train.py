@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ademx.cli import options as shared
+from ademx.engines.backends import default_devices
 from ademx.training.options import (
     ClassificationTrainOptions,
     SegmentationTrainOptions,
@@ -69,9 +70,9 @@ def segmentation(**arguments: Any) -> None:
 
 
 def _run(options: type[TrainOptions], arguments: dict[str, Any]) -> None:
-    devices = shared.chosen_devices(arguments.pop("gpus"), arguments.pop("cpus"))
     shared.log_to(arguments.pop("log_file"))
-    chosen = options(**arguments, devices=devices)
+    arguments["devices"] = arguments["devices"] or default_devices()
+    chosen = options(**arguments)
 
     from ademx.training.run import TrainingDiverged
     from ademx.training.run import train as run_training

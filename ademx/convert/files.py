@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ademx import params
 from ademx.convert import report_reading, split, to_layout
-from ademx.convert.layouts import WIDER_LAYOUTS, is_head
+from ademx.convert.layouts import LAYOUTS, WIDER_LAYOUTS, is_head
 from ademx.convert.recognise import Recognised, recognise
 from ademx.convert.safetensors_files import (
     open_safetensors,
@@ -27,6 +27,7 @@ from ademx.convert.torch_files import TorchFile, open_torch, write_torch
 from ademx.files import PathLike, md5
 from ademx.labels import Label, parse_label
 from ademx.networks.graph import find_head, find_width, parameter_shapes
+from ademx.options import option
 from ademx.params import ParamsFile
 from iters import transforms
 from iters.files import open_file
@@ -40,18 +41,20 @@ _PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
 
 @dataclass(frozen=True)
 class Reading:
-    """What a file of weights does not say of itself.
+    """What a file of weights does not say of itself."""
 
-    Attributes:
-        source_layout: one of :data:`ademx.convert.layouts.LAYOUTS`; None: recognised.
-        drop_extra: leave out what is not the network's, such as other projects' heads.
-        abn: the file is of mapillary's InPlaceABN, which takes the absolute value of
-            BatchNorm's weights.
-    """
-
-    source_layout: str | None = None
-    drop_extra: bool = False
-    abn: bool = False
+    source_layout: str | None = option(
+        None,
+        "Parameter names in the weights' file.  [default: recognised; the label chooses between "
+        "the two wider_resnet]",
+        choices=LAYOUTS,
+    )
+    drop_extra: bool = option(
+        False, "Leave out what is not the network's, such as other projects' heads."
+    )
+    abn: bool = option(
+        False, "The weights are of mapillary's InPlaceABN: take |γ| of the normalisations."
+    )
 
     def settings(self) -> dict[str, bool]:
         """Return what of it changes the numbers, as a run's folder keeps it."""

@@ -11,6 +11,9 @@ import numpy as np
 
 Arrays = Mapping[str, np.ndarray]
 
+KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async")
+PRECISIONS = ("float32", "float16", "bfloat16")
+
 
 @dataclass(frozen=True)
 class Sums:

@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ademx import options as declare
 from ademx.convert import split
 from ademx.convert.files import Reading, label_in, read_weights
 from ademx.convert.onnx import read_onnx
 from ademx.devices import Devices
-from ademx.engines.backends import default_devices, predictor_class
+from ademx.engines.backends import BACKENDS, default_devices, predictor_class
 from ademx.engines.onnx.predict import OnnxPredictor, default_onnx_devices
 from ademx.files import locked, name_problem, replacing, write_json
 from ademx.labels import Label, parse_label
 from ademx.networks.graph import network_stride
+from ademx.options import option
 from ademx.pictures import colourise
 from ademx.prediction.legend import LegendRow, draw_classes
 from ademx.testing.options import default_test_scale
@@ -31,53 +33,48 @@ from ademx.testing.session import find_dataset
 from iters import palettes, transforms
 from iters.datasets import Dataset, encode_label
 from iters.decode import BrokenImage
+from iters.exif import RULES
 from iters.find_dataset import get_dataset
 from iters.images import SUFFIXES, load_image
-
-BACKENDS = ("mxnet", "torch", "onnx")
 
 _RANKS = 5
 
 
 @dataclass(frozen=True)
 class PredictionOptions:
-    """How to predict; the names are those of the command line.
+    """How to predict.
 
-    Attributes:
-        weights: a `.params`, `.pth`, `.safetensors` or `.onnx` file.
-        output: folder for everything that is written.
-        backend: one of :data:`BACKENDS`; None: onnx for an `.onnx` file, else the first of them
-            that is installed.
-        label: of the weights, where neither the file's name nor its metadata says it.
-        dataset: name of the dataset whose classes the network tells apart, or path of the YAML
-            file that describes it, where it is not the label's.
-        test_scales: lengths of the shorter (classification) or longer (segmentation) side that
-            an image is resized to, pixels; the probabilities of several are averaged. None: that
-            of `ademx evaluate`, or what a file with a fixed input takes.
-        test_flipping: average with the mirrored image.
-        exif: "turn" an image as its EXIF orientation says, or "ignore" that.
-        pool: geometry of max pooling; an `.onnx` file has its own.
-        devices: where to compute; None: the first GPU that the backend finds, else the CPU.
-        overwrite: replace files in `output`.
-        reading: what the file of weights does not say of itself.
+    Without devices it is the first GPU that the backend finds, else the CPU.
     """
 
-    weights: Path
-    output: Path
-    backend: str | None = None
-    label: str | None = None
-    dataset: str | None = None
-    test_scales: tuple[int, ...] | None = None
-    test_flipping: bool = False
-    exif: str = "turn"
-    pool: str = "pad"
-    devices: Devices | None = None
-    overwrite: bool = False
+    weights: Path = option(help=".params, .pth, .safetensors or .onnx file.", path="file")
+    output: Path = option(help="Folder for the results.")
+    backend: str | None = option(
+        None,
+        "What computes.  [default: onnx for an .onnx file, else the first that is installed]",
+        choices=(*BACKENDS, "onnx"),
+    )
+    label: str | None = option(None, "Model label of the weights.  [default: from the file]")
+    dataset: str | None = declare.dataset()
+    test_scales: tuple[int, ...] | None = option(
+        None,
+        "Lengths of the shorter side (classification, default 320) or the longer side "
+        "(segmentation, default 500, Cityscapes 2048), or what fits an .onnx file's fixed input; "
+        "the results of several are averaged.",
+    )
+    test_flipping: bool = declare.test_flipping()
+    exif: str = option(
+        "turn",
+        "Turn an image as its EXIF orientation says, or take it as it is stored.",
+        choices=RULES[1:],  # there is no label to tell by
+    )
+    pool: str = declare.pool("; an .onnx file has its own")
     reading: Reading = field(default_factory=Reading)
+    devices: Devices | None = None
+    overwrite: bool = option(False, "Replace results in the output folder.")
 
     def __post_init__(self) -> None:
-        if self.backend not in (None, *BACKENDS):
-            raise ValueError(f"--backend {self.backend}: choose one of {', '.join(BACKENDS)}")
+        declare.check(self)
         if self.test_scales is not None and (not self.test_scales or min(self.test_scales) < 1):
             raise ValueError(f"--test-scales {self.test_scales}: expected lengths above 0")
 

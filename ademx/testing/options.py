@@ -9,7 +9,10 @@ from typing import ClassVar
 from ademx import options as declare
 from ademx.convert.files import Reading
 from ademx.devices import Devices
+from ademx.engines.backends import BACKENDS
+from ademx.engines.sharing import PRECISIONS
 from ademx.labels import Label
+from ademx.metrics import ABSENT_CLASSES
 from ademx.options import option
 from ademx.testing.crf import CrfParameters
 from iters.find_dataset import get_dataset
@@ -17,7 +20,10 @@ from iters.find_dataset import get_dataset
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How to test, for both tasks; use the class of the task."""
+    """How to test, for both tasks; use the class of the task.
+
+    Without devices it is the first GPU that the backend finds, else the CPU.
+    """
 
     task: ClassVar[str]
 
@@ -49,10 +55,10 @@ class EvaluationOptions:
         "float32",
         "bfloat16 is twice as fast on some CPUs and slower on others; "
         "`python tools/bench.py evaluation` tells.",
-        choices=("float32", "bfloat16"),
+        choices=PRECISIONS,
     )
-    backend: str = option("mxnet", "torch needs no MXNet.", choices=("mxnet", "torch"))
-    devices: Devices = field(default_factory=Devices)
+    backend: str = option("mxnet", "torch needs no MXNet.", choices=BACKENDS)
+    devices: Devices | None = None
     batch_images: int = option(
         1, "Network inputs that a device computes at a time.", least=1, decides=False
     )
@@ -116,7 +122,7 @@ class SegmentationOptions(EvaluationOptions):
         None,
         "What a class without pixels counts in a mean: 0 as in the release, or not at all.  "
         "[default: as the dataset's official tool]",
-        choices=("zero", "skip"),
+        choices=ABSENT_CLASSES,
         decides=False,
     )
     save_predictions: bool = option(False, "Write DIR/scores/<image>.npz.", decides=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ademx.files import write_json
 from ademx.forms import NUMBER, TEXT, WHOLE, misfit, shown
+from ademx.metrics import ABSENT_CLASSES
 from ademx.published import METRIC_NAMES
 
 _FILE = "scores.json"
@@ -120,7 +121,7 @@ def _missing(record: dict[str, Any]) -> str:
         return "it names no weights"
     absent = [name for name in ("dataset", "devices", "versions") if name not in record]
     absent += [name for name in ("split", "dataset") if name not in settings]
-    if "mean_iou" in record and record.get("absent_classes") not in ("zero", "skip"):
+    if "mean_iou" in record and record.get("absent_classes") not in ABSENT_CLASSES:
         return f"absent_classes is {shown(record.get('absent_classes'))}"
     if "mean_iou" in record:
         wanted = ("pixel_accuracy", "mean_accuracy", "class_iou")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from ademx.engines.backends import predictor_class
+from ademx.engines.backends import default_devices, predictor_class
 from ademx.engines.mxnet.predict import Predictor
 from ademx.files import locked, md5
 from ademx.iteration import grouped, prefetched
@@ -100,6 +100,7 @@ class Session(RunInputs):
 
     def __init__(self, options: EvaluationOptions) -> None:
         super().__init__(options)
+        self._devices = options.devices or default_devices(options.backend)
         self._predictors = tuple(map(self._predictor, options.weights, self.labels))
         self._broken: dict[Sample, str] = {}  # why it could not be tested
         self._tested: set[Sample] = set()  # in this run, not in one that it resumes
@@ -194,7 +195,7 @@ class Session(RunInputs):
     @property
     def group_images(self) -> int:
         """Images to predict together: a batch for every device."""
-        return self.options.batch_images * self.options.devices.count
+        return self.options.batch_images * self._devices.count
 
     def published(self, *, test_steps: int = 1, test_3crops: bool = False) -> Result | None:
         """Return the published result with the same label, split and options, if any.
@@ -259,7 +260,7 @@ class Session(RunInputs):
             settings=self.settings,
             seconds=round(seconds, 3),
             images_per_second=round(len(self._tested) / seconds, 3),
-            devices=self.options.devices.names(),
+            devices=self._devices.names(),
             versions=versions(),
             published=_published_record(published),
         )
@@ -269,7 +270,7 @@ class Session(RunInputs):
         return predictor_class(options.backend).from_file(
             path,
             label,
-            devices=options.devices,
+            devices=self._devices,
             pool=options.pool,
             precision=options.precision,
             reading=options.reading,

@@ -13,14 +13,18 @@ from typing import Any, ClassVar
 from ademx import options as declare
 from ademx.convert.files import Reading
 from ademx.devices import Devices
+from ademx.engines.trainer import KVSTORES, PRECISIONS
 from ademx.files import md5
 from ademx.labels import Label, parse_label
 from ademx.options import option, other_default
-from ademx.schedule import Schedule, make_schedule
+from ademx.schedule import LR_TYPES, Schedule, make_schedule
 from ademx.training.initial import same_label
 from iters.datasets import Dataset
 from iters.find_dataset import get_dataset
+from iters.samplers import SAMPLERS
 from iters.samples import Sample
+from iters.workers import PREFETCHERS
+from symbols.levels import LOSSES
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,9 @@ class TrainOptions:
     sampler: str = option(
         "shuffled",
         'Order of the samples; "balanced" draws classes evenly.',
-        choices=("shuffled", "fixed", "balanced"),
+        choices=tuple(SAMPLERS),
     )
-    lr_type: str = option(
-        "fixed", "How the learning rate falls.", choices=("fixed", "step", "linear")
-    )
+    lr_type: str = option("fixed", "How the learning rate falls.", choices=LR_TYPES)
     base_lr: float = option(0.1, "Rate to start with.")
     lr_steps: tuple[int, ...] = option((), 'Updates at which "step" falls to a tenth.')
     momentum: float = option(0.9, "Of the optimiser.")
@@ -70,7 +72,7 @@ class TrainOptions:
     check_start: int = option(1, "First epoch with a checkpoint.", least=1, decides=False)
     check_step: int = option(1, "Epochs between checkpoints.", least=1, decides=False)
     seed: int = option(0, "Of all that is random.", least=0)
-    width: float = option(1.0, "Times all channels.")
+    width: float = declare.width()
     pool: str = declare.pool(names=("--pool", "--pool-top-infer-style"))
     frozen_statistics: bool | None = option(
         None,
@@ -81,16 +83,16 @@ class TrainOptions:
     precision: str = option(
         "float32",
         "float16 is for GPUs, bfloat16 for CPUs that have it.",
-        choices=("float32", "float16", "bfloat16"),
+        choices=PRECISIONS,
     )
     kvstore: str = option(
         "device",
         "How gradients are added up; dist… needs `ademx launch`.",
-        choices=("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async"),
+        choices=KVSTORES,
         decides=False,
     )
     prefetcher: str = option(
-        "process", "What reads images ahead.", choices=("process", "thread"), decides=False
+        "process", "What reads images ahead.", choices=PREFETCHERS, decides=False
     )
     prefetch_threads: int = option(1, "How many read images ahead.", least=0, decides=False)
     cache_images: bool = option(
@@ -255,10 +257,8 @@ class SegmentationTrainOptions(TrainOptions):
         least=1,
     )
     scale_rate_range: tuple[float, float] = option((0.7, 1.3), "Smallest and largest scale.")
-    loss: str = option(
-        "ohem", "ohem learns from the hard pixels only.", choices=("ohem", "softmax")
-    )
-    head: str = option("2conv", "Top of the network.", choices=("2conv", "1conv"))
+    loss: str = option("ohem", "ohem learns from the hard pixels only.", choices=LOSSES)
+    head: str = declare.head("Top of the network.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

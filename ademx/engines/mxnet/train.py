@@ -19,7 +19,7 @@ from ademx.compat import import_mxnet
 from ademx.engines.mxnet import private
 from ademx.engines.mxnet.memory import mirroring
 from ademx.engines.mxnet.predict import mxnet_contexts
-from ademx.engines.trainer import Arrays, Sums, Trainer
+from ademx.engines.trainer import KVSTORES, Arrays, Sums, Trainer
 from ademx.networks.graph import build_symbol
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from ademx.labels import Label
 
 mx = import_mxnet()
-
-KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async")
 
 # Keeps the logarithm of a probability that underflowed finite, and lets a nan through.
 _TINY = 1e-37
