@@ -37,9 +37,11 @@ from ademx.devices import Devices  # noqa: E402
 from ademx.engines.mxnet.train import MxnetTrainer, Workers, _DeviceSums  # noqa: E402
 from ademx.networks.graph import build_symbol  # noqa: E402
 from ademx.schedule import LinearSchedule  # noqa: E402
-from ademx.training import run as training  # noqa: E402  (these need mxnet)
+from ademx.training import checkpoints  # noqa: E402  (these need mxnet)
+from ademx.training import run as training  # noqa: E402
 from ademx.training.initial import initial_values  # noqa: E402
-from ademx.training.run import TrainingDiverged, train  # noqa: E402
+from ademx.training.run import train  # noqa: E402
+from ademx.training.saving import TrainingDiverged  # noqa: E402
 
 SPEC = "rna-224-0-1-1-1-1-1-1"
 
@@ -386,14 +388,14 @@ def test_nan_stops_the_run_and_is_not_saved(photos, tmp_path):
 
 def test_a_full_disk_is_reported_and_the_last_checkpoint_survives(scenes, tmp_path, monkeypatch):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    save, calls = training.checkpoints.save, iter(range(10))
+    save, calls = checkpoints.save, iter(range(10))
 
     def save_on_a_disk_that_fills_up(*arguments):
         if next(calls) == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
         save(*arguments)
 
-    monkeypatch.setattr(training.checkpoints, "save", save_on_a_disk_that_fills_up)
+    monkeypatch.setattr(checkpoints, "save", save_on_a_disk_that_fills_up)
     try:
         with pytest.raises(OSError, match=r"go on from .*ep-0001\.params by --resume") as caught:
             train(segmentation(scenes, tmp_path / "full"))

@@ -213,7 +213,7 @@ def _train(given: dict[str, Any], places: SearchFolders) -> None:
 
 def _run_stages(options: RecipeOptions, stages: list[PlannedStage]) -> None:
     from ademx.reproduction.stages import train_recipe
-    from ademx.training.run import TrainingDiverged
+    from ademx.training.saving import TrainingDiverged
     from iters.workers import WorkerError
 
     try:

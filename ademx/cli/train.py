@@ -74,8 +74,8 @@ def _run(options: type[TrainOptions], arguments: dict[str, Any]) -> None:
     arguments["devices"] = arguments["devices"] or default_devices()
     chosen = options(**arguments)
 
-    from ademx.training.run import TrainingDiverged
     from ademx.training.run import train as run_training
+    from ademx.training.saving import TrainingDiverged
     from iters.workers import WorkerError
 
     try:

@@ -274,7 +274,7 @@ def train_recipe(options: RecipeOptions, stages: Sequence[PlannedStage]) -> tupl
         ValueError: they are not known to be the published ones and `unverified` is not set; the
             weights would replace others; or as :func:`ademx.training.run.train`.
         OSError: see there too.
-        ademx.training.run.TrainingDiverged: the loss became nan.
+        ademx.training.saving.TrainingDiverged: the loss became nan.
     """
     _check_inputs(options, stages)
     target = _target_path(options, stages[-1])

@@ -1,0 +1,139 @@
+"""Going on with a training that was stopped: its checkpoint is found, checked and taken up."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ademx.engines.trainer import Trainer
+from ademx.training import checkpoints
+from ademx.training.checkpoints import Checkpoint, State
+from ademx.training.options import TrainOptions
+from iters.samples import Sample
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a run's numbers go by, as JSON has it.
+
+    Attributes:
+        settings: what decides the weights.
+        hardware: what decides their last digits.
+    """
+
+    settings: dict[str, Any]
+    hardware: dict[str, Any]
+
+
+def conditions_of(
+    options: TrainOptions, samples: Sequence[Sample], *, num_workers: int
+) -> Conditions:
+    """Return the conditions of a run on this machine."""
+    return Conditions(
+        settings=json.loads(json.dumps(options.settings(samples))),
+        hardware={
+            "workers": num_workers,
+            "devices": options.devices.names(),
+            # MKLDNN's sums go by them.
+            "threads": int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count(),
+        },
+    )
+
+
+def find_checkpoint(options: TrainOptions, conditions: Conditions) -> Checkpoint | None:
+    """Return what to go on from; None for a run that begins and overwrites nothing unasked.
+
+    Raises:
+        ValueError: the output folder holds checkpoints and the options do not say what of them,
+            they are damaged, or were made under other conditions.
+    """
+    if options.overwrite:
+        return None
+    output, label = options.output, str(options.label)
+    held = checkpoints.held_files(output, label, after=options.first_epoch)
+    if not options.resume:
+        if held:
+            raise ValueError(
+                f"--output {output}: holds {held[0].name} and {len(held) - 1} more files of a "
+                f"training of {label}: go on with it by --resume, remove them by --overwrite, or "
+                "choose another folder"
+            )
+        return None
+    checkpoint = checkpoints.find_newest(output, label)
+    if checkpoint is None:
+        damaged = [path for path in held if path.suffix == ".state"]
+        if damaged:
+            raise ValueError(
+                f"--resume: {damaged[0]} and {len(damaged) - 1} more are damaged or do not "
+                "belong to their .params: there is nothing to go on from; start from a .params "
+                "by --weights with another --output, or anew by --overwrite"
+            )
+        _log.info("--resume: no complete checkpoint in %s: starting", output)
+        return None
+    _check_same_updates(checkpoint, conditions)
+    _check_same_settings(checkpoint, conditions)
+    _log.info("going on from %s", checkpoint.params_path)
+    return checkpoint
+
+
+def _check_same_updates(checkpoint: Checkpoint, conditions: Conditions) -> None:
+    """Raise ValueError unless an update is of as many images as before, over all workers.
+
+    Else epochs, rates and positions within an epoch would be counted in other updates.
+    """
+    record, workers = checkpoint.state.record, conditions.hardware["workers"]
+    counts = (record["hardware"]["workers"], workers)
+    shares = (record["settings"]["batch_images"], conditions.settings["batch_images"])
+    before, now = (count * share for count, share in zip(counts, shares))
+    if before == now:
+        return
+    cure = f"--batch-images {before // workers}"
+    if before % workers:
+        cure = f"a number of workers that divides {before}"
+    raise ValueError(
+        f"--resume: {checkpoint.params_path} was made by updates of {before} images (workers "
+        f"times --batch-images: {counts[0]} times {shares[0]}), these would be of {now} "
+        f"({counts[1]} times {shares[1]}): give {cure}, or start from it by --weights with "
+        "another --output"
+    )
+
+
+def _check_same_settings(checkpoint: Checkpoint, conditions: Conditions) -> None:
+    """Raise ValueError for other settings, warn of other hardware."""
+    record, settings = checkpoint.state.record, conditions.settings
+    # Versions before labels counted have none there; how many images go to a worker does not
+    # matter.
+    held = {"labels_md5": settings["labels_md5"], **record["settings"]}
+    held["batch_images"] = settings["batch_images"]
+    differences = "; ".join(
+        f"{name} was {held.get(name)!r}, now {settings.get(name)!r}"
+        for name in sorted(held.keys() | settings.keys())
+        if held.get(name) != settings.get(name)
+    )
+    if differences:
+        raise ValueError(
+            f"--resume: {checkpoint.params_path} was made with other settings: {differences}; "
+            "give those, or start from it by --weights with another --output"
+        )
+    if record["hardware"] != conditions.hardware:
+        _log.warning(
+            "going on with %s after %s: results will differ in their last digits",
+            *(conditions.hardware, record["hardware"]),
+        )
+
+
+def restore(trainer: Trainer, state: State, options: TrainOptions) -> None:
+    """Take up what a checkpoint has beside its parameters."""
+    # On as many devices as before; on others the mean statistics of the file will do.
+    same = len(state.device_statistics) == options.num_devices
+    trainer.restore(state.momentum, state.device_statistics if same else ())
+    if state.record["loss_scaling"] is not None and options.precision == "float16":
+        trainer.restore_scaling(*state.record["loss_scaling"])
+    if options.kvstore == "dist_async":
+        _log.warning("dist_async: the servers' momentum is not in a checkpoint: it starts at 0")

@@ -1,0 +1,72 @@
+"""How a training is asked to stop: SIGTERM and Ctrl-C, which let the update under way end first."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+class Interrupted(BaseException):
+    """A signal to stop has come while something was waited for."""
+
+
+class StopSignal:
+    """Records SIGTERM and Ctrl-C; a second Ctrl-C interrupts at once. A context manager.
+
+    Args:
+        patience: seconds from a signal to when it ends the waiting in `interrupting`.
+
+    Attributes:
+        number: number of the signal, once it has come.
+        agreed: all workers know that they stop after the update that is under way.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self.number: int | None = None
+        self.agreed = False
+        self._patience = patience
+        self._is_due = self._is_waiting = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._record_signal)
+            self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._end_waiting)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Raise `Interrupted` in the block once a signal has come, whatever it waits for."""
+        try:
+            self._is_waiting = True
+            if self._is_due:
+                raise Interrupted
+            yield
+        finally:
+            self._is_waiting = False
+
+    def _record_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.number == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+        if self._patience:
+            signal.setitimer(signal.ITIMER_REAL, self._patience)
+        else:
+            self._end_waiting(number, frame)
+
+    def _end_waiting(self, number: int, frame: FrameType | None) -> None:
+        self._is_due = True
+        if self._is_waiting:
+            self._is_waiting = False  # once: what is waited for may have to be put in order
+            raise Interrupted
