@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import MISSING, Field, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from ademx.devices import Devices
 from iters.exif import RULES
 from symbols.levels import HEADS, POOL_GEOMETRIES
 
@@ -25,7 +27,8 @@ class Option:
         choices: all values that it may have; empty for any.
         least: the smallest number that it may be.
         metavar: what the command line shows for its value.
-        path: "file" or "folder" that has to be there, or "any".
+        path: "file" or "folder" that has to be there, "output" for a folder that need not be, or
+            "any".
         required: whether the command line asks for it where the field has no default.
         is_flag: of truth values: whether the option takes no value.
         decides: whether results depend on it; else it says where, how fast or how long.
@@ -133,6 +136,49 @@ def deciding(options: Any) -> dict[str, Any]:
         and said.decides
         and (said.is_recorded or getattr(options, one.name) != one.default)
     }
+
+
+def chosen(options: Any) -> dict[str, Any]:
+    """Return the options that decide results and are not as they are by default."""
+    return {
+        one.name: getattr(options, one.name)
+        for one in dataclasses.fields(options)
+        if (said := declared(one)) is not None
+        and said.decides
+        and getattr(options, one.name) != one.default
+    }
+
+
+def command_line(options: Any) -> list[str]:
+    """Return the arguments that make the options: those that are not as they are by default."""
+    arguments: list[str] = []
+    for one in dataclasses.fields(options):
+        said, value = declared(one), getattr(options, one.name)
+        if isinstance(value, Devices):
+            arguments += (
+                ["--gpus", _text(value.gpus)] if value.gpus else ["--cpus", f"{value.cpus}"]
+            )
+        elif said is None and dataclasses.is_dataclass(value):
+            arguments += command_line(value)
+        elif said is not None and value != one.default and value is not None:
+            arguments += _arguments((said.names or (option_name(one.name),))[0], value, said)
+    return arguments
+
+
+def _arguments(name: str, value: Any, said: Option) -> list[str]:
+    """Return what sets an option, by its first name, to a value that is not its default."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parameters = [f"{key}={number}" for key, number in dataclasses.asdict(value).items()]
+        return [name, f"{name}-params", ",".join(parameters)]
+    if isinstance(value, bool) and said.is_flag:
+        return [name.split("/")[0 if value else -1]]
+    if isinstance(value, tuple) and isinstance(value[0], Path):
+        return [part for path in value for part in (name, str(path))]
+    return [name, _text(value)]
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _json_value(value: Any) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 _RELEASE = "ademxapp README"
 _PAPER = "arXiv:1611.10080, from a summary"
@@ -49,11 +50,8 @@ class Result:
         tag: last field of the model label, or "".
         label: label of the released checkpoint that scored this; None where none was released,
             and then the options below hold no more than the source happens to say.
-        test_scales: pixels; None where the source names none.
-        test_flipping: whether predictions for the mirrored image are averaged in.
-        test_steps: predictions along each axis for a cell of the output.
-        test_3crops: whether three crops are averaged.
-        pool: padding of the pooling layers, "pad", "caffe" or "full".
+        options: what was chosen of the options in :mod:`ademx.testing.options` but for the split,
+            by their fields; the rest is as by default.
         decimals: digits that the source prints after the point.
     """
 
@@ -66,11 +64,7 @@ class Result:
     source: str
     tag: str = ""
     label: str | None = None
-    test_scales: tuple[int, ...] | None = None
-    test_flipping: bool = False
-    test_steps: int = 1
-    test_3crops: bool = False
-    pool: str = "pad"
+    options: Mapping[str, Any] = field(default_factory=dict)
     decimals: int = 2
 
     @property
@@ -87,6 +81,10 @@ def _percent(**values: float) -> Mapping[str, float]:
     return MappingProxyType(values)
 
 
+def _options(*test_scales: int, **others: Any) -> Mapping[str, Any]:
+    return MappingProxyType({"test_scales": test_scales, **others})
+
+
 def _cityscapes_test(name: str, training: str, testing: str, *scores: float) -> Result:
     metrics = ("mean_iou", "class_iiou", "category_iou", "category_iiou")
     return Result(
@@ -97,7 +95,7 @@ def _cityscapes_test(name: str, training: str, testing: str, *scores: float) -> 
         setting=f"2 conv, {training}, {testing}",
         values=_percent(**dict(zip(metrics, scores))),
         source=_RELEASE,
-        test_scales=(2048,) if testing == "1024×2048" else None,
+        options=_options(2048) if testing == "1024×2048" else {},
         decimals=1,
     )
 
@@ -124,8 +122,7 @@ RESULTS: tuple[Result, ...] = (
         values=_percent(top1_error=19.20, top5_error=4.73),
         source=_RELEASE,
         label="ilsvrc-cls_rna-a_cls1000",
-        test_scales=(320,),
-        pool="caffe",
+        options=_options(320, pool="caffe"),
     ),
     Result(
         name="ilsvrc-a1",
@@ -136,7 +133,7 @@ RESULTS: tuple[Result, ...] = (
         values=_percent(top1_error=19.54, top5_error=4.75),
         source=_RELEASE,
         label="ilsvrc-cls_rna-a1_cls1000",
-        test_scales=(320,),
+        options=_options(320),
     ),
     Result(
         name="voc-a-1conv",
@@ -146,8 +143,7 @@ RESULTS: tuple[Result, ...] = (
         setting="1 conv, VOC+SBD, scale 500, flip",
         values=_percent(mean_iou=78.76),
         source=_PAPER,
-        test_scales=(500,),
-        test_flipping=True,
+        options=_options(500, test_flipping=True),
     ),
     Result(
         name="voc-a1",
@@ -158,8 +154,7 @@ RESULTS: tuple[Result, ...] = (
         values=_percent(mean_iou=80.84),
         source=f"{_RELEASE}; {_PAPER}, which names Model A",
         label="voc_rna-a1_cls21_s8",
-        test_scales=(500,),
-        test_flipping=True,
+        options=_options(500, test_flipping=True),
     ),
     Result(
         name="voc-a1-coco",
@@ -171,8 +166,7 @@ RESULTS: tuple[Result, ...] = (
         source=_RELEASE,
         tag="coco",
         label="voc_rna-a1_cls21_s8_coco",
-        test_scales=(500,),
-        test_flipping=True,
+        options=_options(500, test_flipping=True),
     ),
     Result(
         name="voc-test-a1",
@@ -182,7 +176,7 @@ RESULTS: tuple[Result, ...] = (
         setting="2 conv, VOC+SBD, scale 500",
         values=_percent(mean_iou=82.5),
         source=f"{_RELEASE}; {_PAPER}",
-        test_scales=(500,),
+        options=_options(500),
         decimals=1,
     ),
     Result(
@@ -215,8 +209,7 @@ RESULTS: tuple[Result, ...] = (
         values=_percent(mean_iou=78.08),
         source=_RELEASE,
         label="cityscapes_rna-a1_cls19_s8",
-        test_scales=(2048,),
-        test_flipping=True,
+        options=_options(2048, test_flipping=True),
     ),
     _cityscapes_test("cityscapes-test-a2", "fine", "1024×2048", 78.4, 59.1, 90.9, 81.1),
     _cityscapes_test("cityscapes-test-a2-scales", "fine", "several scales", 79.4, 58.0, 91.0, 80.1),
@@ -235,9 +228,7 @@ RESULTS: tuple[Result, ...] = (
         values=_percent(pixel_accuracy=80.55, mean_iou=43.34),
         source=_RELEASE,
         label="ade20k_rna-a1_cls150_s8",
-        test_scales=(500,),
-        test_flipping=True,
-        test_steps=2,
+        options=_options(500, test_flipping=True, test_steps=2),
     ),
     Result(
         name="ade20k-a2",
@@ -289,31 +280,15 @@ def get_result(name: str) -> Result:
     raise ValueError(f"unknown row {name!r}: expected one of {names}")
 
 
-def find_result(
-    label: str,
-    *,
-    split: str,
-    test_scales: tuple[int, ...],
-    test_flipping: bool = False,
-    test_steps: int = 1,
-    test_3crops: bool = False,
-    pool: str = "pad",
-) -> Result | None:
+def find_result(label: str, *, split: str, **options: Any) -> Result | None:
     """Return what was published for a released checkpoint tested in just this way, or None.
 
     Args:
         label: model label without an epoch, such as "voc_rna-a1_cls21_s8".
         split: such as "val".
-        test_scales: pixels, in any order.
-        test_flipping: as in :class:`Result`.
-        test_steps: as in :class:`Result`.
-        test_3crops: as in :class:`Result`.
-        pool: as in :class:`Result`.
+        options: what was chosen, as in :class:`Result`, of any kind of test.
     """
-    wanted = (label, split, sorted(test_scales), test_flipping, test_steps, test_3crops, pool)
     for row in RESULTS:
-        scales = sorted(row.test_scales or ())
-        options = (row.test_flipping, row.test_steps, row.test_3crops, row.pool)
-        if (row.label, row.split, scales, *options) == wanted:
+        if (row.label, row.split) == (label, split) and row.options == options:
             return row
     return None

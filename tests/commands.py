@@ -2,8 +2,10 @@
 
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from ademx.cli import main
@@ -38,3 +40,20 @@ def run_evaluate(task: str, weights, data: Path, output: Path, *options: object)
     result = make_runner().invoke(main, command)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
+
+
+def options_of(command: Sequence[str]) -> object:
+    """Return the options object that `ademx evaluate` or `ademx train` makes of arguments."""
+    taken: list[object] = []
+
+    def take(options: object) -> None:
+        taken.append(options)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ademx.testing.classification.evaluate_classification", take)
+        patch.setattr("ademx.testing.segmentation.evaluate_segmentation", take)
+        patch.setattr("ademx.training.run.train", take)
+        result = make_runner().invoke(main, [*map(str, command)])
+    assert taken, result.output
+    return taken[0]

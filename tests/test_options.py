@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 
 import click
 import pytest
 from click.testing import CliRunner
+from commands import options_of
 
 from ademx import options as declare
 from ademx.cli.options import from_class
+from ademx.devices import Devices
+from ademx.published import RESULTS
+from ademx.reproduction.inputs import SearchFolders
+from ademx.reproduction.options import RecipeOptions
+from ademx.reproduction.recipes import RECIPES
+from ademx.reproduction.stages import plan_stages
+from ademx.testing.options import published_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,3 +130,56 @@ def test_the_record_of_a_test_has_the_keys_that_it_always_had(tmp_path):
             **{"gaussian_weight": 3, "gaussian_xy": 1, "iterations": 10},
         },
     }
+
+
+def test_the_command_line_of_any_options_makes_them_again():
+    for options in (
+        Rolls(),
+        Rolls("wheat", 3, (250, 200), (1.0, 3.5), covered=False, seeds=True, ovens=1),
+    ):
+        line = declare.command_line(options)
+        assert CliRunner().invoke(bake, line).output.strip() == repr(options)
+    assert declare.command_line(Rolls(loaves=3)) == ["--loaves", "3"]
+
+
+def test_options_of_a_test_survive_their_command_line(tmp_path):
+    from ademx.convert.files import Reading
+    from ademx.testing.crf import CrfParameters
+    from ademx.testing.options import SegmentationOptions
+
+    paths = tuple(tmp_path / name for name in ("a.params", "b.params"))
+    for path in paths:
+        path.touch()
+    options = SegmentationOptions(
+        *(paths, tmp_path, tmp_path / "out", (400, 500)),
+        **{"model": "voc_rna-a1_cls21_s8", "devices": Devices(gpus=(0, 2)), "exif": "turn"},
+        **{"crf": CrfParameters(iterations=5), "reading": Reading(drop_extra=True)},
+        **{"save_results": False, "choose_interp_method": False, "resume": True},
+    )
+    command = ["evaluate", "segmentation", *declare.command_line(options)]
+    assert options_of(command) == options
+
+
+@pytest.mark.parametrize("row", [row for row in RESULTS if row.label], ids=lambda row: row.name)
+def test_the_command_of_a_published_row_is_its_test(row, tmp_path):
+    weights = tmp_path / f"{row.label}_ep-0001.params"
+    weights.touch()
+    options = published_options(
+        row, weights=weights, data_root=tmp_path, output=tmp_path / "out", backend="torch"
+    )
+    assert options_of(["evaluate", options.task, *declare.command_line(options)]) == options
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_commands_of_a_recipe_are_its_stages(name, tmp_path):
+    chosen = RecipeOptions(
+        *(SearchFolders(tmp_path, tmp_path), tmp_path / "out", Devices(cpus=2)),
+        **{"recipe": name, "base_lr": 0.007, "width": 0.25, "prefetcher": "thread"},
+    )
+    for stage in plan_stages(chosen):
+        options = dataclasses.replace(stage.options, data_root=tmp_path)
+        if options.weights:
+            options = dataclasses.replace(options, weights=tmp_path / options.weights.name)
+            options.weights.touch()
+        planned = dataclasses.replace(stage, options=options)
+        assert options_of(shlex.split(planned.command)[1:]) == options

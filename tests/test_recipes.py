@@ -20,18 +20,25 @@ TESTED = [row for row in RESULTS if row.split == "val" and (row.label or find_re
 
 
 def updates_of_an_epoch(stage) -> int:
-    return math.ceil(DATASETS[stage.dataset].splits[stage.split] / stage.batch_images)
+    return math.ceil(
+        DATASETS[stage.dataset].splits[stage.options.split] / stage.options.batch_images
+    )
+
+
+def schedule(stage) -> tuple[int, str, float]:
+    return stage.options.to_epoch, stage.options.lr_type, stage.options.base_lr
 
 
 def test_cityscapes():
     first, second = RECIPES["cityscapes-a1"].stages
     for stage in (first, second):
-        assert (stage.dataset, stage.split, stage.num_devices) == ("cityscapes", "train", 4)
-        assert (stage.batch_images, stage.crop_size, stage.origin_size) == (16, 500, 2048)
-        assert (stage.scale_rate_range, stage.loss) == ((0.7, 1.3), "ohem")
+        options = stage.options
+        assert (stage.dataset, options.split, stage.num_devices) == ("cityscapes", "train", 4)
+        assert (options.batch_images, options.crop_size, options.origin_size) == (16, 500, 2048)
+        assert (options.scale_rate_range, options.loss) == ((0.7, 1.3), "ohem")
     assert first.weights + "_ep-0001.params" in RELEASED_FILES
-    assert (first.epochs, first.lr_type, first.base_lr) == (140, "fixed", 0.0016)
-    assert (second.epochs, second.lr_type, second.base_lr) == (64, "linear", 0.0008)
+    assert schedule(first) == (140, "fixed", 0.0016)
+    assert schedule(second) == (64, "linear", 0.0008)
     assert second.weights == first.label
     assert second.file_name == "cityscapes_rna-a1_cls19_s8_x1-140_ep-0064.params"  # SPEC §1
 
@@ -39,11 +46,11 @@ def test_cityscapes():
 def test_ilsvrc():
     (scratch,), (tuned,) = RECIPES["ilsvrc-a"].stages, RECIPES["ilsvrc-a1"].stages
     for stage, rate, epochs in ((scratch, 0.1, 90), (tuned, 0.01, 9)):
-        assert (stage.dataset, stage.split) == ("ilsvrc-cls", "train")
-        assert (stage.batch_images, stage.crop_size, stage.lr_type) == (256, 224, "linear")
-        assert (stage.base_lr, stage.epochs) == (rate, epochs)
-    assert scratch.weights is None and scratch.pool == "full"
-    assert tuned.weights == scratch.label and tuned.pool == "pad"
+        assert (stage.dataset, stage.options.split) == ("ilsvrc-cls", "train")
+        assert (stage.options.batch_images, stage.options.crop_size) == (256, 224)
+        assert schedule(stage) == (epochs, "linear", rate)
+    assert scratch.weights is None and scratch.options.pool == "full"
+    assert tuned.weights == scratch.label and tuned.options.pool == "pad"
     assert "40 days" in RECIPES["ilsvrc-a"].time and "11 GB" in RECIPES["ilsvrc-a"].hardware
     assert 9 * updates_of_an_epoch(tuned) == pytest.approx(45_000, rel=0.002)
 
@@ -51,8 +58,8 @@ def test_ilsvrc():
 def test_places_comes_as_near_to_45000_updates_as_whole_epochs_can():
     (stage,) = RECIPES["places-a2"].stages
     misses = {n: abs(n * updates_of_an_epoch(stage) - 45_000) for n in range(1, 20)}
-    assert min(misses, key=misses.get) == stage.epochs
-    assert stage.weights == "ilsvrc-cls_rna-a_cls1000" and stage.parsed.network == "rna-a2"
+    assert min(misses, key=misses.get) == stage.options.to_epoch
+    assert stage.weights == "ilsvrc-cls_rna-a_cls1000" and stage.options.label.network == "rna-a2"
 
 
 def test_only_what_the_release_states_is_its_own():
@@ -70,9 +77,9 @@ def test_only_what_the_release_states_is_its_own():
 @pytest.mark.parametrize("name", ["voc-a1", "ade20k-a1", "ade20k-a2", "context-a2"])
 def test_ours_have_as_many_updates_as_on_cityscapes(name):
     for ours, theirs in zip(RECIPES[name].stages, RECIPES["cityscapes-a1"].stages):
-        wanted = theirs.epochs * updates_of_an_epoch(theirs)
-        assert ours.epochs == round(wanted / updates_of_an_epoch(ours))
-        assert (ours.lr_type, ours.base_lr) == (theirs.lr_type, theirs.base_lr)
+        wanted = theirs.options.to_epoch * updates_of_an_epoch(theirs)
+        assert ours.options.to_epoch == round(wanted / updates_of_an_epoch(ours))
+        assert schedule(ours)[1:] == schedule(theirs)[1:]
 
 
 def test_every_stage_can_start():
@@ -82,7 +89,7 @@ def test_every_stage_can_start():
         assert recipe.name in RECIPES and RECIPES[recipe.name] is recipe
         earlier = set()
         for stage in recipe.stages:
-            label, dataset = stage.parsed, DATASETS[stage.dataset]
+            label, dataset = stage.options.label, DATASETS[stage.dataset]
             assert (label.num_classes, label.task) == (dataset.num_classes, dataset.task)
             get_network(label.family, label.variant)
             released = f"{stage.weights}_ep-0001.params" in RELEASED_FILES
@@ -95,7 +102,7 @@ def test_every_stage_can_start():
 def test_recipes_are_for_the_networks_of_their_rows():
     for recipe in RECIPES.values():
         for name in recipe.rows:
-            row, label = get_result(name), recipe.stages[-1].parsed
+            row, label = get_result(name), recipe.stages[-1].options.label
             assert (row.dataset, row.network) == (label.dataset, label.network)
             assert find_recipe(row) is recipe
     assert {row.name for row in RESULTS if row.label} <= set(RECIPES)

@@ -21,8 +21,8 @@ from ademx.cli import main
 from ademx.data.drawn.make import make_dataset
 from ademx.files import md5
 from ademx.published import RESULTS
+from ademx.reproduction import options as reproduce_options
 from ademx.reproduction import outcomes as reproduce_report
-from ademx.reproduction import rows as reproduce
 from ademx.reproduction.tolerance import pixel_tolerances
 from ademx.testing.image_counts import load_image_counts, save_image_counts
 from ademx.testing.numerics import PROBABILITY_FACTOR, SCORE_MARGIN
@@ -109,10 +109,12 @@ def publish(monkeypatch, *, flipping: bool = True, **values: dict[str, float]) -
     rows = []
     for row in RESULTS:
         if row.name in ("voc-a1", "ilsvrc-a1"):
-            flipped = row.test_flipping and flipping
-            row = dataclasses.replace(row, test_scales=(SCALE,), test_flipping=flipped)
+            options = {**row.options, "test_scales": (SCALE,)}
+            if not flipping:
+                options.pop("test_flipping", None)
+            row = dataclasses.replace(row, options=options)
         rows.append(dataclasses.replace(row, values=values.get(row.name, row.values)))
-    for module in (published, reproduce, reproduce_report):
+    for module in (published, reproduce_options, reproduce_report):
         monkeypatch.setattr(module, "RESULTS", tuple(rows))
 
 
@@ -181,8 +183,8 @@ def test_reproduced(done, tmp_path, monkeypatch):
     output, told = tmp_path / "out", tmp_path / "told"
     rows = report_of(output)
     for name in ("voc-a1", "ilsvrc-a1"):
-        command = shlex.split(rows[name]["command"])[1:-1] + [str(told / name), "--cpus", "1"]
-        assert command[-4] == "--output"
+        command = [*shlex.split(rows[name]["command"])[1:], "--cpus", "1"]
+        command[command.index("--output") + 1] = str(told / name)
         result = make_runner().invoke(main, command)
         assert result.exit_code == 0, result.stderr
     voc, ilsvrc = (
@@ -432,7 +434,8 @@ def test_a_refined_run_is_not_judged(done, tmp_path):
 def test_a_run_with_another_rule_for_absent_classes_is_counted_anew(done, tmp_path):
     output = tmp_path / "out"
     before = report_of(output)["voc-a1"]
-    command = shlex.split(before["command"])[1:-1] + [str(output / "voc-a1"), "--cpus", "1"]
+    command = [*shlex.split(before["command"])[1:], "--cpus", "1"]
+    command[command.index("--output") + 1] = str(output / "voc-a1")
     result = make_runner().invoke(main, [*command, "--resume", "--absent-classes", "zero"])
     assert result.exit_code == 0, result.stderr
     scores = json.loads((output / "voc-a1" / "scores.json").read_text())
@@ -612,5 +615,5 @@ def test_what_computes_nothing_needs_no_mxnet(tmp_path):
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert found.returncode == 0, found.stderr
-    for part in ("  places-a2: ours", "voc-a1: not run", "ademx train segmentation --model voc_"):
+    for part in ("  places-a2: ours", "voc-a1: not run", "--model voc_rna-a1_cls21_s8 "):
         assert part in found.stdout

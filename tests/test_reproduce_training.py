@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import make_runner
+from commands import make_runner, options_of
 from narrow import write_weights
 from tiny_training import SEGMENTER, WIDTH, make_data
 
@@ -19,9 +19,9 @@ from ademx import params
 from ademx.cli import main
 from ademx.devices import Devices
 from ademx.published import RELEASED_FILES
-from ademx.reproduction.inputs import SearchFolders
-from ademx.reproduction.recipes import RECIPES
-from ademx.reproduction.stages import RecipeOptions, differences_from_recipe
+from ademx.reproduction.options import RecipeOptions
+from ademx.reproduction.recipes import RECIPES, Stage
+from ademx.reproduction.stages import differences_from_recipe
 from ademx.training import checkpoints
 from iters.datasets import DATASETS
 
@@ -81,12 +81,12 @@ def places_after_training(trained, tmp_path) -> tuple[object, ...]:
 def recipe():
     """Shrink voc-a1 to three epochs and one, and VOC's train to four images."""
     row = RECIPES["voc-a1"]
-    small = {"dataset": "voc", "split": "train", "batch_images": 2, "crop_size": 32}
-    small.update(origin_size=48, num_devices=1)
-    first, second = row.stages
+    small = {"dataset": None, "split": "train", "batch_images": 2, "crop_size": 32}
+    small.update(origin_size=48)
+    first, second = (stage.options for stage in row.stages)
     stages = (
-        dataclasses.replace(first, label=SEGMENTER, weights=START, epochs=3, **small),
-        dataclasses.replace(second, label=SECOND, weights=SEGMENTER, epochs=1, **small),
+        Stage(dataclasses.replace(first, model=SEGMENTER, to_epoch=3, **small), START, 1),
+        Stage(dataclasses.replace(second, model=SECOND, to_epoch=1, **small), SEGMENTER, 1),
     )
     voc = dataclasses.replace(DATASETS["voc"], splits={"train": 4, "val": 4, "test": 4})
     with pytest.MonkeyPatch.context() as patch:
@@ -212,9 +212,7 @@ def test_weights_never_take_the_name_of_a_released_file(places, tmp_path, monkey
 
 def told(name: str, **changes: object) -> list[str]:
     changes.setdefault("devices", Devices(gpus=(0, 1, 2, 3)))
-    return differences_from_recipe(
-        RecipeOptions(recipe=RECIPES[name], places=SearchFolders(), output=Path("out"), **changes)
-    )
+    return differences_from_recipe(RecipeOptions(recipe=name, **changes))
 
 
 def test_the_recipe_itself_departs_in_nothing():
@@ -257,4 +255,6 @@ def test_warnings_are_shown_and_the_rate_stays(places, tmp_path):
     assert (
         "Warning: " in result.stderr and "by --base-lr 0.0008; the rate is 0.0016" in result.stderr
     )
-    assert "--base-lr 0.0016 " in result.stdout and "--base-lr 0.0008 " in result.stdout
+    commands = [line for line in result.stdout.splitlines() if line.startswith("ademx train")]
+    rates = [options_of(shlex.split(command)[1:]).base_lr for command in commands[:1]]
+    assert rates == [0.0016] and "--base-lr 0.0008 " in commands[1]

@@ -9,7 +9,6 @@ import pytest
 from ademx.metrics import segmentation_scores
 from ademx.reproduction.tolerance import (
     Tolerance,
-    has_near_ties,
     pixel_tolerances,
     rounding,
     tie_tolerances,
@@ -141,7 +140,7 @@ def test_a_run_that_did_not_look_for_near_ties_has_no_tolerance(margin):
     images = counts_of([np.array([[6, 2], [1, 11]])])
     ties = None if margin is None else dataclasses.replace(images.near_ties, margin=margin)
     older = dataclasses.replace(images, near_ties=ties)
-    assert has_near_ties(images) and not has_near_ties(older)
+    assert images.has_near_ties and not older.has_near_ties
     with pytest.raises(ValueError, match=r"expected a run that counted near ties within 0\.0002"):
         pixel_tolerances(older, absent_classes="skip")
 

@@ -61,7 +61,7 @@ def _option(name: str, default: Any, kind: str, said: Option) -> Callable[..., A
         facts |= {} if "/" in "".join(said.names) else {"is_flag": True}
     else:
         facts |= _value(kind, said)
-        if default not in (MISSING, None, ()):
+        if default not in (MISSING, None, (), ""):
             is_tuple = isinstance(default, tuple)
             facts["show_default"] = ",".join(map(str, default)) if is_tuple else True
     return click.option(*(said.names or (option_name(name),)), name, **facts)
@@ -74,6 +74,7 @@ def _value(kind: str, said: Option) -> dict[str, Any]:
     if kind == "int":
         return {"type": click.IntRange(min=said.least)}
     paths = {"file": EXISTING_FILE, "folder": EXISTING_FOLDER, "any": ANY_PATH}
+    paths["output"] = click.Path(file_okay=False, path_type=Path)
     if kind == "tuple[Path, ...]":
         return {"type": paths[said.path], "multiple": True}
     if kind == "Path":

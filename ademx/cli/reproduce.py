@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,22 +10,26 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ademx.cli import options as shared
+from ademx.engines.backends import default_devices
+from ademx.options import option_name
+from ademx.reproduction.inputs import SearchFolders
+from ademx.reproduction.options import RecipeOptions, ReproduceOptions
 from ademx.text import printable
+from iters.datasets import DATASETS
 
 if TYPE_CHECKING:
-    from ademx.reproduction.inputs import SearchFolders
     from ademx.reproduction.outcomes import Outcome
-    from ademx.reproduction.stages import PlannedStage, RecipeOptions
+    from ademx.reproduction.stages import PlannedStage
 
-_FOLDER = click.Path(file_okay=False, path_type=Path)
-_ONLY_TESTING = ("precision", "backend")
-_ONLY_TRAINING = ("crop_size", "base_lr", "epochs", "width", "prefetcher", "dry_run")
+_TESTING, _TRAINING = (
+    [field.name for field in dataclasses.fields(options)]
+    for options in (ReproduceOptions, RecipeOptions)
+)
 
 
 @click.command()
 @click.argument("rows", nargs=-1, metavar="[ROW]...")
 @click.option("--list", "list_rows", is_flag=True, help="Print the rows and recipes, and end.")
-@click.option("--train", "recipe", metavar="ROW", help="Train this row's network by its recipe.")
 @click.option(
     "--data",
     multiple=True,
@@ -34,43 +39,14 @@ _ONLY_TRAINING = ("crop_size", "base_lr", "epochs", "width", "prefetcher", "dry_
 )
 @click.option(
     "--models",
-    type=_FOLDER,
+    type=click.Path(file_okay=False, path_type=Path),
     default=Path("models"),
     show_default=True,
     help="Folder of .params files.",
 )
-@click.option(
-    "--output",
-    type=_FOLDER,
-    default=Path("reproduction"),
-    show_default=True,
-    help="Folder for reports, and for what each row writes.",
-)
-@shared.devices
-@click.option(
-    "--batch-images",
-    type=click.IntRange(min=1),
-    help="Testing: network inputs that a device computes at a time.  [default: 1]  "
-    "Training: images of an update.  [default: the recipe's]",
-)
-@click.option("--prefetch-threads", type=click.IntRange(min=1), help="How many read images ahead.")
-@click.option(
-    "--unverified",
-    is_flag=True,
-    help="Use also data and weights that are not known to be the published ones.",
-)
-@click.option("--overwrite", is_flag=True, help="Do again what is done.")
-@click.option(
-    "--precision", type=click.Choice(["float32", "bfloat16"]), help="Testing.  [default: float32]"
-)
-@click.option("--backend", type=click.Choice(["mxnet", "torch"]), help="Testing.  [default: mxnet]")
+@shared.from_class(ReproduceOptions, RecipeOptions)
 @click.option("--dry-run", is_flag=True, help="Training: print the stages and their commands.")
-@click.option("--crop-size", type=click.IntRange(min=1), help="Training: side of a sample.")
-@click.option("--base-lr", type=float, help="Training: rate of the first stage; others in scale.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Training: of each stage, for a trial.")
-@click.option("--width", type=float, help="Training: times all channels, for a trial.")
-@click.option("--prefetcher", type=click.Choice(["process", "thread"]), help="Training.")
-@click.option("--log-file", type=shared.ANY_PATH, help="Append the log to this file too.")
+@shared.log_file
 def reproduce(**arguments: Any) -> None:
     """The published table beside ours: test ROWs, all by default, or train one.
 
@@ -93,29 +69,26 @@ def reproduce(**arguments: Any) -> None:
         click.echo(_table())
         return
     _check_usage(arguments)
-    given = {name: value for name, value in arguments.items() if value is not None}
-    places = _places(given.pop("data"), given.pop("models"))
-    if "recipe" in given:
-        _train(given, places)
+    arguments["places"] = _places(arguments.pop("data"), arguments.pop("models"))
+    if arguments["recipe"]:
+        _train(arguments)
     else:
-        _test(given, places)
+        _test(ReproduceOptions(**{name: arguments[name] for name in _TESTING}))
 
 
 def _check_usage(arguments: dict[str, Any]) -> None:
     """Raise UsageError for options that do not go together."""
-    training = arguments["recipe"] is not None
+    training = bool(arguments["recipe"])
     if training and arguments["rows"]:
         raise click.UsageError("--train takes the one row; give no others beside it")
-    for name in _ONLY_TESTING if training else _ONLY_TRAINING:
-        if arguments[name]:
+    own, others = (_TRAINING, _TESTING) if training else (_TESTING, [*_TRAINING, "dry_run"])
+    for name in others:
+        if name not in own and arguments[name]:
             when = "not with" if training else "only with"
-            raise click.UsageError(f"--{name.replace('_', '-')}: {when} --train")
+            raise click.UsageError(f"{option_name(name)}: {when} --train")
 
 
 def _places(data: tuple[str, ...], models: Path) -> SearchFolders:
-    from ademx.reproduction.inputs import SearchFolders
-    from iters.datasets import DATASETS
-
     folders, roots = [], {}
     for text in data:
         name, equals, root = text.partition("=")
@@ -134,19 +107,9 @@ def _places(data: tuple[str, ...], models: Path) -> SearchFolders:
     return SearchFolders(folder, models, roots)
 
 
-def _test(given: dict[str, Any], places: SearchFolders) -> None:
-    from ademx.reproduction.rows import ReproduceOptions, reproduce
+def _test(options: ReproduceOptions) -> None:
+    from ademx.reproduction.rows import reproduce
 
-    gpus, cpus, backend = (given.pop(n, None) for n in ("gpus", "cpus", "backend"))
-    backend = backend or "mxnet"
-    for name in _ONLY_TRAINING:
-        given.pop(name, None)
-    options = ReproduceOptions(
-        **given,
-        places=places,
-        backend=backend,
-        devices=lambda: shared.chosen_devices(gpus, cpus, backend=backend),
-    )
     failures = 0
     for are_not_run, outcomes in groupby(reproduce(options), lambda one: one.verdict == "not run"):
         if are_not_run:
@@ -186,18 +149,14 @@ def outcome_text(outcome: Outcome) -> str:
     return "\n".join([*lines, *(f"  - {printable(reason)}" for reason in outcome.reasons)])
 
 
-def _train(given: dict[str, Any], places: SearchFolders) -> None:
-    from ademx.reproduction.recipes import get_recipe
-    from ademx.reproduction.stages import RecipeOptions, differences_from_recipe, plan_stages
+def _train(arguments: dict[str, Any]) -> None:
+    from ademx.reproduction.stages import differences_from_recipe, plan_stages
 
-    recipe, dry_run = get_recipe(given.pop("recipe")), given.pop("dry_run")
-    gpus, cpus = given.pop("gpus", None), given.pop("cpus", None)
-    devices = None
-    if not dry_run or (gpus, cpus) != (None, None):
-        devices = shared.chosen_devices(gpus, cpus)
-    del given["rows"]
-    output = given.pop("output") / "train" / recipe.name
-    options = RecipeOptions(recipe=recipe, places=places, output=output, devices=devices, **given)
+    dry_run = arguments["dry_run"]
+    if not dry_run:
+        arguments["devices"] = arguments["devices"] or default_devices()
+    options = RecipeOptions(**{name: arguments[name] for name in _TRAINING})
+    recipe = options.row
     stages = plan_stages(options)
     for line in differences_from_recipe(options):
         click.echo(f"Warning: {line}", err=True)

@@ -161,8 +161,7 @@ def find_row_weights(row: Result, places: SearchFolders) -> FoundInput:
     labels = []
     recipe = find_recipe(row)
     if recipe is not None:
-        plain = parse_label(recipe.stages[0].label)
-        labels = [recipe.label, str(plain)]
+        labels = [recipe.label, recipe.stages[0].label]
     return _find_weights(row.label, labels, places)
 
 

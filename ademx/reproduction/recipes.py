@@ -7,60 +7,49 @@ which nobody has shown to reach the published number.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from ademx.labels import Label, parse_label
 from ademx.published import RESULTS, Result
+from ademx.training.options import (
+    ClassificationTrainOptions,
+    SegmentationTrainOptions,
+    TrainOptions,
+)
 
 UNKNOWN = "unknown"
+_LATER = Path()  # where the data are is said when a stage is planned
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training of a recipe; what it does not hold are the defaults of `ademx train`.
+    """One training of a recipe.
 
     Attributes:
-        label: of the network, and of the checkpoints.
+        options: of the training; those that say where data and weights are say nothing yet.
         weights: label of what it starts from: of an earlier stage, else of a file in the folder
             of models; None draws all values.
-        dataset: key of :data:`iters.datasets.DATASETS`.
-        split: such as "train".
-        epochs: of the whole stage, which the learning rate is planned for.
-        lr_type: "fixed" or "linear".
-        base_lr: learning rate at the start.
-        batch_images: images of an update, over all devices.
-        crop_size: side of a sample, pixels.
         num_devices: devices that share the batch; None where the source names no number.
-        origin_size: longer side of an image at scale 1, pixels; None in classification.
-        scale_rate_range: smallest and largest scale; None in classification.
-        loss: "ohem" or "softmax"; None in classification.
-        pool: geometry of max pooling.
     """
 
-    label: str
+    options: TrainOptions
     weights: str | None
-    dataset: str
-    split: str
-    epochs: int
-    lr_type: str
-    base_lr: float
-    batch_images: int
-    crop_size: int
     num_devices: int | None
-    origin_size: int | None = None
-    scale_rate_range: tuple[float, float] | None = None
-    loss: str | None = None
-    pool: str = "pad"
 
     @property
-    def parsed(self) -> Label:
-        """The label, parsed."""
-        return parse_label(self.label)
+    def label(self) -> str:
+        """Label of the network, and of the checkpoints."""
+        return str(self.options.label)
+
+    @property
+    def dataset(self) -> str:
+        """Key of :data:`iters.datasets.DATASETS`."""
+        return self.options.dataset or self.options.label.dataset
 
     @property
     def file_name(self) -> str:
         """Name of the checkpoint that the stage ends with."""
-        return f"{self.label}_ep-{self.epochs:04d}.params"
+        return f"{self.label}_ep-{self.options.to_epoch:04d}.params"
 
 
 @dataclass(frozen=True)
@@ -91,13 +80,35 @@ class Recipe:
         return self.stages[-1].label
 
 
+def _classifier(
+    label: str,
+    weights: str | None,
+    *,
+    epochs: int,
+    base_lr: float,
+    pool: str = "pad",
+    num_devices: int | None = None,
+) -> Stage:
+    """Return a stage as in the release's ILSVRC recipes."""
+    options = ClassificationTrainOptions(
+        data_root=_LATER,
+        model=label,
+        to_epoch=epochs,
+        lr_type="linear",
+        base_lr=base_lr,
+        pool=pool,
+    )
+    return Stage(options, weights, num_devices)
+
+
 def _cityscapes_way(
     label: str,
     weights: str,
     *,
-    data: tuple[str, str],
+    split: str = "train",
     epochs: tuple[int, int],
-    last_data: tuple[str, str] | None = None,
+    dataset: str | None = None,
+    last_split: str | None = None,
     origin_size: int = 500,
 ) -> tuple[Stage, Stage]:
     """Return two stages as in the release's Cityscapes recipe: a fixed rate, half of it falling.
@@ -105,35 +116,29 @@ def _cityscapes_way(
     Args:
         label: of the first stage; that of the second says how long the first was, as there.
         weights: label of what the first starts from.
-        data: dataset and split.
+        split: of the dataset.
         epochs: of each stage.
-        last_data: dataset and split of the second stage, where they are others.
+        dataset: None: the label's.
+        last_split: that of the second stage, where it is another one.
         origin_size: longer side of an image at scale 1, pixels.
     """
-
-    def stage(
-        label: str, weights: str, data: tuple[str, str], epochs: int, *, rate: tuple[str, float]
-    ) -> Stage:
-        return Stage(
-            label=label,
-            weights=weights,
-            dataset=data[0],
-            split=data[1],
-            epochs=epochs,
-            lr_type=rate[0],
-            base_lr=rate[1],
-            batch_images=16,
-            crop_size=500,
-            num_devices=4,
-            origin_size=origin_size,
-            scale_rate_range=(0.7, 1.3),
-            loss="ohem",
-        )
-
-    first = stage(label, weights, data, epochs[0], rate=("fixed", 0.0016))
-    name = f"{label}_x1-{epochs[0]}"
-    second = stage(name, label, last_data or data, epochs[1], rate=("linear", 0.0008))
-    return first, second
+    first = SegmentationTrainOptions(
+        data_root=_LATER,
+        model=label,
+        dataset=dataset,
+        split=split,
+        to_epoch=epochs[0],
+        origin_size=origin_size,
+    )
+    second = replace(
+        first,
+        model=f"{label}_x1-{epochs[0]}",
+        split=last_split or split,
+        to_epoch=epochs[1],
+        lr_type="linear",
+        base_lr=0.0008,
+    )
+    return Stage(first, weights, 4), Stage(second, label, 4)
 
 
 # Of the recipes that are ours: as many updates in each stage as on Cityscapes, 140 and 64 times
@@ -152,18 +157,8 @@ RECIPES: dict[str, Recipe] = {
         # did, so its command pads; a network trained so would not fit its test ("caffe").
         source="ademxapp README; pooling as the released Model A was trained with (--pool full)",
         stages=(
-            Stage(
-                label="ilsvrc-cls_rna-a_cls1000",
-                weights=None,
-                dataset="ilsvrc-cls",
-                split="train",
-                epochs=90,
-                lr_type="linear",
-                base_lr=0.1,
-                batch_images=256,
-                crop_size=224,
-                num_devices=4,
-                pool="full",
+            _classifier(
+                "ilsvrc-cls_rna-a_cls1000", None, epochs=90, base_lr=0.1, pool="full", num_devices=4
             ),
         ),
         hardware="four GPUs of 11 GB",
@@ -175,17 +170,8 @@ RECIPES: dict[str, Recipe] = {
         origin="release",
         source="ademxapp README: 9 epochs (45k updates) from Model A, rate 0.01",
         stages=(
-            Stage(
-                label="ilsvrc-cls_rna-a1_cls1000",
-                weights="ilsvrc-cls_rna-a_cls1000",
-                dataset="ilsvrc-cls",
-                split="train",
-                epochs=9,
-                lr_type="linear",
-                base_lr=0.01,
-                batch_images=256,
-                crop_size=224,
-                num_devices=None,
+            _classifier(
+                "ilsvrc-cls_rna-a1_cls1000", "ilsvrc-cls_rna-a_cls1000", epochs=9, base_lr=0.01
             ),
         ),
     ),
@@ -196,18 +182,7 @@ RECIPES: dict[str, Recipe] = {
         source="ademxapp README: Model A tuned for 45k updates on Places365; ours: rate, schedule "
         "and batch as for A1, and 6 whole epochs, which are 42,270 updates",
         stages=(
-            Stage(
-                label="places_rna-a2_cls365",
-                weights="ilsvrc-cls_rna-a_cls1000",
-                dataset="places",
-                split="train",
-                epochs=6,
-                lr_type="linear",
-                base_lr=0.01,
-                batch_images=256,
-                crop_size=224,
-                num_devices=None,
-            ),
+            _classifier("places_rna-a2_cls365", "ilsvrc-cls_rna-a_cls1000", epochs=6, base_lr=0.01),
         ),
     ),
     "cityscapes-a1": Recipe(
@@ -218,7 +193,6 @@ RECIPES: dict[str, Recipe] = {
         stages=_cityscapes_way(
             "cityscapes_rna-a1_cls19_s8",
             "ilsvrc-cls_rna-a1_cls1000",
-            data=("cityscapes", "train"),
             epochs=(140, 64),
             origin_size=2048,
         ),
@@ -232,7 +206,8 @@ RECIPES: dict[str, Recipe] = {
         stages=_cityscapes_way(
             "voc_rna-a1_cls21_s8",
             "ilsvrc-cls_rna-a1_cls1000",
-            data=("voc-sbd", "train+"),
+            dataset="voc-sbd",
+            split="train+",
             epochs=(39, 18),
         ),
     ),
@@ -245,9 +220,10 @@ RECIPES: dict[str, Recipe] = {
         stages=_cityscapes_way(
             "voc_rna-a1_cls21_s8_coco",
             "ilsvrc-cls_rna-a1_cls1000",
-            data=("voc-sbd", "train++"),
+            dataset="voc-sbd",
+            split="train++",
             epochs=(8, 18),
-            last_data=("voc-sbd", "train+"),
+            last_split="train+",
         ),
     ),
     "ade20k-a1": Recipe(
@@ -258,7 +234,6 @@ RECIPES: dict[str, Recipe] = {
         stages=_cityscapes_way(
             "ade20k_rna-a1_cls150_s8",
             "ilsvrc-cls_rna-a1_cls1000",
-            data=("ade20k", "train"),
             epochs=(21, 9),
         ),
     ),
@@ -270,7 +245,6 @@ RECIPES: dict[str, Recipe] = {
         stages=_cityscapes_way(
             "ade20k_rna-a2_cls150_s8",
             "places_rna-a2_cls365",
-            data=("ade20k", "train"),
             epochs=(21, 9),
         ),
     ),
@@ -282,7 +256,6 @@ RECIPES: dict[str, Recipe] = {
         stages=_cityscapes_way(
             "pascal-context_rna-a2_cls60_s8",
             "places_rna-a2_cls365",
-            data=("pascal-context", "train"),
             epochs=(83, 38),
         ),
     ),

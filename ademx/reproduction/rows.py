@@ -16,83 +16,26 @@ import logging
 import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ademx.compat import MissingDependency
-from ademx.labels import parse_label
-from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
-from ademx.reproduction.inputs import FoundInput, SearchFolders, find_data, find_row_weights
+from ademx.options import command_line
+from ademx.published import METRIC_NAMES, Result
+from ademx.reproduction.inputs import FoundInput, find_data, find_row_weights
+from ademx.reproduction.options import ReproduceOptions
 from ademx.reproduction.outcomes import Outcome, Reports
 from ademx.reproduction.recipes import find_recipe
-from ademx.reproduction.tolerance import (
-    Tolerance,
-    has_near_ties,
-    pixel_tolerances,
-    rounding,
-    tie_tolerances,
-)
-from ademx.testing import classification, segmentation
-from ademx.testing.finished_runs import load_run, mean_probabilities
-from ademx.testing.image_counts import load_image_counts
-from ademx.testing.options import (
-    ClassificationOptions,
-    SegmentationOptions,
-    default_test_scale,
-)
+from ademx.reproduction.tolerance import Tolerance, pixel_tolerances, rounding, tie_tolerances
+from ademx.testing.evaluate import evaluate
+from ademx.testing.finished_runs import mean_probabilities
+from ademx.testing.image_counts import load_image_counts, load_image_labels
+from ademx.testing.options import SegmentationOptions, published_options
 from ademx.testing.record import RunRecord
-from ademx.testing.session import RunInputs
-from iters.samples import Sample
-
-if TYPE_CHECKING:
-    from ademx.devices import Devices
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ReproduceOptions:
-    """How to test published rows.
-
-    Attributes:
-        rows: names of rows as :func:`ademx.published.get_result` takes them; none stands for all.
-        places: where data and weights are.
-        output: folder of the reports, and of a folder for each row.
-        devices: returns where to compute, asked for only if a row is tested.
-        batch_images: network inputs that a device computes at a time.
-        prefetch_threads: threads that read and transform images ahead of the network.
-        precision: "float32" or "bfloat16".
-        backend: what computes the networks, "mxnet" or "torch".
-        unverified: test also what is not known to be the published data or weights.
-        overwrite: test rows again that are done.
-
-    Raises:
-        ValueError: a row that there is not.
-    """
-
-    rows: tuple[str, ...]
-    places: SearchFolders
-    output: Path
-    devices: Callable[[], Devices]
-    batch_images: int = 1
-    prefetch_threads: int = 2
-    precision: str = "float32"
-    backend: str = "mxnet"
-    unverified: bool = False
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        for name in self.rows:
-            get_result(name)
-
-    def chosen(self) -> tuple[Result, ...]:
-        """Return the rows in the order of the published table."""
-        names = [get_result(name).name for name in self.rows]
-        return tuple(row for row in RESULTS if not names or row.name in names)
 
 
 @dataclass(frozen=True)
@@ -160,11 +103,11 @@ def _find_inputs(
     published = [found for found in (data, weights) if not found.is_own]
     obstacles = [p for found in published if found.path is None for p in found.problems]
     doubts = [p for found in published if found.path is not None for p in found.problems]
-    if row.test_scales is None:
+    if "test_scales" not in row.options:
         doubts.append(
             "the source names no scale: it is tested at the usual one, without mirror images"
         )
-    if options.precision != "float32":
+    if options.precision not in (None, "float32"):
         doubts.append(f"it is tested in {options.precision}, and the tolerance is that of float32")
     return _Plan(row, data, weights, tuple(obstacles), tuple(doubts), notes)
 
@@ -212,34 +155,30 @@ class _RowTest:
             raise ValueError(f"{plan.row.name}: its data or weights are missing")
         self._plan, self._options, self._row = plan, options, plan.row
         self._data_root, self._weights = plan.data.path, plan.weights.path
-        self._folder = options.output / plan.row.name
-        self._label = parse_label(self._weights)
-        self._scales = plan.row.test_scales or (default_test_scale(self._label),)
+        self._evaluation = published_options(
+            plan.row,
+            weights=self._weights,
+            data_root=self._data_root,
+            output=options.output / plan.row.name,
+            **options.of_results(),
+        )
 
     @property
     def command(self) -> str:
         """The same test by `ademx evaluate`."""
-        row, task = self._row, self._label.task
-        parts = ["ademx", "evaluate", task, "--weights", self._weights]
-        parts += ["--data-root", self._data_root, "--split", row.split]
-        parts += ["--test-scales", ",".join(map(str, self._scales))]
-        parts += ["--test-flipping"] if row.test_flipping else []
-        parts += ["--test-3crops"] if row.test_3crops else []
-        parts += ["--test-steps", row.test_steps] if row.test_steps > 1 else []
-        parts += ["--pool", row.pool] if row.pool != "pad" else []
-        for name, value in (("precision", "float32"), ("backend", "mxnet")):
-            chosen = getattr(self._options, name)
-            parts += [f"--{name}", chosen] if chosen != value else []
-        return shlex.join(map(str, [*parts, "--output", self._folder]))
+        options = self._evaluation
+        return shlex.join(["ademx", "evaluate", options.task, *command_line(options)])
 
     def outcome(self) -> Outcome:
         """Return the verdict on the scores, computed or found."""
-        inputs = RunInputs(self._evaluation())
-        record = self._finished(inputs) or self._evaluate()
+        options = replace(self._evaluation, **self._options.of_machine())
+        if isinstance(options, SegmentationOptions):
+            options = replace(options, near_ties=True)
+        record = evaluate(options)
         scores = {name: record.scores.get(name, math.nan) for name in self._row.values}
         # There are none where no image could be tested.
         ours = {name: score for name, score in scores.items() if not math.isnan(score)}
-        tolerances = self._tolerances(record, inputs.samples) if ours else {}
+        tolerances = self._tolerances(record) if ours else {}
         verdict, reasons = self._verdict(record, ours, tolerances)
         return Outcome(
             self._row,
@@ -271,77 +210,16 @@ class _RowTest:
         ]
         return ("differs", tuple(far)) if far else ("reproduced", ())
 
-    def _finished(self, inputs: RunInputs) -> RunRecord | None:
-        """Return the record of a complete run with just these settings, if the folder holds one."""
-        if self._options.overwrite:
-            return None
-        try:
-            record = load_run(self._folder).record
-        except (OSError, ValueError) as error:  # to be gone on with, or damaged: made again
-            _log.debug("%s: %s", self._row.name, error)
-            return None
-        has_the_rule = record.absent_classes in ("", inputs.dataset.absent_classes)
-        is_the_same = record.is_finished_with(inputs.settings) and has_the_rule
-        return record if is_the_same and self._can_be_judged() else None
-
-    def _can_be_judged(self) -> bool:
-        if self._label.task != "segmentation":
-            return True
-        try:
-            known = has_near_ties(load_image_counts(self._folder))
-        except (OSError, ValueError):
-            known = False
-        if not known:
-            _log.warning(
-                "%s: tested again: the run in %s did not count near ties (an older version's does "
-                "not), and how far its score may lie from the published one follows from them",
-                self._row.name,
-                self._folder,
-            )
-        return known
-
-    def _evaluation(self, **others: Any) -> ClassificationOptions | SegmentationOptions:
-        options, row = self._options, self._row
-        common: dict[str, Any] = {
-            "weights": (self._weights,),
-            "data_root": self._data_root,
-            "output": self._folder,
-            "test_scales": self._scales,
-            "split": row.split,
-            "test_flipping": row.test_flipping,
-            "pool": row.pool,
-            "precision": options.precision,
-            "backend": options.backend,
-            "batch_images": options.batch_images,
-            "prefetch_threads": options.prefetch_threads,
-            "resume": not options.overwrite,
-            "overwrite": options.overwrite,
-            **others,
-        }
-        if self._label.task == "classification":
-            return ClassificationOptions(**common, test_3crops=row.test_3crops)
-        return SegmentationOptions(**common, test_steps=row.test_steps, near_ties=True)
-
-    def _evaluate(self) -> RunRecord:
-        """Return the record of the test, computed or gone on with."""
-        options = self._evaluation(devices=self._options.devices())
-        if isinstance(options, ClassificationOptions):
-            return classification.evaluate_classification(options).record
-        return segmentation.evaluate_segmentation(options).record
-
-    def _tolerances(self, record: RunRecord, samples: list[Sample]) -> dict[str, Tolerance]:
-        if self._label.task == "segmentation":
-            numerics = pixel_tolerances(
-                load_image_counts(self._folder), absent_classes=record.absent_classes
-            )
+    def _tolerances(self, record: RunRecord) -> dict[str, Tolerance]:
+        options = self._evaluation
+        if isinstance(options, SegmentationOptions):
+            images = load_image_counts(options.output)
+            numerics = pixel_tolerances(images, absent_classes=record.absent_classes)
             cause = "pixels near a tie"
         else:
-            numerics, cause = self._ties(samples), "near ties"
+            mean = mean_probabilities(options.output, options.test_scales)
+            tested = np.isfinite(mean).all(axis=1)
+            labels = load_image_labels(options.output).labels
+            numerics, cause = tie_tolerances(mean[tested], labels[tested]), "near ties"
         exact = rounding(self._row.decimals)
         return {name: Tolerance(exact, numerics[name], cause) for name in self._row.values}
-
-    def _ties(self, samples: list[Sample]) -> dict[str, float]:
-        mean = mean_probabilities(self._folder, self._scales)
-        tested = np.isfinite(mean).all(axis=1)
-        truth = np.array([sample.label for sample in samples])
-        return tie_tolerances(mean[tested], truth[tested])

@@ -10,70 +10,17 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ademx.devices import Devices
 from ademx.files import md5, replacing
+from ademx.options import command_line
 from ademx.published import RELEASED_FILES
-from ademx.reproduction.inputs import FoundInput, SearchFolders, find_data, find_start_weights
-from ademx.reproduction.recipes import Recipe, Stage
+from ademx.reproduction.inputs import FoundInput, find_data, find_start_weights
+from ademx.reproduction.options import RecipeOptions
+from ademx.reproduction.recipes import Stage
 from ademx.training import checkpoints
-from ademx.training.options import (
-    ClassificationTrainOptions,
-    SegmentationTrainOptions,
-    TrainOptions,
-)
+from ademx.training.options import TrainOptions
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RecipeOptions:
-    """How to train a recipe; what is None is as in the recipe.
-
-    Attributes:
-        recipe: what to train.
-        places: where data and weights are; the folder of models gets the last stage's weights.
-        output: folder of the stages' folders.
-        devices: where to compute; None stands for as many GPUs as the recipe has, to show it.
-        batch_images: images of an update.
-        crop_size: side of a sample, pixels.
-        base_lr: learning rate of the first stage; the others keep their proportion to it.
-        epochs: of each stage, for a trial.
-        width: multiplier of all channels, for a trial.
-        prefetcher: "process" or "thread".
-        prefetch_threads: how many of them read images ahead.
-        unverified: train also with data and weights that are not known to be the published ones.
-        overwrite: start again from the first stage, and replace what the folder of models holds.
-    """
-
-    recipe: Recipe
-    places: SearchFolders
-    output: Path
-    devices: Devices | None = None
-    batch_images: int | None = None
-    crop_size: int | None = None
-    base_lr: float | None = None
-    epochs: int | None = None
-    width: float = 1.0
-    prefetcher: str = "process"
-    prefetch_threads: int = 1
-    unverified: bool = False
-    overwrite: bool = False
-
-    def stages(self) -> tuple[Stage, ...]:
-        """Return the recipe's stages with what these options change."""
-        scale = 1.0 if self.base_lr is None else self.base_lr / self.recipe.stages[0].base_lr
-        return tuple(
-            dataclasses.replace(
-                stage,
-                batch_images=self.batch_images or stage.batch_images,
-                crop_size=self.crop_size or stage.crop_size,
-                base_lr=stage.base_lr * scale,
-                epochs=self.epochs or stage.epochs,
-            )
-            for stage in self.recipe.stages
-        )
 
 
 @dataclass(frozen=True)
@@ -102,26 +49,8 @@ class PlannedStage:
     @property
     def command(self) -> str:
         """The same training by `ademx train`."""
-        options = self.options
-        parts: list[Any] = ["ademx", "train", options.task]
-        names = ["model", "weights", "data_root", "dataset", "split", "batch_images", "crop_size"]
-        names += ["lr_type", "base_lr", "to_epoch"]
-        if isinstance(options, SegmentationTrainOptions):
-            names += ["origin_size", "scale_rate_range", "loss"]
-        names += [name for name in ("pool", "width") if getattr(options, name) not in ("pad", 1.0)]
-        for name in names:
-            value = getattr(options, name)
-            if value is not None:
-                parts += [f"--{name.replace('_', '-')}", _as_argument(value)]
-        gpus = options.devices.gpus
-        parts += ["--gpus", _as_argument(gpus)] if gpus else ["--cpus", options.devices.cpus]
-        parts += ["--prefetcher", options.prefetcher]
-        parts += ["--prefetch-threads", options.prefetch_threads]
-        return shlex.join(map(str, [*parts, "--output", options.output, "--resume"]))
-
-
-def _as_argument(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
+        options = dataclasses.replace(self.options, resume=True, overwrite=False)
+        return shlex.join(["ademx", "train", options.task, *command_line(options)])
 
 
 def plan_stages(options: RecipeOptions) -> list[PlannedStage]:
@@ -146,49 +75,15 @@ def _plan_stage(stage: Stage, weights: FoundInput, options: RecipeOptions) -> Pl
         _log.warning("%s", *problems)
         problems = ()
     root = options.places.proposed_root(stage.dataset)
-    train_options = _train_options(stage, options, weights=path, data_root=root)
+    train_options = dataclasses.replace(stage.options, weights=path, data_root=root)
     finished = _finished(train_options) if is_possible and not options.overwrite else None
     if finished is not None:
         return PlannedStage(train_options, problems, True, finished)
-    data = find_data(stage.dataset, stage.split, options.places)
+    data = find_data(stage.dataset, train_options.split, options.places)
     if data.path is not None:
         train_options = dataclasses.replace(train_options, data_root=data.path)
     is_possible = is_possible and data.path is not None
     return PlannedStage(train_options, (*problems, *data.problems), is_possible, None)
-
-
-def _train_options(
-    stage: Stage, options: RecipeOptions, *, weights: Path | None, data_root: Path
-) -> TrainOptions:
-    label = stage.parsed
-    common: dict[str, Any] = {
-        "data_root": data_root,
-        "output": options.output / stage.label,
-        "model": stage.label,
-        "weights": weights,
-        "dataset": None if stage.dataset == label.dataset else stage.dataset,
-        "split": stage.split,
-        "to_epoch": stage.epochs,
-        "lr_type": stage.lr_type,
-        "base_lr": stage.base_lr,
-        "batch_images": stage.batch_images,
-        "crop_size": stage.crop_size,
-        "pool": stage.pool,
-        "width": options.width,
-        "prefetcher": options.prefetcher,
-        "prefetch_threads": options.prefetch_threads,
-        "devices": options.devices or Devices(gpus=tuple(range(stage.num_devices or 1))),
-        "resume": not options.overwrite,
-        "overwrite": options.overwrite,
-    }
-    if label.task == "classification":
-        return ClassificationTrainOptions(**common)
-    return SegmentationTrainOptions(
-        **common,
-        origin_size=stage.origin_size,
-        scale_rate_range=stage.scale_rate_range or (1.0, 1.0),
-        loss=stage.loss or "softmax",
-    )
 
 
 def _finished(options: TrainOptions) -> Path | None:
@@ -214,43 +109,44 @@ def differences_from_recipe(options: RecipeOptions) -> list[str]:
     The linear rule has the learning rate grow with the batch. The rate is never changed by it.
     """
     lines = []
-    for recipe, stage in zip(options.recipe.stages, options.stages()):
+    for recipe, stage in zip(options.row.stages, options.stages()):
         lines += _stage_differences(recipe, stage, options)
     return list(dict.fromkeys(lines))
 
 
 def _stage_differences(recipe: Stage, stage: Stage, options: RecipeOptions) -> list[str]:
     lines = []
-    ruled = recipe.base_lr * stage.batch_images / recipe.batch_images
-    if stage.batch_images != recipe.batch_images:
-        line = f"batch {stage.batch_images} instead of {recipe.batch_images}: the linear rule gives"
-        first = options.recipe.stages[0]
-        wanted = first.base_lr * stage.batch_images / first.batch_images
-        same = _is_near(stage.base_lr, ruled)
-        advice = "" if same else f", by --base-lr {wanted:g}; the rate is {stage.base_lr:g}"
+    wanted, ours = recipe.options, stage.options
+    ruled = wanted.base_lr * ours.batch_images / wanted.batch_images
+    if ours.batch_images != wanted.batch_images:
+        line = f"batch {ours.batch_images} instead of {wanted.batch_images}: the linear rule gives"
+        first = options.row.stages[0].options
+        rate = first.base_lr * ours.batch_images / first.batch_images
+        same = _is_near(ours.base_lr, ruled)
+        advice = "" if same else f", by --base-lr {rate:g}; the rate is {ours.base_lr:g}"
         lines.append(f"{stage.label}: {line} {ruled:g}{advice}")
-    elif not _is_near(stage.base_lr, recipe.base_lr):
-        lines.append(f"{stage.label}: rate {stage.base_lr:g} instead of {recipe.base_lr:g}")
+    elif not _is_near(ours.base_lr, wanted.base_lr):
+        lines.append(f"{stage.label}: rate {ours.base_lr:g} instead of {wanted.base_lr:g}")
     count = options.devices.count if options.devices else None
     if None not in (count, recipe.num_devices) and count != recipe.num_devices:
         meaning = {
             "classification": "BatchNorm takes the statistics of a device's images",
             "segmentation": "OHEM chooses among the pixels of a device's images",
-        }[stage.parsed.task]
+        }[ours.task]
         devices = "1 device" if count == 1 else f"{count} devices"
         lines.append(
             f"{devices} instead of {recipe.num_devices}: {meaning}; the linear rule asks for no "
             "other rate, which follows the batch alone"
         )
-    if stage.crop_size != recipe.crop_size:
+    if ours.crop_size != wanted.crop_size:
         lines.append(
-            f"crop {stage.crop_size} instead of {recipe.crop_size}: no rule makes up for it"
+            f"crop {ours.crop_size} instead of {wanted.crop_size}: no rule makes up for it"
         )
-    if stage.epochs != recipe.epochs:
-        epochs = "1 epoch" if stage.epochs == 1 else f"{stage.epochs} epochs"
-        lines.append(f"{stage.label}: {epochs} instead of {recipe.epochs}: a trial")
-    if options.width != 1:
-        lines.append(f"width {options.width:g} instead of 1: a trial")
+    if ours.to_epoch != wanted.to_epoch:
+        epochs = "1 epoch" if ours.to_epoch == 1 else f"{ours.to_epoch} epochs"
+        lines.append(f"{stage.label}: {epochs} instead of {wanted.to_epoch}: a trial")
+    if ours.width != 1:
+        lines.append(f"width {ours.width:g} instead of 1: a trial")
     return lines
 
 
@@ -297,7 +193,7 @@ def train_recipe(options: RecipeOptions, stages: Sequence[PlannedStage]) -> tupl
 
 def _check_inputs(options: RecipeOptions, stages: Sequence[PlannedStage]) -> None:
     problems = dict.fromkeys(problem for stage in stages for problem in stage.problems)
-    text = "\n  ".join((f"{options.recipe.name} cannot be trained:", *problems))
+    text = "\n  ".join((f"{options.recipe} cannot be trained:", *problems))
     if not all(stage.is_possible for stage in stages):
         raise FileNotFoundError(text)
     if problems and not options.unverified:

@@ -58,11 +58,6 @@ def rounding(decimals: int) -> float:
     return 0.5 * 10.0**-decimals
 
 
-def has_near_ties(images: ImageCounts) -> bool:
-    """Return whether a run looked for all the near ties that its tolerance follows from."""
-    return images.near_ties is not None and images.near_ties.margin >= SCORE_MARGIN
-
-
 def pixel_tolerances(images: ImageCounts, *, absent_classes: str) -> dict[str, float]:
     """Return how far pixel accuracy and mean IoU can move if near ties fall the other way.
 
@@ -96,9 +91,9 @@ def pixel_tolerances(images: ImageCounts, *, absent_classes: str) -> dict[str, f
         "pixel_accuracy" and "mean_iou" -> percentage points; nan where no pixel is labelled.
 
     Raises:
-        ValueError: the run did not look for near ties, see :func:`has_near_ties`.
+        ValueError: the run did not look for near ties.
     """
-    if images.near_ties is None or not has_near_ties(images):
+    if images.near_ties is None or not images.has_near_ties:
         raise ValueError(f"expected a run that counted near ties within {SCORE_MARGIN:.2g}")
     correct, truth, predicted = images.counts.sum(axis=0)
     labelled = float(truth.sum())

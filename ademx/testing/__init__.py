@@ -5,6 +5,7 @@ __all__ = [
     "classification",
     "compare",
     "crf",
+    "evaluate",
     "finished_runs",
     "image_counts",
     "numerics",

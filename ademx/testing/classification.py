@@ -116,7 +116,7 @@ class _Tester:
     def report(self, probabilities: list[np.ndarray]) -> ClassificationReport:
         """Return the report of every scale's probabilities and write it to `scores.json`."""
         mean = np.mean(probabilities, axis=0)
-        published = self._session.published(test_3crops=self._options.test_3crops)
+        published = self._session.published()
         errors, scale_errors, found = None, {}, {}
         if self._session.has_labels:
             errors = self._errors(mean)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ademx.arrays import DAMAGED_ARRAYS, write_npz
 from ademx.files import replacing
+from ademx.testing.numerics import SCORE_MARGIN
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,6 +50,11 @@ class ImageCounts:
     names: tuple[str, ...]
     counts: NDArray[np.int64]
     near_ties: NearTies | None = None
+
+    @property
+    def has_near_ties(self) -> bool:
+        """Whether the run looked for all that the tolerance of a published score follows from."""
+        return self.near_ties is not None and self.near_ties.margin >= SCORE_MARGIN
 
     def class_iou(self) -> NDArray[np.float64]:
         """Return the IoU of each image and class, (N, C) percent; nan where a class is absent."""

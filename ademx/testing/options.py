@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ademx import options as declare
 from ademx.convert.files import Reading
 from ademx.devices import Devices
 from ademx.engines.backends import BACKENDS
 from ademx.engines.sharing import PRECISIONS
-from ademx.labels import Label
+from ademx.labels import Label, parse_label
 from ademx.metrics import ABSENT_CLASSES
 from ademx.options import option
+from ademx.published import Result
 from ademx.testing.crf import CrfParameters
 from iters.find_dataset import get_dataset
 
@@ -160,3 +161,22 @@ def default_test_scale(label: Label, dataset: str | None = None) -> int:
     if label.task == "classification":
         return 320
     return get_dataset(dataset or label.dataset).origin_size
+
+
+def published_options(
+    row: Result, *, weights: Path, data_root: Path, output: Path, **others: Any
+) -> ClassificationOptions | SegmentationOptions:
+    """Return how a row of the published table is tested, at the usual scale if it names none.
+
+    Args:
+        row: the row.
+        weights: whose name is a label.
+        data_root: of the row's dataset.
+        output: folder for results.
+        others: options that the row says nothing of.
+    """
+    label = parse_label(weights)
+    scales = (default_test_scale(label),)
+    given = {"test_scales": scales, "split": row.split, **row.options, **others}
+    task = ClassificationOptions if label.task == "classification" else SegmentationOptions
+    return task(weights=(weights,), data_root=data_root, output=output, **given)

@@ -200,10 +200,7 @@ class _Tester:
 
     def _published(self) -> Result | None:
         official = self._session.dataset.absent_classes
-        # None of the published results had a CRF.
-        if self._options.crf is not None or self._absent_classes != official:
-            return None
-        return self._session.published(test_steps=self._options.test_steps)
+        return self._session.published() if self._absent_classes == official else None
 
     def _submission(self) -> Submission | None:
         if not self._options.save_results or not self._session.submission_is_due():

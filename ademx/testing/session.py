@@ -20,7 +20,7 @@ from ademx.files import locked, md5
 from ademx.iteration import grouped, prefetched
 from ademx.labels import Label, parse_label
 from ademx.networks.graph import network_stride
-from ademx.options import deciding
+from ademx.options import chosen, deciding
 from ademx.published import Result, find_result, release_state
 from ademx.testing import run_folder as runs
 from ademx.testing.options import EvaluationOptions
@@ -197,31 +197,24 @@ class Session(RunInputs):
         """Images to predict together: a batch for every device."""
         return self.options.batch_images * self._devices.count
 
-    def published(self, *, test_steps: int = 1, test_3crops: bool = False) -> Result | None:
+    def published(self) -> Result | None:
         """Return the published result with the same label, split and options, if any.
 
-        Beside scores of part of the split, of broken images or of bfloat16 there is none.
+        Beside scores of part of the split or of broken images there is none.
         """
-        options = self.options
         num_tested = len(self.samples) - len(self._broken)
         is_the_same = (
             self.dataset.name == self.label.dataset
-            and num_tested == self.dataset.splits.get(options.split)
-            and len(options.weights) == 1
-            and options.choose_interp_method
-            and options.precision == "float32"
+            and num_tested == self.dataset.splits.get(self.options.split)
+            and len(self.options.weights) == 1
         )
         if not is_the_same:
             return None
-        return find_result(
-            str(self.label),
-            split=options.split,
-            test_scales=options.test_scales,
-            test_flipping=options.test_flipping,
-            test_steps=test_steps,
-            test_3crops=test_3crops,
-            pool=options.pool,
-        )
+        options = {**chosen(self.options), "split": self.options.split}
+        options["test_scales"] = tuple(sorted(self.options.test_scales))
+        for name in ("backend", "exif"):  # which may be anything
+            options.pop(name, None)
+        return find_result(str(self.label), **options)
 
     def submission_is_due(self) -> bool:
         """Return whether a test split has a result for every image; log which ones have none."""
