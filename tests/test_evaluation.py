@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import threading
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from ademx.files import write_json
 from ademx.iteration import grouped, prefetched
 from ademx.testing.options import EvaluationOptions
+from ademx.testing.record import RunRecord
 
 OPTIONS = EvaluationOptions(
     weights=(Path("a.params"),), data_root=Path(), output=Path("out"), test_scales=(64,)
@@ -91,3 +93,24 @@ def test_json_has_neither_nan_nor_half_characters(tmp_path):
         "iou": None,
         "images": ["été", "caf\udce9"],
     }
+
+
+def test_a_record_is_what_its_json_was():
+    value = {
+        **{"pixel_accuracy": 90.0, "mean_accuracy": None, "mean_iou": 50.5},
+        **{"class_iou": {"a": 50.5}, "absent_classes": "skip", "confusion": [[3]]},
+        **{"dataset": "voc", "num_images": 2, "num_broken": 1},
+        "broken": [{"image": "b.jpg", "error": "b.jpg: cut short"}],
+        "weights": [{"file": "w.params", "md5": "0" * 32}],
+        "settings": {"command": "evaluate segmentation", "split": "val", "width": 2},
+        **{"devices": ["cpu(0)"], "versions": {"numpy": "1.26"}},
+        "published": {"mean_iou": 80.84, "decimals": 2, "setting": "flip", "source": "README"},
+    }
+    record = RunRecord.from_json(value)
+    assert (record.broken[0].error, record.weights[0].file) == ("b.jpg: cut short", "w.params")
+    assert (record.settings.split, record.published.values) == ("val", {"mean_iou": 80.84})
+    # What older runs did not record is as it was then.
+    assert (record.settings.exif, record.settings.test_steps) == ("auto", 1)
+    written = record.to_json()
+    assert math.isnan(written.pop("mean_accuracy")) and value.pop("mean_accuracy") is None
+    assert written == value

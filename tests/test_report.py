@@ -23,7 +23,7 @@ from ademx.reports.choice import ClassificationImages, SegmentationImages, choos
 from ademx.reports.page import write_report, write_run_report
 from ademx.reports.pictures import Panels, PictureEncoder
 from ademx.reports.runs import RunToShow, TableRow
-from ademx.testing.record import RunRecord
+from ademx.testing.record import RunRecord, RunSettings, WeightsRead
 from ademx.testing.segmentation import SegmentationReport
 from iters.datasets import DATASETS, Dataset
 
@@ -343,8 +343,8 @@ def test_scores_stand_beside_the_published_ones(tmp_path):
 
 def test_what_else_was_done_to_the_scores_stands_above_them(tmp_path):
     run = write_segmentation_run(tmp_path / "run", pairs(2))
-    settings = {**run.record.settings, "test_steps": 2, "crf": {"iterations": 10}}
-    record = dataclasses.replace(run.record, settings=settings)
+    settings = {**run.record.settings.as_json, "test_steps": 2, "crf": {"iterations": 10}}
+    record = dataclasses.replace(run.record, settings=RunSettings.from_json(settings))
     run = dataclasses.replace(run, record=record)
     text = written(tmp_path, run).text
     assert "scale 500 · flipped too · 2 test steps · CRF" in text
@@ -402,12 +402,9 @@ def test_options_files_and_versions_stand_at_the_end(tmp_path):
     record = dataclasses.replace(
         run.record,
         weights=[
-            {
-                "file": "m/voc_rna-a1_cls21_s8_ep-0001.params",
-                "md5": "a34628a63d5f62dcb98c29c4e281f332",
-            },
-            {"file": "m/voc_rna-a1_cls21_s8_coco_ep-0001.params", "md5": "0" * 32},
-            {"file": "mine.params", "md5": "2" * 32},
+            WeightsRead("m/voc_rna-a1_cls21_s8_ep-0001.params", "a34628a63d5f62dcb98c29c4e281f332"),
+            WeightsRead("m/voc_rna-a1_cls21_s8_coco_ep-0001.params", "0" * 32),
+            WeightsRead("mine.params", "2" * 32),
         ],
     )
     text = written(tmp_path, dataclasses.replace(run, record=record)).text

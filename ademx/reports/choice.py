@@ -253,7 +253,7 @@ def _spread(count: int) -> list[int]:
 
 
 def _probability_files(run: RunToShow) -> list[Path]:
-    scales = run.record.settings.get("test_scales", ())
+    scales = run.record.settings.test_scales
     files = [run.folder / "predictions" / f"{scale}.npy" for scale in scales]
     if not files:
         raise FileNotFoundError(f"{run.folder}: scores.json names no test scale")

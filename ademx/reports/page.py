@@ -68,7 +68,7 @@ def write_run_report(path: Path, report: Report, folder: Path) -> None:
         OSError, MissingDependency: see :func:`write_report`.
     """
     settings = report.record.settings
-    title = f"{' and '.join(settings['labels'])} on {report.dataset.name} {settings['split']}"
+    title = f"{' and '.join(settings.labels)} on {report.dataset.name} {settings.split}"
     run = RunToShow("Scores", folder, report.record, report.dataset, report.samples)
     write_report(path, [run], title=title)
 

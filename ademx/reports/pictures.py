@@ -63,8 +63,7 @@ def load_panels(run: RunToShow, sample: Sample) -> Panels:
         FileNotFoundError, BrokenImage: a file is missing, cannot be decoded, or has another size
             than the image.
     """
-    rule = run.record.settings.get("exif", "auto")
-    image, stored, _, _ = load_sample(sample, rule=rule)
+    image, stored, _, _ = load_sample(sample, rule=run.record.settings.exif)
     if run.dataset.task == "classification":
         return Panels(image)
     size = (image.shape[0], image.shape[1])

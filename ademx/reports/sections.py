@@ -97,7 +97,7 @@ def class_colours(dataset: Dataset) -> list[str | None]:
 def run_section(run: RunToShow, anchor: str, images: ShownImages) -> Markup:
     """Return a run's section; the page's script adds the heat map and the pictures."""
     record, dataset = run.record, run.dataset
-    published = record.published or {}
+    published = record.published.values if record.published else {}
     of_task = [name for name in _OF_TASK[dataset.task] if name in record.scores]
     confusion = record.confusion or [] if dataset.task == "segmentation" else []
     present = [number for number, count in enumerate(images.of_classes) if count]
@@ -124,15 +124,15 @@ def run_section(run: RunToShow, anchor: str, images: ShownImages) -> Markup:
 
 def _summary(run: RunToShow) -> list[str]:
     settings = run.record.settings
-    scales, steps = settings.get("test_scales", ()), settings.get("test_steps", 1)
+    scales, steps = settings.test_scales, settings.test_steps
     facts = [
-        " and ".join(map(str, settings.get("labels", ()))),
-        f"{run.dataset.name} {settings.get('split', '')}".strip(),
+        " and ".join(settings.labels),
+        f"{run.dataset.name} {settings.split}".strip(),
         f"{_plural('scale', len(scales))} {', '.join(map(str, scales))}" if scales else "",
-        "flipped too" if settings.get("test_flipping") else "",
-        "three crops" if settings.get("test_3crops") else "",
+        "flipped too" if settings.test_flipping else "",
+        "three crops" if settings.test_3crops else "",
         f"{steps} test steps" if steps > 1 else "",
-        "CRF" if settings.get("crf") else "",
+        "CRF" if settings.crf else "",
     ]
     return [fact for fact in facts if fact]
 
@@ -183,12 +183,10 @@ def _largest_confusions(
 
 def _files(record: RunRecord) -> list[tuple[str, str, str]]:
     """Return name, MD5 and state of what the run read."""
-    settings = record.settings
-    samples = f"samples of {settings.get('split', 'the split')}"
-    files = [(samples, settings.get("samples_md5", "–"), "")]
+    files = [(f"samples of {record.settings.split}", record.settings.samples_md5, "")]
     for weights in record.weights:
-        name = PurePath(weights["file"]).name
-        files.append((name, weights["md5"], release_state(name, weights["md5"])))
+        name = PurePath(weights.file).name
+        files.append((name, weights.md5, release_state(name, weights.md5)))
     return files
 
 

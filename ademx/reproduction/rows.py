@@ -188,7 +188,7 @@ class _RowTest:
             tolerances=tolerances,
             data_root=self._data_root,
             weights=self._weights,
-            weights_md5=record.weights[0]["md5"],
+            weights_md5=record.weights[0].md5,
             command=self.command,
         )
 
@@ -197,7 +197,7 @@ class _RowTest:
     ) -> tuple[str, tuple[str, ...]]:
         broken = record.num_broken
         if broken:
-            first = record.broken[0]["error"]
+            first = record.broken[0].error
             reason = f"{broken} of {record.num_images} images could not be tested: {first}"
             return "failed", (reason,)
         if self._plan.doubts:

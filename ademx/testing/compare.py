@@ -320,8 +320,8 @@ def _settings(run: FinishedRun) -> dict[str, Any]:
     record = run.record
     versions = {f"version of {name}": version for name, version in record.versions.items()}
     return {
-        "weights": [weights["file"] for weights in record.weights],
-        **record.settings,
+        "weights": [weights.file for weights in record.weights],
+        **record.settings.as_json,
         "devices": record.devices,
         **versions,
     }

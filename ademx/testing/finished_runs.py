@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,10 +117,10 @@ def load_run(folder: Path) -> FinishedRun:
     record = read_record(folder)
     if not record.scores.keys() & {"mean_iou", "top1_error"}:
         raise ValueError(
-            f"{folder}: split {record.settings['split']!r} was tested without labels: "
+            f"{folder}: split {record.settings.split!r} was tested without labels: "
             "there are no scores to compare; name runs on a split with labels"
         )
-    run = _LOADERS[record.settings["command"]](folder, record)
+    run = _LOADERS[record.settings.command](folder, record)
     scores = run.scores(run.counts.sum(axis=0))
     recorded = [record.scores[name] for name in scores]
     if not np.allclose(list(scores.values()), recorded, rtol=1e-9, equal_nan=True):
@@ -158,7 +158,7 @@ def _load_segmentation(folder: Path, record: RunRecord) -> FinishedRun:
 
 def _load_classification(folder: Path, record: RunRecord) -> FinishedRun:
     images = load_image_labels(folder)
-    probabilities = mean_probabilities(folder, record.settings["test_scales"])
+    probabilities = mean_probabilities(folder, record.settings.test_scales)
     if len(probabilities) != len(images.names):
         raise ValueError(
             f"{folder}: {len(probabilities)} rows of predictions for {len(images.names)} images: "
@@ -186,9 +186,9 @@ def _load_classification(folder: Path, record: RunRecord) -> FinishedRun:
 
 def _class_names(record: RunRecord, num_classes: int) -> tuple[str, ...]:
     """Return the classes' names, made of their numbers where a dataset has none."""
-    dataset = record.settings["dataset"]
+    dataset = record.settings.dataset
     names: tuple[str, ...] = ()
-    if isinstance(dataset, dict):  # of one's own
+    if isinstance(dataset, Mapping):  # of one's own
         names = tuple(map(str, dataset.get("classes", ())))
     elif dataset in DATASETS:
         names = DATASETS[dataset].class_names

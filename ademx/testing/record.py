@@ -4,16 +4,90 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ademx.files import write_json
 from ademx.forms import NUMBER, TEXT, WHOLE, misfit, shown
 from ademx.metrics import ABSENT_CLASSES
-from ademx.published import METRIC_NAMES
+from ademx.published import METRIC_NAMES, Result
 
 _FILE = "scores.json"
+
+
+@dataclass(frozen=True)
+class WeightsRead:
+    """A file of weights that was tested, and its MD5."""
+
+    file: str
+    md5: str
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An image that could not be tested, and why."""
+
+    image: str
+    error: str
+
+
+@dataclass(frozen=True)
+class PublishedScores:
+    """What was published of a test, as :class:`ademx.published.Result` says it."""
+
+    values: Mapping[str, float]
+    decimals: int = 2
+    setting: str = ""
+    source: str = ""
+
+    @classmethod
+    def of(cls, result: Result) -> PublishedScores:
+        """Return what is recorded of a row."""
+        return cls(result.values, result.decimals, result.setting, result.source)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as the file has it."""
+        facts = {"decimals": self.decimals, "setting": self.setting, "source": self.source}
+        return {**self.values, **facts}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> PublishedScores:
+        """Return what :meth:`to_json` gave, also by an older version."""
+        return cls({name: value[name] for name in METRIC_NAMES if name in value}, **_of(cls, value))
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """All that decides the scores, `as_json`, and what of it has readers.
+
+    The defaults are what older runs did that did not record it. Options have the names and
+    meanings of :mod:`ademx.testing.options`.
+
+    Attributes:
+        command: "evaluate segmentation" or "evaluate classification".
+        labels: of the weights.
+        dataset: its name, or the content of the YAML file that describes it.
+        samples_md5: of the samples' names and labels.
+    """
+
+    as_json: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    labels: Sequence[str] = ()
+    dataset: str | Mapping[str, Any] = ""
+    split: str = ""
+    samples_md5: str = "–"
+    test_scales: Sequence[int] = ()
+    test_steps: int = 1
+    test_flipping: bool = False
+    test_3crops: bool = False
+    exif: str = "auto"
+    crf: Mapping[str, float] | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RunSettings:
+        """Return the settings that `run.json` or a record holds."""
+        return cls(value, **_of(cls, value))
 
 
 @dataclass(frozen=True)
@@ -28,9 +102,9 @@ class RunRecord:
         scales: of a classifier, test scale -> its own `scores`.
         dataset: name of what was tested on.
         num_images: those of the split.
-        broken: those that could not be tested, "image" and "error" of each.
+        broken: those that could not be tested.
         exif: how many images were turned, and how many not though their EXIF data turn them.
-        weights: "file" and "md5" of each.
+        weights: in the order of the command line.
         settings: all that decides the scores.
         seconds: of the last part of a run that was resumed; so are the images per second.
         devices: where it was computed.
@@ -47,34 +121,43 @@ class RunRecord:
     dataset: str = ""
     num_images: int = 0
     num_broken: int = 0
-    broken: Sequence[Mapping[str, str]] = ()
+    broken: Sequence[LeftOut] = ()
     exif: Mapping[str, int] | None = None
-    weights: Sequence[Mapping[str, str]] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    weights: Sequence[WeightsRead] = ()
+    settings: RunSettings = field(default_factory=RunSettings)
     seconds: float | None = None
     images_per_second: float | None = None
     devices: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
-    published: Mapping[str, Any] | None = None
+    published: PublishedScores | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as the file has it: what a task does not have is not there."""
         values = {part.name: getattr(self, part.name) for part in fields(self)}
         scores, published = values.pop("scores"), values.pop("published")
+        values["broken"] = [asdict(one) for one in self.broken]
+        values["weights"] = [asdict(one) for one in self.weights]
+        values["settings"] = self.settings.as_json
         given = {name: value for name, value in values.items() if value not in (None, "")}
-        return {**scores, **given, "published": published}
+        return {**scores, **given, "published": published and published.to_json()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
         """Return what :meth:`to_json` gave, also by an older version."""
-        known = {part.name: value[part.name] for part in fields(cls) if part.name in value}
+        known, published = _of(cls, value), value.get("published")
         scores = {name: value[name] for name in _SCORES if name in value}
-        scores = {name: float("nan") if one is None else one for name, one in scores.items()}
-        return cls(**{**known, "scores": scores})
+        known["scores"] = {n: float("nan") if one is None else one for n, one in scores.items()}
+        known["broken"] = [LeftOut(**_of(LeftOut, one)) for one in value.get("broken", ())]
+        known["weights"] = [
+            WeightsRead(**_of(WeightsRead, one)) for one in value.get("weights", ())
+        ]
+        known["settings"] = RunSettings.from_json(value.get("settings", {}))
+        known["published"] = PublishedScores.from_json(published) if published else None
+        return cls(**known)
 
     def is_finished_with(self, settings: Mapping[str, Any]) -> bool:
         """Return whether every image was tested, with just these settings."""
-        return not self.num_broken and self.settings == json.loads(json.dumps(settings))
+        return not self.num_broken and self.settings.as_json == json.loads(json.dumps(settings))
 
     def write(self, folder: Path) -> None:
         """Write it to a run's folder."""
@@ -109,6 +192,11 @@ def read_record(folder: Path) -> RunRecord:
             "which writes it again"
         )
     return RunRecord.from_json(record)
+
+
+def _of(kind: type, value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a JSON object are fields of a dataclass."""
+    return {part.name: value[part.name] for part in fields(kind) if part.name in value}
 
 
 def _missing(record: dict[str, Any]) -> str:

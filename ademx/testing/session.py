@@ -24,7 +24,13 @@ from ademx.options import chosen, deciding
 from ademx.published import Result, find_result, release_state
 from ademx.testing import run_folder as runs
 from ademx.testing.options import EvaluationOptions
-from ademx.testing.record import RunRecord
+from ademx.testing.record import (
+    LeftOut,
+    PublishedScores,
+    RunRecord,
+    RunSettings,
+    WeightsRead,
+)
 from ademx.versions import versions
 from iters import exif, transforms
 from iters.datasets import Dataset
@@ -52,7 +58,7 @@ class RunInputs:
         labels: of the weights.
         dataset: what is tested on.
         samples: the split's.
-        weights: "file" and "md5" of each.
+        weights: their files.
 
     Raises:
         ValueError: options that do not fit each other or the weights.
@@ -67,7 +73,7 @@ class RunInputs:
         self.samples = find_samples(
             self.dataset, options.data_root, options.split, list_file=options.list_file
         )
-        self.weights = [{"file": str(path), "md5": md5(path)} for path in options.weights]
+        self.weights = [WeightsRead(str(path), md5(path)) for path in options.weights]
 
     @property
     def has_labels(self) -> bool:
@@ -82,7 +88,7 @@ class RunInputs:
         return {
             "command": f"evaluate {options.task}",
             "labels": [str(label) for label in self.labels],
-            "weights_md5": [weights["md5"] for weights in self.weights],
+            "weights_md5": [weights.md5 for weights in self.weights],
             "dataset": self.dataset.settings,
             "split": options.split,
             "samples_md5": hashlib.md5(names.encode(errors="surrogateescape")).hexdigest(),
@@ -245,17 +251,15 @@ class Session(RunInputs):
             dataset=self.dataset.name,
             num_images=len(self.samples),
             num_broken=len(self._broken),
-            broken=[
-                {"image": str(sample), "error": error} for sample, error in self._broken.items()
-            ],
+            broken=[LeftOut(str(sample), error) for sample, error in self._broken.items()],
             exif=self._exif.counts,
             weights=self.weights,
-            settings=self.settings,
+            settings=RunSettings.from_json(self.settings),
             seconds=round(seconds, 3),
             images_per_second=round(len(self._tested) / seconds, 3),
             devices=self._devices.names(),
             versions=versions(),
-            published=_published_record(published),
+            published=published and PublishedScores.of(published),
         )
 
     def _predictor(self, path: Path, label: Label) -> Predictor | TorchPredictor:
@@ -271,8 +275,8 @@ class Session(RunInputs):
 
     def _describe(self) -> None:
         for weights in self.weights:
-            name = Path(weights["file"]).name
-            _log.info("%s: MD5 %s, %s", name, weights["md5"], release_state(name, weights["md5"]))
+            name, digest = Path(weights.file).name, weights.md5
+            _log.info("%s: MD5 %s, %s", name, digest, release_state(name, digest))
         _log.info(
             "%s %s: %d images, scales %s, writing to %s",
             self.dataset.name,
@@ -281,18 +285,6 @@ class Session(RunInputs):
             ", ".join(map(str, self.options.test_scales)),
             self.options.output,
         )
-
-
-def _published_record(result: Result | None) -> dict[str, Any] | None:
-    """Return a published result as JSON has it."""
-    if result is None:
-        return None
-    return {
-        **result.values,
-        "decimals": result.decimals,
-        "setting": result.setting,
-        "source": result.source,
-    }
 
 
 def _label(options: EvaluationOptions, path: Path) -> Label:
