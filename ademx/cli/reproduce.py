@@ -135,18 +135,14 @@ def not_run_text(outcomes: list[Outcome]) -> str:
 
 def outcome_text(outcome: Outcome) -> str:
     """Return the verdict on a row, its scores beside the published ones, and the reasons."""
-    from ademx.published import METRIC_NAMES
-    from ademx.reproduction.outcomes import our_score
-
-    lines = [f"{outcome.row.name}: {outcome.verdict}"]
-    for name in outcome.row.values if outcome.ours else ():
-        ours, difference = our_score(outcome, name)
-        published = outcome.row.printed(name)
-        lines.append(
-            f"  {METRIC_NAMES[name]} {ours}, published {published}, difference {difference} "
-            f"({outcome.tolerances[name]})"
-        )
-    return "\n".join([*lines, *(f"  - {printable(reason)}" for reason in outcome.reasons)])
+    scores = [
+        f"  {one.metric} {one.ours}, published {one.published}, difference {one.difference} "
+        f"({one.tolerance})"
+        for one in outcome.texts()
+        if one.tolerance
+    ]
+    reasons = [f"  - {printable(reason)}" for reason in outcome.reasons]
+    return "\n".join([f"{outcome.row.name}: {outcome.verdict}", *scores, *reasons])
 
 
 def _train(arguments: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ademx.files import locked, replacing, write_json
 from ademx.forms import NUMBER, TEXT, misfit
@@ -31,6 +31,16 @@ TITLE = "Published results beside ours"
 VERDICTS = ("reproduced", "unverified", "not run", "differs", "failed")
 
 _log = logging.getLogger(__name__)
+
+
+class MetricTexts(NamedTuple):
+    """A metric of a row as all tables show it; "–" and "" stand for what was not tested."""
+
+    metric: str
+    published: str
+    ours: str
+    difference: str
+    tolerance: str
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,22 @@ class Outcome:
     def difference(self, metric: str) -> float | None:
         """Return ours minus the published score, percentage points; None if it was not tested."""
         return self.ours[metric] - self.row.values[metric] if metric in self.ours else None
+
+    def texts(self) -> list[MetricTexts]:
+        """Return what tables show of each metric."""
+        texts = []
+        for name in self.row.values:
+            ours, difference = self.ours.get(name), self.difference(name)
+            texts.append(
+                MetricTexts(
+                    METRIC_NAMES[name],
+                    self.row.printed(name),
+                    "–" if ours is None else f"{ours:.2f}",
+                    "–" if difference is None else f"{difference:+.2f}",
+                    str(self.tolerances.get(name, "")),
+                )
+            )
+        return texts
 
     def as_json(self) -> dict[str, Any]:
         """Return it as `report.json` has it."""
@@ -224,7 +250,7 @@ _ROW = {
 
 
 def _table_row(outcome: Outcome) -> TableRow:
-    tolerances = [f"{METRIC_NAMES[n]} {tolerance}" for n, tolerance in outcome.tolerances.items()]
+    tolerances = [f"{one.metric} {one.tolerance}" for one in outcome.texts() if one.tolerance]
     detail = [*outcome.reasons, *([f"tolerance: {'; '.join(tolerances)}"] if tolerances else [])]
     return TableRow(outcome.row, outcome.verdict, outcome.ours, "; ".join(detail))
 
@@ -271,27 +297,15 @@ def _markdown_rows(outcome: Outcome, numbers: Mapping[str, int]) -> list[str]:
     row, lines = outcome.row, []
     head = (row.name, f"{row.description}: {row.setting}")
     tail = (verdict_with_numbers(outcome, numbers), row.source)
-    for name in row.values:
-        scores = (METRIC_NAMES[name], row.printed(name), *our_score(outcome, name))
-        lines.append(f"| {' | '.join((*head, *scores, *tail))} |")
+    for texts in outcome.texts():
+        lines.append(f"| {' | '.join((*head, *texts[:-1], *tail))} |")
         head, tail = ("", ""), ("", "")
     return lines
 
 
-def our_score(outcome: Outcome, metric: str) -> tuple[str, str]:
-    """Return our score and its difference from the published one, as tables show them."""
-    difference = outcome.difference(metric)
-    if difference is None:
-        return "–", "–"
-    return f"{outcome.ours[metric]:.2f}", f"{difference:+.2f}"
-
-
 def _markdown_details(outcome: Outcome) -> list[str]:
-    facts = list(outcome.reasons)
-    facts += [
-        f"tolerance of {METRIC_NAMES[name]}: {tolerance}"
-        for name, tolerance in outcome.tolerances.items()
-    ]
+    tested = [one for one in outcome.texts() if one.tolerance]
+    facts = [*outcome.reasons, *(f"tolerance of {one.metric}: {one.tolerance}" for one in tested)]
     if outcome.weights is not None:
         facts.append(f"weights: {outcome.weights}, MD5 {outcome.weights_md5}")
     if outcome.command:
