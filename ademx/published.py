@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from ademx.labels import parse_label
+
 _RELEASE = "ademxapp README"
 _PAPER = "arXiv:1611.10080, from a summary"
 _CITED = "arXiv:1611.10080, Table 4, as cited by others"
@@ -85,6 +87,30 @@ def _options(*test_scales: int, **others: Any) -> Mapping[str, Any]:
     return MappingProxyType({"test_scales": test_scales, **others})
 
 
+def _released(
+    name: str,
+    label: str,
+    setting: str,
+    values: Mapping[str, float],
+    options: Mapping[str, Any],
+    source: str = _RELEASE,
+) -> Result:
+    """Return the row of a released checkpoint, whose label says the rest."""
+    parsed = parse_label(label)
+    return Result(
+        name=name,
+        dataset=parsed.dataset,
+        split="val",
+        network=parsed.network,
+        setting=setting,
+        values=values,
+        source=source,
+        tag="_".join(parsed.tags),
+        label=label,
+        options=options,
+    )
+
+
 def _cityscapes_test(name: str, training: str, testing: str, *scores: float) -> Result:
     metrics = ("mean_iou", "class_iiou", "category_iou", "category_iiou")
     return Result(
@@ -113,27 +139,19 @@ def _resnet(name: str, variant: str, top1_error: float, top5_error: float) -> Re
 
 
 RESULTS: tuple[Result, ...] = (
-    Result(
-        name="ilsvrc-a",
-        dataset="ilsvrc-cls",
-        split="val",
-        network="rna-a",
-        setting="scale 320, one centre crop, no flip",
-        values=_percent(top1_error=19.20, top5_error=4.73),
-        source=_RELEASE,
-        label="ilsvrc-cls_rna-a_cls1000",
-        options=_options(320, pool="caffe"),
+    _released(
+        "ilsvrc-a",
+        "ilsvrc-cls_rna-a_cls1000",
+        "scale 320, one centre crop, no flip",
+        _percent(top1_error=19.20, top5_error=4.73),
+        _options(320, pool="caffe"),
     ),
-    Result(
-        name="ilsvrc-a1",
-        dataset="ilsvrc-cls",
-        split="val",
-        network="rna-a1",
-        setting="scale 320, one centre crop, no flip",
-        values=_percent(top1_error=19.54, top5_error=4.75),
-        source=_RELEASE,
-        label="ilsvrc-cls_rna-a1_cls1000",
-        options=_options(320),
+    _released(
+        "ilsvrc-a1",
+        "ilsvrc-cls_rna-a1_cls1000",
+        "scale 320, one centre crop, no flip",
+        _percent(top1_error=19.54, top5_error=4.75),
+        _options(320),
     ),
     Result(
         name="voc-a-1conv",
@@ -145,28 +163,20 @@ RESULTS: tuple[Result, ...] = (
         source=_PAPER,
         options=_options(500, test_flipping=True),
     ),
-    Result(
-        name="voc-a1",
-        dataset="voc",
-        split="val",
-        network="rna-a1",
-        setting="2 conv, VOC+SBD, scale 500, flip",
-        values=_percent(mean_iou=80.84),
+    _released(
+        "voc-a1",
+        "voc_rna-a1_cls21_s8",
+        "2 conv, VOC+SBD, scale 500, flip",
+        _percent(mean_iou=80.84),
+        _options(500, test_flipping=True),
         source=f"{_RELEASE}; {_PAPER}, which names Model A",
-        label="voc_rna-a1_cls21_s8",
-        options=_options(500, test_flipping=True),
     ),
-    Result(
-        name="voc-a1-coco",
-        dataset="voc",
-        split="val",
-        network="rna-a1",
-        setting="2 conv, VOC+SBD+COCO, scale 500, flip",
-        values=_percent(mean_iou=82.86),
-        source=_RELEASE,
-        tag="coco",
-        label="voc_rna-a1_cls21_s8_coco",
-        options=_options(500, test_flipping=True),
+    _released(
+        "voc-a1-coco",
+        "voc_rna-a1_cls21_s8_coco",
+        "2 conv, VOC+SBD+COCO, scale 500, flip",
+        _percent(mean_iou=82.86),
+        _options(500, test_flipping=True),
     ),
     Result(
         name="voc-test-a1",
@@ -200,16 +210,12 @@ RESULTS: tuple[Result, ...] = (
         tag="coco",
         decimals=1,
     ),
-    Result(
-        name="cityscapes-a1",
-        dataset="cityscapes",
-        split="val",
-        network="rna-a1",
-        setting="2 conv, fine, 1024×2048, flip",
-        values=_percent(mean_iou=78.08),
-        source=_RELEASE,
-        label="cityscapes_rna-a1_cls19_s8",
-        options=_options(2048, test_flipping=True),
+    _released(
+        "cityscapes-a1",
+        "cityscapes_rna-a1_cls19_s8",
+        "2 conv, fine, 1024×2048, flip",
+        _percent(mean_iou=78.08),
+        _options(2048, test_flipping=True),
     ),
     _cityscapes_test("cityscapes-test-a2", "fine", "1024×2048", 78.4, 59.1, 90.9, 81.1),
     _cityscapes_test("cityscapes-test-a2-scales", "fine", "several scales", 79.4, 58.0, 91.0, 80.1),
@@ -219,16 +225,12 @@ RESULTS: tuple[Result, ...] = (
     _cityscapes_test(
         "cityscapes-test-a2-coarse-scales", "fine+coarse", "several scales", 80.6, 57.8, 91.0, 79.1
     ),
-    Result(
-        name="ade20k-a1",
-        dataset="ade20k",
-        split="val",
-        network="rna-a1",
-        setting="2 conv, scale 500, flip, 2 test steps",
-        values=_percent(pixel_accuracy=80.55, mean_iou=43.34),
-        source=_RELEASE,
-        label="ade20k_rna-a1_cls150_s8",
-        options=_options(500, test_flipping=True, test_steps=2),
+    _released(
+        "ade20k-a1",
+        "ade20k_rna-a1_cls150_s8",
+        "2 conv, scale 500, flip, 2 test steps",
+        _percent(pixel_accuracy=80.55, mean_iou=43.34),
+        _options(500, test_flipping=True, test_steps=2),
     ),
     Result(
         name="ade20k-a2",

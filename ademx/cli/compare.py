@@ -12,6 +12,7 @@ import click
 from ademx.cli import options as shared
 from ademx.cli.tables import aligned
 from ademx.files import write_json
+from ademx.options import option
 from ademx.text import printable
 
 if TYPE_CHECKING:
@@ -27,23 +28,9 @@ _TITLES = {
 
 @click.command()
 @click.argument("runs", metavar="RUN RUN…", nargs=-1, type=shared.ANY_PATH)
-@click.option(
-    "--resamples",
-    type=click.IntRange(min=100),
-    default=1000,
-    show_default=True,
-    help="Bootstrap resamples of the images.",
-)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the resamples."
-)
-@click.option(
-    "--top",
-    type=click.IntRange(min=1),
-    default=10,
-    show_default=True,
-    help="Classes, and images of either sign, to name.",
-)
+@shared.from_field("resamples", option(1000, "Bootstrap resamples of the images.", least=100))
+@shared.from_field("seed", option(0, "Of the resamples.", least=0))
+@shared.from_field("top", option(10, "Classes, and images of either sign, to name.", least=1))
 @click.option("--json", "json_file", type=shared.ANY_PATH, help="Write the comparison here too.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 def compare(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from ademx.cli import options as shared
+from ademx.options import option
 from ademx.text import printable
 from iters.datasets import DATASETS
 
@@ -19,16 +21,8 @@ from iters.datasets import DATASETS
     required=True,
     help="The dataset's folder, new or empty.",
 )
-@click.option(
-    "--images",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Number of images of each split.",
-)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws other images."
-)
+@shared.from_field("images", option(8, "Number of images of each split.", least=1))
+@shared.from_field("seed", option(0, "Draws other images.", least=0))
 def make(dataset: str, root: Path, images: int, seed: int) -> None:
     """Draw a small DATASET in the layout of the real one.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ademx.published import RESULTS, Result
 from ademx.training.options import (
@@ -57,8 +58,7 @@ class Recipe:
     """How a published network is trained.
 
     Attributes:
-        name: of the row that it aims at, or of its own.
-        rows: names of the rows of :data:`ademx.published.RESULTS` that its weights are for.
+        name: of the row that its weights are for, or of its own.
         origin: "release" where the release or the paper states it, else "ours".
         source: what states it, and what of it is our choice.
         stages: in order; the last one's weights are the recipe's.
@@ -67,7 +67,6 @@ class Recipe:
     """
 
     name: str
-    rows: tuple[str, ...]
     origin: str
     source: str
     stages: tuple[Stage, ...]
@@ -148,10 +147,15 @@ _OURS = (
     "stage, to the nearest epoch"
 )
 
-RECIPES: dict[str, Recipe] = {
-    "ilsvrc-a": Recipe(
+
+def _ours(name: str, label: str, weights: str, **data: Any) -> Recipe:
+    """Return a recipe of ours for a published row; see :func:`_cityscapes_way`."""
+    return Recipe(name, "ours", _OURS, _cityscapes_way(label, weights, **data))
+
+
+_RECIPES = (
+    Recipe(
         name="ilsvrc-a",
-        rows=("ilsvrc-a",),
         origin="release",
         # Deviation: the release's own graphs cannot pool without padding as Model A's training
         # did, so its command pads; a network trained so would not fit its test ("caffe").
@@ -164,9 +168,8 @@ RECIPES: dict[str, Recipe] = {
         hardware="four GPUs of 11 GB",
         time="over 40 days on four Maxwell Titans",
     ),
-    "ilsvrc-a1": Recipe(
+    Recipe(
         name="ilsvrc-a1",
-        rows=("ilsvrc-a1",),
         origin="release",
         source="ademxapp README: 9 epochs (45k updates) from Model A, rate 0.01",
         stages=(
@@ -175,9 +178,8 @@ RECIPES: dict[str, Recipe] = {
             ),
         ),
     ),
-    "places-a2": Recipe(
+    Recipe(
         name="places-a2",
-        rows=(),
         origin="ours",
         source="ademxapp README: Model A tuned for 45k updates on Places365; ours: rate, schedule "
         "and batch as for A1, and 6 whole epochs, which are 42,270 updates",
@@ -185,9 +187,8 @@ RECIPES: dict[str, Recipe] = {
             _classifier("places_rna-a2_cls365", "ilsvrc-cls_rna-a_cls1000", epochs=6, base_lr=0.01),
         ),
     ),
-    "cityscapes-a1": Recipe(
+    Recipe(
         name="cityscapes-a1",
-        rows=("cityscapes-a1",),
         origin="release",
         source="ademxapp README",
         stages=_cityscapes_way(
@@ -198,22 +199,16 @@ RECIPES: dict[str, Recipe] = {
         ),
         hardware="four GPUs",
     ),
-    "voc-a1": Recipe(
-        name="voc-a1",
-        rows=("voc-a1",),
-        origin="ours",
-        source=_OURS,
-        stages=_cityscapes_way(
-            "voc_rna-a1_cls21_s8",
-            "ilsvrc-cls_rna-a1_cls1000",
-            dataset="voc-sbd",
-            split="train+",
-            epochs=(39, 18),
-        ),
+    _ours(
+        "voc-a1",
+        "voc_rna-a1_cls21_s8",
+        "ilsvrc-cls_rna-a1_cls1000",
+        dataset="voc-sbd",
+        split="train+",
+        epochs=(39, 18),
     ),
-    "voc-a1-coco": Recipe(
+    Recipe(
         name="voc-a1-coco",
-        rows=("voc-a1-coco",),
         origin="ours",
         source="the release names its split train++ (VOC, SBD and COCO) and no more; ours: 8 "
         "epochs on train++, then the last stage of voc-a1, on train+",
@@ -226,40 +221,26 @@ RECIPES: dict[str, Recipe] = {
             last_split="train+",
         ),
     ),
-    "ade20k-a1": Recipe(
-        name="ade20k-a1",
-        rows=("ade20k-a1",),
-        origin="ours",
-        source=_OURS,
-        stages=_cityscapes_way(
-            "ade20k_rna-a1_cls150_s8",
-            "ilsvrc-cls_rna-a1_cls1000",
-            epochs=(21, 9),
-        ),
+    _ours(
+        "ade20k-a1",
+        "ade20k_rna-a1_cls150_s8",
+        "ilsvrc-cls_rna-a1_cls1000",
+        epochs=(21, 9),
     ),
-    "ade20k-a2": Recipe(
-        name="ade20k-a2",
-        rows=("ade20k-a2",),
-        origin="ours",
-        source=_OURS,
-        stages=_cityscapes_way(
-            "ade20k_rna-a2_cls150_s8",
-            "places_rna-a2_cls365",
-            epochs=(21, 9),
-        ),
+    _ours(
+        "ade20k-a2",
+        "ade20k_rna-a2_cls150_s8",
+        "places_rna-a2_cls365",
+        epochs=(21, 9),
     ),
-    "context-a2": Recipe(
-        name="context-a2",
-        rows=("context-a2",),
-        origin="ours",
-        source=_OURS,
-        stages=_cityscapes_way(
-            "pascal-context_rna-a2_cls60_s8",
-            "places_rna-a2_cls365",
-            epochs=(83, 38),
-        ),
+    _ours(
+        "context-a2",
+        "pascal-context_rna-a2_cls60_s8",
+        "places_rna-a2_cls365",
+        epochs=(83, 38),
     ),
-}
+)
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _RECIPES}
 
 
 def get_recipe(name: str) -> Recipe:
@@ -277,4 +258,4 @@ def get_recipe(name: str) -> Recipe:
 
 def find_recipe(row: Result) -> Recipe | None:
     """Return the recipe whose weights are for a row, if there is one."""
-    return next((recipe for recipe in RECIPES.values() if row.name in recipe.rows), None)
+    return RECIPES.get(row.name)
