@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 _KINDS = {
@@ -53,3 +54,12 @@ def shown(value: Any) -> str:
     """Return a JSON value, or its beginning, as messages show it."""
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:40]}…"
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return in words which values of two JSON objects differ, or ""."""
+    return "; ".join(
+        f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import shlex
 import shutil
@@ -19,6 +18,7 @@ from ademx.reproduction.options import RecipeOptions
 from ademx.reproduction.recipes import Stage
 from ademx.training import checkpoints
 from ademx.training.options import TrainOptions
+from ademx.training.resume import find_finished
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def _plan_stage(stage: Stage, weights: FoundInput, options: RecipeOptions) -> Pl
         problems = ()
     root = options.places.proposed_root(stage.dataset)
     train_options = dataclasses.replace(stage.options, weights=path, data_root=root)
-    finished = _finished(train_options) if is_possible and not options.overwrite else None
+    finished = find_finished(train_options) if is_possible and not options.overwrite else None
     if finished is not None:
         return PlannedStage(train_options, problems, True, finished)
     data = find_data(stage.dataset, train_options.split, options.places)
@@ -84,23 +84,6 @@ def _plan_stage(stage: Stage, weights: FoundInput, options: RecipeOptions) -> Pl
         train_options = dataclasses.replace(train_options, data_root=data.path)
     is_possible = is_possible and data.path is not None
     return PlannedStage(train_options, (*problems, *data.problems), is_possible, None)
-
-
-def _finished(options: TrainOptions) -> Path | None:
-    """Return a stage's weights if its last checkpoint is there, made with the same settings.
-
-    Which samples it was trained on is not compared: a finished stage needs no data.
-    """
-    checkpoint = checkpoints.find_newest(options.output, str(options.label))
-    if checkpoint is None or checkpoint.state.epoch < options.last_epoch:
-        return None
-    if options.weights is not None and not options.weights.is_file():
-        return None
-    stored_settings = checkpoint.state.record["settings"]
-    settings = json.loads(json.dumps(options.settings([])))
-    del settings["samples_md5"], settings["labels_md5"]
-    same = all(stored_settings.get(name) == value for name, value in settings.items())
-    return checkpoint.params_path if same else None
 
 
 def differences_from_recipe(options: RecipeOptions) -> list[str]:

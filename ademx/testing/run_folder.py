@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ademx.files import write_json
+from ademx.forms import differences
 
 _SETTINGS = "run.json"
 _RESULTS = (
@@ -51,7 +52,7 @@ def open_folder(path: Path, settings: dict[str, Any], *, resume: bool, overwrite
     elif results and held != settings:
         raise ValueError(
             f"--output {path}: cannot resume, its results were made with other settings: "
-            f"{_differences(held or {}, settings)}; choose another folder, or replace them by "
+            f"{differences(held or {}, settings)}; choose another folder, or replace them by "
             "--overwrite"
         )
     path.mkdir(parents=True, exist_ok=True)
@@ -80,12 +81,3 @@ def _remove_results(path: Path) -> None:
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
-
-
-def _differences(held: dict[str, Any], settings: dict[str, Any]) -> str:
-    names = sorted(name for name in held.keys() | settings.keys())
-    return "; ".join(
-        f"{name} was {held.get(name)!r}, now {settings.get(name)!r}"
-        for name in names
-        if held.get(name) != settings.get(name)
-    )

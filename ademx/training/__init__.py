@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 # The modules that other rooms may import.
-__all__ = ["checkpoints", "curves", "launch", "options", "progress", "run", "saving"]
+__all__ = ["checkpoints", "curves", "launch", "options", "progress", "resume", "run", "saving"]
 
 _NAMES = {
     "ClassificationTrainOptions": "options",

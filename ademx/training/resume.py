@@ -7,9 +7,11 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ademx.engines.trainer import Trainer
+from ademx.forms import differences
 from ademx.training import checkpoints
 from ademx.training.checkpoints import Checkpoint, State
 from ademx.training.options import TrainOptions
@@ -82,6 +84,23 @@ def find_checkpoint(options: TrainOptions, conditions: Conditions) -> Checkpoint
     return checkpoint
 
 
+def find_finished(options: TrainOptions) -> Path | None:
+    """Return the weights if the last checkpoint is there, made with the same settings.
+
+    Which samples it was trained on is not compared: a finished training needs no data.
+    """
+    checkpoint = checkpoints.find_newest(options.output, str(options.label))
+    if checkpoint is None or checkpoint.state.epoch < options.last_epoch:
+        return None
+    if options.weights is not None and not options.weights.is_file():
+        return None
+    held = checkpoint.state.record["settings"]
+    settings = json.loads(json.dumps(options.settings([])))
+    del settings["samples_md5"], settings["labels_md5"]
+    same = all(held.get(name) == value for name, value in settings.items())
+    return checkpoint.params_path if same else None
+
+
 def _check_same_updates(checkpoint: Checkpoint, conditions: Conditions) -> None:
     """Raise ValueError unless an update is of as many images as before, over all workers.
 
@@ -111,14 +130,10 @@ def _check_same_settings(checkpoint: Checkpoint, conditions: Conditions) -> None
     # matter.
     held = {"labels_md5": settings["labels_md5"], **record["settings"]}
     held["batch_images"] = settings["batch_images"]
-    differences = "; ".join(
-        f"{name} was {held.get(name)!r}, now {settings.get(name)!r}"
-        for name in sorted(held.keys() | settings.keys())
-        if held.get(name) != settings.get(name)
-    )
-    if differences:
+    found = differences(held, settings)
+    if found:
         raise ValueError(
-            f"--resume: {checkpoint.params_path} was made with other settings: {differences}; "
+            f"--resume: {checkpoint.params_path} was made with other settings: {found}; "
             "give those, or start from it by --weights with another --output"
         )
     if record["hardware"] != conditions.hardware:
