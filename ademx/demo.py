@@ -84,6 +84,7 @@ def run_demo(output: Path, *, resume: bool = False, seed: int = 0) -> DemoResult
             data_root=data,
             output=output / "val",
             test_scales=_TEST_SCALES,
+            devices=Devices(),
             test_flipping=True,
             overwrite=True,
         )

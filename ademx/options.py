@@ -156,7 +156,7 @@ def command_line(options: Any) -> list[str]:
         said, value = declared(one), getattr(options, one.name)
         if isinstance(value, Devices):
             arguments += (
-                ["--gpus", _text(value.gpus)] if value.gpus else ["--cpus", f"{value.cpus}"]
+                ["--gpus", _value_text(value.gpus)] if value.gpus else ["--cpus", f"{value.cpus}"]
             )
         elif said is None and dataclasses.is_dataclass(value):
             arguments += command_line(value)
@@ -174,10 +174,10 @@ def _arguments(name: str, value: Any, said: Option) -> list[str]:
         return [name.split("/")[0 if value else -1]]
     if isinstance(value, tuple) and isinstance(value[0], Path):
         return [part for path in value for part in (name, str(path))]
-    return [name, _text(value)]
+    return [name, _value_text(value)]
 
 
-def _text(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

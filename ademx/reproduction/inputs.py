@@ -109,8 +109,8 @@ def find_data(dataset: str, split: str, places: SearchFolders) -> FoundInput:
     try:
         for root in places.roots_of(dataset):
             if _has_split(row, root, split):
-                return FoundInput(root, _problems(row, root, split))
-        return FoundInput(None, (_where_data_go(row, split, places),))
+                return FoundInput(root, _split_problems(row, root, split))
+        return FoundInput(None, (_data_advice(row, split, places),))
     except (ValueError, OSError) as error:  # a malformed list, a folder that cannot be read
         return FoundInput(None, (f"data: {error}",))
 
@@ -123,7 +123,7 @@ def _has_split(dataset: Dataset, root: Path, split: str) -> bool:
     return True
 
 
-def _problems(dataset: Dataset, root: Path, split: str) -> tuple[str, ...]:
+def _split_problems(dataset: Dataset, root: Path, split: str) -> tuple[str, ...]:
     from ademx.data.check.dataset import check_dataset
 
     found = check_dataset(dataset, root, splits=[split], quick=True, progress=True).problems
@@ -135,7 +135,7 @@ def _problems(dataset: Dataset, root: Path, split: str) -> tuple[str, ...]:
     return (f"data: {'; '.join(lines)}: check by `{_check_command(dataset.name, root, split)}`",)
 
 
-def _where_data_go(dataset: Dataset, split: str, places: SearchFolders) -> str:
+def _data_advice(dataset: Dataset, split: str, places: SearchFolders) -> str:
     root = places.proposed_root(dataset.name)
     lists = ""
     if dataset.name not in _NEED_NO_LISTS:
@@ -173,9 +173,9 @@ def find_start_weights(label: str, places: SearchFolders) -> FoundInput:
 def _find_weights(released: str | None, own: list[str], places: SearchFolders) -> FoundInput:
     name = f"{released}_ep-0001.params"
     if name in RELEASED_FILES and (places.models / name).is_file():
-        return _verified(places.models / name)
+        return _released_weights(places.models / name)
     for label in own:
-        path = _newest(label, places.models)
+        path = _newest_checkpoint(label, places.models)
         if path is not None:
             what = "not the released ones" if name in RELEASED_FILES else "none were released"
             problem = (
@@ -184,11 +184,11 @@ def _find_weights(released: str | None, own: list[str], places: SearchFolders) -
             )
             return FoundInput(path, (problem,), is_own=True)
     return FoundInput(
-        None, (_where_weights_go(name if name in RELEASED_FILES else None, own, places),)
+        None, (_weights_advice(name if name in RELEASED_FILES else None, own, places),)
     )
 
 
-def _verified(path: Path) -> FoundInput:
+def _released_weights(path: Path) -> FoundInput:
     try:
         digest, released = md5(path), RELEASED_FILES[path.name]
     except OSError as error:
@@ -202,7 +202,7 @@ def _verified(path: Path) -> FoundInput:
     return FoundInput(path, (problem,))
 
 
-def _newest(label: str, models: Path) -> Path | None:
+def _newest_checkpoint(label: str, models: Path) -> Path | None:
     """Return the checkpoint of a label with the most epochs, released files apart."""
     epochs = {}
     for path in models.glob(f"{label}_ep-*.params"):
@@ -215,7 +215,7 @@ def _newest(label: str, models: Path) -> Path | None:
     return epochs[max(epochs)] if epochs else None
 
 
-def _where_weights_go(released: str | None, own: list[str], places: SearchFolders) -> str:
+def _weights_advice(released: str | None, own: list[str], places: SearchFolders) -> str:
     ways = ["weights: none were released"]
     if released is not None:
         path = places.proposed_weights(released)

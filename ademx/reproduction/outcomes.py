@@ -106,7 +106,7 @@ class Outcome:
             "row": self.row.name,
             "verdict": self.verdict,
             "reasons": list(self.reasons),
-            "metrics": {name: self._metric(name) for name in self.row.values},
+            "metrics": {name: self._metric_json(name) for name in self.row.values},
             "setting": self.row.setting,
             "source": self.row.source,
             "data_root": str(self.data_root) if self.data_root else None,
@@ -116,7 +116,7 @@ class Outcome:
             "date": self.date,
         }
 
-    def _metric(self, name: str) -> dict[str, Any]:
+    def _metric_json(self, name: str) -> dict[str, Any]:
         tolerance = self.tolerances.get(name)
         return {
             "published": self.row.values[name],
@@ -173,16 +173,16 @@ class Reports:
 
     def add(self, outcome: Outcome) -> None:
         """Put an outcome in the place of the row's last one, in `report.json` and `report.md`."""
-        with self._newest():
+        with self._newest_held():
             self._outcomes[outcome.row.name] = outcome
-            rows = [outcome.as_json() for outcome in self._sorted()]
+            rows = [outcome.as_json() for outcome in self._sorted_outcomes()]
             record = {"title": TITLE, "rows": rows, "versions": versions()}
             write_json(self._folder / "report.json", record)
             with replacing(self._folder / "report.md") as file:
-                file.write(markdown(self._sorted()).encode(errors="backslashreplace"))
+                file.write(markdown(self._sorted_outcomes()).encode(errors="backslashreplace"))
 
     @contextmanager
-    def _newest(self) -> Iterator[None]:
+    def _newest_held(self) -> Iterator[None]:
         """Hold the newest outcomes, also those of other processes, and keep these waiting."""
         with locked(self._folder, "--output", wait=True):
             self._outcomes = _read_outcomes(self._folder / "report.json")
@@ -190,8 +190,8 @@ class Reports:
 
     def write_html(self) -> None:
         """Write `report.html`."""
-        with self._newest():
-            self._write_html(self._sorted())
+        with self._newest_held():
+            self._write_html(self._sorted_outcomes())
 
     def _write_html(self, outcomes: list[Outcome]) -> None:
         runs = [run for run in map(self._run_to_show, outcomes) if run is not None]
@@ -213,7 +213,7 @@ class Reports:
             return None
         return RunToShow(row.name, folder, record, dataset, samples)
 
-    def _sorted(self) -> list[Outcome]:
+    def _sorted_outcomes(self) -> list[Outcome]:
         return [self._outcomes[row.name] for row in RESULTS if row.name in self._outcomes]
 
 

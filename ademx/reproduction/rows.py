@@ -75,26 +75,26 @@ def reproduce(options: ReproduceOptions) -> Iterator[Outcome]:
     find = lru_cache(maxsize=None)(lambda name, split: find_data(name, split, options.places))
     waiting = []
     for row in options.chosen():
-        plan = _find_inputs(row, options, find)
+        plan = _plan_of(row, options, find)
         if plan.obstacles or (plan.doubts and not options.unverified):
-            outcome = _not_run(plan)
+            outcome = _untested_outcome(plan)
             reports.add(outcome)
             yield outcome
         else:
             waiting.append(plan)
     reports.write_html()
     for plan in waiting:
-        outcome = _tested(plan, options)
+        outcome = _tested_outcome(plan, options)
         reports.add(outcome)
         reports.write_html()
         yield outcome
 
 
-def _find_inputs(
+def _plan_of(
     row: Result, options: ReproduceOptions, find: Callable[[str, str], FoundInput]
 ) -> _Plan:
     places = options.places
-    impossible = _why_impossible(row)
+    impossible = _reason_against(row)
     if impossible:
         return _Plan(row, FoundInput(None), FoundInput(None), (impossible,), ())
     data, weights = find(row.dataset, row.split), find_row_weights(row, places)
@@ -112,7 +112,7 @@ def _find_inputs(
     return _Plan(row, data, weights, tuple(obstacles), tuple(doubts), notes)
 
 
-def _why_impossible(row: Result) -> str:
+def _reason_against(row: Result) -> str:
     """Return why nothing here can score a row, whatever data and weights there are, or ""."""
     if row.split == "test":
         return (
@@ -126,14 +126,14 @@ def _why_impossible(row: Result) -> str:
     return ""
 
 
-def _not_run(plan: _Plan) -> Outcome:
+def _untested_outcome(plan: _Plan) -> Outcome:
     reasons = [*plan.obstacles, *plan.doubts, *plan.notes]
     if not plan.obstacles:
         reasons.append("--unverified tests it all the same")
     return Outcome(plan.row, "not run", tuple(reasons))
 
 
-def _tested(plan: _Plan, options: ReproduceOptions) -> Outcome:
+def _tested_outcome(plan: _Plan, options: ReproduceOptions) -> Outcome:
     """Test a row, or take what an earlier call found with the same settings."""
     run = _RowTest(plan, options)
     _log.info("%s: `%s`", plan.row.name, run.command)

@@ -159,7 +159,7 @@ def compare(
         ValueError: the runs cannot be compared; the message says why.
     """
     _check_comparable(before, after)
-    one, other = _common(before, after)
+    one, other = _common_images(before, after)
     scores = [run.scores(run.counts.sum(axis=0)) for run in (one, other)]
     metric, sign = _METRICS[one.task]
     differences = bootstrap_differences(
@@ -280,7 +280,7 @@ def _check_comparable(before: FinishedRun, after: FinishedRun) -> None:
         )
 
 
-def _common(before: FinishedRun, after: FinishedRun) -> tuple[FinishedRun, FinishedRun]:
+def _common_images(before: FinishedRun, after: FinishedRun) -> tuple[FinishedRun, FinishedRun]:
     """Return the runs with the images that both tested, in the first one's order."""
     indices = {name: index for index, name in enumerate(after.names)}
     kept = [index for index, name in enumerate(before.names) if name in indices]
@@ -304,7 +304,7 @@ def _common(before: FinishedRun, after: FinishedRun) -> tuple[FinishedRun, Finis
 
 
 def _differing_settings(before: FinishedRun, after: FinishedRun) -> dict[str, tuple[Any, Any]]:
-    first, second = _settings(before), _settings(after)
+    first, second = _settings_of(before), _settings_of(after)
     differing = {
         name: (first.get(name), second.get(name))
         for name in {**first, **second}
@@ -315,7 +315,7 @@ def _differing_settings(before: FinishedRun, after: FinishedRun) -> dict[str, tu
     return differing
 
 
-def _settings(run: FinishedRun) -> dict[str, Any]:
+def _settings_of(run: FinishedRun) -> dict[str, Any]:
     """Return what a run did: its weights' files, its options, and on what it computed."""
     record = run.record
     versions = {f"version of {name}": version for name, version in record.versions.items()}

@@ -54,7 +54,10 @@ class PublishedScores:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> PublishedScores:
         """Return what :meth:`to_json` gave, also by an older version."""
-        return cls({name: value[name] for name in METRIC_NAMES if name in value}, **_of(cls, value))
+        return cls(
+            {name: value[name] for name in METRIC_NAMES if name in value},
+            **_known_fields(cls, value),
+        )
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class RunSettings:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunSettings:
         """Return the settings that `run.json` or a record holds."""
-        return cls(value, **_of(cls, value))
+        return cls(value, **_known_fields(cls, value))
 
 
 @dataclass(frozen=True)
@@ -144,12 +147,14 @@ class RunRecord:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
         """Return what :meth:`to_json` gave, also by an older version."""
-        known, published = _of(cls, value), value.get("published")
+        known, published = _known_fields(cls, value), value.get("published")
         scores = {name: value[name] for name in _SCORES if name in value}
         known["scores"] = {n: float("nan") if one is None else one for n, one in scores.items()}
-        known["broken"] = [LeftOut(**_of(LeftOut, one)) for one in value.get("broken", ())]
+        known["broken"] = [
+            LeftOut(**_known_fields(LeftOut, one)) for one in value.get("broken", ())
+        ]
         known["weights"] = [
-            WeightsRead(**_of(WeightsRead, one)) for one in value.get("weights", ())
+            WeightsRead(**_known_fields(WeightsRead, one)) for one in value.get("weights", ())
         ]
         known["settings"] = RunSettings.from_json(value.get("settings", {}))
         known["published"] = PublishedScores.from_json(published) if published else None
@@ -177,7 +182,7 @@ def read_record(folder: Path) -> RunRecord:
         problem = (
             misfit(record, _RECORD, "its content")
             or misfit(record.get("published") or {}, _PUBLISHED, "published")
-            or _missing(record)
+            or _missing_part(record)
         )
     except (FileNotFoundError, NotADirectoryError):
         state = "the run is not finished: go on with it by --resume"
@@ -194,12 +199,12 @@ def read_record(folder: Path) -> RunRecord:
     return RunRecord.from_json(record)
 
 
-def _of(kind: type, value: Mapping[str, Any]) -> dict[str, Any]:
+def _known_fields(kind: type, value: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a JSON object are fields of a dataclass."""
     return {part.name: value[part.name] for part in fields(kind) if part.name in value}
 
 
-def _missing(record: dict[str, Any]) -> str:
+def _missing_part(record: dict[str, Any]) -> str:
     """Return what a record lacks of what every finished run has, or ""."""
     settings = record.get("settings", {})
     command = settings.get("command")

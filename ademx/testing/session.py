@@ -67,7 +67,7 @@ class RunInputs:
 
     def __init__(self, options: EvaluationOptions) -> None:
         self.options = options
-        self.labels = tuple(_label(options, path) for path in options.weights)
+        self.labels = tuple(_checked_label(options, path) for path in options.weights)
         check_averageable(self.labels)
         self.dataset = find_dataset(self.labels[0], options.dataset)
         self.samples = find_samples(
@@ -287,7 +287,7 @@ class Session(RunInputs):
         )
 
 
-def _label(options: EvaluationOptions, path: Path) -> Label:
+def _checked_label(options: EvaluationOptions, path: Path) -> Label:
     label = parse_label(options.model or path)
     if label.task != options.task:
         raise ValueError(
