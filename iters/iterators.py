@@ -1,28 +1,14 @@
-"""Training batches as MXNet iterators: the same whatever the number and kind of workers.
-
-A batch depends on the seed, the epoch and its position in the epoch only. Workers fill a ring of
-batches ahead of the training (:mod:`iters.workers`); a batch is copied once, to its NDArray.
-
-A broken image is replaced by the sample at the next position of the epoch, which is drawn from
-as the position that it fills, and wraps round at the epoch's end; where that is broken too, by
-the one after. A run ends when more than `max_broken` files have been met that are broken.
-"""
+"""Training batches as MXNet's iterators, see :mod:`iters.batches`."""
 
 from __future__ import annotations
 
 import ctypes
-import logging
-import os
-import time
-from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ademx.compat import import_mxnet
-from iters.samplers import Schedule
-from iters.workers import Job, Outcome, Row, Task, WorkerPool
+from iters.batches import ClassificationBatches, SegmentationBatches, TrainingBatches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,344 +21,54 @@ if TYPE_CHECKING:
 
 mx = import_mxnet()
 
-_logger = logging.getLogger(__name__)
 
-
-class TooManyBroken(ValueError):
-    """More training images are broken than allowed; the message names the files."""
-
-
-@dataclass
-class _Pending:
-    """A batch that is being filled.
-
-    Attributes:
-        slot: its place in the shared memory.
-        epoch: its epoch.
-        batch: its number in the epoch.
-        positions: (N,) position in the epoch of each row.
-        samples: (N,) the sample in each row, as it is after replacements.
-        steps: (N,) by how many positions that sample lies behind the row's.
-        rows_left: rows that workers still have.
-        broken: samples that turned out to be broken, and why.
-        unfilled: whether a row was given up.
-    """
-
-    slot: int
-    epoch: int
-    batch: int
-    positions: NDArray[np.int64]
-    samples: NDArray[np.int64]
-    steps: NDArray[np.int64]
-    rows_left: int = 0
-    broken: dict[int, str] = field(default_factory=dict)
-    unfilled: bool = False
-
-
-class _TrainingIter(mx.io.DataIter):  # type: ignore[misc, name-defined]  # MXNet has no types
-    """What both tasks share: everything but shapes and labels.
-
-    An epoch has ceil(N / (batch_size · num_parts)) batches; the last is filled up from the
-    epoch's beginning, and its `pad` is the number of rows that are.
+class _MxnetIter(TrainingBatches):
+    """What both iterators add; the arguments are those of :class:`TrainingBatches`.
 
     Attributes:
         provide_data: one DataDesc, "data".
         provide_label: one DataDesc, "softmax_label".
-        num_batches: batches in an epoch.
-        epoch: the epoch that `next` reads from.
-        wait_seconds: how long `next` has waited for workers, in all.
     """
 
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        *,
-        augmentation: Any,
-        batch_size: int,
-        sampler: str = "shuffled",
-        seed: int = 0,
-        num_parts: int = 1,
-        part_index: int = 0,
-        prefetcher: str = "process",
-        num_workers: int = 1,
-        max_broken: int = 10,
-        cache_images: bool = False,
-    ) -> None:
-        """Check the arguments and start the workers.
-
-        Args:
-            samples: of one split, each with its label.
-            augmentation: how a sample is made; an object that can be pickled.
-            batch_size: samples in a batch.
-            sampler: "fixed" (the order of the samples), "shuffled", or "balanced", which draws
-                classes evenly.
-            seed: 0 or above; decides the order and all draws.
-            num_parts: machines that share an epoch.
-            part_index: this machine, from 0.
-            prefetcher: "process" or "thread".
-            num_workers: how many of them; with 0, `next` reads by itself.
-            max_broken: broken files that are put up with.
-            cache_images: keep encoded images in memory, each in one of the workers.
-
-        Raises:
-            ValueError: an argument is out of range, or a sample does not fit the task.
-        """
-        super().__init__(batch_size)
-        if num_workers < 0 or max_broken < 0:
-            raise ValueError(f"{num_workers} workers, {max_broken} broken: expected 0 or above")
-        labels = [self._label_of(sample) for sample in samples]
-        if sampler == "balanced" and not all(isinstance(label, int) for label in labels):
-            raise ValueError("sampler 'balanced' draws classes: these samples have label images")
-        self._samples = samples
-        self._labels = labels
-        self._schedule = Schedule(
-            sampler,
-            labels,
-            seed=seed,
-            batch_size=batch_size,
-            num_parts=num_parts,
-            part_index=part_index,
-        )
-        job = Job(
-            augmentation=augmentation,
-            seed=seed,
-            cache_images=cache_images,
-            # Two batches ahead of the one that is handed out, and work for every worker.
-            num_slots=max(3, 1 + -(-2 * num_workers // batch_size)),
-            num_workers=num_workers,
-            data_shape=(batch_size, 3, *self._data_size(augmentation)),
-            label_shape=(batch_size, *self._label_size(augmentation)),
-        )
-        self.provide_data = [mx.io.DataDesc("data", job.data_shape)]
-        self.provide_label = [mx.io.DataDesc("softmax_label", job.label_shape)]
-        self.num_batches = self._schedule.num_batches
-        self.epoch = 0
-        self.wait_seconds = 0.0
-        self._batch = 0
-        self._max_broken = max_broken
-        self._broken: dict[int, str] = {}
-        self._pending: deque[_Pending] = deque()
-        self._free = list(range(job.num_slots))
-        self._pool = WorkerPool(job, prefetcher=prefetcher, file_name=lambda i: str(samples[i]))
-
-    def _label_of(self, sample: Sample) -> int | str:
-        """Return a sample's label as workers take it."""
-        raise NotImplementedError
-
-    def _data_size(self, augmentation: Any) -> tuple[int, int]:
-        """Return height and width of an input."""
-        raise NotImplementedError
-
-    def _label_size(self, augmentation: Any) -> tuple[int, ...]:
-        """Return the shape of one sample's label."""
-        raise NotImplementedError
-
-    @property
-    def num_broken(self) -> int:
-        """How many broken files were met in the batches so far."""
-        return len(self._broken)
+    def __init__(self, samples: Sequence[Sample], **options: Any) -> None:
+        super().__init__(samples, **options)
+        self.batch_size = self.data_shape[0]
+        self.provide_data = [mx.io.DataDesc("data", self.data_shape)]
+        self.provide_label = [mx.io.DataDesc("softmax_label", self.label_shape)]
 
     def reset(self) -> None:
         """Go to the next epoch's beginning; stay where nothing of this one was read yet."""
         if self._batch:
             self.seek(self.epoch + 1)
 
-    def seek(self, epoch: int, batch: int = 0) -> None:
-        """Make this batch of this epoch the next one, as when a run is resumed.
-
-        Raises:
-            ValueError: there is no such batch; `num_batches` stands for the epoch's end.
-        """
-        if epoch < 0 or not 0 <= batch <= self.num_batches:
-            raise ValueError(
-                f"epoch {epoch}, batch {batch}: expected 0 or above, and 0 to {self.num_batches}"
-            )
-        self.epoch, self._batch = epoch, batch
-
     def next(self) -> DataBatch:
-        """Return the next batch; its `index` holds the samples, after replacements.
-
-        Any error, and Ctrl-C, closes the iterator.
-
-        Raises:
-            StopIteration: the epoch is over; `reset` begins the next.
-            TooManyBroken: more than `max_broken` files are broken.
-            WorkerError: a worker raised or died; the message names its file.
-            ValueError: the iterator is closed.
-        """
-        if self._pool.closed:
-            raise ValueError("the iterator is closed: make another one")
-        if self._batch == self.num_batches:
-            raise StopIteration
-        try:
-            batch = self._take()
-        except BaseException:
-            self.close()
-            raise
-        self._batch += 1
-        return batch
-
-    def files(self, batch: DataBatch) -> list[str]:
-        """Return the names of the files in a batch of this iterator, row by row."""
-        return [str(self._samples[index]) for index in batch.index]
-
-    def close(self) -> None:
-        """End the workers; closing twice does no harm."""
-        self._pool.close()
-
-    def __enter__(self) -> _TrainingIter:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def _take(self) -> DataBatch:
-        """Wait for the next batch, copy it, and let the workers have its place."""
-        start = time.perf_counter()
-        if self._pending and (self._pending[0].epoch, self._pending[0].batch) != (
-            self.epoch,
-            self._batch,
-        ):
-            self._discard()
-        self._prefetch()
-        pending = self._pending[0]
-        while pending.rows_left:
-            self._account(self._pool.receive())
-        self.wait_seconds += time.perf_counter() - start
-        self._judge(pending)
-        memory = self._pool.memory
-        batch = mx.io.DataBatch(
-            data=[_copy(memory.data[pending.slot])],
-            label=[_copy(memory.labels[pending.slot])],
-            pad=int((pending.positions >= self._schedule.num_samples).sum()),
-            index=pending.samples,
+        """Return the next batch, see :meth:`TrainingBatches.read`; `index` holds its samples."""
+        batch = self.read()
+        return mx.io.DataBatch(
+            data=[batch.data],
+            label=[batch.label],
+            pad=batch.pad,
+            index=batch.index,
             provide_data=self.provide_data,
             provide_label=self.provide_label,
         )
-        self._free.append(self._pending.popleft().slot)
-        self._prefetch()
-        return batch
 
-    def _prefetch(self) -> None:
-        """Hand out batches for all free places, across the epoch's end."""
-        while self._free:
-            epoch, batch = self.epoch, self._batch
-            if self._pending:
-                epoch, batch = self._pending[-1].epoch, self._pending[-1].batch + 1
-            if batch == self.num_batches:
-                epoch, batch = epoch + 1, 0
-            self._hand_out(self._free.pop(), epoch, batch)
+    def _copy(self, values: NDArray[np.float32]) -> NDArrayOfMXNet:
+        """Return a copy of a float32 array for MXNet; when it returns, the copy is complete.
 
-    def _hand_out(self, slot: int, epoch: int, batch: int) -> None:
-        positions = self._schedule.positions(batch)
-        samples = self._schedule.samples(epoch, positions)
-        steps = np.zeros_like(positions)
-        self._pending.append(_Pending(slot, epoch, batch, positions, samples, steps))
-        self._submit(self._pending[-1], range(len(positions)))
-
-    def _submit(self, pending: _Pending, rows: Sequence[int]) -> None:
-        pending.rows_left += len(rows)
-        task_rows = [
-            self._row(row, int(pending.positions[row]), int(pending.samples[row])) for row in rows
-        ]
-        self._pool.submit(Task(pending.slot, pending.epoch, task_rows))
-
-    def _row(self, row: int, position: int, index: int) -> Row:
-        return Row(
-            row=row,
-            position=position % self._schedule.num_samples,
-            sample=index,
-            image=os.fspath(self._samples[index].image),
-            offset=self._samples[index].offset,
-            label=self._labels[index],
-        )
-
-    def _account(self, outcome: Outcome) -> None:
-        """Note which rows are done, and have broken ones filled with what follows them."""
-        (pending,) = (one for one in self._pending if one.slot == outcome.slot)
-        pending.rows_left -= outcome.num_rows
-        for row, reason in outcome.broken.items():
-            pending.broken[int(pending.samples[row])] = reason
-            pending.steps[row] += 1
-            met = len(self._broken.keys() | pending.broken.keys())
-            if met > self._max_broken or pending.steps[row] == self._schedule.num_samples:
-                pending.unfilled = True
-                continue
-            following = pending.positions[row] + pending.steps[row]
-            pending.samples[row] = self._schedule.samples(pending.epoch, following)
-            self._submit(pending, [row])
-
-    def _judge(self, pending: _Pending) -> None:
-        """Count the broken files of a batch when it is its turn, whenever they were met."""
-        for index, reason in sorted(pending.broken.items()):
-            if index not in self._broken:
-                self._broken[index] = reason
-                _logger.warning("skipped %s: %s", self._samples[index], reason)
-        if pending.unfilled or len(self._broken) > self._max_broken:
-            found = "\n".join(f"{self._samples[i]}: {why}" for i, why in self._broken.items())
-            raise TooManyBroken(
-                f"{len(self._broken)} training images are broken: expected at most "
-                f"{self._max_broken} (--max-broken) of {self._schedule.num_samples}: mend them or "
-                f"take them out of the list:\n{found}"
-            )
-
-    def _discard(self) -> None:
-        """Wait for all batches on their way, and forget them."""
-        rows_left = sum(pending.rows_left for pending in self._pending)
-        while rows_left:
-            rows_left -= self._pool.receive().num_rows
-        self._free += [pending.slot for pending in self._pending]
-        self._pending.clear()
+        `mx.nd.array` copies with the OpenMP threads of all cores, which then spin for a while: with
+        two workers on two cores that cost a fifth of the workers' time.
+        """
+        result = mx.nd.empty(values.shape, ctx=mx.cpu(), dtype=np.float32)
+        address = ctypes.POINTER(ctypes.c_float)()
+        mx.base.check_call(mx.base._LIB.MXNDArrayGetData(result.handle, ctypes.byref(address)))
+        np.copyto(np.ctypeslib.as_array(address, values.shape), values)
+        return result
 
 
-def _copy(values: NDArray[np.float32]) -> NDArrayOfMXNet:
-    """Return a copy of a float32 array for MXNet; when it returns, the copy is complete.
-
-    `mx.nd.array` copies with the OpenMP threads of all cores, which then spin for a while: with
-    two workers on two cores that cost a fifth of the workers' time.
-    """
-    result = mx.nd.empty(values.shape, ctx=mx.cpu(), dtype=np.float32)
-    address = ctypes.POINTER(ctypes.c_float)()
-    mx.base.check_call(mx.base._LIB.MXNDArrayGetData(result.handle, ctypes.byref(address)))
-    np.copyto(np.ctypeslib.as_array(address, values.shape), values)
-    return result
+class ClassificationIter(_MxnetIter, ClassificationBatches, mx.io.DataIter):  # type: ignore[misc, name-defined]  # MXNet has no types
+    """:class:`ClassificationBatches` for MXNet."""
 
 
-class ClassificationIter(_TrainingIter):
-    """Batches of crops (N, 3, crop, crop) and class ids (N,), float32.
-
-    The arguments are those of :class:`SegmentationIter`. `augmentation` is a
-    :class:`iters.augment_classification.ClassificationAugmentation`.
-    """
-
-    def _label_of(self, sample: Sample) -> int:
-        if not isinstance(sample.label, int):
-            raise ValueError(f"{sample}: label {sample.label}: expected a class id to train on")
-        return sample.label
-
-    def _data_size(self, augmentation: Any) -> tuple[int, int]:
-        return augmentation.crop_size, augmentation.crop_size
-
-    def _label_size(self, augmentation: Any) -> tuple[int, ...]:
-        return ()
-
-
-class SegmentationIter(_TrainingIter):
-    """Batches of crops (N, 3, T, T) and thinned-out labels (N, (T/s)²), float32.
-
-    T is the crop's size rounded up to the stride s. The arguments are those of
-    :class:`ClassificationIter`. `augmentation` is a
-    :class:`iters.augment_segmentation.SegmentationAugmentation`.
-    """
-
-    def _label_of(self, sample: Sample) -> str:
-        if sample.label is None or isinstance(sample.label, int):
-            raise ValueError(f"{sample}: label {sample.label}: expected a label image to train on")
-        return os.fspath(sample.label)
-
-    def _data_size(self, augmentation: Any) -> tuple[int, int]:
-        size = -(-augmentation.crop_size // augmentation.stride) * augmentation.stride
-        return size, size
-
-    def _label_size(self, augmentation: Any) -> tuple[int, ...]:
-        return ((self._data_size(augmentation)[0] // augmentation.stride) ** 2,)
+class SegmentationIter(_MxnetIter, SegmentationBatches, mx.io.DataIter):  # type: ignore[misc, name-defined]  # MXNet has no types
+    """:class:`SegmentationBatches` for MXNet."""

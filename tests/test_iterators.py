@@ -14,11 +14,11 @@ from fake_workers import FakeAugmentation, all_done, wait_until, worker_processe
 from PIL import Image
 
 from ademx.compat import import_mxnet
-from iters import iterators
 from iters.augment_classification import ClassificationAugmentation
 from iters.augment_segmentation import SegmentationAugmentation
+from iters.batches import TooManyBroken
 from iters.datasets import DATASETS
-from iters.iterators import ClassificationIter, SegmentationIter, TooManyBroken
+from iters.iterators import ClassificationIter, SegmentationIter
 from iters.lists import find_samples
 from iters.samples import Sample
 from iters.transforms import RNA
@@ -322,7 +322,7 @@ def test_an_iterator_that_is_dropped_ends_its_workers(tmp_path):
 
 def test_waiting_is_measured(tmp_path, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(iterators, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("iters.batches.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     with make_iter(numbered(tmp_path, 4), 1, num_workers=1) as iterator:
         receive = iterator._pool.receive
 

@@ -154,8 +154,8 @@ def test_a_server_that_is_killed_ends_all(tmp_path):
 def test_a_worker_that_raises_does_not_wait_for_the_others():
     # MXNet would have it wait at its end for the other, which waits for its array.
     code = """if True:
-        from ademx.engines.mxnet.train import Workers, mx
-        with Workers("dist_sync", 1) as workers:
+        from ademx.engines.mxnet.train import MxnetWorkers, mx
+        with MxnetWorkers("dist_sync", 1) as workers:
             workers.kvstore.init("sum", mx.nd.zeros(1))
             if workers.rank == 1:
                 raise OSError("the disk is full")

@@ -34,7 +34,7 @@ from tiny_training import (
 mx = pytest.importorskip("mxnet")
 
 from ademx.devices import Devices  # noqa: E402
-from ademx.engines.mxnet.train import MxnetTrainer, Workers, _DeviceSums  # noqa: E402
+from ademx.engines.mxnet.train import MxnetTrainer, MxnetWorkers, _DeviceSums  # noqa: E402
 from ademx.networks.graph import build_symbol  # noqa: E402
 from ademx.schedule import LinearSchedule  # noqa: E402
 from ademx.training import checkpoints  # noqa: E402  (these need mxnet)
@@ -93,7 +93,7 @@ def trained(network_, *, updates=5, contexts=1, rescale=0.25, lr=0.1, kvstore="l
             "momentum": 0.9,
             "rescale_grad": rescale,
         },
-        workers=Workers(kvstore, contexts),
+        workers=MxnetWorkers(kvstore, contexts),
         **options,
     )
     sums = [trainer.start(data, label, seed=number) for number in range(updates)]
@@ -212,7 +212,7 @@ def test_an_update_that_is_left_out_takes_its_place_in_the_schedule(optimizer, c
         values=values,
         optimizer=optimizer,
         optimizer_params={"rescale_grad": 0.25, "lr_scheduler": Schedule(9)},
-        workers=Workers("local", contexts),
+        workers=MxnetWorkers("local", contexts),
         scale_loss=True,
     )
     first = optimizer == "sgd"  # which counts an update before it asks

@@ -33,7 +33,7 @@ from ademx.training.progress import Progress, open_metrics
 
 pytest.importorskip("mxnet")
 
-from ademx.engines.mxnet.train import Workers
+from ademx.engines.mxnet.train import MxnetWorkers
 from ademx.training import run as training
 from ademx.training.run import train
 
@@ -68,7 +68,7 @@ def test_updates_of_another_size_are_refused(
     before = (tmp_path / "out" / "metrics.jsonl").read_bytes()
     monkeypatch.undo()
     others = SimpleNamespace(count=count, rank=0, kvstore=None, synchronous=True)
-    monkeypatch.setattr(training, "open_workers", lambda *_: nullcontext(others))
+    monkeypatch.setattr(training, "open_workers", lambda *_, **__: nullcontext(others))
     with pytest.raises(ValueError, match=cure):
         train(classification(photos, tmp_path / "out", resume=True, batch_images=batch_images))
     assert (tmp_path / "out" / "metrics.jsonl").read_bytes() == before
@@ -186,10 +186,10 @@ iters.workers.read_bytes = lambda path, offset: pathlib.Path(path).read_bytes()
 main()"""
 
 
-class OneOfTwo(Workers):
+class OneOfTwo(MxnetWorkers):
     """A worker whose partner adds nothing and asks for nothing."""
 
-    def __init__(self, *_):
+    def __init__(self, *_, **__):
         super().__init__("local", 1)
         self.count = 2
 
@@ -208,7 +208,7 @@ def test_one_of_several_workers_adds_zeros_until_all_know(photos, tmp_path, monk
 
     def stuck(*arguments):
         iterator = make(*arguments)
-        original, calls = iterator.next, iter(range(10**6))
+        original, calls = iterator.read, iter(range(10**6))
 
         def read():
             if next(calls) < 2:
@@ -216,7 +216,7 @@ def test_one_of_several_workers_adds_zeros_until_all_know(photos, tmp_path, monk
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(20)
 
-        iterator.next = read
+        iterator.read = read
         return iterator
 
     monkeypatch.setattr(training, "make_iterator", stuck)

@@ -87,14 +87,14 @@ def interrupt_at(monkeypatch: Any, call: int, number: int = signal.SIGTERM) -> N
 
     def interrupting(*arguments: Any) -> Any:
         iterator = make(*arguments)
-        calls, original = iter(range(10**6)), iterator.next
+        calls, original = iter(range(10**6)), iterator.read
 
         def next_batch() -> Any:
             if next(calls) == call:
                 os.kill(os.getpid(), number)
             return original()
 
-        iterator.next = next_batch
+        iterator.read = next_batch
         return iterator
 
     monkeypatch.setattr(training, "make_iterator", interrupting)

@@ -63,9 +63,9 @@ def one_run(workers: int, seed: int, updates: int, *, seconds: float = RUN_SECON
 
 def work(seed: int, updates: int) -> None:
     """Be one worker; exit with a message unless all that was added up is right."""
-    from ademx.engines.mxnet.train import Workers
+    from ademx.engines.mxnet.train import MxnetWorkers
 
-    class LateWorkers(Workers):
+    class LateWorkers(MxnetWorkers):
         """Wait up to 4 ms before one array of five is sent."""
 
         def add_up(self, key: str, arrays: Any, **options: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ademx.cli import options as shared
-from ademx.engines.backends import default_devices
+from ademx.engines.backends import worker_devices
 from ademx.training.options import (
     ClassificationTrainOptions,
     SegmentationTrainOptions,
@@ -71,7 +71,7 @@ def segmentation(**arguments: Any) -> None:
 
 def _run(options: type[TrainOptions], arguments: dict[str, Any]) -> None:
     shared.log_to(arguments.pop("log_file"))
-    arguments["devices"] = arguments["devices"] or default_devices()
+    arguments["devices"] = worker_devices(arguments["backend"], arguments["devices"])
     chosen = options(**arguments)
 
     from ademx.training.run import train as run_training

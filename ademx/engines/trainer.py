@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 Arrays = Mapping[str, np.ndarray]
+W = TypeVar("W", bound="Workers")
 
 KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async")
 PRECISIONS = ("float32", "float16", "bfloat16")
@@ -40,6 +41,36 @@ class Update:
 
     rate: float
     sums: Sums
+
+
+class Workers(ABC):
+    """The processes that train together, of which this is one; a context manager.
+
+    A worker that leaves by an exception does not wait for the others.
+
+    Attributes:
+        rank: number of this worker, from 0.
+        count: number of workers.
+        synchronous: every update is that of all workers together.
+    """
+
+    rank: int
+    count: int
+    synchronous: bool
+
+    def __enter__(self: W) -> W:
+        return self
+
+    @abstractmethod
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Leave the others."""
+
+    @abstractmethod
+    def gather(self, key: str, value: int) -> list[int]:
+        """Return every worker's value, 0 to 2²⁴, by rank; all workers wait for each other.
+
+        Asynchronous workers do not exchange values: each gets its own alone.
+        """
 
 
 class Trainer(ABC):

@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ademx.engines.trainer import Workers
 from ademx.networks.graph import network_stride
 from ademx.training.options import SegmentationTrainOptions, TrainOptions
 from iters import transforms
+from iters.augment_classification import ClassificationAugmentation
+from iters.augment_segmentation import SegmentationAugmentation
+from iters.batches import ClassificationBatches, SegmentationBatches, TrainingBatches
 from iters.datasets import Dataset
 from iters.decode import BrokenImage, image_size, is_turned
 from iters.exif import Watch, orientation
 from iters.lists import find_samples
 from iters.samples import Sample
 from iters.sources import read_bytes
-
-if TYPE_CHECKING:
-    from ademx.engines.mxnet.train import Workers
 
 _LOOKED_AT = 100  # images, for EXIF data
 
@@ -62,12 +63,8 @@ def warn_of_exif(samples: Sequence[Sample], rule: str) -> None:
 
 def make_iterator(
     options: TrainOptions, dataset: Dataset, samples: list[Sample], workers: Workers
-) -> Any:
-    """Return the iterator over a worker's part of the samples."""
-    from iters import iterators
-    from iters.augment_classification import ClassificationAugmentation
-    from iters.augment_segmentation import SegmentationAugmentation
-
+) -> TrainingBatches:
+    """Return the batches of a worker's part of the samples, as arrays of the engine."""
     label = options.label
     common = {
         "normalization": transforms.RN if label.family == "rn" else transforms.RNA,
@@ -76,7 +73,6 @@ def make_iterator(
     }
     augmentation: Any
     if isinstance(options, SegmentationTrainOptions):
-        kind = iterators.SegmentationIter
         augmentation = SegmentationAugmentation(
             options.crop_size,
             origin_size=options.origin_size or dataset.origin_size,
@@ -86,9 +82,8 @@ def make_iterator(
             **common,
         )
     else:
-        kind = iterators.ClassificationIter
         augmentation = ClassificationAugmentation(options.crop_size, **common)
-    return kind(
+    return _batches_class(options)(
         samples,
         augmentation=augmentation,
         batch_size=options.batch_images,
@@ -101,3 +96,12 @@ def make_iterator(
         max_broken=options.max_broken,
         cache_images=options.cache_images,
     )
+
+
+def _batches_class(options: TrainOptions) -> type[TrainingBatches]:
+    segmentation = isinstance(options, SegmentationTrainOptions)
+    if options.engine == "torch":
+        return SegmentationBatches if segmentation else ClassificationBatches
+    from iters import iterators
+
+    return iterators.SegmentationIter if segmentation else iterators.ClassificationIter

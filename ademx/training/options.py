@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from ademx import options as declare
 from ademx.convert.files import Reading
 from ademx.devices import Devices
+from ademx.engines.backends import BACKENDS, resolve_backend
 from ademx.engines.trainer import KVSTORES, PRECISIONS
 from ademx.files import md5
 from ademx.labels import Label, parse_label
@@ -82,7 +83,7 @@ class TrainOptions:
     )
     precision: str = option(
         "float32",
-        "float16 is for GPUs, bfloat16 for CPUs that have it.",
+        "float16 is for GPUs; bfloat16 for CPUs, and GPUs by PyTorch, that have it.",
         choices=PRECISIONS,
     )
     kvstore: str = option(
@@ -102,6 +103,12 @@ class TrainOptions:
     backward_do_mirror: bool = option(
         False,
         "Recompute cheap layers; in MXNet 1.9.1 it saves no memory on these networks.",
+        decides=False,
+    )
+    backend: str = option(
+        "auto",
+        "What computes; auto: MXNet, or PyTorch where MXNet is not installed.",
+        choices=("auto", *BACKENDS),
         decides=False,
     )
     devices: Devices = field(default_factory=Devices)
@@ -134,10 +141,20 @@ class TrainOptions:
 
     def check_precision(self) -> None:
         """Raise ValueError for a precision that the devices do not have."""
+        name = {"mxnet": "MXNet", "torch": "PyTorch"}[self.engine]
         if self.precision == "float16" and not self.devices.gpus:
-            raise ValueError("--precision float16: MXNet multiplies it on GPUs only; use bfloat16")
-        if self.precision == "bfloat16" and self.devices.gpus:
-            raise ValueError("--precision bfloat16: MXNet has it on CPUs only; use float16")
+            raise ValueError(
+                f"--precision float16: {name} multiplies it on GPUs only; use bfloat16"
+            )
+        if self.precision == "bfloat16" and self.devices.gpus and self.engine == "mxnet":
+            raise ValueError(
+                "--precision bfloat16: MXNet has it on CPUs only; use float16, or --backend torch"
+            )
+
+    @property
+    def engine(self) -> str:
+        """What computes, "mxnet" or "torch"."""
+        return resolve_backend(self.backend, self.devices)
 
     @property
     def num_devices(self) -> int:

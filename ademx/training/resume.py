@@ -40,6 +40,7 @@ def conditions_of(
     return Conditions(
         settings=json.loads(json.dumps(options.settings(samples))),
         hardware={
+            "backend": options.engine,
             "workers": num_workers,
             "devices": options.devices.names(),
             # MKLDNN's sums go by them.
@@ -136,10 +137,11 @@ def _check_same_settings(checkpoint: Checkpoint, conditions: Conditions) -> None
             f"--resume: {checkpoint.params_path} was made with other settings: {found}; "
             "give those, or start from it by --weights with another --output"
         )
-    if record["hardware"] != conditions.hardware:
+    before = {"backend": "mxnet", **record["hardware"]}  # of when there was no other
+    if before != conditions.hardware:
         _log.warning(
             "going on with %s after %s: results will differ in their last digits",
-            *(conditions.hardware, record["hardware"]),
+            *(conditions.hardware, before),
         )
 
 

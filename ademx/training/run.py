@@ -17,13 +17,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ademx.compat import check_bfloat16
-from ademx.engines.backends import open_workers
-from ademx.engines.trainer import Sums, Trainer
+from ademx.engines.backends import check_backend, open_workers
+from ademx.engines.trainer import Sums, Trainer, Workers
 from ademx.files import locked
 from ademx.training.batches import find_labelled_samples, make_iterator
 from ademx.training.checkpoints import Checkpoint
@@ -37,9 +36,7 @@ from ademx.training.stop_signal import Interrupted, StopSignal
 from iters.samples import Sample
 
 if TYPE_CHECKING:
-    from mxnet.io import DataBatch
-
-    from ademx.engines.mxnet.train import Workers
+    from iters.batches import Batch, TrainingBatches
 
 # How long one of several workers that was told to stop waits for its data, and with it all the
 # others for the update that is to be their last.
@@ -82,10 +79,11 @@ def train(options: TrainOptions) -> TrainReport:
 
     Source: SPEC §4; ademxapp:iclass/ilsvrc.py and issegm/voc.py.
     """
-    if options.precision == "bfloat16":
-        check_bfloat16()
+    check_backend(options.backend, options.devices, precision=options.precision)
     with ExitStack() as stack:
-        workers = stack.enter_context(open_workers(options.kvstore, options.num_devices))
+        workers = stack.enter_context(
+            open_workers(options.kvstore, options.devices, backend=options.engine)
+        )
         dataset = options.find_dataset()
         samples = find_labelled_samples(options, dataset)
         if workers.rank == 0:
@@ -98,10 +96,14 @@ class _TrainingRun:
     """One run, from what it starts with to its last checkpoint."""
 
     def __init__(
-        self, options: TrainOptions, workers: Workers, samples: list[Sample], iterator: Any
+        self,
+        options: TrainOptions,
+        workers: Workers,
+        samples: list[Sample],
+        iterator: TrainingBatches,
     ) -> None:
         self._options, self._workers, self._iterator = options, workers, iterator
-        self._num_batches = int(iterator.num_batches)
+        self._num_batches = iterator.num_batches
         conditions = conditions_of(options, samples, num_workers=workers.count)
         checkpoint = find_checkpoint(options, conditions)
         self._start = Position(options.first_epoch, 0)
@@ -162,7 +164,7 @@ class _TrainingRun:
             wait = time.monotonic() - started
             update = Position(epoch, done).updates_done(self._num_batches)
             rate = self._trainer.rate
-            data, label = (batch.data[0], batch.label[0]) if batch else (None, None)
+            data, label = (batch.data, batch.label) if batch else (None, None)
             sums = self._trainer.start(
                 data, label, seed=self._seed_of(update), stop=stop.number is not None
             )
@@ -175,7 +177,7 @@ class _TrainingRun:
             stop.agreed |= self._report_update(pending)
         return Position(epoch, done) if done < self._num_batches else Position(epoch + 1, 0)
 
-    def _next_batch(self, stop: StopSignal) -> DataBatch | None:
+    def _next_batch(self, stop: StopSignal) -> Batch | None:
         """Return the next batch; None if a signal came first, after which there is no other.
 
         Then this worker alone agrees with itself. Of several synchronous ones the others wait for
@@ -183,7 +185,7 @@ class _TrainingRun:
         """
         try:
             with stop.interrupting():
-                return self._iterator.next()
+                return self._iterator.read()
         except Interrupted:
             stop.agreed = self._workers.count == 1 or not self._workers.synchronous
             if not stop.agreed:
@@ -247,7 +249,7 @@ class _TrainingRun:
             values = load_weights(checkpoint.params_path, options.label, shapes)
         trainer = start_trainer(
             options,
-            data_shape=self._iterator.provide_data[0].shape,
+            data_shape=self._iterator.data_shape,
             num_batches=self._num_batches,
             values=values,
             first_update=self._start.updates_done(self._num_batches),
@@ -284,6 +286,6 @@ class _Update:
 
     number: int
     lr: float
-    batch: DataBatch | None
+    batch: Batch | None
     sums: Callable[[], Sums]
     wait: float

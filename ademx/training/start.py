@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ademx import params
 from ademx.engines.backends import open_trainer, open_workers
-from ademx.engines.trainer import Trainer
+from ademx.engines.trainer import Trainer, Workers
 from ademx.networks.graph import parameter_shapes
 from ademx.training.initial import initial_values, load_weights
 from ademx.training.options import SegmentationTrainOptions, TrainOptions
-
-if TYPE_CHECKING:
-    from ademx.engines.mxnet.train import Workers
 
 
 def start_trainer(
     options: TrainOptions,
     *,
-    data_shape: tuple[int, int, int, int],
+    data_shape: tuple[int, ...],
     num_batches: int,
     values: Mapping[str, np.ndarray] | None = None,
     first_update: int = 0,
@@ -49,7 +46,7 @@ def start_trainer(
             f"data_shape {data_shape}: expected a multiple of the {options.num_devices} devices, "
             "which share the batch"
         )
-    workers = workers or open_workers(options.kvstore, options.num_devices)
+    workers = workers or open_workers(options.kvstore, options.devices, backend=options.engine)
     chosen = network_choices(options)
     shapes = network_shapes(options)
     values = values or {}
@@ -78,6 +75,7 @@ def start_trainer(
         workers=workers,
         precision=options.precision,
         backward_do_mirror=options.backward_do_mirror,
+        backend=options.engine,
     )
 
 

@@ -19,7 +19,7 @@ from ademx.compat import import_mxnet
 from ademx.engines.mxnet import private
 from ademx.engines.mxnet.memory import mirroring
 from ademx.engines.mxnet.predict import mxnet_contexts
-from ademx.engines.trainer import KVSTORES, Arrays, Sums, Trainer
+from ademx.engines.trainer import KVSTORES, Arrays, Sums, Trainer, Workers
 from ademx.networks.graph import build_symbol
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ _IGNORE_LABEL = 255
 _LABEL = "softmax_label"
 
 
-class Workers:
+class MxnetWorkers(Workers):
     """The processes that train together: this one alone, or those of a distributed KVStore.
 
-    A context manager: a worker that leaves by an exception does not wait for the others, which
-    may be waiting for what it will never send.
+    A worker that leaves by an exception does not wait for the others, which may be waiting for
+    what it will never send.
 
     Args:
         kind: one of :data:`KVSTORES`.
@@ -48,9 +48,6 @@ class Workers:
 
     Attributes:
         kvstore: MXNet's KVStore; None for one device of one process, which needs none.
-        rank: number of this worker, from 0.
-        count: number of workers.
-        synchronous: every update is that of all workers together.
 
     Raises:
         ValueError: an unknown kind, NCCL without GPUs, or a distributed kind in a process that
@@ -65,9 +62,6 @@ class Workers:
         self.count = self.kvstore.num_workers if distributed else 1
         self.synchronous = kind != "dist_async"
         self._added: dict[str, Sequence[Any]] = {}
-
-    def __enter__(self) -> Workers:
-        return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if error is not None and self.count > 1:
@@ -112,10 +106,7 @@ class Workers:
             array.wait_to_read()
 
     def gather(self, key: str, value: int) -> list[int]:
-        """Return every worker's value, by rank; all workers wait for each other.
-
-        Asynchronous workers do not exchange values: each gets its own alone.
-        """
+        """Return every worker's value; see :class:`Workers`."""
         if self.count == 1 or not self.synchronous:
             return [value]
         values = np.zeros(self.count, np.float32)
@@ -188,7 +179,7 @@ class MxnetTrainer(Trainer):
         values: Arrays,
         optimizer: str,
         optimizer_params: Mapping[str, Any],
-        workers: Workers,
+        workers: MxnetWorkers,
         precision: str = "float32",
         backward_do_mirror: bool = False,
         scale_loss: bool | None = None,

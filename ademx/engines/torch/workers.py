@@ -1,0 +1,231 @@
+"""Workers that train together by PyTorch: processes, on one machine or several.
+
+A process drives all devices that it is given (:mod:`ademx.engines.torch.train`), as MXNet does:
+each has its own share of a batch and its own statistics, and their gradients are added up in
+memory. So there is one idea of a device whatever the engine, `--gpus 0,1,2,3` alone needs no
+launcher, and processes are needed only for more machines, or to have more interpreters on one.
+Workers add up their gradients by `torch.distributed`, NCCL on GPUs and gloo on CPUs, in an order
+that does not change from run to run.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+from ademx.devices import Devices
+from ademx.engines.trainer import Workers
+
+_PATIENCE = datetime.timedelta(minutes=30)  # for the others, as when worker 0 writes a checkpoint
+_BUCKET_NUMBERS = 2**24  # added up at once
+
+
+class WorkersLost(ConnectionError):
+    """The other workers do not answer."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands among the workers.
+
+    Attributes:
+        rank: its number, from 0.
+        count: number of workers.
+        local_rank: its number among those of its machine.
+        local_count: number of those.
+        address: of the machine of worker 0.
+        port: TCP port on it at which all meet.
+    """
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    local_count: int = 1
+    address: str = "127.0.0.1"
+    port: int = 29500
+
+
+def find_place(environment: Mapping[str, str] = os.environ) -> Place:
+    """Return the place that `ademx launch`, `torchrun` or Slurm's `srun` has given this process.
+
+    Raises:
+        ValueError: variables of theirs are missing or are no numbers.
+    """
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        return Place(
+            rank=_number(environment, "RANK"),
+            count=_number(environment, "WORLD_SIZE"),
+            local_rank=_number(environment, "LOCAL_RANK", "0"),
+            local_count=_number(environment, "LOCAL_WORLD_SIZE", "1"),
+            address=environment.get("MASTER_ADDR", Place.address),
+            port=_number(environment, "MASTER_PORT", str(Place.port)),
+        )
+    # A batch script has SLURM_PROCID too, but is no step.
+    count = _number(environment, "SLURM_STEP_NUM_TASKS", "1")
+    if count == 1 or "SLURM_PROCID" not in environment:
+        return Place()
+    port = 20000 + _number(environment, "SLURM_JOB_ID") % 10000
+    return Place(
+        rank=_number(environment, "SLURM_PROCID"),
+        count=count,
+        local_rank=_number(environment, "SLURM_LOCALID", "0"),
+        local_count=-(-count // _number(environment, "SLURM_STEP_NUM_NODES", "1")),
+        address=environment.get("MASTER_ADDR") or _first_node(environment),
+        port=_number(environment, "MASTER_PORT", str(port)),
+    )
+
+
+def _number(environment: Mapping[str, str], name: str, default: str = "") -> int:
+    text = environment.get(name, default)
+    if not text.isdecimal():
+        raise ValueError(f"{name}={text!r}: expected a number, as torchrun and srun set it")
+    return int(text)
+
+
+def _first_node(environment: Mapping[str, str]) -> str:
+    """Return the first of Slurm's nodes, which it lists as `node[01-04,7],other`."""
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
+    match = re.match(r"([^\[,]+)(?:\[([^\],-]+)[^\]]*\]([^,]*))?", nodes)
+    if match is None:
+        raise ValueError("MASTER_ADDR: expected the machine of worker 0, which Slurm does not tell")
+    return "".join(part or "" for part in match.groups())
+
+
+def own_devices(devices: Devices | None) -> Devices:
+    """Return what a worker computes on.
+
+    Args:
+        devices: of its machine, whose workers share out the GPUs; None for one GPU each, or the
+            CPU where there is none.
+
+    Raises:
+        ValueError: the workers of the machine cannot share the GPUs equally.
+    """
+    place = find_place()
+    if devices is None:
+        found = torch.cuda.device_count()
+        return Devices(gpus=(place.local_rank % found,)) if found else Devices()
+    if len(devices.gpus) % place.local_count:
+        raise ValueError(
+            f"--gpus {','.join(map(str, devices.gpus))}: {place.local_count} workers of this "
+            "machine share them: name as many, or a multiple, or leave it out"
+        )
+    share = len(devices.gpus) // place.local_count
+    first = place.local_rank * share
+    return Devices(gpus=devices.gpus[first : first + share], cpus=devices.cpus)
+
+
+class TorchWorkers(Workers):
+    """The processes that train together: this one alone, or those that a launcher has started.
+
+    Args:
+        kvstore: one of :data:`ademx.engines.trainer.KVSTORES`: "dist…" asks for several workers,
+            which need not be asked for; "nccl" for GPUs.
+        devices: of this process.
+
+    Raises:
+        ValueError: asynchronous workers, NCCL without GPUs, or "dist…" in a process that no
+            launcher has started.
+        WorkersLost: the others do not come.
+    """
+
+    synchronous = True
+
+    def __init__(self, kvstore: str, devices: Devices) -> None:
+        place = find_place()
+        _check_kvstore(kvstore, devices, place)
+        self.rank, self.count = place.rank, place.count
+        self._device = (
+            torch.device("cuda", devices.gpus[0]) if devices.gpus else torch.device("cpu")
+        )
+        if self.count == 1:
+            return
+        if devices.gpus:
+            torch.cuda.set_device(self._device)
+        where = f"{place.address}:{place.port}"
+        with self._telling(f"at {where}, where worker 0 is to be"):
+            distributed.init_process_group(
+                "nccl" if devices.gpus else "gloo",
+                init_method=f"tcp://{where}",
+                rank=self.rank,
+                world_size=self.count,
+                timeout=_PATIENCE,
+            )
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if self.count == 1:
+            return
+        if error is None:
+            self.gather("end", 0)  # else its going might be taken for a failure
+        distributed.destroy_process_group()
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over all workers.
+
+        Args:
+            tensors: float32, on this worker's first device, in the same order on all workers.
+
+        Raises:
+            WorkersLost: a worker is gone.
+        """
+        for bucket in self._buckets(tensors) if self.count > 1 else ():
+            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            with self._telling("any more"):
+                distributed.all_reduce(flat)
+            sizes = [tensor.numel() for tensor in bucket]
+            for tensor, sums in zip(bucket, torch.split(flat, sizes)):
+                tensor.copy_(sums.view_as(tensor))
+
+    def gather(self, key: str, value: int) -> list[int]:
+        """Return every worker's value; see :class:`Workers`."""
+        values = torch.zeros(self.count, dtype=torch.int64, device=self._device)
+        values[self.rank] = value
+        if self.count > 1:
+            with self._telling(f"({key})"):
+                distributed.all_reduce(values)
+        return [int(found) for found in values.tolist()]
+
+    def _buckets(self, tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        bucket: list[Tensor] = []
+        for tensor in tensors:
+            bucket.append(tensor)
+            if sum(one.numel() for one in bucket) >= _BUCKET_NUMBERS:
+                yield bucket
+                bucket = []
+        if bucket:
+            yield bucket
+
+    @contextmanager
+    def _telling(self, where: str) -> Iterator[None]:
+        """Raise WorkersLost for what `torch.distributed` raises, which is RuntimeErrors."""
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise WorkersLost(
+                f"worker {self.rank} of {self.count} does not reach the others {where}: one has "
+                f"ended, see what it says, or the network is down ({reason})"
+            ) from error
+
+
+def _check_kvstore(kvstore: str, devices: Devices, place: Place) -> None:
+    if kvstore == "dist_async":
+        raise ValueError(
+            "--kvstore dist_async: PyTorch's workers are synchronous: leave it out, or use "
+            "--backend mxnet"
+        )
+    if kvstore == "nccl" and not devices.gpus:
+        raise ValueError("--kvstore nccl: it is for GPUs: leave it out, CPUs use gloo")
+    if kvstore.startswith("dist") and place.count == 1:
+        raise ValueError(
+            f"--kvstore {kvstore}: this process is not one of several workers (WORLD_SIZE is "
+            f"{os.environ.get('WORLD_SIZE')!r}); start it by "
+            "`ademx launch --workers 2 -- train … --backend torch`, torchrun or srun"
+        )
