@@ -6,6 +6,8 @@ import sys
 
 import click
 
+from ademx.devices import Devices
+from ademx.engines.backends import BACKENDS, resolve_backend
 from ademx.training.launch import SAVING_SECONDS
 from ademx.training.launch import launch as run
 
@@ -17,7 +19,7 @@ from ademx.training.launch import launch as run
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Processes that hold the parameters.",
+    help="Processes that hold the parameters (MXNet).",
 )
 @click.option(
     "--scheduler-port", type=click.IntRange(1, 65535), help="TCP port.  [default: a free one]"
@@ -41,13 +43,15 @@ def launch(
 ) -> None:
     """Run `ademx ARGUMENTS` as several workers that train together on this machine.
 
-    For example: ademx launch --workers 2 -- train segmentation --kvstore dist_sync …
+    For example: ademx launch --workers 2 -- train segmentation --kvstore dist_sync …, or by
+    PyTorch: ademx launch --workers 2 -- train segmentation --backend torch …
 
     Worker 0's output comes through as it is, that of the others prefixed on stderr. Ctrl-C and
     SIGTERM are passed on to the workers, which save first; what has not ended after --grace, as
     where a worker hangs, is killed. A second signal ends all at once.
     """
-    if arguments[0] == "train" and not any("dist_" in argument for argument in arguments):
+    by_torch = arguments[0] == "train" and _backend(arguments) == "torch"
+    if arguments[0] == "train" and not by_torch and not any("dist_" in one for one in arguments):
         raise click.UsageError(
             "without --kvstore dist_sync, dist_device_sync or dist_async each worker would train "
             "alone: add it to the arguments of train"
@@ -57,8 +61,18 @@ def launch(
         run(
             command,
             workers=workers,
-            servers=servers,
+            servers=None if by_torch else servers,
             scheduler_port=scheduler_port,
             grace=grace,
         )
     )
+
+
+def _backend(arguments: tuple[str, ...]) -> str:
+    """Return what the workers compute by, found in the arguments of `ademx train`."""
+    found = "auto"
+    for argument, following in zip(arguments, (*arguments[1:], "")):
+        name, _, value = argument.partition("=")
+        if name == "--backend":
+            found = value or following
+    return resolve_backend(found, Devices()) if found in ("auto", *BACKENDS) else found

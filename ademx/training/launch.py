@@ -1,6 +1,7 @@
-"""Scheduler, servers and workers of MXNet's distributed KVStore, all on this machine.
+"""Several workers of one training, all on this machine, and what MXNet's need besides.
 
-They talk over the loopback interface alone: a KVStore server runs what workers send it.
+Workers of MXNet's distributed KVStore need a scheduler and servers; those of PyTorch meet by
+themselves. All talk over the loopback interface alone: a KVStore server runs what workers send it.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ def launch(
     command: Sequence[str],
     *,
     workers: int,
-    servers: int,
+    servers: int | None,
     scheduler_port: int | None = None,
     grace: float = SAVING_SECONDS,
 ) -> int:
-    """Run a command as several workers of one distributed KVStore until all have ended.
+    """Run a command as several workers of one training until all have ended.
 
     Worker 0's output goes to this process's; lines of the others go to stderr, prefixed. SIGINT
     and SIGTERM are passed on to the workers, which may save before they end; when the grace is
@@ -53,8 +54,9 @@ def launch(
     Args:
         command: program and arguments, the same for all workers.
         workers: number of workers. Their ranks are in the order in which they are started.
-        servers: number of servers, which hold the parameters.
-        scheduler_port: TCP port of the scheduler; a free one by default.
+        servers: number of servers, which hold the parameters; None for workers of PyTorch, which
+            has none.
+        scheduler_port: TCP port at which all meet; a free one by default.
         grace: seconds that workers have to end in after a signal.
 
     Returns:
@@ -66,18 +68,26 @@ def launch(
         OSError: the command cannot be started, the port is taken, or this machine does not
             answer itself.
     """
-    if workers < 1 or servers < 1:
+    if workers < 1 or servers == 0:
         raise ValueError(f"{workers} workers, {servers} servers: expected at least 1 of each")
     _check_meeting_place(scheduler_port)
-    scheduler, *ports = _free_ports(1 + workers)
-    environment = {
-        **os.environ,
-        "DMLC_PS_ROOT_URI": _HOST,
-        "DMLC_PS_ROOT_PORT": str(scheduler_port or scheduler),
-        "DMLC_NODE_HOST": _HOST,
-        "DMLC_NUM_WORKER": str(workers),
-        "DMLC_NUM_SERVER": str(servers),
-    }
+    free, *ports = _free_ports(1 + workers)
+    port = str(scheduler_port or free)
+    environment = dict(os.environ)
+    if servers is None:
+        environment |= {"MASTER_ADDR": _HOST, "MASTER_PORT": port}
+        own = [_torch_worker(rank, workers) for rank in range(workers)]
+    else:
+        environment |= {
+            "DMLC_PS_ROOT_URI": _HOST,
+            "DMLC_PS_ROOT_PORT": port,
+            "DMLC_NODE_HOST": _HOST,
+            "DMLC_NUM_WORKER": str(workers),
+            "DMLC_NUM_SERVER": str(servers),
+        }
+        # MXNet ranks the workers of a host by the ports that they listen on.
+        own = [{"DMLC_ROLE": "worker", "PORT": str(each)} for each in sorted(ports)]
+    roles = ["scheduler", *["server"] * servers] if servers else []
     threads = num_threads(workers)
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
@@ -86,18 +96,25 @@ def launch(
         stack.callback(_join, copies)  # when all processes, entered later, have ended
         services = [
             stack.enter_context(_process(_SERVICE, {**environment, "DMLC_ROLE": role}))
-            for role in ["scheduler", *["server"] * servers]
+            for role in roles
         ]
-        processes = []
-        for rank, port in enumerate(sorted(ports)):
-            # MXNet ranks the workers of a host by the ports that they listen on.
-            own = {**environment, "DMLC_ROLE": "worker", "PORT": str(port)}
-            processes.append(stack.enter_context(_process(command, own, prefixed=rank > 0)))
+        processes = [
+            stack.enter_context(_process(command, {**environment, **one}, prefixed=rank > 0))
+            for rank, one in enumerate(own)
+        ]
         copies += _prefix(processes)
         return _supervise(processes, services, received, grace)
 
 
 _SERVICE = (sys.executable, "-c", "from ademx.engines.mxnet.server import serve; serve()")
+
+
+def _torch_worker(rank: int, workers: int) -> dict[str, str]:
+    """Return what tells a worker of PyTorch its place, as torchrun does."""
+    return {
+        **{name: str(rank) for name in ("RANK", "LOCAL_RANK")},
+        **{name: str(workers) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")},
+    }
 
 
 def _check_meeting_place(port: int | None) -> None:
@@ -231,10 +248,12 @@ def _failure(
     workers: Sequence[subprocess.Popen[str]], services: Sequence[subprocess.Popen[str]]
 ) -> int:
     """Return the exit status of a process that ended as it should not have; 0 if none has."""
-    for rank, worker in enumerate(workers):
-        if worker.poll():
-            _log.error("worker %d ended: %s", rank, _ending(worker.returncode))
-            return _status(worker.returncode)
+    failed = [(worker.returncode, rank) for rank, worker in enumerate(workers) if worker.poll()]
+    if failed:
+        # One that was killed comes first: others may have failed because it is gone.
+        for status, rank in sorted(failed):
+            _log.error("worker %d ended: %s", rank, _ending(status))
+        return _status(min(failed)[0])
     for service in services:
         if service.poll():  # with 0 it ends by itself, once the last worker has said goodbye
             _log.error("a KVStore server ended: %s", _ending(service.returncode))

@@ -9,6 +9,7 @@ from run to run.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import signal
@@ -18,6 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import numpy as np
 
@@ -29,7 +31,7 @@ from ademx.training.checkpoints import Checkpoint
 from ademx.training.initial import load_weights
 from ademx.training.options import TrainOptions
 from ademx.training.progress import Progress
-from ademx.training.resume import conditions_of, find_checkpoint, restore
+from ademx.training.resume import Conditions, conditions_of, find_checkpoint, restore
 from ademx.training.saving import Position, Saver, TrainingDiverged
 from ademx.training.start import network_shapes, start_trainer
 from ademx.training.stop_signal import Interrupted, StopSignal
@@ -109,7 +111,7 @@ class _TrainingRun:
         self._start = Position(options.first_epoch, 0)
         if checkpoint is not None:
             self._start = Position(checkpoint.state.epoch, checkpoint.state.batch)
-        self._check_agreement()
+        _check_agreement(workers, conditions, self._start.updates_done(self._num_batches))
         self._trainer = self._make_trainer(checkpoint)
         self._saver = Saver(
             options,
@@ -233,15 +235,6 @@ class _TrainingRun:
         sequence = np.random.SeedSequence([self._options.seed, self._workers.rank, update])
         return int(sequence.generate_state(1)[0] >> 1)
 
-    def _check_agreement(self) -> None:
-        """Raise ValueError unless all workers start at the same update."""
-        starts = self._workers.gather("start", self._start.updates_done(self._num_batches))
-        if len(set(starts)) > 1:
-            raise ValueError(
-                f"workers would start after {starts} updates: give all the same options and the "
-                "same --output, which all of them must see"
-            )
-
     def _make_trainer(self, checkpoint: Checkpoint | None) -> Trainer:
         options, values = self._options, None
         if checkpoint is not None:
@@ -289,3 +282,25 @@ class _Update:
     batch: Batch | None
     sums: Callable[[], Sums]
     wait: float
+
+
+def _check_agreement(workers: Workers, conditions: Conditions, first_update: int) -> None:
+    """Raise ValueError unless all workers train the same and start at the same update."""
+    rest = dict(conditions.settings)
+    groups = {"data": ("samples_md5", "labels_md5"), "weights": ("weights_md5",)}
+    parts = {group: [rest.pop(name) for name in names] for group, names in groups.items()}
+    for group, values in {**parts, "options": sorted(rest.items())}.items():
+        # A number that servers, whose sums are float32, keep.
+        found = workers.gather(group, crc32(json.dumps(values).encode()) >> 8)
+        if len(set(found)) > 1:
+            others = [rank for rank, one in enumerate(found) if one != found[0]]
+            raise ValueError(
+                f"workers {others} have other {group} than worker 0: give all the same options, "
+                "and the same files at --data-root and --weights"
+            )
+    starts = workers.gather("start", first_update)
+    if len(set(starts)) > 1:
+        raise ValueError(
+            f"workers would start after {starts} updates: give all the same options and the "
+            "same --output, which all of them must see"
+        )

@@ -25,6 +25,7 @@ from ademx.engines.trainer import Workers
 
 _PATIENCE = datetime.timedelta(minutes=30)  # for the others, as when worker 0 writes a checkpoint
 _BUCKET_NUMBERS = 2**24  # added up at once
+_LOST = "has lost the others: one has ended, or the network is down"
 
 
 class WorkersLost(ConnectionError):
@@ -150,7 +151,7 @@ class TorchWorkers(Workers):
         if devices.gpus:
             torch.cuda.set_device(self._device)
         where = f"{place.address}:{place.port}"
-        with self._telling(f"at {where}, where worker 0 is to be"):
+        with self._telling(f"does not meet the others at {where}, where worker 0 is to be"):
             distributed.init_process_group(
                 "nccl" if devices.gpus else "gloo",
                 init_method=f"tcp://{where}",
@@ -177,18 +178,24 @@ class TorchWorkers(Workers):
         """
         for bucket in self._buckets(tensors) if self.count > 1 else ():
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            with self._telling("any more"):
+            with self._telling(_LOST):
                 distributed.all_reduce(flat)
             sizes = [tensor.numel() for tensor in bucket]
             for tensor, sums in zip(bucket, torch.split(flat, sizes)):
                 tensor.copy_(sums.view_as(tensor))
+
+    def share(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by worker 0's."""
+        for tensor in tensors if self.count > 1 else ():
+            with self._telling(_LOST):
+                distributed.broadcast(tensor, 0)
 
     def gather(self, key: str, value: int) -> list[int]:
         """Return every worker's value; see :class:`Workers`."""
         values = torch.zeros(self.count, dtype=torch.int64, device=self._device)
         values[self.rank] = value
         if self.count > 1:
-            with self._telling(f"({key})"):
+            with self._telling(_LOST):
                 distributed.all_reduce(values)
         return [int(found) for found in values.tolist()]
 
@@ -203,16 +210,13 @@ class TorchWorkers(Workers):
             yield bucket
 
     @contextmanager
-    def _telling(self, where: str) -> Iterator[None]:
+    def _telling(self, what: str) -> Iterator[None]:
         """Raise WorkersLost for what `torch.distributed` raises, which is RuntimeErrors."""
         try:
             yield
         except RuntimeError as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise WorkersLost(
-                f"worker {self.rank} of {self.count} does not reach the others {where}: one has "
-                f"ended, see what it says, or the network is down ({reason})"
-            ) from error
+            reason = re.split(r"[.:]?(?:\s*\n|\. )", str(error).strip())[0]
+            raise WorkersLost(f"worker {self.rank} of {self.count} {what} ({reason})") from error
 
 
 def _check_kvstore(kvstore: str, devices: Devices, place: Place) -> None:
