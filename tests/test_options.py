@@ -175,6 +175,7 @@ def test_the_commands_of_a_recipe_are_its_stages(name, tmp_path):
     chosen = RecipeOptions(
         *(SearchFolders(tmp_path, tmp_path), tmp_path / "out", Devices(cpus=2)),
         **{"recipe": name, "base_lr": 0.007, "width": 0.25, "prefetcher": "thread"},
+        **{"backend": "torch"},
     )
     for stage in plan_stages(chosen):
         options = dataclasses.replace(stage.options, data_root=tmp_path)

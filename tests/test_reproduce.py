@@ -590,7 +590,7 @@ def test_the_list_of_rows():
         (["--train", "voc-test-a1"], 1, "no recipe for 'voc-test-a1'"),
         (["voc-a1", "--epochs", "2"], 2, "--epochs: only with --train"),
         (["voc-a1", "--dry-run"], 2, "--dry-run: only with --train"),
-        (["--train", "voc-a1", "--backend", "torch"], 2, "--backend: not with --train"),
+        (["--train", "voc-a1", "--precision", "bfloat16"], 2, "--precision: not with --train"),
         (["--train", "voc-a1", "ade20k-a1"], 2, "--train takes the one row"),
         (["--data", "a", "--data", "b"], 2, "others as NAME=DIR, where NAME is one of ilsvrc-cls"),
         (["--data", __file__], 2, "expected a folder"),

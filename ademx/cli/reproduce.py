@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ademx.cli import options as shared
-from ademx.engines.backends import default_devices
+from ademx.engines.backends import worker_devices
 from ademx.options import option_name
 from ademx.reproduction.inputs import SearchFolders
 from ademx.reproduction.options import RecipeOptions, ReproduceOptions
@@ -150,7 +150,8 @@ def _train(arguments: dict[str, Any]) -> None:
 
     dry_run = arguments["dry_run"]
     if not dry_run:
-        arguments["devices"] = arguments["devices"] or default_devices()
+        backend = arguments["backend"] or "auto"
+        arguments["devices"] = worker_devices(backend, arguments["devices"])
     options = RecipeOptions(**{name: arguments[name] for name in _TRAINING})
     recipe = options.row
     stages = plan_stages(options)

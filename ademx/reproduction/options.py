@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ademx.devices import Devices
+from ademx.engines.backends import BACKENDS
 from ademx.options import check, option, other_default
 from ademx.published import RESULTS, Result, get_result
 from ademx.reproduction.inputs import SearchFolders
@@ -32,6 +33,12 @@ class _Options:
     )
     prefetch_threads: int | None = other_default(
         EvaluationOptions, "prefetch_threads", None, "How many read images ahead."
+    )
+    backend: str | None = option(
+        None,
+        "What computes.  [default: mxnet; training: MXNet, or PyTorch where MXNet is not "
+        "installed]",
+        choices=BACKENDS,
     )
     unverified: bool = option(
         False, "Use also data and weights that are not known to be the published ones."
@@ -60,9 +67,6 @@ class ReproduceOptions(_Options):
     rows: tuple[str, ...] = ()
     precision: str | None = other_default(
         EvaluationOptions, "precision", None, "Testing.  [default: float32]"
-    )
-    backend: str | None = other_default(
-        EvaluationOptions, "backend", None, "Testing.  [default: mxnet]"
     )
 
     def __post_init__(self) -> None:
@@ -121,7 +125,8 @@ class RecipeOptions(_Options):
         """Return the recipe's stages with what these options change."""
         first = self.row.stages[0].options
         scale = 1.0 if self.base_lr is None else self.base_lr / first.base_lr
-        given = self._given("batch_images", "crop_size", "width", "prefetcher", "prefetch_threads")
+        given = self._given("batch_images", "crop_size", "width", "backend")
+        given |= self._given("prefetcher", "prefetch_threads")
         stages = []
         for stage in self.row.stages:
             options = dataclasses.replace(
