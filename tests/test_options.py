@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import shlex
+from pathlib import Path
 
 import click
 import pytest
@@ -12,10 +14,11 @@ from commands import options_of
 
 from ademx import options as declare
 from ademx.cli.options import from_class
+from ademx.convert.files import Reading
 from ademx.devices import Devices
 from ademx.published import RESULTS
 from ademx.reproduction.inputs import SearchFolders
-from ademx.reproduction.options import RecipeOptions
+from ademx.reproduction.options import RecipeOptions, ReproduceOptions
 from ademx.reproduction.recipes import RECIPES
 from ademx.reproduction.stages import plan_stages
 from ademx.testing.options import published_options
@@ -143,7 +146,6 @@ def test_the_command_line_of_any_options_makes_them_again():
 
 
 def test_options_of_a_test_survive_their_command_line(tmp_path):
-    from ademx.convert.files import Reading
     from ademx.testing.crf import CrfParameters
     from ademx.testing.options import SegmentationOptions
 
@@ -184,3 +186,32 @@ def test_the_commands_of_a_recipe_are_its_stages(name, tmp_path):
             options.weights.touch()
         planned = dataclasses.replace(stage, options=options)
         assert options_of(shlex.split(planned.command)[1:]) == options
+
+
+def test_choices_stand_in_one_place():
+    """No tuple or list of an option's choices is written a second time."""
+    from ademx.prediction.images import PredictionOptions
+    from ademx.testing import options as testing
+    from ademx.training import options as training
+
+    root = Path(declare.__file__).parents[1]
+    found: dict[frozenset[str], list[str]] = {}
+    for top in ("ademx", "symbols", "iters"):
+        for path in (root / top).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, (ast.Tuple, ast.List)) and len(node.elts) > 1:
+                    texts = [getattr(one, "value", None) for one in node.elts]
+                    if all(isinstance(text, str) for text in texts):
+                        place = f"{path.relative_to(root)}:{node.lineno}"
+                        found.setdefault(frozenset(texts), []).append(place)
+    classes = (
+        *(training.ClassificationTrainOptions, training.SegmentationTrainOptions, Reading),
+        *(testing.ClassificationOptions, testing.SegmentationOptions, PredictionOptions),
+        *(ReproduceOptions, RecipeOptions),
+    )
+    for options in classes:
+        for one in dataclasses.fields(options):
+            said = declare.declared(one)
+            if said is not None and said.choices:
+                places = found.get(frozenset(said.choices), [])
+                assert len(places) <= 1, f"{one.name} of {options.__name__}: {places}"
