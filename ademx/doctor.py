@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from ademx.cuda_libraries import (
     installed_version,
     load_libraries,
 )
+from ademx.gpus import USE_TORCH, Gpu, driver_cuda_version, find_gpus
 
 _FEATURES = ("CUDA", "CUDNN", "NCCL", "MKLDNN", "OPENCV", "DIST_KVSTORE")
 # Package, or packages that have the same module -> what to do without it.
@@ -34,7 +33,9 @@ _PACKAGES = {
     ("numpy",): "`pip install 'numpy<2'`",
     ("pillow",): "`pip install pillow`",
     ("gluoncv",): "optional: `pip install gluoncv==0.10.5.post0`",
-    ("torch",): "optional, for converting weights: `pip install 'ademx[torch]'`",
+    (
+        "torch",
+    ): "optional, for --backend torch and converting weights: `pip install 'ademx[torch]'`",
     ("opencv-python", "opencv-python-headless", "opencv-contrib-python"): (
         "optional: `pip install 'opencv-python<4.12'`"
     ),
@@ -75,9 +76,13 @@ def examine() -> Report:
     threads, thread_problems = _examine_threads()
     wheels = {name: installed_version(name) for name in ("mxnet", GPU_WHEEL)}
     libraries = load_libraries() if wheels[GPU_WHEEL] else ()
-    gpus, driver = nvidia_gpus(), driver_cuda_version()
+    gpus, driver = find_gpus(), driver_cuda_version()
+    gpu_problems = list(_gpu_problems(gpus, wheels=wheels))
     mx, problems = _load_mxnet()
+    if gpu_problems and not any(gpu.runs_mxnet for gpu in gpus) and not any(wheels.values()):
+        problems = []  # its cure would be to install it
     problems += [
+        *gpu_problems,
         *_wheel_problems(wheels, gpus=gpus),
         *_library_problems(libraries),
         *_driver_problems(mx, driver=driver, gpus=gpus, gpu_wheel=bool(wheels[GPU_WHEEL])),
@@ -90,37 +95,12 @@ def examine() -> Report:
         "threads": threads,
         "bfloat16": _bfloat16_fact(),
         "driver": f"for CUDA {driver[0]}.{driver[1]}" if driver else "no libcuda.so.1",
-        "nvidia gpus": "; ".join(gpus) or "none found by nvidia-smi",
+        "nvidia gpus": "; ".join(map(_gpu_line, gpus)) or "none found",
         **{library.name: library.source or library.problem for library in libraries},
         **{names[0]: _package_line(names, cure) for names, cure in _PACKAGES.items()},
         "graphviz dot": shutil.which("dot") or "optional, for drawings: `apt install graphviz`",
     }
     return Report(mx is not None, facts, tuple(problems))
-
-
-def nvidia_gpus() -> list[str]:
-    """Return name, driver version and memory of each GPU that `nvidia-smi` lists."""
-    command = [
-        "nvidia-smi",
-        "--query-gpu=name,driver_version,memory.total",
-        "--format=csv,noheader",
-    ]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in result.stdout.splitlines() if line.strip()]
-
-
-def driver_cuda_version() -> tuple[int, int] | None:
-    """Return the newest CUDA that the NVIDIA driver can serve; None without a driver."""
-    number = ctypes.c_int()
-    try:
-        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number)) != 0:
-            return None
-    except (OSError, AttributeError):
-        return None
-    return number.value // 1000, number.value % 1000 // 10
 
 
 def _load_mxnet() -> tuple[ModuleType | None, list[Problem]]:
@@ -172,13 +152,32 @@ def _bfloat16_fact() -> str:
     return "this CPU has it" if cpu_has_bfloat16() else "no gain: this CPU has no instructions"
 
 
-def _wheel_problems(wheels: dict[str, str], *, gpus: list[str]) -> Iterator[Problem]:
+def _gpu_line(gpu: Gpu) -> str:
+    if gpu.capability is None:
+        return f"{gpu}: its compute capability is not known"
+    return f"{gpu}: for MXNet and PyTorch" if gpu.runs_mxnet else f"{gpu}: {_for_torch()}"
+
+
+def _for_torch() -> str:
+    """Return what the owner of a GPU does that MXNet has no code for."""
+    installed = "use --backend torch, which is installed"
+    return installed if installed_version("torch") else USE_TORCH
+
+
+def _gpu_problems(gpus: list[Gpu], *, wheels: dict[str, str]) -> Iterator[Problem]:
+    """Yield what GPUs MXNet can never compute on, unless PyTorch is there in its place."""
+    unusable = ", ".join(str(gpu) for gpu in gpus if not gpu.runs_mxnet)
+    if unusable and not (installed_version("torch") and any(wheels.values())):
+        yield Problem(f"MXNet 1.9.1 has no code for {unusable}", _for_torch())
+
+
+def _wheel_problems(wheels: dict[str, str], *, gpus: list[Gpu]) -> Iterator[Problem]:
     if all(wheels.values()):
         yield Problem(
             f"mxnet and {GPU_WHEEL} are both installed, each over files of the other",
             f"run `pip uninstall mxnet {GPU_WHEEL}`, then install one of them",
         )
-    elif wheels["mxnet"] and gpus:
+    elif wheels["mxnet"] and any(gpu.runs_mxnet for gpu in gpus):
         yield Problem(
             "there is a GPU, but MXNet's CPU build is installed",
             "run `pip uninstall mxnet`, then `pip install 'ademx[gpu]'`",
@@ -207,7 +206,7 @@ def _driver_problems(
     mx: ModuleType | None,
     *,
     driver: tuple[int, int] | None,
-    gpus: list[str],
+    gpus: list[Gpu],
     gpu_wheel: bool,
 ) -> Iterator[Problem]:
     if not gpu_wheel:

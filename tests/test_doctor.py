@@ -17,6 +17,7 @@ from ademx import compat, doctor
 from ademx.cli import main
 from ademx.cuda_libraries import LIBRARIES, Library
 from ademx.doctor import examine
+from ademx.gpus import Gpu
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def machine(monkeypatch):
         mx.nd = SimpleNamespace(ones=lambda shape: SimpleNamespace(asnumpy=lambda: np.ones(shape)))
         monkeypatch.setattr(doctor, "installed_version", lambda name: packages.get(name, ""))
         monkeypatch.setattr(doctor, "load_libraries", lambda: tuple(libraries))
-        monkeypatch.setattr(doctor, "nvidia_gpus", lambda: list(gpus))
+        monkeypatch.setattr(doctor, "find_gpus", lambda: list(gpus))
         monkeypatch.setattr(doctor, "driver_cuda_version", lambda: driver)
         monkeypatch.setattr(doctor, "import_mxnet", lambda: mx)
         monkeypatch.setattr(doctor, "usable_cores", lambda: cores)
@@ -48,7 +49,8 @@ def problems():
     return [f"{problem.what}: {problem.cure}" for problem in examine().problems]
 
 
-H100 = "NVIDIA H100, 535.1, 81559 MiB"
+H100, A100 = Gpu(0, "NVIDIA H100", (9, 0)), Gpu(1, "NVIDIA A100", (8, 0))
+TORCH = {"torch": "2.13"}
 GPU = {"mxnet-cu112": "1.9.1"}
 
 
@@ -85,12 +87,14 @@ def test_without_mxnet_the_rest_is_found_and_the_status_is_1(monkeypatch):
 
 def test_a_healthy_gpu_machine_has_no_problem(machine):
     libraries = [Library(name, f"/site/{name}") for name in LIBRARIES]
-    machine(GPU, gpus=[H100], driver=(12, 2), num_gpus=2, libraries=libraries)
+    machine(GPU, gpus=[A100], driver=(12, 2), num_gpus=2, libraries=libraries)
     report = examine()
     assert report.problems == ()
     assert report.facts["devices"] == "cpu(0), gpu(0), gpu(1)"
     assert report.facts["driver"] == "for CUDA 12.2"
-    assert report.facts["nvidia gpus"] == H100
+    assert report.facts["nvidia gpus"] == (
+        "GPU 1 (NVIDIA A100, compute capability 8.0): for MXNet and PyTorch"
+    )
     assert report.facts["libcudnn.so.8"] == "/site/libcudnn.so.8"
     assert report.facts["mxnet"] == "1.9.1 (wheel mxnet-cu112)"
 
@@ -98,11 +102,11 @@ def test_a_healthy_gpu_machine_has_no_problem(machine):
 @pytest.mark.parametrize(
     ("packages", "state", "expected"),
     [
-        ({"mxnet": "1.9.1"}, {"gpus": [H100]}, "there is a GPU, but MXNet's CPU build.*uninstall"),
+        ({"mxnet": "1.9.1"}, {"gpus": [A100]}, "there is a GPU, but MXNet's CPU build.*uninstall"),
         ({"mxnet": "1.9.1", **GPU}, {"num_gpus": 1}, "both installed.*uninstall mxnet mxnet-cu112"),
         (GPU, {"driver": (10, 2)}, "the NVIDIA driver serves CUDA 10.2.*update the driver"),
         (GPU, {}, "finds no GPU: install the NVIDIA driver"),
-        (GPU, {"gpus": [H100]}, "finds no GPU: check CUDA_VISIBLE_DEVICES"),
+        (GPU, {"gpus": [A100]}, "finds no GPU: check CUDA_VISIBLE_DEVICES"),
         (
             GPU,
             {"num_gpus": 1, "libraries": [Library("libcudnn.so.8", "", "not found")]},
@@ -112,6 +116,12 @@ def test_a_healthy_gpu_machine_has_no_problem(machine):
             {**GPU, "nvidia-nccl-cu12": "2.27"},
             {"num_gpus": 1, "libraries": [Library("libnccl.so.2", "/site/libnccl.so.2")]},
             "nvidia-nccl-cu12 replaced files of the CUDA 11 packages: install torch for the CPU",
+        ),
+        (
+            {"mxnet": "1.9.1"},
+            {"gpus": [H100]},
+            r"no code for GPU 0 \(NVIDIA H100, compute capability 9.0\): "
+            r"run `pip install 'ademx\[torch\]'` and use --backend torch",
         ),
         ({"mxnet": "1.9.1"}, {"threads": "1"}, "OMP_NUM_THREADS=1 keeps MXNet to 1 of 8 cores"),
     ],
@@ -160,24 +170,23 @@ def test_the_cure_is_told_from_the_problem(machine, monkeypatch):
     assert problem == doctor.Problem("does not load (libcuda.so.1: absent)", "install the driver")
 
 
-def test_nvidia_smi_is_asked(monkeypatch, tmp_path):
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'A, 1.2, 3 MiB'\necho\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    assert doctor.nvidia_gpus() == ["A, 1.2, 3 MiB"]
-    program.write_text("#!/bin/sh\nexit 9\n")
-    assert doctor.nvidia_gpus() == []
+def test_gpus_that_only_pytorch_computes_on_are_no_problem_where_it_is(machine):
+    machine({"mxnet": "1.9.1", **TORCH}, gpus=[H100])
+    assert problems() == []
+    assert examine().facts["nvidia gpus"] == f"{H100}: use --backend torch, which is installed"
 
 
-def test_the_drivers_version_is_split(monkeypatch):
-    def version(pointer):
-        pointer._obj.value = 12020
-        return 0
+@pytest.mark.parametrize("packages", [{}, TORCH])
+def test_the_owner_of_a_new_gpu_is_not_told_to_install_mxnet(packages, machine, monkeypatch):
+    def fail():
+        raise compat.MissingDependency("this needs MXNet: run `pip install 'ademx[gpu]'`")
 
-    library = SimpleNamespace(cuDriverGetVersion=version)
-    monkeypatch.setattr(doctor.ctypes, "CDLL", lambda name: library)
-    assert doctor.driver_cuda_version() == (12, 2)
+    machine(packages, gpus=[H100])
+    monkeypatch.setattr(doctor, "import_mxnet", fail)
+    (line,) = problems()
+    assert line.startswith(f"MXNet 1.9.1 has no code for {H100}: ")
+    assert "--backend torch" in line
+    assert "ademx[gpu]" not in line
 
 
 def test_the_command_writes_json(tmp_path):

@@ -8,33 +8,52 @@ from typing import TYPE_CHECKING, Any
 
 from ademx.compat import check_bfloat16, import_mxnet
 from ademx.convert import import_torch
+from ademx.cuda_libraries import GPU_WHEEL, installed_version
 from ademx.devices import Devices
 from ademx.engines.mxnet.predict import Predictor
 from ademx.engines.trainer import Trainer, Workers
+from ademx.gpus import Gpu, find_gpus, no_mxnet_code
 from symbols.levels import check_choice
 
 if TYPE_CHECKING:
     from ademx.engines.torch.predict import TorchPredictor
 
 BACKENDS = ("mxnet", "torch")
+CHOICES = ("auto", *BACKENDS)
 
 _log = logging.getLogger(__name__)
 
 
-def resolve_backend(backend: str, devices: Devices) -> str:
+def resolve_backend(backend: str, devices: Devices | None) -> str:
     """Return "mxnet" or "torch" for a backend that may be "auto".
 
+    "auto" is MXNet if it is installed and has code for the devices, else PyTorch. Without
+    devices the GPUs of the machine are what they are, if one of the two can compute there.
+
     Args:
-        backend: "auto" (MXNet if it is installed, else PyTorch), "mxnet" or "torch".
-        devices: what it is to compute on.
+        backend: "auto", "mxnet" or "torch".
+        devices: what it is to compute on; None for the default.
 
     Raises:
         ValueError: another backend.
     """
-    check_choice("backend", backend, ("auto", *BACKENDS))
+    check_choice("backend", backend, CHOICES)
     if backend != "auto":
         return backend
-    return "mxnet" if find_spec("mxnet") or not find_spec("torch") else "torch"
+    if not find_spec("torch"):
+        return "mxnet"  # whose absence has an error of its own
+    if not find_spec("mxnet"):
+        return "torch"
+    if devices is not None and not devices.gpus:
+        return "mxnet"
+    found = find_gpus()
+    if devices is not None:
+        found = [gpu for gpu in found if gpu.number in devices.gpus]
+        on_torch = len(found) == len(devices.gpus) > len(_usable_by_mxnet(found))
+    else:
+        on_torch = bool(found) and not _usable_by_mxnet(found)
+        on_torch = on_torch and import_torch().cuda.is_available()
+    return "torch" if on_torch else "mxnet"
 
 
 def check_backend(backend: str, devices: Devices, *, precision: str) -> None:
@@ -56,12 +75,26 @@ def check_backend(backend: str, devices: Devices, *, precision: str) -> None:
 
 
 def default_devices(backend: str = "mxnet") -> Devices:
-    """Return the first GPU where the backend, "mxnet" or "torch", finds one, else the CPU."""
+    """Return the first GPU that the backend, "mxnet" or "torch", can use, else the CPU."""
     if backend == "torch":
-        found = import_torch().cuda.is_available()
-    else:
-        found = import_mxnet().context.num_gpus() > 0
-    return Devices(gpus=(0,)) if found else Devices()
+        return Devices(gpus=(0,)) if import_torch().cuda.is_available() else Devices()
+    if import_mxnet().context.num_gpus() == 0:
+        return Devices()
+    found = find_gpus()
+    usable = _usable_by_mxnet(found)
+    if found and not usable:
+        _log.warning("%s; computing on the CPU", no_mxnet_code(found))
+        return Devices()
+    return Devices(gpus=(usable[0].number if usable else 0,))
+
+
+def _usable_by_mxnet(gpus: list[Gpu]) -> list[Gpu]:
+    return [gpu for gpu in gpus if gpu.runs_mxnet] if _has_gpu_build() else []
+
+
+def _has_gpu_build() -> bool:
+    """Return whether the MXNet that is installed may be one for GPUs; pip's "mxnet" is not."""
+    return bool(installed_version(GPU_WHEEL)) or not installed_version("mxnet")
 
 
 def worker_devices(backend: str, devices: Devices | None) -> Devices:
@@ -71,7 +104,7 @@ def worker_devices(backend: str, devices: Devices | None) -> Devices:
         backend: "auto", "mxnet" or "torch".
         devices: what the user asks for; None for the default.
     """
-    engine = resolve_backend(backend, devices or Devices())
+    engine = resolve_backend(backend, devices)
     if engine == "mxnet":
         return devices or default_devices(engine)
     import_torch()

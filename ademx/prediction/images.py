@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +20,12 @@ from ademx.convert import split
 from ademx.convert.files import Reading, label_in, read_weights
 from ademx.convert.onnx import read_onnx
 from ademx.devices import Devices
-from ademx.engines.backends import BACKENDS, default_devices, predictor_class
+from ademx.engines.backends import (
+    BACKENDS,
+    default_devices,
+    predictor_class,
+    resolve_backend,
+)
 from ademx.engines.onnx.predict import OnnxPredictor, default_onnx_devices
 from ademx.files import locked, name_problem, replacing, write_json
 from ademx.labels import Label, parse_label
@@ -39,6 +45,8 @@ from iters.images import SUFFIXES, load_image
 
 _RANKS = 5
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class PredictionOptions:
@@ -51,7 +59,8 @@ class PredictionOptions:
     output: Path = option(help="Folder for the results.")
     backend: str | None = option(
         None,
-        "What computes.  [default: onnx for an .onnx file, else the first that is installed]",
+        "What computes.  [default: onnx for an .onnx file, else MXNet if it is "
+        "installed and has code for the devices, else PyTorch]",
         choices=(*BACKENDS, "onnx"),
     )
     label: str | None = option(None, "Model label of the weights.  [default: from the file]")
@@ -366,8 +375,9 @@ def _save_png(path: Path, image: Image.Image) -> None:
 def _open_network(options: PredictionOptions) -> _Network:
     """Return the network of a file of weights on the chosen backend."""
     path = options.weights
-    backend = options.backend or _default_backend(path)
+    backend = options.backend or _default_backend(path, options.devices)
     devices = options.devices or _default_devices(backend)
+    _log.info("%s computes on %s", backend, ", ".join(devices.names()))
     if backend == "onnx" and path.suffix == ".onnx":
         stored = OnnxPredictor.from_onnx(path, devices=devices)
         label = parse_label(options.label or stored.metadata["label"])
@@ -422,10 +432,9 @@ def _read(
     return *split(weights.parameters), dict(weights.metadata)
 
 
-def _default_backend(path: Path) -> str:
-    """Return onnx for an ONNX file, else the first backend that is installed."""
-    packages = {"mxnet": "mxnet", "torch": "torch", "onnx": "onnxruntime"}
-    installed = [name for name, package in packages.items() if find_spec(package)]
-    if path.suffix == ".onnx" and "onnx" in installed:
+def _default_backend(path: Path, devices: Devices | None) -> str:
+    """Return onnx for an ONNX file, else what the others' "auto" takes, else what is installed."""
+    has_onnx = find_spec("onnxruntime") is not None
+    if has_onnx and (path.suffix == ".onnx" or not (find_spec("mxnet") or find_spec("torch"))):
         return "onnx"
-    return installed[0] if installed else "mxnet"  # whose absence has an error of its own
+    return resolve_backend("auto", devices)  # whose absence has an error of its own

@@ -36,8 +36,8 @@ class _Options:
     )
     backend: str | None = option(
         None,
-        "What computes.  [default: mxnet; training: MXNet, or PyTorch where MXNet is not "
-        "installed]",
+        "What computes.  [default: auto: MXNet if it is installed and has code for the devices, "
+        "else PyTorch]",
         choices=BACKENDS,
     )
     unverified: bool = option(

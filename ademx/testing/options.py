@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ademx import options as declare
 from ademx.convert.files import Reading
 from ademx.devices import Devices
-from ademx.engines.backends import BACKENDS
+from ademx.engines.backends import CHOICES
 from ademx.engines.sharing import PRECISIONS
 from ademx.labels import Label, parse_label
 from ademx.metrics import ABSENT_CLASSES
@@ -58,7 +58,11 @@ class EvaluationOptions:
         "`python tools/bench.py evaluation` tells.",
         choices=PRECISIONS,
     )
-    backend: str = option("mxnet", "torch needs no MXNet.", choices=BACKENDS)
+    backend: str = option(
+        "auto",
+        "What computes; auto: MXNet if it is installed and has code for the devices, else PyTorch.",
+        choices=CHOICES,
+    )
     devices: Devices | None = None
     batch_images: int = option(
         1, "Network inputs that a device computes at a time.", least=1, decides=False

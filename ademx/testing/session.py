@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from ademx.engines.backends import default_devices, predictor_class
+from ademx.engines.backends import default_devices, predictor_class, resolve_backend
 from ademx.engines.mxnet.predict import Predictor
 from ademx.files import locked, md5
 from ademx.iteration import grouped, prefetched
@@ -54,7 +55,7 @@ class RunInputs:
     """What a test is made of, before anything is computed or written.
 
     Attributes:
-        options: how to test.
+        options: how to test, with the backend that computes.
         labels: of the weights.
         dataset: what is tested on.
         samples: the split's.
@@ -66,7 +67,8 @@ class RunInputs:
     """
 
     def __init__(self, options: EvaluationOptions) -> None:
-        self.options = options
+        backend = resolve_backend(options.backend, options.devices)
+        self.options = replace(options, backend=backend)
         self.labels = tuple(_checked_label(options, path) for path in options.weights)
         check_averageable(self.labels)
         self.dataset = find_dataset(self.labels[0], options.dataset)
@@ -106,6 +108,7 @@ class Session(RunInputs):
 
     def __init__(self, options: EvaluationOptions) -> None:
         super().__init__(options)
+        options = self.options
         self._devices = options.devices or default_devices(options.backend)
         self._predictors = tuple(map(self._predictor, options.weights, self.labels))
         self._broken: dict[Sample, str] = {}  # why it could not be tested
@@ -274,6 +277,8 @@ class Session(RunInputs):
         )
 
     def _describe(self) -> None:
+        names, options = ", ".join(self._devices.names()), self.options
+        _log.info("%s computes %s on %s", options.backend, options.precision, names)
         for weights in self.weights:
             name, digest = Path(weights.file).name, weights.md5
             _log.info("%s: MD5 %s, %s", name, digest, release_state(name, digest))

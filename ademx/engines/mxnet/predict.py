@@ -15,6 +15,7 @@ from ademx.convert import split
 from ademx.convert.files import Reading, read_weights
 from ademx.devices import Devices
 from ademx.engines.sharing import PRECISIONS, SharingPredictor
+from ademx.gpus import gpus_without_mxnet_code, no_mxnet_code
 from ademx.labels import Label
 from ademx.networks.graph import build_symbol, find_head, find_width
 
@@ -26,11 +27,14 @@ def mxnet_contexts(devices: Devices) -> list[Any]:
     """Return the MXNet contexts.
 
     Raises:
-        ValueError: a GPU that this machine or this build of MXNet does not have.
+        ValueError: a GPU that this machine or this build of MXNet does not have, or that MXNet
+            has no code for.
     """
     mx = import_mxnet()
     if not devices.gpus:
         return [mx.cpu(number) for number in range(devices.cpus)]
+    if unusable := gpus_without_mxnet_code(devices.gpus):
+        raise ValueError(f"--gpus {','.join(map(str, devices.gpus))}: {no_mxnet_code(unusable)}")
     available = mx.context.num_gpus()
     if min(devices.gpus) < 0 or max(devices.gpus) >= available:
         raise ValueError(
@@ -73,6 +77,7 @@ class Predictor(SharingPredictor):
         precision: str = "float32",
     ) -> None:
         _check_precision(precision, devices)
+        contexts = mxnet_contexts(devices)
         graph = _test_graph(label, arg_params, pool)
         check_fit(graph, arg_params, aux_params, source=source)
         mx = import_mxnet()
@@ -83,9 +88,7 @@ class Predictor(SharingPredictor):
             graph, arrays, states = amp.convert_model(
                 graph, arrays, states, target_dtype="bfloat16", cast_optional_params=True
             )
-        self.starts = [
-            _Replica(graph, arrays, states, context).start for context in mxnet_contexts(devices)
-        ]
+        self.starts = [_Replica(graph, arrays, states, context).start for context in contexts]
 
     @classmethod
     def from_file(
