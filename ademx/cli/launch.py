@@ -7,7 +7,7 @@ import sys
 import click
 
 from ademx.devices import Devices
-from ademx.engines.backends import BACKENDS, resolve_backend
+from ademx.engines.backends import CHOICES, resolve_backend
 from ademx.training.launch import SAVING_SECONDS
 from ademx.training.launch import launch as run
 
@@ -75,4 +75,4 @@ def _backend(arguments: tuple[str, ...]) -> str:
         name, _, value = argument.partition("=")
         if name == "--backend":
             found = value or following
-    return resolve_backend(found, Devices()) if found in ("auto", *BACKENDS) else found
+    return resolve_backend(found, Devices()) if found in CHOICES else found

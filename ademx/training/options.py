@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from ademx import options as declare
 from ademx.convert.files import Reading
 from ademx.devices import Devices
-from ademx.engines.backends import BACKENDS, resolve_backend
+from ademx.engines.backends import CHOICES, resolve_backend
 from ademx.engines.trainer import KVSTORES, PRECISIONS
 from ademx.files import md5
 from ademx.labels import Label, parse_label
@@ -107,8 +107,8 @@ class TrainOptions:
     )
     backend: str = option(
         "auto",
-        "What computes; auto: MXNet, or PyTorch where MXNet is not installed.",
-        choices=("auto", *BACKENDS),
+        "What computes; auto: MXNet if it is installed and has code for the devices, else PyTorch.",
+        choices=CHOICES,
         decides=False,
     )
     devices: Devices = field(default_factory=Devices)
