@@ -202,7 +202,11 @@ def test_convert_command(tmp_path):
 @pytest.mark.parametrize(
     ("target", "option", "message"),
     [
-        ("x.onnx", ["--input", "64"], "expected height x width, such as 504x504, or free"),
+        (
+            "x.onnx",
+            ["--input", "64"],
+            "expected height x width in pixels, such as 504x504, or free",
+        ),
         ("x.onnx", ["--layout", "resnet38d"], "has its own names and always a head"),
         ("x.pth", ["--input", "64x64"], "--input and --pool are for .onnx files"),
     ],
