@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from ademx.compat import import_mxnet
 from symbols.layers import DATA, Layer
-from symbols.levels import BN_EPSILON, LOSSES, check_choice
+from symbols.learning import OHEM_MIN_KEPT, OHEM_THRESH, Learning, get_learning
+from symbols.levels import BN_EPSILON
 from symbols.losses import ohem_softmax, softmax
 
 if TYPE_CHECKING:
@@ -16,19 +17,8 @@ if TYPE_CHECKING:
 
 mx = import_mxnet()
 
-# (learning rate, weight decay) multipliers of weights and gammas, and of biases and betas.
-_MULTIPLIERS = {
-    "none": (None, None),
-    "alex": (None, ("2.0", "0.0")),
-    "alex10": (("10.0", "1.0"), ("20.0", "0.0")),
-}
-MULTIPLIERS = tuple(_MULTIPLIERS)
 # MiB that a convolution may use for scratch.
 WORKSPACE = 1024
-
-# The Cityscapes recipe (SPEC §4).
-_OHEM_THRESH = 0.6
-_OHEM_MIN_KEPT = 256
 
 
 def to_symbol(
@@ -45,33 +35,31 @@ def to_symbol(
 
     Args:
         layers: from :func:`symbols.layers.list_layers`.
-        loss: "softmax", or for segmentation "ohem" (threshold 0.6, at least 256 kept).
-        multipliers: "none", "alex" (biases and betas: lr ×2, no decay) or "alex10" (everything
-            10 times as fast as "alex"); by default "none" for classification and "alex" for
-            segmentation.
-        frozen_statistics: BatchNorm uses its moving statistics in training too; by default only
-            in segmentation.
+        loss: see :func:`symbols.learning.get_learning`; "ohem" is with threshold 0.6 and at least
+            256 kept.
+        multipliers: see there.
+        frozen_statistics: see there.
 
     Raises:
         ValueError: an unknown loss or multipliers.
     """
     segmentation = layers[-2].kind == "convolution"
-    multipliers = multipliers or ("alex" if segmentation else "none")
-    frozen = segmentation if frozen_statistics is None else frozen_statistics
-    check_choice("multipliers", multipliers, MULTIPLIERS)
-    check_choice(
-        *(("loss", loss, LOSSES) if segmentation else ("loss of classification", loss, LOSSES[:1]))
+    learning = get_learning(
+        "segmentation" if segmentation else "classification",
+        loss=loss,
+        multipliers=multipliers,
+        frozen_statistics=frozen_statistics,
     )
     operators = {
         **_OPERATORS,
-        "batch_norm": partial(_batch_norm, frozen=frozen),
+        "batch_norm": partial(_batch_norm, frozen=learning.frozen_statistics),
         "softmax": partial(_loss, loss=loss, segmentation=segmentation),
     }
     outputs = {DATA: mx.sym.Variable(DATA)}
     for layer in layers:
         inputs = [outputs[name] for name in layer.inputs]
         parameters = {
-            name.rpartition("_")[2]: _variable(name, multipliers)
+            name.rpartition("_")[2]: _variable(name, learning)
             for name in layer.parameters()
             if "_moving_" not in name
         }
@@ -79,12 +67,12 @@ def to_symbol(
     return outputs[layers[-1].name]
 
 
-def _variable(name: str, multipliers: str) -> Symbol:
-    weights, biases = _MULTIPLIERS[multipliers]
-    chosen = biases if name.endswith(("_bias", "_beta")) else weights
-    if chosen is None:
+def _variable(name: str, learning: Learning) -> Symbol:
+    """Return a parameter, with its multipliers where they are not those that MXNet gives it."""
+    rate, decay = learning.of(name)
+    if (rate, decay) == (1.0, float(name.endswith(("_weight", "_gamma")))):
         return mx.sym.Variable(name)
-    return mx.sym.Variable(name, lr_mult=float(chosen[0]), wd_mult=float(chosen[1]))
+    return mx.sym.Variable(name, lr_mult=rate, wd_mult=decay)
 
 
 def _convolution(layer: Layer, data: Symbol, **parameters: Symbol) -> Symbol:
@@ -167,7 +155,7 @@ def _loss(layer: Layer, scores: Symbol, *, loss: str, segmentation: bool) -> Sym
     if loss == "softmax":
         return softmax(scores, multi_output=segmentation)
     label = mx.sym.Variable("softmax_label")
-    return ohem_softmax(scores, label, thresh=_OHEM_THRESH, min_kept=_OHEM_MIN_KEPT)
+    return ohem_softmax(scores, label, thresh=OHEM_THRESH, min_kept=OHEM_MIN_KEPT)
 
 
 _OPERATORS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ademx.compat import import_mxnet
+from symbols.learning import IGNORE_LABEL
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
@@ -13,7 +14,6 @@ mx = import_mxnet()
 
 # Above any probability: stands for a pixel that must not be kept.
 _NEVER = 2.0
-IGNORE_LABEL = 255
 
 
 def softmax(data: Symbol, *, multi_output: bool) -> Symbol:

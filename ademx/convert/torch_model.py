@@ -21,6 +21,8 @@ from symbols.levels import BN_EPSILON
 
 # What MXNet keeps of its moving statistics is 0.9; PyTorch states what it replaces.
 _BN_MOMENTUM = 0.1
+# The most input channels that oneDNN takes at a time.
+_ONEDNN_CHANNELS = 16
 
 
 def build(
@@ -48,14 +50,25 @@ def build(
         ValueError: a malformed label, or a choice that does not exist.
     """
     label = label if isinstance(label, Label) else parse_label(label)
-    *layers, _ = list_layers(label, width=width, pool=pool, head=head)  # the last is the softmax
-    frozen = label.task == "segmentation"
+    layers = list_layers(label, width=width, pool=pool, head=head)
+    return to_module(
+        layers, norm=FrozenBatchNorm2d if label.task == "segmentation" else nn.BatchNorm2d
+    )
+
+
+def to_module(layers: Sequence[Layer], *, norm: type[nn.BatchNorm2d]) -> nn.Sequential:
+    """Return a network as a module, in training mode; its output is the scores.
+
+    Args:
+        layers: from :func:`ademx.networks.graph.list_layers`; the last, the softmax, is left out.
+        norm: what normalises.
+    """
     modules: OrderedDict[str, nn.Module] = OrderedDict()
-    for block, group in groupby(layers, key=lambda layer: layer.block):
+    for block, group in groupby(layers[:-1], key=lambda layer: layer.block):
         if block:
-            modules[f"res{block}"] = _Block(list(group), frozen=frozen)
+            modules[f"res{block}"] = Block(list(group), norm=norm)
         else:
-            modules.update((layer.name, _module(layer, frozen=frozen)) for layer in group)
+            modules.update((layer.name, _module(layer, norm=norm)) for layer in group)
     return nn.Sequential(modules).train()
 
 
@@ -68,10 +81,10 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         return self
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """A residual block: walks its layers, and lets go of an output after its last reader."""
 
-    def __init__(self, layers: Sequence[Layer], *, frozen: bool) -> None:
+    def __init__(self, layers: Sequence[Layer], *, norm: type[nn.BatchNorm2d]) -> None:
         super().__init__()
         last_reader = {name: layer.name for layer in layers for name in layer.inputs}
         self._data = layers[0].inputs[0]
@@ -85,9 +98,10 @@ class _Block(nn.Module):
 
         # The projection first: PyTorch keeps the states of its optimisers by parameters' order.
         for layer in sorted(layers, key=lambda layer: not layer.name.endswith("_branch1")):
-            self.add_module(_child_name(layer), _module(layer, frozen=frozen))
+            self.add_module(_child_name(layer), _module(layer, norm=norm))
 
     def forward(self, data: Tensor) -> Tensor:
+        """Return the block's output."""
         values = {self._data: data}
         for child, name, inputs, spent in self._steps:
             output: Tensor = getattr(self, child)(*[values[source] for source in inputs])
@@ -106,8 +120,10 @@ def _child_name(layer: Layer) -> str:
 
 
 class _Add(nn.Module):
+    """Adds in place: no other layer reads the branch, and no backward pass its last output."""
+
     def forward(self, branch: Tensor, shortcut: Tensor) -> Tensor:
-        return branch + shortcut
+        return branch.add_(shortcut)
 
 
 class _Subsample(nn.Module):
@@ -132,12 +148,25 @@ class _ZeroPad(nn.Module):
         return functional.pad(data, (0, 0, 0, 0, 0, self.channels))
 
 
-def _module(layer: Layer, *, frozen: bool) -> nn.Module:
+class _NarrowStrided(nn.Conv2d):
+    """A 1×1 convolution with a stride as one without it, of every stride-th row and column.
+
+    In channels-last oneDNN's gradient of the weights writes past its memory where there are fewer
+    input channels than it takes at a time (uxlfoundation/oneDNN issue 6035): heaps break.
+    """
+
+    def forward(self, data: Tensor) -> Tensor:
+        rows, columns = self.stride
+        return functional.conv2d(data[:, :, ::rows, ::columns], self.weight, self.bias)
+
+
+def _module(layer: Layer, *, norm: type[nn.BatchNorm2d]) -> nn.Module:
     channels, window = (layer.in_channels, layer.channels), (layer.kernel, layer.stride)
     if layer.kind == "convolution":
-        return nn.Conv2d(*channels, *window, layer.padding, layer.dilation, bias=layer.bias)
+        narrow = layer.kernel == 1 < layer.stride and layer.in_channels < _ONEDNN_CHANNELS
+        convolution = _NarrowStrided if narrow else nn.Conv2d
+        return convolution(*channels, *window, layer.padding, layer.dilation, bias=layer.bias)
     if layer.kind == "batch_norm":
-        norm = FrozenBatchNorm2d if frozen else nn.BatchNorm2d
         return norm(layer.channels, eps=BN_EPSILON, momentum=_BN_MOMENTUM)
     if layer.kind == "max_pool":
         return nn.MaxPool2d(*window, layer.padding, ceil_mode=layer.ceil)

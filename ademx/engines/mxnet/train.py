@@ -21,6 +21,7 @@ from ademx.engines.mxnet.memory import mirroring
 from ademx.engines.mxnet.predict import mxnet_contexts
 from ademx.engines.trainer import KVSTORES, Arrays, Sums, Trainer, Workers
 from ademx.networks.graph import build_symbol
+from symbols.learning import IGNORE_LABEL
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
@@ -32,7 +33,6 @@ mx = import_mxnet()
 
 # Keeps the logarithm of a probability that underflowed finite, and lets a nan through.
 _TINY = 1e-37
-_IGNORE_LABEL = 255
 _LABEL = "softmax_label"
 
 
@@ -394,7 +394,7 @@ def _classification_sums(output: Any, label: Any) -> Any:
 
 def _segmentation_sums(output: Any, label: Any) -> Any:
     output = output.reshape((0, 0, -1))
-    valid = label != _IGNORE_LABEL
+    valid = label != IGNORE_LABEL
     true = mx.nd.pick(output, label * valid, axis=1)
     correct = (output.max(axis=1) == true) * valid
     # `where`, since nan times 0 would be nan.

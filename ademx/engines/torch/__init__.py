@@ -1,4 +1,4 @@
-"""Networks run by PyTorch."""
+"""Networks run and trained by PyTorch."""
 
 # The modules that other rooms may import.
 __all__ = ["predict"]

@@ -57,7 +57,7 @@ class TorchPredictor(SharingPredictor):
         self._precision = precision
         shapes = {name: value.shape for name, value in parameters.items()}
         self.starts = []
-        for device in _torch_devices(devices):
+        for device in torch_devices(devices):
             network = build(
                 label,
                 width=find_width(label, shapes),
@@ -103,7 +103,12 @@ class TorchPredictor(SharingPredictor):
         return torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bfloat16")
 
 
-def _torch_devices(devices: Devices) -> list[torch.device]:
+def torch_devices(devices: Devices) -> list[torch.device]:
+    """Return the PyTorch devices; one for all CPU contexts.
+
+    Raises:
+        ValueError: a GPU that is not there.
+    """
     if not devices.gpus:
         return [torch.device("cpu")]
     available = torch.cuda.device_count()
