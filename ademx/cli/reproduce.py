@@ -150,8 +150,7 @@ def _train(arguments: dict[str, Any]) -> None:
 
     dry_run = arguments["dry_run"]
     if not dry_run:
-        backend = arguments["backend"] or "auto"
-        arguments["devices"] = worker_devices(backend, arguments["devices"])
+        arguments["devices"] = worker_devices(arguments["backend"], arguments["devices"])
     options = RecipeOptions(**{name: arguments[name] for name in _TRAINING})
     recipe = options.row
     stages = plan_stages(options)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ademx.devices import Devices
-from ademx.engines.backends import BACKENDS
 from ademx.options import check, option, other_default
 from ademx.published import RESULTS, Result, get_result
 from ademx.reproduction.inputs import SearchFolders
@@ -34,12 +33,7 @@ class _Options:
     prefetch_threads: int | None = other_default(
         EvaluationOptions, "prefetch_threads", None, "How many read images ahead."
     )
-    backend: str | None = option(
-        None,
-        "What computes.  [default: auto: MXNet if it is installed and has code for the devices, "
-        "else PyTorch]",
-        choices=BACKENDS,
-    )
+    backend: str = other_default(EvaluationOptions, "backend", "auto")
     unverified: bool = option(
         False, "Use also data and weights that are not known to be the published ones."
     )
