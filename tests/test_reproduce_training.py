@@ -258,3 +258,12 @@ def test_warnings_are_shown_and_the_rate_stays(places, tmp_path):
     commands = [line for line in result.stdout.splitlines() if line.startswith("ademx train")]
     rates = [options_of(shlex.split(command)[1:]).base_lr for command in commands[:1]]
     assert rates == [0.0016] and "--base-lr 0.0008 " in commands[1]
+
+
+def test_a_recipe_is_trained_by_pytorch_too(places, tmp_path):
+    command = ("--train", "voc-a1", *places, "--output", tmp_path / "out", *OPTIONS)
+    result = run(*command, "--epochs", "1", "--backend", "torch")
+    assert result.exit_code == 0, result.stderr
+    assert Path(result.stdout.strip()) == tmp_path / "models" / LAST
+    found = checkpoints.find_newest(tmp_path / "out" / "train" / "voc-a1" / SECOND, SECOND)
+    assert found.state.record["hardware"]["backend"] == "torch"
