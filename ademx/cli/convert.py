@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -48,16 +48,12 @@ if TYPE_CHECKING:
 def convert(
     src: Path,
     dst: Path,
-    layout: str | None,
     label: str | None,
-    with_head: bool | None,
-    norm_suffix: str,
-    module_prefix: bool,
-    wrap_state_dict: bool,
     input_size: tuple[int, int] | None,
     pool: str | None,
     reading: Reading,
     overwrite: bool,
+    **of_layout: Any,
 ) -> None:
     """Write the weights in SRC to DST: a .params, .pth or .safetensors file each.
 
@@ -78,7 +74,7 @@ def convert(
     if dst.suffix == ".onnx":
         from ademx.convert.onnx import convert_to_onnx
 
-        if layout or norm_suffix or module_prefix or wrap_state_dict or with_head is not None:
+        if any(of_layout.values()) or of_layout["with_head"] is not None:
             raise click.UsageError(f"{dst}: an .onnx file has its own names and always a head")
         built = convert_to_onnx(
             src, dst, label=label, input_size=input_size, pool=pool or "pad", reading=reading
@@ -87,16 +83,6 @@ def convert(
         return
     if input_size or pool:
         raise click.UsageError(f"{dst}: --input and --pool are for .onnx files")
-    found = files.convert(
-        src,
-        dst,
-        layout=layout,
-        label=label,
-        with_head=with_head,
-        norm_suffix=norm_suffix,
-        module_prefix=module_prefix,
-        wrap_state_dict=wrap_state_dict,
-        reading=reading,
-    )
+    found = files.convert(src, dst, label=label, reading=reading, **of_layout)
     checked = f"names and shapes are those of {found}" if found else "no label to check it against"
     click.echo(f"{dst}: {checked}")
