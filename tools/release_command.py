@@ -71,20 +71,18 @@ def _as_tested(arguments: Sequence[str], task: str) -> list[str]:
     after the weights; and a classifier is tested at `--crop-size` where no scale is given.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--log-file", type=Path)
-    known, rest = parser.parse_known_args(arguments)
-    for name in ("--weights", "--split", "--test-scales", "--crop-size"):
+    for name in ("--output", "--log-file", "--weights", "--split", "--test-scales", "--crop-size"):
         parser.add_argument(name)
-    given = parser.parse_known_args(arguments)[0]
+    given, _ = parser.parse_known_args(arguments)
     if given.weights is None:
         return list(arguments)
     weights = Path(given.weights)
     split = given.split or "train"  # Release: its default in both phases
-    folder = known.output if known.output is not None else weights.parent
+    folder = weights.parent if given.output is None else Path(given.output)
     suffix = "" if split == "val" else f"_{split}"
-    log_file = folder / (known.log_file or f"{weights.stem}{suffix}.log")
+    log_file = folder / (given.log_file or f"{weights.stem}{suffix}.log")
+    output = ["--log-file", str(log_file), "--output", str(log_file.with_suffix(""))]
+    rest = [*arguments, "--split", split, *output]  # what is given twice is the last
     if task == "classification" and given.test_scales is None and given.crop_size is not None:
         rest += ["--test-scales", given.crop_size]
-    rest += ["--split", split, "--log-file", str(log_file)]
-    return [*rest, "--output", str(log_file.with_suffix(""))]
+    return rest
