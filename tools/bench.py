@@ -7,6 +7,7 @@ from bench_convert import convert
 from bench_evaluation import evaluation
 from bench_iterators import iterators
 from bench_params import params
+from bench_training import training
 
 
 @click.group()
@@ -18,6 +19,7 @@ main.add_command(convert)
 main.add_command(evaluation)
 main.add_command(iterators)
 main.add_command(params)
+main.add_command(training)
 
 if __name__ == "__main__":
     main()

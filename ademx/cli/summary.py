@@ -10,10 +10,11 @@ import click
 
 from ademx import options as declare
 from ademx.cli import options as shared
+from ademx.engines.backends import BACKENDS, training_memory
 from ademx.files import replacing, write_json
 
 if TYPE_CHECKING:
-    from ademx.engines.mxnet.memory import TrainingMemory
+    from ademx.networks.memory import TrainingMemory
     from ademx.networks.summary import LevelSummary, Summary
 
 _ORIGINS = {
@@ -44,6 +45,9 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @shared.from_field("pool", declare.pool())
 @shared.from_field("head", declare.head("Top of a segmentation network."))
 @click.option("--training", is_flag=True, help="Memory of training; the batch is a device's.")
+@click.option(
+    "--backend", type=click.Choice(BACKENDS), default="mxnet", show_default=True, help="Who trains."
+)
 @click.option("--backward-do-mirror", is_flag=True, help="As in training: compute layers again.")
 @click.option("--plot", type=_FILE, help="Draw the graph: a .pdf, .png or .svg file.")
 @click.option("--json", "json_file", type=_FILE, help="Write the numbers as JSON.")
@@ -56,6 +60,7 @@ def summary(
     pool: str,
     head: str,
     training: bool,
+    backend: str,
     backward_do_mirror: bool,
     plot: Path | None,
     json_file: Path | None,
@@ -73,11 +78,9 @@ def summary(
     numbers = dataclasses.asdict(result)
     report = _report(result)
     if training or backward_do_mirror:
-        from ademx.engines.mxnet.memory import training_memory
-
-        memory = training_memory(graph, backward_do_mirror=backward_do_mirror)
+        memory = training_memory(backend, graph, backward_do_mirror=backward_do_mirror)
         numbers["training"] = {**dataclasses.asdict(memory), "total": memory.total}
-        report += _training_report(memory, result.input_shape[0])
+        report += _training_report(memory, result.input_shape[0], backend)
     if plot:
         from ademx.networks.drawing import draw
 
@@ -109,7 +112,7 @@ def _report(result: Summary) -> str:
     )
 
 
-def _training_report(memory: TrainingMemory, batch: int) -> str:
+def _training_report(memory: TrainingMemory, batch: int, backend: str) -> str:
     """Return the memory of training, a line for each part."""
     rows = {
         "parameters": memory.parameters,
@@ -120,12 +123,14 @@ def _training_report(memory: TrainingMemory, batch: int) -> str:
         "total": memory.total,
     }
     lines = [f"{name:20}  {value / 2**20:10,.1f} MiB" for name, value in rows.items()]
-    title = f"training, float32, batch of {batch} on each device:"
-    note = (
-        f"On a GPU the CUDA context and up to {memory.workspace / 2**20:,.0f} MiB of workspace "
-        "come on top."
+    by = "" if backend == "mxnet" else " by PyTorch"
+    title = f"training{by}, float32, batch of {batch} on each device:"
+    workspace = "workspaces"
+    if memory.workspace:
+        workspace = f"up to {memory.workspace / 2**20:,.0f} MiB of workspace"
+    return "\n".join(
+        ["\n", title, *lines, f"On a GPU the CUDA context and {workspace} come on top."]
     )
-    return "\n".join(["\n", title, *lines, note])
 
 
 def _row(level: LevelSummary) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ from symbols.levels import check_choice
 
 if TYPE_CHECKING:
     from ademx.engines.torch.predict import TorchPredictor
+    from ademx.networks.memory import TrainingMemory
+    from ademx.networks.summary import Graph
 
 BACKENDS = ("mxnet", "torch")
 CHOICES = ("auto", *BACKENDS)
@@ -147,3 +149,15 @@ def open_trainer(*arguments: Any, backend: str, **options: Any) -> Trainer:
     else:
         import ademx.engines.mxnet.train as engine
     return engine.open_trainer(*arguments, **options)
+
+
+def training_memory(backend: str, graph: Graph, *, backward_do_mirror: bool) -> TrainingMemory:
+    """Return the memory that training by "mxnet" or "torch" takes on one device.
+
+    MXNet is asked for its own plan; PyTorch, which need not be installed, has none.
+    """
+    if backend == "torch":
+        import ademx.engines.torch.memory as engine
+    else:
+        import ademx.engines.mxnet.memory as engine
+    return engine.training_memory(graph, backward_do_mirror=backward_do_mirror)

@@ -7,40 +7,14 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from ademx.compat import import_mxnet
+from ademx.networks.memory import TrainingMemory
 from ademx.networks.summary import Graph
 from symbols.graph import WORKSPACE, to_symbol
 
 _INPUTS = ("data", "softmax_label")
 _FLOAT32_BYTES = 4
-
-
-@dataclass(frozen=True)
-class TrainingMemory:
-    """What one device holds while it trains on batches of a graph's size, in bytes, float32.
-
-    Attributes:
-        parameters: weights and moving statistics.
-        gradients: one for each weight.
-        momentum: one for each weight.
-        inputs: images and labels of a batch.
-        plan: activations and their gradients, as MXNet lays them out over each other; whole MiB.
-        workspace: the most that a convolution may take besides on a GPU; not in the total.
-    """
-
-    parameters: int
-    gradients: int
-    momentum: int
-    inputs: int
-    plan: int
-    workspace: int
-
-    @property
-    def total(self) -> int:
-        """Bytes that every update needs. MXNet itself and the CUDA context come on top."""
-        return self.parameters + self.gradients + self.momentum + self.inputs + self.plan
 
 
 def training_memory(graph: Graph, *, backward_do_mirror: bool = False) -> TrainingMemory:

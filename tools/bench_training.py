@@ -1,0 +1,179 @@
+"""`bench.py training`: updates of Model A1 at 224 by both engines, their memory, and the waiting.
+
+Each engine has a process of its own; they update in turns, so that both see the same machine. The
+weights are drawn and the images are noise: time does not depend on them. An update of 4 images is
+0.6 TMACs.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from bench_rows import Row, report
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+LABEL = "ilsvrc-cls_rna-a1_cls1000"
+BATCH = 4
+SIZE = 224
+# PyTorch's time for an update, at most so much of MXNet's.
+TARGETS = {"float32": 0.65, "bfloat16": 0.6}
+MIRROR_TARGET = 1.35
+WAIT_TARGET = 0.02  # fraction of the time
+READ_UPDATES = 8
+
+
+@click.command()
+@click.option("--repeat", default=3, show_default=True, type=click.IntRange(min=1), help="Updates.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+def training(repeat: int, json_file: Path | None) -> None:
+    """Time updates of both engines, and of PyTorch with blocks computed again; peak memory."""
+    rows = [
+        _beside("update by PyTorch", precision, ("torch", "mxnet"), 1 / target, repeat)
+        for precision, target in TARGETS.items()
+    ]
+    rows.append(
+        _beside(
+            "update by PyTorch, all kept",
+            "float32",
+            ("torch", "torch --backward-do-mirror"),
+            None,
+            repeat,
+        )
+    )
+    report(rows, json_file)
+    click.echo(wait_share())
+
+
+def _beside(
+    what: str, precision: str, engines: tuple[str, str], target_ratio: float | None, repeat: int
+) -> Row:
+    """Return the row of two engines that make updates in turns."""
+    children = [_Child(engine, precision) for engine in engines]
+    try:
+        seconds: list[list[float]] = [[], []]
+        for _ in range(repeat + 1):  # the first update allocates
+            for child, taken in zip(children, seconds):
+                taken.append(child.step())
+        peaks = [child.finish() for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    medians = [statistics.median(taken[1:]) for taken in seconds]
+    images = " against ".join(f"{median / BATCH:.2f}" for median in medians)
+    memory = " against ".join(f"{peak / 2**30:.2f}" for peak in peaks)
+    note = f"{engines[1]}; {images} s an image, peak {memory} GiB"
+    return Row(f"{what}, A1 at {SIZE}, batch {BATCH}, {precision}", *medians, target_ratio, note)
+
+
+class _Child:
+    """A process that makes updates when it is told to."""
+
+    def __init__(self, engine: str, precision: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_make_updates, args=(theirs, engine, precision), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._ours.recv()  # it is ready
+
+    def step(self) -> float:
+        """Return the seconds of an update."""
+        self._ours.send("update")
+        return float(self._ours.recv())
+
+    def finish(self) -> int:
+        """Return the most memory that the process has held, bytes, and end it."""
+        self._ours.send("end")
+        peak = int(self._ours.recv())
+        self._process.join()
+        return peak
+
+    def kill(self) -> None:
+        """End the process, whatever it does."""
+        self._process.kill()
+
+
+def _make_updates(connection: Connection, engine: str, precision: str) -> None:
+    import numpy as np
+
+    from ademx.training import ClassificationTrainOptions, start_trainer
+
+    backend, _, mirror = engine.partition(" ")
+    options = ClassificationTrainOptions(
+        data_root=Path(),
+        to_epoch=1,
+        model=LABEL,
+        batch_images=BATCH,
+        backend=backend,
+        precision=precision,
+        backward_do_mirror=bool(mirror),
+    )
+    shape = (BATCH, 3, SIZE, SIZE)
+    trainer = start_trainer(options, data_shape=shape, num_batches=100)
+    random = np.random.default_rng(0)
+    data = random.standard_normal(shape, np.float32)
+    label = random.integers(0, 1000, BATCH).astype(np.float32)
+    connection.send("ready")
+    while connection.recv() == "update":
+        start = time.perf_counter()
+        trainer.step(data, label)
+        connection.send(time.perf_counter() - start)
+    status = Path("/proc/self/status").read_text()
+    connection.send(int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024)
+
+
+def wait_share() -> str:
+    """Return what a run with one reading process waits for its batches, as a line."""
+    import json
+
+    from ademx.training import ClassificationTrainOptions
+    from ademx.training.run import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        _write_photos(root, READ_UPDATES * BATCH)
+        options: dict[str, Any] = {"lr_type": "linear", "base_lr": 1e-3}
+        train(
+            ClassificationTrainOptions(
+                data_root=root,
+                to_epoch=1,
+                model=LABEL,
+                batch_images=BATCH,
+                backend="torch",
+                output=root / "output",
+                prefetch_threads=1,
+                **options,
+            )
+        )
+        lines = map(json.loads, (root / "output" / "metrics.jsonl").read_text().splitlines())
+        waits = [line["data_wait"] for line in lines if line["kind"] == "update"][1:]
+    share = statistics.mean(waits)
+    verdict = "met" if share <= WAIT_TARGET else "missed"
+    return (
+        f"waiting for data, {len(waits)} updates by PyTorch in float32, one reading process: "
+        f"{share:.2%} of the time (target {WAIT_TARGET:.0%}: {verdict})"
+    )
+
+
+def _write_photos(root: Path, count: int) -> None:
+    """Write photographs of ILSVRC's usual size, and the list of a "train" split."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for number in range(count):
+        coarse = Image.fromarray(random.integers(0, 256, (24, 32, 3), np.uint8))
+        coarse.resize((500, 375), Image.BICUBIC).save(root / f"{number}.jpg", quality=90)
+    lines = "".join(f"{number}\t{number}\t{number}.jpg\n" for number in range(count))
+    (root / "train.lst").write_text(lines)
