@@ -26,7 +26,7 @@ def golden_case(case: str) -> tuple[np.ndarray, ...]:
     return tuple(GOLDEN[f"{case}/{key}"] for key in keys)
 
 
-def run(scores, label, *, thresh, min_kept, num_devices=1):
+def by_mxnet(scores, label, *, thresh, min_kept, num_devices=1):
     """Probabilities, and the gradient of the loss with respect to the scores."""
     symbol = ohem_softmax(
         mx.sym.Variable("data"),
@@ -40,6 +40,30 @@ def run(scores, label, *, thresh, min_kept, num_devices=1):
     batch = mx.io.DataBatch([mx.nd.array(scores)], [mx.nd.array(label)])
     module.forward_backward(batch)
     return module.get_outputs()[0].asnumpy(), module.get_input_grads()[0].asnumpy()
+
+
+def by_torch(scores, label, *, thresh, min_kept, num_devices=1):
+    """The same by the output layer of PyTorch's trainer."""
+    torch = pytest.importorskip("torch")
+    from ademx.engines.torch.losses import pixel_gradient
+
+    found = []
+    for part in zip(np.split(scores, num_devices), np.split(label, num_devices)):
+        probabilities = torch.from_numpy(part[0]).softmax(1)
+        gradient = pixel_gradient(
+            probabilities,
+            torch.from_numpy(part[1]).long(),
+            loss="ohem",
+            thresh=float(thresh),
+            min_kept=int(min_kept),
+        )
+        found.append((probabilities.numpy(), gradient.numpy()))
+    return tuple(map(np.concatenate, zip(*found)))
+
+
+@pytest.fixture(params=[by_mxnet, by_torch])
+def run(request):
+    return request.param
 
 
 def referee(scores, label, *, thresh, min_kept):
@@ -67,7 +91,7 @@ def random_case(seed, shape=(2, 5, 6, 7), ignored=0.3):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_outputs_and_gradients_are_the_released_ones(case):
+def test_outputs_and_gradients_are_the_released_ones(run, case):
     scores, label, thresh, min_kept, probabilities, gradient = golden_case(case)
     found = run(scores, label, thresh=thresh, min_kept=min_kept)
     np.testing.assert_allclose(found[0], probabilities, **CLOSE)
@@ -75,7 +99,7 @@ def test_outputs_and_gradients_are_the_released_ones(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_each_of_two_devices_chooses_among_its_own_pixels(case):
+def test_each_of_two_devices_chooses_among_its_own_pixels(run, case):
     scores, label, thresh, min_kept, _, gradient = golden_case(case)
     twice = [np.concatenate([array, array]) for array in (scores, label)]
     _, found = run(*twice, thresh=thresh, min_kept=min_kept, num_devices=2)
@@ -85,7 +109,7 @@ def test_each_of_two_devices_chooses_among_its_own_pixels(case):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("thresh", [0.0, 0.2, 0.6, 1.0])
 @pytest.mark.parametrize("min_kept", [0, 1, 20, 84, 300])
-def test_random_cases_are_those_of_numpy(seed, thresh, min_kept):
+def test_random_cases_are_those_of_numpy(run, seed, thresh, min_kept):
     scores, label = random_case(seed)
     assert label.size == 84  # so that 84 asks for every pixel and 300 for more than there are
     found = run(scores, label, thresh=thresh, min_kept=min_kept)
@@ -95,7 +119,7 @@ def test_random_cases_are_those_of_numpy(seed, thresh, min_kept):
 
 
 @pytest.mark.parametrize("more", [-1, 0, 1])
-def test_around_as_many_kept_as_are_valid(more):
+def test_around_as_many_kept_as_are_valid(run, more):
     scores, label = random_case(4)
     num_valid = int((label != IGNORED).sum())
     _, found = run(scores, label, thresh=0, min_kept=num_valid + more)
@@ -105,7 +129,7 @@ def test_around_as_many_kept_as_are_valid(more):
     assert num_kept == min(num_valid + more, num_valid)
 
 
-def test_ties_with_the_last_kept_pixel_are_all_kept():
+def test_ties_with_the_last_kept_pixel_are_all_kept(run):
     scores, label = random_case(5, shape=(1, 3, 2, 4), ignored=0)
     scores[:] = scores[:, :, :1, :1]  # every pixel alike
     label[:] = 1
@@ -114,14 +138,14 @@ def test_ties_with_the_last_kept_pixel_are_all_kept():
     assert (found != 0).all()
 
 
-def test_a_probability_equal_to_the_threshold_is_kept():
+def test_a_probability_equal_to_the_threshold_is_kept(run):
     # Two classes with equal scores have probability 1/2 exactly; the gradient is ∓1/2 / 4 pixels.
     _, found = run(np.zeros((1, 2, 2, 2), np.float32), np.zeros((1, 4)), thresh=0.5, min_kept=0)
     np.testing.assert_array_equal(found[0, 0], np.full((2, 2), -0.125))
     np.testing.assert_array_equal(found[0, 1], np.full((2, 2), 0.125))
 
 
-def test_no_hard_pixel_and_no_minimum_gives_no_gradient():
+def test_no_hard_pixel_and_no_minimum_gives_no_gradient(run):
     scores, label = random_case(6)
     _, found = run(scores, label, thresh=0, min_kept=0)
     assert not found.any()
