@@ -126,10 +126,11 @@ def test_updates_are_those_of_mxnets_module(task, devices, tmp_path, monkeypatch
     assert any(np.abs(trainer.parameters()[0][name] - values[name]).max() > 1e-5 for name in moved)
 
 
-def test_values_of_another_network_and_batches_that_cannot_be_shared_are_refused(tmp_path):
+@pytest.mark.parametrize("backend", ["mxnet", "torch"])
+def test_values_of_another_network_and_batches_that_cannot_be_shared_are_refused(backend, tmp_path):
     _, _, values = graph_of("classification")
     values["conv0_weight"] = values.pop("conv1a_weight")
-    options = classification(tmp_path, tmp_path / "out", devices=Devices(cpus=2))
+    options = classification(tmp_path, tmp_path / "out", devices=Devices(cpus=2), backend=backend)
     shape = {"data_shape": (2, 3, 32, 32), "num_batches": 1}
     with pytest.raises(params.CheckpointMismatch, match="values"):
         start_trainer(options, values=values, **shape)
@@ -138,9 +139,10 @@ def test_values_of_another_network_and_batches_that_cannot_be_shared_are_refused
         start_trainer(options, **shape)
 
 
-def test_what_the_values_lack_is_what_the_options_begin_with(tmp_path):
+@pytest.mark.parametrize("backend", ["mxnet", "torch"])
+def test_what_the_values_lack_is_what_the_options_begin_with(backend, tmp_path):
     _, _, values = graph_of("classification")
-    options = classification(tmp_path, tmp_path / "out")
+    options = classification(tmp_path, tmp_path / "out", backend=backend)
     shape = {"data_shape": (2, 3, 32, 32), "num_batches": 1}
     drawn, _ = start_trainer(options, **shape).parameters()
     given = {"conv1a_weight": values["conv1a_weight"]}

@@ -43,6 +43,7 @@ from ademx.training.initial import initial_values  # noqa: E402
 from ademx.training.run import train  # noqa: E402
 from ademx.training.saving import TrainingDiverged  # noqa: E402
 
+BOTH = pytest.mark.parametrize("backend", ["mxnet", "torch"])
 SPEC = "rna-224-0-1-1-1-1-1-1"
 
 
@@ -315,24 +316,27 @@ def test_a_run_writes_what_it_promises(scenes, tmp_path):
     assert record["versions"]["mxnet"] == "1.9.1"
 
 
+@BOTH
 def test_moving_statistics_are_frozen_in_segmentation_and_not_in_classification(
-    scenes, photos, tmp_path
+    scenes, photos, tmp_path, backend
 ):
-    segmenter = weights(train(segmentation(scenes, tmp_path / "s", to_epoch=1)).params_path)
-    classifier = weights(train(classification(photos, tmp_path / "c", to_epoch=1)).params_path)
+    common = {"to_epoch": 1, "backend": backend}
+    segmenter = weights(train(segmentation(scenes, tmp_path / "s", **common)).params_path)
+    classifier = weights(train(classification(photos, tmp_path / "c", **common)).params_path)
     assert (segmenter["bn7_moving_mean"] == 0).all() and (segmenter["bn7_moving_var"] == 1).all()
     assert (classifier["bn7_moving_mean"] != 0).any()
 
 
+@BOTH
 @pytest.mark.parametrize(
     ("task", "devices", "at"), [("segmentation", 2, 4), ("classification", 2, 1)]
 )
 def test_sigterm_in_mid_epoch_and_resuming_change_no_bit(
-    request, tmp_path, monkeypatch, task, devices, at
+    request, tmp_path, monkeypatch, task, devices, at, backend
 ):
     data = request.getfixturevalue({"segmentation": "scenes", "classification": "photos"}[task])
     make = {"segmentation": segmentation, "classification": classification}[task]
-    common = {"devices": Devices(cpus=devices), "lr_type": "linear"}
+    common = {"devices": Devices(cpus=devices), "lr_type": "linear", "backend": backend}
     whole = train(make(data, tmp_path / "whole", **common))
     with monkeypatch.context() as patch:
         interrupt_at(patch, at)
@@ -375,9 +379,11 @@ def test_kill_9_at_random_times_changes_no_bit(scenes, tmp_path):
     assert not list((tmp_path / "parts").glob(".*.tmp"))
 
 
-def test_nan_stops_the_run_and_is_not_saved(photos, tmp_path):
+@BOTH
+def test_nan_stops_the_run_and_is_not_saved(photos, tmp_path, backend):
+    changes = {"base_lr": 1e30, "to_epoch": 5, "check_start": 5, "backend": backend}
     with pytest.raises(TrainingDiverged) as caught:
-        train(classification(photos, tmp_path, base_lr=1e30, to_epoch=5, check_start=5))
+        train(classification(photos, tmp_path, **changes))
     message = str(caught.value)
     # Which image of the batch is to blame is not known: both are named.
     assert message.count(str(photos)) == 2
