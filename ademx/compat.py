@@ -110,6 +110,9 @@ def import_mxnet() -> ModuleType:
     for name, value in _MXNET_SETTINGS.items():
         os.environ.setdefault(name, value)
     if "mxnet" not in sys.modules and cuda_libraries.installed_version(cuda_libraries.GPU_WHEEL):
+        # cuDNN's default from Ampere on is TF32, whose factors have 10 bits, in the name of
+        # float32. Source: cuDNN API reference, CUDNN_DEFAULT_MATH.
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
         cuda_libraries.load_libraries()
     try:
         return importlib.import_module("mxnet")

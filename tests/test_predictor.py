@@ -138,8 +138,11 @@ def test_a_gpu_that_is_not_there_is_named(number):
 @pytest.mark.parametrize(
     ("precision", "devices", "message"),
     [
-        ("float16", Devices(), "'float16': choose one of float32, bfloat16"),
-        ("bfloat16", Devices(gpus=(0,)), "MXNet has it on CPUs only"),
+        ("int8", Devices(), "'int8': choose one of float32, tf32, bfloat16, float16"),
+        ("float16", Devices(), "--precision float16: CPUs compute float32 and bfloat16 only"),
+        ("tf32", Devices(), "--precision tf32: CPUs compute float32 and bfloat16 only"),
+        ("tf32", Devices(gpus=(0,)), "MXNet computes float32 and float16 .* --backend torch"),
+        ("bfloat16", Devices(gpus=(0,)), "MXNet computes .* --backend torch"),
     ],
 )
 def test_precisions_that_do_not_exist_are_refused(precision, devices, message, weights):

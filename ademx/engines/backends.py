@@ -11,6 +11,7 @@ from ademx.convert import import_torch
 from ademx.cuda_libraries import GPU_WHEEL, installed_version
 from ademx.devices import Devices
 from ademx.engines.mxnet.predict import Predictor
+from ademx.engines.sharing import ON_GPUS
 from ademx.engines.trainer import Trainer, Workers
 from ademx.gpus import Gpu, find_gpus, no_mxnet_code
 from symbols.levels import check_choice
@@ -26,15 +27,17 @@ CHOICES = ("auto", *BACKENDS)
 _log = logging.getLogger(__name__)
 
 
-def resolve_backend(backend: str, devices: Devices | None) -> str:
+def resolve_backend(backend: str, devices: Devices | None, *, precision: str = "float32") -> str:
     """Return "mxnet" or "torch" for a backend that may be "auto".
 
     "auto" is MXNet if it is installed and has code for the devices, else PyTorch. Without
     devices the GPUs of the machine are what they are, if one of the two can compute there.
+    What MXNet has not, tf32 and bfloat16 on GPUs, is PyTorch's too.
 
     Args:
         backend: "auto", "mxnet" or "torch".
         devices: what it is to compute on; None for the default.
+        precision: one of :data:`ademx.engines.sharing.PRECISIONS`.
 
     Raises:
         ValueError: another backend.
@@ -51,9 +54,9 @@ def resolve_backend(backend: str, devices: Devices | None) -> str:
     found = find_gpus()
     if devices is not None:
         found = [gpu for gpu in found if gpu.number in devices.gpus]
-        on_torch = len(found) == len(devices.gpus) > len(_usable_by_mxnet(found))
+        on_torch = len(found) == len(devices.gpus) > len(_usable_by_mxnet(found, precision))
     else:
-        on_torch = bool(found) and not _usable_by_mxnet(found)
+        on_torch = bool(found) and not _usable_by_mxnet(found, precision)
         on_torch = on_torch and import_torch().cuda.is_available()
     return "torch" if on_torch else "mxnet"
 
@@ -90,8 +93,9 @@ def default_devices(backend: str = "mxnet") -> Devices:
     return Devices(gpus=(usable[0].number if usable else 0,))
 
 
-def _usable_by_mxnet(gpus: list[Gpu]) -> list[Gpu]:
-    return [gpu for gpu in gpus if gpu.runs_mxnet] if _has_gpu_build() else []
+def _usable_by_mxnet(gpus: list[Gpu], precision: str = "float32") -> list[Gpu]:
+    possible = _has_gpu_build() and precision in ON_GPUS["mxnet"]
+    return [gpu for gpu in gpus if gpu.runs_mxnet and possible]
 
 
 def _has_gpu_build() -> bool:

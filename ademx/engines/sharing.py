@@ -6,7 +6,46 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-PRECISIONS = ("float32", "bfloat16")
+from ademx.devices import Devices
+from ademx.gpus import Capability, find_gpus
+from symbols.levels import check_choice
+
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
+
+# What a backend computes on GPUs; on CPUs all compute the same.
+ON_GPUS = {"mxnet": ("float32", "float16"), "torch": PRECISIONS}
+_ON_CPUS = ("float32", "bfloat16")
+# The compute capability from which a GPU has a precision.
+# Source: CUDA C++ Programming Guide, Arithmetic Instructions, and Tensor Cores by capability.
+_LEAST: dict[str, Capability] = {"float16": (5, 3), "bfloat16": (8, 0), "tf32": (8, 0)}
+
+
+def check_precision(precision: str, devices: Devices, *, backend: str) -> None:
+    """Raise ValueError for a precision that the devices do not have by the backend.
+
+    Args:
+        precision: one of :data:`PRECISIONS`.
+        devices: where to compute.
+        backend: "mxnet" or "torch".
+    """
+    check_choice("precision", precision, PRECISIONS)
+    if not devices.gpus:
+        if precision not in _ON_CPUS:
+            raise ValueError(f"--precision {precision}: CPUs compute {' and '.join(_ON_CPUS)} only")
+        return
+    possible = ON_GPUS[backend]
+    if precision not in possible:
+        raise ValueError(
+            f"--precision {precision}: MXNet computes {' and '.join(possible)} on GPUs; choose one "
+            "of them, or --backend torch"
+        )
+    least = _LEAST.get(precision, (0, 0))
+    for gpu in find_gpus():
+        if gpu.number in devices.gpus and gpu.capability and gpu.capability < least:
+            raise ValueError(
+                f"--precision {precision}: {gpu} lacks it, which needs {least[0]}.{least[1]} or "
+                f"above: use {'float32' if precision == 'float16' else 'float16 or float32'}"
+            )
 
 
 class SharingPredictor:

@@ -55,13 +55,21 @@ class EvaluationOptions:
     precision: str = option(
         "float32",
         "bfloat16 is twice as fast on some CPUs and slower on others; "
-        "`python tools/bench.py evaluation` tells.",
+        "`python tools/bench.py evaluation` tells.  float16 is for GPUs, by --backend torch so are "
+        "bfloat16 and tf32.  Published scores are judged in float32.",
         choices=PRECISIONS,
     )
     backend: str = option(
         "auto",
         "What computes; auto: MXNet if it is installed and has code for the devices, else PyTorch.",
         choices=CHOICES,
+    )
+    compile: bool | None = option(
+        None,
+        "By --backend torch: compile for each size of image, which takes tens of seconds and then "
+        "gains 10 to 20 % on CPUs.  [default: on CPUs where the split is large enough]",
+        names=("--compile/--no-compile",),
+        decides=False,
     )
     devices: Devices | None = None
     batch_images: int = option(

@@ -14,7 +14,7 @@ from ademx.compat import check_bfloat16, import_mxnet
 from ademx.convert import split
 from ademx.convert.files import Reading, read_weights
 from ademx.devices import Devices
-from ademx.engines.sharing import PRECISIONS, SharingPredictor
+from ademx.engines.sharing import SharingPredictor, check_precision
 from ademx.gpus import gpus_without_mxnet_code, no_mxnet_code
 from ademx.labels import Label
 from ademx.networks.graph import build_symbol, find_head, find_width
@@ -58,7 +58,8 @@ class Predictor(SharingPredictor):
         source: what the parameters come from, for messages.
         devices: where to compute; the images of a batch are shared out.
         pool: geometry of max pooling, "pad", "caffe" or "full".
-        precision: "float32", or "bfloat16" for twice the speed on CPUs that have it.
+        precision: "float32"; on CPUs that have it "bfloat16" for twice the speed; on GPUs
+            "float16".
 
     Raises:
         ademx.params.CheckpointMismatch: graph and parameters do not fit.
@@ -76,17 +77,19 @@ class Predictor(SharingPredictor):
         pool: str = "pad",
         precision: str = "float32",
     ) -> None:
-        _check_precision(precision, devices)
+        check_precision(precision, devices, backend="mxnet")
+        if precision == "bfloat16":
+            check_bfloat16()
         contexts = mxnet_contexts(devices)
         graph = _test_graph(label, arg_params, pool)
         check_fit(graph, arg_params, aux_params, source=source)
         mx = import_mxnet()
         arrays = {name: mx.nd.array(value, dtype=np.float32) for name, value in arg_params.items()}
         states = {name: mx.nd.array(value, dtype=np.float32) for name, value in aux_params.items()}
-        if precision == "bfloat16":
+        if precision != "float32":
             amp = importlib.import_module("mxnet.contrib.amp")  # MXNet does not load it by itself
             graph, arrays, states = amp.convert_model(
-                graph, arrays, states, target_dtype="bfloat16", cast_optional_params=True
+                graph, arrays, states, target_dtype=precision, cast_optional_params=True
             )
         self.starts = [_Replica(graph, arrays, states, context).start for context in contexts]
 
@@ -187,12 +190,3 @@ def _test_graph(label: Label, arg_params: dict[str, np.ndarray], pool: str) -> S
     )
     scores = graph.get_internals()[f"linear{label.num_classes}_output"]
     return mx.sym.softmax(scores, axis=1, name="probabilities")
-
-
-def _check_precision(precision: str, devices: Devices) -> None:
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
-    if precision == "bfloat16" and devices.gpus:
-        raise ValueError("precision bfloat16: MXNet has it on CPUs only; use --precision float32")
-    if precision == "bfloat16":
-        check_bfloat16()
