@@ -102,7 +102,8 @@ class TrainOptions:
     max_broken: int = option(10, "Broken images to put up with.", least=0, decides=False)
     backward_do_mirror: bool = option(
         False,
-        "Recompute cheap layers; in MXNet 1.9.1 it saves no memory on these networks.",
+        "Keep less for the backward pass and compute it again: by PyTorch whole blocks, saving "
+        "half of the activations and more; in MXNet 1.9.1 it saves nothing on these networks.",
         decides=False,
     )
     backend: str = option(
