@@ -2,8 +2,8 @@
 
 Each row times ours and a reference in turns, in the same process, and gives their ratio. To add
 a row, write a function from the number of runs to a :class:`Row` and list it in `MEASUREMENTS`.
-One row takes about two seconds a run on one core. BLAS uses all cores unless told otherwise
-(`OPENBLAS_NUM_THREADS=1`).
+On two cores it takes about six minutes, in three of which PyTorch compiles; `--quick` less than
+one. BLAS uses all cores unless told otherwise (`OPENBLAS_NUM_THREADS=1`).
 """
 
 from __future__ import annotations
@@ -28,19 +28,17 @@ NUM_CLASSES = 19
 
 @click.command()
 @click.option("--repeat", default=5, show_default=True, type=click.IntRange(min=1), help="Runs.")
+@click.option("--quick", is_flag=True, help="One run of each, and nothing compiled.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
-def evaluation(repeat: int, json_file: Path | None) -> None:
+def evaluation(repeat: int, quick: bool, json_file: Path | None) -> None:
     """Time forward passes, the enlarging of score maps, the counting of confusion matrices."""
     import bench_forward
 
-    measurements = (
-        *MEASUREMENTS,
-        bench_forward.measure_bind,
-        bench_forward.measure_bfloat16,
-        bench_forward.measure_torch_float32,
-        bench_forward.measure_torch_bfloat16,
-    )
-    report([measure(repeat) for measure in measurements], json_file)
+    repeat = 1 if quick else repeat
+    rows = [measure(repeat) for measure in (*MEASUREMENTS, bench_forward.measure_bind)]
+    for name in bench_forward.NETWORKS:
+        rows += bench_forward.measure_network(name, repeat, compiled=not quick)
+    report(rows, json_file)
 
 
 def measure_best_class(repeat: int) -> Row:
