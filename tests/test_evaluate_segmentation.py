@@ -916,6 +916,7 @@ def test_wrong_usage_exits_with_status_2(options, message, weights, data, tmp_pa
         (("--dataset", "vok"), "unknown dataset 'vok'"),
         (("--model", "voc_a1"), "label 'voc_a1'"),
         (("--model", "ilsvrc-cls_rna-a1_cls1000"), "use `ademx evaluate classification`"),
+        (("--compile", "--backend", "mxnet"), "--compile: MXNet compiles nothing"),
         (("--gpus", "99"), "--gpus 99: MXNet finds"),
         (("--gpus", "-1"), "--gpus -1: MXNet finds"),
     ],

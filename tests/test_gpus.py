@@ -181,6 +181,36 @@ def test_without_devices_it_is_a_gpu_that_an_engine_runs_on(
     assert backends.default_devices(backend) == devices
 
 
+@pytest.mark.parametrize(
+    ("task", "precision", "avx512", "expected"),
+    [
+        ("segmentation", "float32", True, "mxnet"),
+        ("segmentation", "bfloat16", True, "torch"),  # as fast or twice as fast
+        ("classification", "bfloat16", True, "mxnet"),
+        ("classification", "bfloat16", False, "torch"),  # MXNet cannot
+        ("", "bfloat16", True, "mxnet"),  # training
+    ],
+)
+@pytest.mark.parametrize("devices", [None, Devices(cpus=2)])
+def test_bfloat16_on_cpus_is_for_the_faster_engine(
+    devices, task, precision, avx512, expected, machine, monkeypatch
+):
+    machine()
+    monkeypatch.setattr(backends, "mxnet_has_bfloat16", lambda: avx512)
+    found = backends.resolve_backend("auto", devices, precision=precision, task=task)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [("float32", "mxnet"), ("float16", "mxnet"), ("tf32", "torch"), ("bfloat16", "torch")],
+)
+def test_what_mxnet_lacks_on_gpus_is_for_pytorch(precision, expected, machine):
+    machine(Gpu(0, "NVIDIA A100", (8, 0)))
+    for devices in (None, Devices(gpus=(0,))):
+        assert backends.resolve_backend("auto", devices, precision=precision) == expected
+
+
 def test_an_unknown_backend_is_refused():
     with pytest.raises(ValueError, match="'jax'"):
         backends.resolve_backend("jax", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ademx.engines import sharing
 from ademx.engines.mxnet.predict import Predictor
 from ademx.gpus import Gpu
 from ademx.labels import parse_label
+from ademx.testing import session
 
 torch = pytest.importorskip("torch")
 from ademx.engines.torch import predict  # noqa: E402  # needs torch
@@ -157,6 +159,23 @@ def test_without_a_compiler_it_goes_on(weights, monkeypatch, caplog):
     by_torch(weights[ILSVRC], compiled=True)(IMAGES, batch=2)
     (line,) = caplog.messages
     assert "needs a C++ compiler, found no no-such-compiler: install one" in line
+
+
+@pytest.mark.parametrize(
+    ("asked", "images", "gpus", "expected"),
+    [
+        (None, 1449, (), True),  # the whole of VOC's validation set, on two cores
+        (None, 100, (), False),
+        (None, 1449, (0,), False),
+        (True, 1, (0,), True),
+        (False, 1449, (), False),
+    ],
+)
+def test_long_runs_are_compiled_by_themselves(asked, images, gpus, expected, monkeypatch):
+    monkeypatch.setattr(session, "usable_cores", lambda: 2)
+    options = SimpleNamespace(compile=asked, test_flipping=False, test_scales=(504,))
+    run = SimpleNamespace(options=options, _devices=Devices(gpus=gpus), samples=range(images))
+    assert session.Session._is_compiled(run) == expected
 
 
 def test_a_compiled_network_computes_the_same():

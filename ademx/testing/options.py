@@ -61,7 +61,8 @@ class EvaluationOptions:
     )
     backend: str = option(
         "auto",
-        "What computes; auto: MXNet if it is installed and has code for the devices, else PyTorch.",
+        "What computes; auto: MXNet if it is installed, has code for the devices and is not the "
+        "slower one (bfloat16 segmentation on CPUs), else PyTorch.",
         choices=CHOICES,
     )
     compile: bool | None = option(

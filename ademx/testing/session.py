@@ -72,7 +72,9 @@ class RunInputs:
     """
 
     def __init__(self, options: EvaluationOptions) -> None:
-        backend = resolve_backend(options.backend, options.devices, precision=options.precision)
+        backend = resolve_backend(
+            options.backend, options.devices, precision=options.precision, task=options.task
+        )
         if options.compile and backend != "torch":
             raise ValueError("--compile: MXNet compiles nothing: add --backend torch or leave it")
         self.options = replace(options, backend=backend)
