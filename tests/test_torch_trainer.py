@@ -10,7 +10,9 @@ import pytest
 from tiny_training import classification, segmentation
 
 from ademx.devices import Devices
+from ademx.engines.backends import open_trainer
 from ademx.schedule import LinearSchedule
+from ademx.training import start as starting
 from ademx.training import start_trainer
 from ademx.training.start import starting_values
 
@@ -18,6 +20,7 @@ pytest.importorskip("mxnet")
 torch = pytest.importorskip("torch")
 
 from ademx.engines.torch import losses  # noqa: E402  (needs torch)
+from ademx.engines.torch import train as engine  # noqa: E402
 from ademx.engines.torch.updates import LossScaler, Updates  # noqa: E402
 from symbols.learning import get_learning  # noqa: E402
 
@@ -241,6 +244,45 @@ def test_bfloat16_learns_nearly_the_same(task):
     assert rounded == pytest.approx(exact, rel=0.1)
     cosine = move @ other / np.linalg.norm(move) / np.linalg.norm(other)
     assert 0.9 < cosine < 1 - 1e-7
+
+
+def test_float16_scales_its_loss_and_learns_nearly_the_same(monkeypatch):
+    """Options refuse it on CPUs, where PyTorch computes it slowly."""
+    start, results = values_of("segmentation"), []
+    for precision in ("float32", "float16"):
+
+        def open_as(*arguments, chosen=precision, **options):
+            return open_trainer(*arguments, **{**options, "precision": chosen})
+
+        monkeypatch.setattr(starting, "open_trainer", open_as)
+        results.append(trained("segmentation"))
+    (exact, sums), (rounded, others) = results
+    assert exact.scaling() is None
+    assert rounded.scaling() == (2.0**16, 3)
+    assert others.loss == pytest.approx(sums.loss, rel=1e-3)
+    move, other = (
+        np.concatenate([(v - start[n]).ravel() for n, v in trainer.parameters()[0].items()])
+        for trainer in (exact, rounded)
+    )
+    cosine = move @ other / np.linalg.norm(move) / np.linalg.norm(other)
+    assert 0.999 < cosine < 1 - 1e-7
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_devices_with_weights_of_their_own_are_those_that_share(task, monkeypatch):
+    """Two GPUs, played by two names of the CPU, against two CPU contexts."""
+    changes = {"devices": Devices(cpus=2)}
+    together, _ = trained(task, **changes)
+    places = [torch.device("cpu", number) for number in range(2)]
+    monkeypatch.setattr(engine, "_places", lambda devices: places)
+    apart, _ = trained(task, **changes)
+    weights = [replica.parameters["conv1a_weight"] for replica in apart._replicas]
+    assert weights[0].data_ptr() != weights[1].data_ptr()
+    assert (weights[0] == weights[1]).all()
+    for found, expected in zip(apart.parameters(), together.parameters(), strict=True):
+        close(found, expected, 1e-6)
+    for found, expected in zip(apart.statistics(), together.statistics(), strict=True):
+        close(found, expected, 1e-6)
 
 
 def test_dropout_goes_by_the_seed_and_is_in_segmentation_only():

@@ -56,11 +56,7 @@ def open_trainer(
     return TorchTrainer(
         layers if dropout else without_dropout(layers),
         learning=get_learning(label.task, **learning),
-        devices=[
-            device
-            for device in torch_devices(devices)
-            for _ in range(1 if devices.gpus else devices.cpus)
-        ],
+        devices=_places(devices),
         **options,
     )
 
@@ -355,6 +351,12 @@ class MxnetBatchNorm2d(nn.BatchNorm2d):
             if moving is not None:
                 moving.lerp_(found, self.momentum or 0.0)
         self._found = ()
+
+
+def _places(devices: Devices) -> list[torch.device]:
+    """Return where each device's share is computed: on CPUs all in one place."""
+    found = torch_devices(devices)
+    return found if devices.gpus else found * devices.cpus
 
 
 def _prepare(devices: Sequence[torch.device]) -> None:
