@@ -167,6 +167,7 @@ class TorchWorkers(Workers):
             self.gather("end", 0)  # else its going might be taken for a failure
         distributed.destroy_process_group()
 
+    @torch.no_grad()
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all workers.
 
@@ -184,6 +185,7 @@ class TorchWorkers(Workers):
             for tensor, sums in zip(bucket, torch.split(flat, sizes)):
                 tensor.copy_(sums.view_as(tensor))
 
+    @torch.no_grad()
     def share(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by worker 0's."""
         for tensor in tensors if self.count > 1 else ():
