@@ -11,6 +11,7 @@ that does not change from run to run.
 from __future__ import annotations
 
 import datetime
+import importlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -150,6 +151,9 @@ class TorchWorkers(Workers):
             return
         if devices.gpus:
             torch.cuda.set_device(self._device)
+        # Optimisers load it at their first step. Loaded after the group is there, it holds on to
+        # it (2.13), and its threads, which nobody joins then, abort some processes at their end.
+        importlib.import_module("torch._dynamo")
         where = f"{place.address}:{place.port}"
         with self._telling(f"does not meet the others at {where}, where worker 0 is to be"):
             distributed.init_process_group(

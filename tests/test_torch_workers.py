@@ -1,0 +1,358 @@
+"""PyTorch's workers: where they stand, what they add up, and what is left when one dies."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fake_workers import wait_until
+from tiny_training import (
+    CLASSIFIER,
+    assert_same_bits,
+    classification,
+    classification_options,
+    interrupt_at,
+    make_data,
+    segmentation,
+    weights,
+)
+
+from ademx.devices import Devices
+from ademx.training import checkpoints, run, start_trainer
+from ademx.training.run import train
+
+pytest.importorskip("mxnet")
+pytest.importorskip("torch")
+
+import torch
+
+from ademx.engines.torch import workers
+from ademx.engines.torch.workers import Place, TorchWorkers, find_place, own_devices
+
+LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+# Trainings whose weights hardly depend on roundings.
+CALM = {"frozen_statistics": True, "base_lr": 1e-3}
+SHAPE = (4, 3, 64, 64)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return make_data(tmp_path / "photos", task="classification")
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    for name in LAUNCHERS:
+        monkeypatch.delenv(name, raising=False)
+
+
+# --- where a worker stands ----------------------------------------------------------------------
+
+TORCHRUN = {
+    **{"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"},
+    **{"MASTER_ADDR": "node-a", "MASTER_PORT": "1234"},
+}
+SLURM = {
+    **{"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8"},
+    **{
+        "SLURM_STEP_NUM_NODES": "2",
+        "SLURM_STEP_NODELIST": "node[003-004,7]",
+        "SLURM_JOB_ID": "74567",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, Place()),
+        (TORCHRUN, Place(5, 8, 1, 4, "node-a", 1234)),
+        (SLURM, Place(5, 8, 1, 4, "node003", 24567)),
+        ({**SLURM, "SLURM_STEP_NODELIST": "a-1,b[1-2]"}, Place(5, 8, 1, 4, "a-1", 24567)),
+        ({**SLURM, "SLURM_STEP_NODELIST": "n[7,9].lan"}, Place(5, 8, 1, 4, "n7.lan", 24567)),
+        ({**SLURM, "MASTER_ADDR": "x", "MASTER_PORT": "9"}, Place(5, 8, 1, 4, "x", 9)),
+        # What a batch script itself sees, which is no step.
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1"}, Place()),
+        ({**SLURM, **TORCHRUN}, Place(5, 8, 1, 4, "node-a", 1234)),
+    ],
+)
+def test_a_worker_finds_its_place_as_its_launcher_says(environment, place):
+    assert find_place(environment) == place
+
+
+def test_a_place_that_is_no_number_is_named():
+    with pytest.raises(ValueError, match="RANK='x': expected a number"):
+        find_place({**TORCHRUN, "RANK": "x"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "expected"),
+    [
+        (None, 4, Devices(gpus=(1,))),  # each its own, by its number on the machine
+        (None, 1, Devices(gpus=(0,))),  # Slurm shows a task its own GPU alone
+        (None, 0, Devices()),
+        (Devices(gpus=(4, 5, 6, 7)), 8, Devices(gpus=(5,))),
+        (Devices(gpus=tuple(range(8))), 8, Devices(gpus=(2, 3))),
+        (Devices(cpus=2), 8, Devices(cpus=2)),
+    ],
+)
+def test_workers_of_a_machine_share_its_gpus(monkeypatch, asked, found, expected):
+    monkeypatch.setattr(workers.torch.cuda, "device_count", lambda: found)
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    assert own_devices(asked) == expected
+
+
+def test_gpus_that_cannot_be_shared_are_refused(monkeypatch):
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=r"--gpus 0,1: 4 workers of this machine share them: name"):
+        own_devices(Devices(gpus=(0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("kvstore", "message"),
+    [
+        ("nccl", "--kvstore nccl: it is for GPUs: leave it out"),
+        ("dist_async", "--kvstore dist_async: PyTorch's workers are synchronous"),
+        ("dist_sync", "not one of several workers .WORLD_SIZE is None.; start it by `ademx launch"),
+    ],
+)
+def test_what_there_is_not_is_refused_in_a_line(kvstore, message):
+    with pytest.raises(ValueError, match=message):
+        TorchWorkers(kvstore, Devices())
+
+
+# --- what they compute --------------------------------------------------------------------------
+
+UPDATES = """
+import sys
+from pathlib import Path
+import numpy as np
+sys.path[:0] = [{tests!r}]
+from test_torch_workers import batches, options_of
+from ademx.engines.backends import open_workers
+from ademx.training import start_trainer
+if __name__ == "__main__":
+    output = Path(sys.argv[1])
+    with open_workers("device", options_of("classification").devices, backend="torch") as workers:
+        for task in ("classification", "segmentation"):
+            options = options_of(task, backend="torch")
+            (count, *rest) = {shape!r}
+            trainer = start_trainer(
+                options, data_shape=(count // 2, *rest), num_batches=9, dropout=False,
+                workers=workers,
+            )
+            mine = slice(workers.rank * count // 2, (workers.rank + 1) * count // 2)
+            steps = [trainer.step(data[mine], label[mine]) for data, label in batches(task)]
+            losses = [step.sums.loss for step in steps]
+            np.savez(
+                output / f"{{task}}-{{workers.rank}}.npz", losses=losses,
+                **trainer.parameters()[0], **trainer.statistics()[0],
+            )
+"""
+
+
+def batches(task):
+    random = np.random.default_rng(0)
+    for _ in range(4):
+        data = random.standard_normal(SHAPE).astype(np.float32)
+        size = (SHAPE[0],) if task == "classification" else (SHAPE[0], (SHAPE[2] // 8) ** 2)
+        yield data, random.integers(0, 4, size).astype(np.float32)
+
+
+def options_of(task, **changes):
+    make = segmentation if task == "segmentation" else classification
+    batch = SHAPE[0] // changes.get("devices", Devices(cpus=1)).count
+    changes = {"base_lr": 1e-3, "to_epoch": 2, "batch_images": batch * 2, **changes}
+    return make(Path(), Path(), **changes)
+
+
+def launched(folder, arguments, *, by="launch"):
+    """Run a program as two workers, by the project's launcher or by torchrun."""
+    launcher = [
+        *(sys.executable, "-c"),
+        "import sys; from ademx.training.launch import launch; "
+        "sys.exit(launch(sys.argv[1:], workers=2, servers=None))",
+        sys.executable,
+    ]
+    if by == "torchrun":
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+        launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
+    done = subprocess.run(
+        [*launcher, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_two_workers_are_two_devices_of_mxnet_and_no_two_runs_differ(tmp_path):
+    script = tmp_path / "updates.py"
+    script.write_text(UPDATES.format(tests=str(Path(__file__).parent), shape=SHAPE))
+    found = []
+    for launcher in ("launch", "torchrun"):
+        (tmp_path / launcher).mkdir()
+        launched(tmp_path, [script, tmp_path / launcher], by=launcher)
+        found.append(
+            {path.stem: dict(np.load(path)) for path in (tmp_path / launcher).glob("*.npz")}
+        )
+    assert found[0].keys() == found[1].keys() and len(found[0]) == 4
+    for name, arrays in found[0].items():
+        for key, value in arrays.items():
+            np.testing.assert_array_equal(value, found[1][name][key], err_msg=f"{name} {key}")
+    for task in ("classification", "segmentation"):
+        options = options_of(task, backend="mxnet", devices=Devices(cpus=2))
+        trainer = start_trainer(options, data_shape=SHAPE, num_batches=9, dropout=False)
+        losses = [trainer.step(data, label).sums.loss for data, label in batches(task)]
+        parameters, devices = trainer.parameters()[0], trainer.statistics()
+        for rank, statistics in enumerate(devices):
+            worker = found[0][f"{task}-{rank}"]
+            np.testing.assert_allclose(worker["losses"], losses, rtol=1e-4)
+            for name, value in {**parameters, **statistics}.items():
+                np.testing.assert_allclose(
+                    worker[name], value, rtol=1e-4, atol=1e-4, err_msg=f"{task} {rank} {name}"
+                )
+
+
+# --- whole runs ---------------------------------------------------------------------------------
+
+
+def command(data, output, **changes):
+    """Return `ademx train` of a small classifier by PyTorch, as the command line has it."""
+    options = classification_options(data, output, backend="torch", **changes)
+    arguments = ["-m", "ademx", "train", "classification"]
+    arguments += ["--cpus", "1"] if "devices" not in options else []
+    for name, value in options.items():
+        if name == "frozen_statistics":
+            arguments.append("--frozen-statistics")
+        else:
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+    return arguments
+
+
+def test_two_workers_train_as_one_with_twice_the_images(photos, tmp_path):
+    launched(tmp_path, command(photos, tmp_path / "two", **CALM, batch_images=1))
+    one = train(classification(photos, tmp_path / "one", **CALM, backend="torch"))
+    for name, value in weights(one.params_path).items():
+        found = weights(tmp_path / "two" / one.params_path.name)[name]
+        np.testing.assert_allclose(found, value, atol=1e-5, err_msg=name)
+    record = json.loads((tmp_path / "two" / "run.json").read_text())
+    assert (record["hardware"]["backend"], record["hardware"]["workers"]) == ("torch", 2)
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def processes(mark):
+    """Return the workers that carry a mark in their environment: pid by rank."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it has ended, or is another user's
+        if f"ADEMX_TEST_MARK={mark}".encode() in variables:
+            rank = [one for one in variables if one.startswith(b"RANK=")]
+            found[rank[0][5:].decode() if rank else "launcher"] = int(folder.name)
+    return found
+
+
+def test_a_worker_that_is_killed_ends_all_and_checkpoints_are_whole(photos, tmp_path):
+    output, mark = tmp_path / "out", f"{os.getpid()}-{tmp_path.name}"
+    arguments = command(photos, output, **CALM, batch_images=1, to_epoch=9999)
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "ademx", "launch", "--workers", "2", "--", *arguments[2:]],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ADEMX_TEST_MARK": mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: list(output.glob("*.state")) or launcher.poll() is not None)
+    os.kill(processes(mark)["1"], signal.SIGKILL)
+    _, errors = launcher.communicate(timeout=300)
+    assert launcher.returncode == 128 + signal.SIGKILL, errors
+    assert "worker 1 ended: killed by SIGKILL" in errors
+    assert "Traceback" not in errors
+    wait_until(lambda: not processes(mark))
+    assert checkpoints.find_newest(output, CLASSIFIER) is not None
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("data", r"workers \[1\] have other data than worker 0: give all the same options, and"),
+        ("options", r"workers \[1\] have other options than worker 0"),
+        ("start", r"workers would start after \[0, 7\] updates: give all the same options"),
+    ],
+)
+def test_workers_that_differ_are_told_so(photos, tmp_path, monkeypatch, changed, message):
+    def gather(key, value):
+        return [value, value + 7 * (key == changed)]
+
+    others = SimpleNamespace(count=2, rank=0, synchronous=True, gather=gather)
+    monkeypatch.setattr(run, "open_workers", lambda *_, **__: _Entered(others))
+    with pytest.raises(ValueError, match=message):
+        train(classification(photos, tmp_path / "out", backend="torch"))
+    assert not list((tmp_path / "out").glob("*.json"))
+
+
+@dataclasses.dataclass
+class _Entered:
+    value: object
+
+    def __enter__(self):
+        return self.value
+
+    def __exit__(self, *exception):
+        pass
+
+
+@pytest.mark.parametrize("engines", [("mxnet", "torch"), ("torch", "mxnet")])
+def test_one_engine_goes_on_with_what_the_other_has_begun(
+    photos, tmp_path, monkeypatch, caplog, engines
+):
+    common = {**CALM, "devices": Devices(cpus=2), "lr_type": "linear"}
+    whole = train(classification(photos, tmp_path / "whole", **common, backend=engines[1]))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4)
+        train(classification(photos, tmp_path / "parts", **common, backend=engines[0]))
+    options = classification(photos, tmp_path / "parts", **common, backend=engines[1], resume=True)
+    resumed = train(options)
+    assert "results will differ in their last digits" in caplog.text
+    for name, value in weights(whole.params_path).items():
+        np.testing.assert_allclose(weights(resumed.params_path)[name], value, atol=1e-5)
+    # And from the same engine's to the bit.
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4)
+        train(classification(photos, tmp_path / "same", **common, backend=engines[1]))
+    options = dataclasses.replace(options, output=tmp_path / "same")
+    assert_same_bits(whole.params_path, train(options).params_path)
+
+
+def test_it_trains_where_mxnet_is_not_installed(photos, tmp_path):
+    arguments = command(photos, tmp_path / "out", to_epoch=1, batch_images=3)
+    arguments[arguments.index("--backend") + 1] = "auto"
+    code = f"""if True:
+        import sys
+        sys.modules["mxnet"] = None  # as if it were not there
+        if __name__ == "__main__":
+            from ademx.cli import main
+            main({arguments[2:]!r}, prog_name="ademx")
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--backend auto: PyTorch computes" in done.stderr
+    assert Path(done.stdout.strip()) == tmp_path / "out" / f"{CLASSIFIER}_ep-0001.params"
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in lines] == ["update", "update", "epoch"]
