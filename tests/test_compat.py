@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -245,3 +247,17 @@ def test_mxnet_computes_bfloat16_by_avx512(flags, isa, found, monkeypatch):
     if isa:
         monkeypatch.setenv("DNNL_MAX_CPU_ISA", isa)
     assert compat.mxnet_has_bfloat16() is found
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [(None, "0"), ("1", "1")])
+def test_float32_on_gpus_is_not_tf32(chosen, expected, monkeypatch):
+    """CUDA's libraries read the variable; this machine's MXNet is not loaded."""
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")  # is put back
+    if chosen is None:
+        monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    monkeypatch.delitem(sys.modules, "mxnet", raising=False)
+    monkeypatch.setattr(compat.cuda_libraries, "installed_version", lambda name: "1.9.1")
+    monkeypatch.setattr(compat.cuda_libraries, "load_libraries", tuple)
+    loader = SimpleNamespace(import_module=lambda name: os.environ["NVIDIA_TF32_OVERRIDE"])
+    monkeypatch.setattr(compat, "importlib", loader)
+    assert compat.import_mxnet() == expected

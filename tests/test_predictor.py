@@ -11,6 +11,7 @@ from narrow import VOC, WIDTH, write_weights
 import ademx
 from ademx import compat, params
 from ademx.devices import Devices
+from ademx.engines.mxnet import predict
 from ademx.engines.mxnet.predict import Predictor, mxnet_contexts
 from ademx.labels import parse_label
 from ademx.testing.session import check_averageable
@@ -148,6 +149,21 @@ def test_a_gpu_that_is_not_there_is_named(number):
 def test_precisions_that_do_not_exist_are_refused(precision, devices, message, weights):
     with pytest.raises(ValueError, match=message):
         Predictor.from_file(weights, parse_label(VOC), devices=devices, precision=precision)
+
+
+def test_float16_keeps_the_digits_of_statistics_and_probabilities(weights, monkeypatch):
+    """Of a GPU's network; a CPU can hold it, not compute it."""
+    monkeypatch.setattr(predict, "mxnet_contexts", lambda devices: [mx.cpu()])
+    network = Predictor.from_file(
+        weights, parse_label(VOC), devices=Devices(gpus=(0,)), precision="float16"
+    )
+    replica = network.starts[0].__self__
+    types = {name: value.dtype for name, value in {**replica._args, **replica._auxs}.items()}
+    for name, dtype in types.items():
+        is_product = name.endswith(("_weight", "_bias"))
+        assert dtype == (np.float16 if is_product else np.float32), name
+    _, outputs, _ = replica._graph.infer_type(**types, data=np.float32)
+    assert outputs == [np.float32]
 
 
 @needs_bfloat16
