@@ -101,7 +101,7 @@ def test_a_loss_of_nan_is_one_message_without_traceback(tmp_path):
         (["--scale-rate-range", "1"], 2, "expected two numbers separated by a comma"),
         (["--lr-type", "cosine"], 2, "'cosine' is not one of"),
         (["--to-epoch", "0"], 2, "0 is not in the range"),
-        (["--precision", "float16"], 1, "MXNet multiplies it on GPUs only"),
+        (["--precision", "float16"], 1, "CPUs compute float32 and bfloat16 only"),
         (["--model", CLASSIFIER], 1, "ademx train classification"),
         (["--kvstore", "dist_sync"], 1, "ademx launch"),
     ],

@@ -467,7 +467,7 @@ def test_models_may_share_a_folder(scenes, tmp_path):
     [
         ({"to_epoch": 0}, "--to-epoch 0: expected 1 or above"),
         ({"batch_images": 3, "devices": Devices(cpus=2)}, "expected a multiple of the 2 devices"),
-        ({"precision": "float16"}, "--precision float16: MXNet multiplies it on GPUs only"),
+        ({"precision": "float16"}, "--precision float16: CPUs compute float32 and bfloat16 only"),
         ({"model": CLASSIFIER}, "a network for classification: `ademx train classification`"),
         ({"model": None}, "--model: expected a label"),
         ({"stop_epoch": 9}, "expected --from-epoch < --stop-epoch <= --to-epoch"),

@@ -74,7 +74,7 @@ def check_backend(backend: str, devices: Devices, *, precision: str) -> None:
         ValueError: it has not the precision.
         MissingDependency: it is not installed.
     """
-    chosen = resolve_backend(backend, devices)
+    chosen = resolve_backend(backend, devices, precision=precision)
     if backend == "auto":
         _log.info("--backend auto: %s computes", {"mxnet": "MXNet", "torch": "PyTorch"}[chosen])
     if chosen == "torch":

@@ -74,7 +74,13 @@ class Workers(ABC):
 
 
 class Trainer(ABC):
-    """A network being trained."""
+    """A network being trained.
+
+    Attributes:
+        goes_ahead: `start` returns before its update is made.
+    """
+
+    goes_ahead = True
 
     @abstractmethod
     def start(self, data: Any, label: Any, *, seed: int, stop: bool = False) -> Callable[[], Sums]:

@@ -14,6 +14,7 @@ from ademx import options as declare
 from ademx.convert.files import Reading
 from ademx.devices import Devices
 from ademx.engines.backends import CHOICES, resolve_backend
+from ademx.engines.sharing import check_precision
 from ademx.engines.trainer import KVSTORES, PRECISIONS
 from ademx.files import md5
 from ademx.labels import Label, parse_label
@@ -129,7 +130,7 @@ class TrainOptions:
                 f"--batch-images {self.batch_images}: expected a multiple of the "
                 f"{self.num_devices} devices, which share it"
             )
-        self.check_precision()
+        check_precision(self.precision, self.devices, backend=self.engine)
         label = self.label
         if label.task != self.task:
             raise ValueError(f"{label}: a network for {label.task}: `ademx train {label.task}`")
@@ -140,22 +141,10 @@ class TrainOptions:
                 "count as their epoch)"
             )
 
-    def check_precision(self) -> None:
-        """Raise ValueError for a precision that the devices do not have."""
-        name = {"mxnet": "MXNet", "torch": "PyTorch"}[self.engine]
-        if self.precision == "float16" and not self.devices.gpus:
-            raise ValueError(
-                f"--precision float16: {name} multiplies it on GPUs only; use bfloat16"
-            )
-        if self.precision == "bfloat16" and self.devices.gpus and self.engine == "mxnet":
-            raise ValueError(
-                "--precision bfloat16: MXNet has it on CPUs only; use float16, or --backend torch"
-            )
-
     @property
     def engine(self) -> str:
         """What computes, "mxnet" or "torch"."""
-        return resolve_backend(self.backend, self.devices)
+        return resolve_backend(self.backend, self.devices, precision=self.precision)
 
     @property
     def num_devices(self) -> int:

@@ -157,7 +157,7 @@ class _TrainingRun:
         self._iterator.seek(epoch, done)
         if self._progress is not None:
             self._progress.start_clock()
-        pending: _Update | None = None
+        pending: list[_Update] = []
         while done < self._num_batches and not stop.agreed:
             started = time.monotonic()
             batch = self._next_batch(stop)
@@ -170,13 +170,13 @@ class _TrainingRun:
             sums = self._trainer.start(
                 data, label, seed=self._seed_of(update), stop=stop.number is not None
             )
-            # The update before is read while this one is computed.
-            if pending is not None:
-                stop.agreed |= self._report_update(pending)
-            pending = _Update(update, rate, batch, sums, wait)
+            pending.append(_Update(update, rate, batch, sums, wait))
             done += 1
-        if pending is not None:
-            stop.agreed |= self._report_update(pending)
+            # The update before is read while this one is computed.
+            while len(pending) > self._trainer.goes_ahead:
+                stop.agreed |= self._report_update(pending.pop(0))
+        for left in pending:
+            stop.agreed |= self._report_update(left)
         return Position(epoch, done) if done < self._num_batches else Position(epoch + 1, 0)
 
     def _next_batch(self, stop: StopSignal) -> Batch | None:

@@ -96,6 +96,7 @@ class TorchTrainer(Trainer):
         scale_loss: bool | None = None,
     ) -> None:
         _prepare(devices)
+        self.goes_ahead = devices[0].type != "cpu"
         self._workers = workers
         self._draws = any(layer.kind == "dropout" for layer in layers)
         self._replicas: list[_Replica] = []
