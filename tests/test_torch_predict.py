@@ -162,6 +162,18 @@ def test_without_a_compiler_it_goes_on(weights, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize(
+    ("cuda", "message"),
+    [(None, r"finds 1 GPUs here \(its build is for CPUs"), ("12.8", "finds 1 GPUs here; use")],
+)
+def test_a_gpu_that_pytorch_does_not_find_is_named(cuda, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    with pytest.raises(ValueError, match=f"--gpus 0,1: PyTorch {message}"):
+        predict.torch_devices(Devices(gpus=(0, 1)))
+    assert len(predict.torch_devices(Devices(cpus=2))) == 1
+
+
+@pytest.mark.parametrize(
     ("asked", "images", "gpus", "expected"),
     [
         (None, 1449, (), True),  # the whole of VOC's validation set, on two cores

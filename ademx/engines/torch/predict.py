@@ -194,8 +194,10 @@ def torch_devices(devices: Devices) -> list[torch.device]:
         return [torch.device("cpu")]
     available = torch.cuda.device_count()
     if min(devices.gpus) < 0 or max(devices.gpus) >= available:
+        builds = (torch.version.cuda, torch.version.hip)
+        why = "" if any(builds) else " (its build is for CPUs: https://pytorch.org has others)"
         raise ValueError(
-            f"--gpus {','.join(map(str, devices.gpus))}: PyTorch finds {available} GPUs here; "
+            f"--gpus {','.join(map(str, devices.gpus))}: PyTorch finds {available} GPUs here{why}; "
             'use --gpus "" for the CPU'
         )
     return [torch.device("cuda", number) for number in devices.gpus]
