@@ -77,6 +77,16 @@ def test_weights_are_cast_and_laid_out_once_and_normalisation_keeps_its_digits(w
             }
 
 
+def test_a_container_with_few_cores_gets_no_more_threads(weights, monkeypatch):
+    monkeypatch.setattr(predict, "num_threads", lambda parts: 3)
+    threads = torch.get_num_threads()
+    try:
+        by_torch(weights[VOC])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_float32_is_not_tf32(weights, monkeypatch):
     for library in (torch.backends.cudnn, torch.backends.cuda.matmul):
         library.allow_tf32 = True

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ademx.compat import num_threads
 from ademx.convert import split, to_torch
 from ademx.convert.files import Reading, check_weights, read_weights
 from ademx.convert.torch_model import build
@@ -68,6 +69,8 @@ class TorchPredictor(SharingPredictor):
         compiled: bool = False,
     ) -> None:
         check_precision(precision, devices, backend="torch")
+        if threads := num_threads(1):
+            torch.set_num_threads(threads)
         torch.backends.cudnn.allow_tf32 = precision == "tf32"  # for the whole process
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         parameters = {**arg_params, **aux_params}
