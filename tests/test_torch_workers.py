@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch_updates
 from fake_workers import wait_until
 from tiny_training import (
     CLASSIFIER,
@@ -21,12 +23,11 @@ from tiny_training import (
     classification_options,
     interrupt_at,
     make_data,
-    segmentation,
     weights,
 )
 
 from ademx.devices import Devices
-from ademx.training import checkpoints, run, start_trainer
+from ademx.training import checkpoints, run
 from ademx.training.run import train
 
 pytest.importorskip("mxnet")
@@ -40,7 +41,6 @@ from ademx.engines.torch.workers import Place, TorchWorkers, find_place, own_dev
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 # Trainings whose weights hardly depend on roundings.
 CALM = {"frozen_statistics": True, "base_lr": 1e-3}
-SHAPE = (4, 3, 64, 64)
 
 
 @pytest.fixture
@@ -133,90 +133,53 @@ def test_what_there_is_not_is_refused_in_a_line(kvstore, message):
 
 # --- what they compute --------------------------------------------------------------------------
 
-UPDATES = """
-import sys
-from pathlib import Path
-import numpy as np
-sys.path[:0] = [{tests!r}]
-from test_torch_workers import batches, options_of
-from ademx.engines.backends import open_workers
-from ademx.training import start_trainer
-if __name__ == "__main__":
-    output = Path(sys.argv[1])
-    with open_workers("device", options_of("classification").devices, backend="torch") as workers:
-        for task in ("classification", "segmentation"):
-            options = options_of(task, backend="torch")
-            (count, *rest) = {shape!r}
-            trainer = start_trainer(
-                options, data_shape=(count // 2, *rest), num_batches=9, dropout=False,
-                workers=workers,
-            )
-            mine = slice(workers.rank * count // 2, (workers.rank + 1) * count // 2)
-            steps = [trainer.step(data[mine], label[mine]) for data, label in batches(task)]
-            losses = [step.sums.loss for step in steps]
-            np.savez(
-                output / f"{{task}}-{{workers.rank}}.npz", losses=losses,
-                **trainer.parameters()[0], **trainer.statistics()[0],
-            )
-"""
 
-
-def batches(task):
-    random = np.random.default_rng(0)
-    for _ in range(4):
-        data = random.standard_normal(SHAPE).astype(np.float32)
-        size = (SHAPE[0],) if task == "classification" else (SHAPE[0], (SHAPE[2] // 8) ** 2)
-        yield data, random.integers(0, 4, size).astype(np.float32)
-
-
-def options_of(task, **changes):
-    make = segmentation if task == "segmentation" else classification
-    batch = SHAPE[0] // changes.get("devices", Devices(cpus=1)).count
-    changes = {"base_lr": 1e-3, "to_epoch": 2, "batch_images": batch * 2, **changes}
-    return make(Path(), Path(), **changes)
-
-
-def launched(folder, arguments, *, by="launch"):
-    """Run a program as two workers, by the project's launcher or by torchrun."""
-    launcher = [
-        *(sys.executable, "-c"),
-        "import sys; from ademx.training.launch import launch; "
-        "sys.exit(launch(sys.argv[1:], workers=2, servers=None))",
-        sys.executable,
+def by_srun(arguments):
+    """Run a program as two workers, as Slurm would."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_JOB_ID": "1"}
+    step |= {"SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": str(port)}
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            env={**os.environ, **step, "SLURM_PROCID": rank, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
     ]
-    if by == "torchrun":
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-        launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
-    done = subprocess.run(
-        [*launcher, *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ends = [(task.communicate(timeout=300)[1], task.returncode) for task in tasks]
+    assert [status for _, status in ends] == [0, 0], ends
+
+
+def by_torchrun(arguments):
+    """Run a program as two workers by PyTorch's own launcher."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done
 
 
 def test_two_workers_are_two_devices_of_mxnet_and_no_two_runs_differ(tmp_path):
-    script = tmp_path / "updates.py"
-    script.write_text(UPDATES.format(tests=str(Path(__file__).parent), shape=SHAPE))
     found = []
-    for launcher in ("launch", "torchrun"):
-        (tmp_path / launcher).mkdir()
-        launched(tmp_path, [script, tmp_path / launcher], by=launcher)
-        found.append(
-            {path.stem: dict(np.load(path)) for path in (tmp_path / launcher).glob("*.npz")}
-        )
+    for launch in (by_srun, by_torchrun):
+        output = tmp_path / launch.__name__
+        output.mkdir()
+        launch([torch_updates.__file__, output])
+        found.append({path.stem: dict(np.load(path)) for path in output.glob("*.npz")})
     assert found[0].keys() == found[1].keys() and len(found[0]) == 4
     for name, arrays in found[0].items():
         for key, value in arrays.items():
             np.testing.assert_array_equal(value, found[1][name][key], err_msg=f"{name} {key}")
-    for task in ("classification", "segmentation"):
-        options = options_of(task, backend="mxnet", devices=Devices(cpus=2))
-        trainer = start_trainer(options, data_shape=SHAPE, num_batches=9, dropout=False)
-        losses = [trainer.step(data, label).sums.loss for data, label in batches(task)]
+    for task in torch_updates.TASKS:
+        trainer = torch_updates.open_one(
+            task, images=torch_updates.SHAPE[0], backend="mxnet", devices=Devices(cpus=2)
+        )
+        steps = [trainer.step(data, label) for data, label in torch_updates.batches(task)]
+        losses = [step.sums.loss for step in steps]
         parameters, devices = trainer.parameters()[0], trainer.statistics()
         for rank, statistics in enumerate(devices):
             worker = found[0][f"{task}-{rank}"]
@@ -241,17 +204,6 @@ def command(data, output, **changes):
         else:
             arguments += [f"--{name.replace('_', '-')}", str(value)]
     return arguments
-
-
-def test_two_workers_train_as_one_with_twice_the_images(photos, tmp_path):
-    launched(tmp_path, command(photos, tmp_path / "two", **CALM, batch_images=1))
-    one = train(classification(photos, tmp_path / "one", **CALM, backend="torch"))
-    for name, value in weights(one.params_path).items():
-        found = weights(tmp_path / "two" / one.params_path.name)[name]
-        np.testing.assert_allclose(found, value, atol=1e-5, err_msg=name)
-    record = json.loads((tmp_path / "two" / "run.json").read_text())
-    assert (record["hardware"]["backend"], record["hardware"]["workers"]) == ("torch", 2)
-    assert record["versions"]["torch"] == torch.__version__
 
 
 def processes(mark):
@@ -286,6 +238,9 @@ def test_a_worker_that_is_killed_ends_all_and_checkpoints_are_whole(photos, tmp_
     assert "Traceback" not in errors
     wait_until(lambda: not processes(mark))
     assert checkpoints.find_newest(output, CLASSIFIER) is not None
+    record = json.loads((output / "run.json").read_text())
+    assert (record["hardware"]["backend"], record["hardware"]["workers"]) == ("torch", 2)
+    assert record["versions"]["torch"] == torch.__version__
 
 
 @pytest.mark.parametrize(

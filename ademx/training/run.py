@@ -2,9 +2,9 @@
 
 What is random is drawn from (seed, worker, update), and all the rest is in the checkpoints: a run
 that was stopped and resumed ends with the bits of one that was not, on the CPU and with as many
-devices, workers and threads (OMP_NUM_THREADS). Three or more workers add up their gradients in
-the order in which they come, and asynchronous ones do as they like: there the last digits differ
-from run to run.
+devices, workers and threads (OMP_NUM_THREADS). Three or more workers of MXNet add up their
+gradients in the order in which they come, and asynchronous ones do as they like: there the last
+digits differ from run to run.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime
 import importlib
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from ademx.engines.trainer import Workers
 
 _PATIENCE = datetime.timedelta(minutes=30)  # for the others, as when worker 0 writes a checkpoint
 _BUCKET_NUMBERS = 2**24  # added up at once
+_log = logging.getLogger(__name__)
 _LOST = "has lost the others: one has ended, or the network is down"
 
 
@@ -155,6 +157,7 @@ class TorchWorkers(Workers):
         # it (2.13), and its threads, which nobody joins then, abort some processes at their end.
         importlib.import_module("torch._dynamo")
         where = f"{place.address}:{place.port}"
+        _log.info("worker %d of %d meets the others at %s", self.rank, self.count, where)
         with self._telling(f"does not meet the others at {where}, where worker 0 is to be"):
             distributed.init_process_group(
                 "nccl" if devices.gpus else "gloo",
