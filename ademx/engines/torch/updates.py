@@ -66,10 +66,6 @@ class Updates:
             for parameter in parameters.values():
                 self._optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
-    def clear(self) -> None:
-        """Let go of the gradients."""
-        self._optimizer.zero_grad(set_to_none=True)
-
     def apply(self, rate: float, *, loss_scale: float) -> None:
         """Change the weights by their gradients.
 
