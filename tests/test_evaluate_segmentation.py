@@ -890,7 +890,7 @@ def test_a_repaired_image_is_tested_by_resuming(weights, data, finished, tmp_pat
         (("--test-steps", "0"), "--test-steps"),
         (("--batch-images", "0"), "--batch-images"),
         (("--absent-classes", "never"), "--absent-classes"),
-        (("--precision", "float16"), "--precision"),
+        (("--precision", "int8"), "--precision"),
         (("--resume", "--overwrite"), "exclude each other"),
         (("--gpus", "0", "--cpus", "1"), "exclude each other"),
         (("--json", "nowhere/scores.json"), "there is no folder nowhere"),
