@@ -68,7 +68,8 @@ class EvaluationOptions:
     compile: bool | None = option(
         None,
         "By --backend torch: compile for each size of image, which takes tens of seconds and then "
-        "gains 10 to 20 % on CPUs.  [default: on CPUs where the split is large enough]",
+        "saves up to a quarter of the time on CPUs.  [default: there, where the "
+        "split is large enough]",
         names=("--compile/--no-compile",),
         decides=False,
     )

@@ -51,8 +51,8 @@ R = TypeVar("R")
 
 _log = logging.getLogger(__name__)
 
-# Compiling takes 20 to 40 s for a size and gains a tenth of the time or more, which is 5 (A1) to 9
-# µs (at output stride 8) for a pixel on two cores: for so many pixels a core it is won back.
+# Compiling takes 20 to 40 s for a size and saves about a tenth of the time, which is 5 (A1) to 9 µs
+# (at output stride 8) for a pixel on two cores: for so many pixels a core it is won back.
 _PIXELS_TO_COMPILE = 50_000_000
 
 
