@@ -131,6 +131,18 @@ def test_what_there_is_not_is_refused_in_a_line(kvstore, message):
         TorchWorkers(kvstore, Devices())
 
 
+def test_a_gpu_or_an_address_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="--gpus 7: PyTorch"):
+        TorchWorkers("device", Devices(gpus=(7,)))
+    for name, value in {**TORCHRUN, "MASTER_ADDR": "no-such-host.invalid"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        ValueError, match=r"MASTER_ADDR='no-such-host\.invalid': expected the machi"
+    ):
+        TorchWorkers("device", Devices())
+
+
 # --- what they compute --------------------------------------------------------------------------
 
 

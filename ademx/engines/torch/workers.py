@@ -15,6 +15,7 @@ import importlib
 import logging
 import os
 import re
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,15 +24,17 @@ import torch
 from torch import Tensor, distributed
 
 from ademx.devices import Devices
+from ademx.engines.torch.predict import torch_devices
 from ademx.engines.trainer import Workers
+from iters.workers import WorkerError
 
-_PATIENCE = datetime.timedelta(minutes=30)  # for the others, as when worker 0 writes a checkpoint
+_PATIENCE = datetime.timedelta(minutes=10)  # for the others, as when worker 0 writes a checkpoint
 _BUCKET_NUMBERS = 2**24  # added up at once
 _log = logging.getLogger(__name__)
 _LOST = "has lost the others: one has ended, or the network is down"
 
 
-class WorkersLost(ConnectionError):
+class WorkersLost(WorkerError):
     """The other workers do not answer."""
 
 
@@ -146,9 +149,7 @@ class TorchWorkers(Workers):
         place = find_place()
         _check_kvstore(kvstore, devices, place)
         self.rank, self.count = place.rank, place.count
-        self._device = (
-            torch.device("cuda", devices.gpus[0]) if devices.gpus else torch.device("cpu")
-        )
+        self._device = torch_devices(devices)[0]
         if self.count == 1:
             return
         if devices.gpus:
@@ -158,6 +159,7 @@ class TorchWorkers(Workers):
         importlib.import_module("torch._dynamo")
         where = f"{place.address}:{place.port}"
         _log.info("worker %d of %d meets the others at %s", self.rank, self.count, where)
+        _check_address(place.address)  # PyTorch would try it again and again
         with self._telling(f"does not meet the others at {where}, where worker 0 is to be"):
             distributed.init_process_group(
                 "nccl" if devices.gpus else "gloo",
@@ -201,11 +203,12 @@ class TorchWorkers(Workers):
 
     def gather(self, key: str, value: int) -> list[int]:
         """Return every worker's value; see :class:`Workers`."""
+        if self.count == 1:
+            return [value]
         values = torch.zeros(self.count, dtype=torch.int64, device=self._device)
         values[self.rank] = value
-        if self.count > 1:
-            with self._telling(_LOST):
-                distributed.all_reduce(values)
+        with self._telling(_LOST):
+            distributed.all_reduce(values)
         return [int(found) for found in values.tolist()]
 
     def _buckets(self, tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
@@ -242,3 +245,12 @@ def _check_kvstore(kvstore: str, devices: Devices, place: Place) -> None:
             f"{os.environ.get('WORLD_SIZE')!r}); start it by "
             "`ademx launch --workers 2 -- train … --backend torch`, torchrun or srun"
         )
+
+
+def _check_address(address: str) -> None:
+    try:
+        socket.getaddrinfo(address, None)
+    except OSError as error:
+        raise ValueError(
+            f"MASTER_ADDR={address!r}: expected the machine of worker 0 ({error.strerror})"
+        ) from error
