@@ -143,6 +143,22 @@ def test_a_gpu_or_an_address_that_is_not_there_is_named(monkeypatch):
         TorchWorkers("device", Devices())
 
 
+def test_a_signal_ends_a_worker_that_waits_for_the_others(photos, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:  # which never says a word
+        place = {**TORCHRUN, "MASTER_ADDR": "127.0.0.1"}
+        place["MASTER_PORT"] = str(server.getsockname()[1])
+        waiting = subprocess.Popen(
+            [sys.executable, *command(photos, tmp_path / "out")],
+            env={**os.environ, **place},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        server.accept()  # it is waiting from here on
+        waiting.terminate()
+        assert waiting.wait(60) == -signal.SIGTERM
+        waiting.communicate()
+
+
 # --- what they compute --------------------------------------------------------------------------
 
 

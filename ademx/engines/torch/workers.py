@@ -15,7 +15,9 @@ import importlib
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -160,7 +162,8 @@ class TorchWorkers(Workers):
         where = f"{place.address}:{place.port}"
         _log.info("worker %d of %d meets the others at %s", self.rank, self.count, where)
         _check_address(place.address)  # PyTorch would try it again and again
-        with self._telling(f"does not meet the others at {where}, where worker 0 is to be"):
+        missing = f"does not meet the others at {where}, where worker 0 is to be"
+        with self._telling(missing), _ended_by_signals():
             distributed.init_process_group(
                 "nccl" if devices.gpus else "gloo",
                 init_method=f"tcp://{where}",
@@ -245,6 +248,19 @@ def _check_kvstore(kvstore: str, devices: Devices, place: Place) -> None:
             f"{os.environ.get('WORLD_SIZE')!r}); start it by "
             "`ademx launch --workers 2 -- train … --backend torch`, torchrun or srun"
         )
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let a signal end the process at once: Python would see it when PyTorch has met the others."""
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check_address(address: str) -> None:
