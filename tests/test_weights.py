@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -355,7 +356,8 @@ def test_statistics_over_several_blocks(tmp_path):
 @pytest.mark.parametrize("width", [1, 1 / 16])
 @pytest.mark.parametrize("head", ["1conv", "2conv"])
 def test_guess(label, networks, width, head):
-    guess = guess_model(parameter_shapes(label, width=width, head=head))
+    shapes = parameter_shapes(label, width=width, head=head)
+    guess = guess_model({name: SimpleNamespace(shape=shape) for name, shape in shapes.items()})
     assert guess.networks == networks
     assert guess.datasets == (label.split("_")[0],)
     assert guess.width == width

@@ -26,10 +26,14 @@ from ademx.convert.safetensors_files import (
 from ademx.convert.torch_files import TorchFile, open_torch, write_torch
 from ademx.files import PathLike, md5
 from ademx.labels import Label, parse_label
-from ademx.networks.graph import find_head, find_width, parameter_shapes
+from ademx.networks.graph import (
+    find_head,
+    find_width,
+    input_normalization,
+    parameter_shapes,
+)
 from ademx.options import option
 from ademx.params import ParamsFile
-from iters import transforms
 from iters.files import open_file
 
 Array = npt.NDArray[Any]
@@ -261,8 +265,7 @@ def check_weights(
         allow_headless: whether the head may be absent.
     """
     headless = allow_headless and not any(map(is_head, parameters))
-    shapes = {name: value.shape for name, value in parameters.items()}
-    width, head = find_width(label, shapes), find_head(shapes) or "2conv"
+    width, head = find_width(label, parameters), find_head(parameters) or "2conv"
     expected = parameter_shapes(label, width=width, head=head)
     absent = list(filter(is_head, expected)) if headless else []
     if headless and not any(name.startswith("bn7_") for name in parameters):  # a bare trunk
@@ -301,7 +304,7 @@ def _metadata(label: Label | None, layout: str) -> dict[str, str]:
     """Return what a safetensors file says of itself: text, and numbers as JSON."""
     metadata = {"format": "pt", "layout": layout}
     if label:
-        normalization = transforms.RN if label.family == "rn" else transforms.RNA
+        normalization = input_normalization(label)
         metadata |= {
             "label": str(label),
             "mean": json.dumps(normalization.mean),

@@ -8,7 +8,7 @@ mirror is proved genuine by its MD5, which stands in the release's own checksum 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from ademx.convert.recognise import Recognised
 from ademx.files import PathLike, md5
 from ademx.labels import TASKS, Label, parse_label
 from ademx.networks.graph import find_head, find_width, parameter_shapes
-from ademx.params import Array, CheckpointMismatch
+from ademx.params import Array, CheckpointMismatch, HasShape
 from ademx.published import RELEASED_FILES, RESULTS
 from iters.datasets import DATASETS
 from iters.files import open_file
@@ -228,15 +228,15 @@ def verify(
             problems = tuple(_bad_numbers(file, found, advance))
     except ValueError as error:
         return _unreadable(path, error)
-    shapes = {name: file.entries[key].shape for key, name in found.names.items()}
+    parameters = {name: file.entries[key] for key, name in found.names.items()}
     try:
         label = label or _label(path, released, file.metadata.get("label"))
-        return _verdict(path, label, shapes, released, digest, problems)
+        return _verdict(path, label, parameters, released, digest, problems)
     except ValueError as error:  # the name is no label, or names a network that does not exist
-        guess = guess_model(shapes)
+        guess = guess_model(parameters)
         message = f"unknown model: {error}; the file is whole, and of {guess}: give --model"
         if guess is None:
-            message = f"not a network known here: its first names are {first_keys(shapes)}"
+            message = f"not a network known here: its first names are {first_keys(parameters)}"
         return Verdict(path, False, "misfit", message, problems)
 
 
@@ -254,15 +254,15 @@ def _label(path: Path, released: str | None, stated: str | None) -> Label:
 def _verdict(
     path: Path,
     label: Label,
-    shapes: Mapping[str, Shape],
+    parameters: Mapping[str, HasShape],
     released: str | None,
     digest: str,
     problems: tuple[str, ...],
 ) -> Verdict:
     """Return the verdict on a file that is whole."""
-    misfit = _misfit(label, shapes)
+    misfit = _misfit(label, parameters)
     if misfit:
-        return _other_model(path, label, shapes, released, misfit)
+        return _other_model(path, label, parameters, released, misfit)
     if released:
         return _released(path, released, problems)
     if problems:
@@ -273,7 +273,7 @@ def _verdict(
         expected = RELEASED_FILES[path.name]
         message = f"altered file: MD5 {digest}, not the released {expected}; structure fine"
         return Verdict(path, False, "altered", message)
-    message = f"not a released file; structure fine ({guess_model(shapes)})"
+    message = f"not a released file; structure fine ({guess_model(parameters)})"
     return Verdict(path, True, "own", message)
 
 
@@ -291,26 +291,24 @@ def _released(path: Path, released: str, problems: tuple[str, ...]) -> Verdict:
 def _other_model(
     path: Path,
     label: Label,
-    shapes: Mapping[str, Shape],
+    parameters: Mapping[str, HasShape],
     released: str | None,
     misfit: tuple[str, ...],
 ) -> Verdict:
     """Return the verdict on a file whose parameters are not the label's."""
-    guess = f"the released {released}" if released else guess_model(shapes)
+    guess = f"the released {released}" if released else guess_model(parameters)
     if guess is None:
         return Verdict(path, False, "misfit", f"not a model of {label}, nor any known", misfit)
     message = f"another model under this name: the name says {label}, the file is {guess}"
     return Verdict(path, False, "another model", message, misfit)
 
 
-def _misfit(label: Label, shapes: Mapping[str, Shape]) -> tuple[str, ...]:
+def _misfit(label: Label, parameters: Mapping[str, HasShape]) -> tuple[str, ...]:
     """Return what is missing, unexpected and misshapen, a line each; () if all fits."""
-    expected = parameter_shapes(
-        label, width=find_width(label, shapes), head=find_head(shapes) or "2conv"
-    )
-    found = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    width, head = find_width(label, parameters), find_head(parameters) or "2conv"
+    expected = parameter_shapes(label, width=width, head=head)
     try:
-        params.check_parameters(expected, found, source="")
+        params.check_parameters(expected, parameters, source="")
     except CheckpointMismatch as error:
         return tuple(line.strip() for line in str(error).splitlines()[1:-1])
     return ()
@@ -363,25 +361,25 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def guess_model(shapes: Mapping[str, Shape]) -> Guess | None:
+def guess_model(parameters: Mapping[str, HasShape]) -> Guess | None:
     """Return which network parameters belong to, or None if to none of the family.
 
     Names and shapes say nothing of strides, dilation, pooling or the dataset: A, A1 and A2 look
     alike, and so do a network at 224 and one with the same blocks at 112.
 
     Args:
-        shapes: parameter names without `arg:` or `aux:` -> shapes.
+        parameters: names without `arg:` or `aux:` -> arrays or entries.
     """
-    tops = [name for name in shapes if _TOP.fullmatch(name)]
+    tops = [name for name in parameters if _TOP.fullmatch(name)]
     if len(tops) != 1:
         return None
     num_classes = int(tops[0][len("linear") : -len("_weight")])
-    task = "segmentation" if find_head(shapes) else "classification"
+    task = "segmentation" if find_head(parameters) else "classification"
     dataset = next(name for name, of in TASKS.items() if of == task)
     fitting: list[Label] = []
-    for family, variant in _candidates(shapes):
+    for family, variant in _candidates(parameters):
         label = Label(dataset, family, variant, num_classes)
-        if not _misfit(label, shapes):
+        if not _misfit(label, parameters):
             fitting.append(label)
     if not fitting:
         return None
@@ -394,8 +392,8 @@ def guess_model(shapes: Mapping[str, Shape]) -> Guess | None:
             for name, of in TASKS.items()
             if of == task and DATASETS[name].num_classes == num_classes
         ),
-        width=find_width(fitting[0], shapes),
-        head=find_head(shapes),
+        width=find_width(fitting[0], parameters),
+        head=find_head(parameters),
     )
 
 
@@ -405,15 +403,14 @@ def guess_model_of(file: WeightsFile, reading: Reading) -> tuple[str, Guess | No
         found = recognise_file(file, reading=replace(reading, drop_extra=True))
     except LayoutError:
         return "", None
-    return found.layout, guess_model(
-        {name: file.entries[key].shape for key, name in found.names.items()}
-    )
+    return found.layout, guess_model({n: file.entries[key] for key, n in found.names.items()})
 
 
-def _candidates(shapes: Mapping[str, Shape]) -> list[tuple[str, str]]:
+def _candidates(names: Collection[str]) -> list[tuple[str, str]]:
     """Return family and variant of the networks with as many blocks on every level."""
-    blocks = [sum(name.startswith(f"res{level}") for name in _blocks(shapes)) for level in _LEVELS]
-    if "conv1_weight" in shapes:
+    firsts = list(filter(_BLOCK.fullmatch, names))
+    blocks = [sum(name.startswith(f"res{level}") for name in firsts) for level in _LEVELS]
+    if "conv1_weight" in names:
         return [("rn", variant) for variant in RN_NETWORKS]
     named = [
         ("rna", variant)
@@ -423,10 +420,6 @@ def _candidates(shapes: Mapping[str, Shape]) -> list[tuple[str, str]]:
     if named or 0 in blocks[1:]:
         return named
     return [("rna", "-".join(map(str, (224, *blocks))))]
-
-
-def _blocks(shapes: Mapping[str, Shape]) -> list[str]:
-    return [name for name in shapes if _BLOCK.fullmatch(name)]
 
 
 def statistics(file: WeightsFile) -> Iterator[ArrayStatistics]:

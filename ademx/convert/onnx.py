@@ -27,9 +27,8 @@ from ademx.convert import split
 from ademx.convert.files import Reading, read_weights
 from ademx.files import PathLike, md5, replacing
 from ademx.labels import Label, parse_label
-from ademx.networks.graph import find_head, find_width, list_layers
+from ademx.networks.graph import find_head, find_width, input_normalization, list_layers
 from ademx.params import Array, check_parameters
-from iters import transforms
 from symbols.layers import DATA, Layer, without_dropout
 from symbols.levels import BN_EPSILON
 
@@ -163,8 +162,7 @@ def build_model(
     """Return a network as an `onnx.ModelProto`; see :func:`write_onnx`."""
     onnx = import_onnx()
     found = {**arg_params, **aux_params}
-    shapes = {name: array.shape for name, array in found.items()}
-    width, head = find_width(label, shapes), find_head(shapes) or "2conv"
+    width, head = find_width(label, found), find_head(found) or "2conv"
     layers = without_dropout(list_layers(label, width=width, pool=pool, head=head))
     expected = {name: shape for layer in layers for name, shape in layer.parameters().items()}
     check_parameters(expected, found, source=source)
@@ -228,7 +226,7 @@ def check_written_here(path: PathLike, producer: str, metadata: Mapping[str, str
 def _metadata(
     label: Label, source: str, source_md5: str, settings: Mapping[str, object]
 ) -> dict[str, str]:
-    normalization = transforms.RN if label.family == "rn" else transforms.RNA
+    normalization = input_normalization(label)
     return {
         "label": str(label),
         "layout": "release",

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ademx.labels import Label, parse_label
+from ademx.params import HasShape
+from iters import transforms
 from symbols import layers
 from symbols.layers import Layer, Shape
 from symbols.levels import get_network, native_stride, with_output_stride
@@ -101,19 +103,28 @@ def network_stride(label: Label) -> int:
     return min(label.output_stride, native_stride(get_network(label.family, label.variant)))
 
 
-def find_width(label: Label, shapes: Mapping[str, Shape]) -> float:
+def input_normalization(label: Label) -> transforms.Normalization:
+    """Return how a label's network wants the pixels of its input normalised."""
+    return transforms.RN if label.family == "rn" else transforms.RNA
+
+
+def find_width(label: Label, parameters: Mapping[str, HasShape]) -> float:
     """Return the width multiplier of parameters: their channels over the full network's.
 
     Every block's channels grow with the width, so a file without a top tells it too.
     """
     full = get_network(label.family, label.variant).levels[-1].channels[-1]
-    channels = [shape[0] for name, shape in shapes.items() if name.startswith("res") and shape]
+    channels = [
+        value.shape[0]
+        for name, value in parameters.items()
+        if name.startswith("res") and value.shape
+    ]
     return max(channels, default=full) / full
 
 
-def find_head(shapes: Mapping[str, Shape]) -> str:
+def find_head(parameters: Mapping[str, HasShape]) -> str:
     """Return the segmentation top that parameters have, "2conv" or "1conv", "" for neither."""
-    tops = [shape for name, shape in shapes.items() if re.fullmatch(r"linear\d+_weight", name)]
-    if len(tops) != 1 or len(tops[0]) != 4:
+    tops = [top for name, top in parameters.items() if re.fullmatch(r"linear\d+_weight", name)]
+    if len(tops) != 1 or len(tops[0].shape) != 4:
         return ""
-    return "2conv" if "conv6a_weight" in shapes else "1conv"
+    return "2conv" if "conv6a_weight" in parameters else "1conv"

@@ -29,7 +29,7 @@ from ademx.engines.backends import (
 from ademx.engines.onnx.predict import OnnxPredictor, default_onnx_devices
 from ademx.files import locked, name_problem, replacing, write_json
 from ademx.labels import Label, parse_label
-from ademx.networks.graph import network_stride
+from ademx.networks.graph import input_normalization, network_stride
 from ademx.options import option
 from ademx.pictures import colourise
 from ademx.prediction.legend import LegendRow, draw_classes
@@ -210,8 +210,7 @@ class _Network:
 
     def prepared(self, image: np.ndarray) -> np.ndarray:
         """Return an (H, W, 3) uint8 image as (3, H, W) float32, normalised."""
-        family = transforms.RN if self.label.family == "rn" else transforms.RNA
-        return transforms.normalize(image, family)
+        return transforms.normalize(image, input_normalization(self.label))
 
     def probabilities(self, image: np.ndarray, *, flip: bool) -> np.ndarray:
         """Return one (3, H, W) input's output, the mean with its mirror image's if asked for."""

@@ -21,7 +21,7 @@ from ademx.engines.mxnet.predict import Predictor
 from ademx.files import locked, md5
 from ademx.iteration import grouped, prefetched
 from ademx.labels import Label, parse_label
-from ademx.networks.graph import network_stride
+from ademx.networks.graph import input_normalization, network_stride
 from ademx.options import chosen, deciding
 from ademx.published import Result, find_result, release_state
 from ademx.testing import run_folder as runs
@@ -149,7 +149,7 @@ class Session(RunInputs):
     @property
     def normalization(self) -> transforms.Normalization:
         """The input normalisation of the network's family."""
-        return transforms.RN if self.label.family == "rn" else transforms.RNA
+        return input_normalization(self.label)
 
     def predict(self, images: Iterable[np.ndarray]) -> np.ndarray:
         """Return the networks' mean output, (N, …) float32, for (3, H, W) float32 images.

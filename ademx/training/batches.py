@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ademx.engines.trainer import Workers
-from ademx.networks.graph import network_stride
+from ademx.networks.graph import input_normalization, network_stride
 from ademx.training.options import SegmentationTrainOptions, TrainOptions
-from iters import transforms
 from iters.augment_classification import ClassificationAugmentation
 from iters.augment_segmentation import SegmentationAugmentation
 from iters.batches import ClassificationBatches, SegmentationBatches, TrainingBatches
@@ -67,7 +66,7 @@ def make_iterator(
     """Return the batches of a worker's part of the samples, as arrays of the engine."""
     label = options.label
     common = {
-        "normalization": transforms.RN if label.family == "rn" else transforms.RNA,
+        "normalization": input_normalization(label),
         "choose_interp_method": options.choose_interp_method,
         "exif": options.exif,
     }

@@ -181,12 +181,11 @@ def check_fit(
 def _test_graph(label: Label, arg_params: dict[str, np.ndarray], pool: str) -> Symbol:
     """Return the label's graph with a plain softmax in place of its loss."""
     mx = import_mxnet()
-    shapes = {name: value.shape for name, value in arg_params.items()}
     graph = build_symbol(
         label,
         pool=pool,
-        width=find_width(label, shapes),
-        head=find_head(shapes) or "2conv",
+        width=find_width(label, arg_params),
+        head=find_head(arg_params) or "2conv",
     )
     scores = graph.get_internals()[f"linear{label.num_classes}_output"]
     return mx.sym.softmax(scores, axis=1, name="probabilities")

@@ -76,14 +76,13 @@ class TorchPredictor(SharingPredictor):
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         parameters = {**arg_params, **aux_params}
         check_weights(label, parameters, source=source, allow_headless=False)
-        shapes = {name: value.shape for name, value in parameters.items()}
         self.starts = []
         for device in torch_devices(devices):
             network = build(
                 label,
-                width=find_width(label, shapes),
+                width=find_width(label, parameters),
                 pool=pool,
-                head=find_head(shapes) or "2conv",
+                head=find_head(parameters) or "2conv",
             )
             network.load_state_dict(to_torch(arg_params, aux_params, "native"))
             replica = _Replica(network, device, _DTYPES[precision], compiled=compiled)
