@@ -228,35 +228,6 @@ def share_cores(parts: int) -> None:
         del os.environ["OMP_NUM_THREADS"]  # empty
 
 
-def import_gluoncv() -> ModuleType:
-    """Return the `gluoncv` module, which otherwise refuses to load beside torch 2.
-
-    gluoncv looks for torch and rejects versions that it does not know; while it is imported,
-    torch is hidden. Modules that were imported before stay imported.
-
-    Raises:
-        MissingDependency: gluoncv or MXNet is not installed.
-    """
-    import_mxnet()
-    hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_torch(name)}
-    sys.modules["torch"] = None  # type: ignore[assignment]  # makes `import torch` fail
-    try:
-        return importlib.import_module("gluoncv")
-    except ModuleNotFoundError as error:
-        if error.name != "gluoncv":
-            raise
-        raise MissingDependency(
-            "this needs gluoncv, which is not installed: run `pip install gluoncv==0.10.5.post0`"
-        ) from None
-    finally:
-        del sys.modules["torch"]
-        sys.modules.update(hidden)
-
-
-def _is_torch(name: str) -> bool:
-    return name == "torch" or name.startswith("torch.")
-
-
 def cpu_has_bfloat16() -> bool:
     """Return whether the CPU multiplies bfloat16 in hardware (Linux; elsewhere False)."""
     return bool({"avx512_bf16", "amx_bf16"} & _cpu_flags())

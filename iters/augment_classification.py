@@ -127,15 +127,6 @@ class ClassificationAugmentation:
         turned = is_turned(encoded, None, self.exif)
         self._transform(decode_image(encoded, draws.crop, turned=turned), draws, out)
 
-    def augment_image(
-        self, image: NDArray[np.uint8], draws: ClassificationDraws, out: NDArray[np.float32]
-    ) -> None:
-        """Transform an (H, W, 3) uint8 image by given draws into `out`, (3, crop, crop) float32."""
-        if draws.crop is not None:
-            top, left, height, width = draws.crop
-            image = image[top : top + height, left : left + width]
-        self._transform(Image.fromarray(image), draws, out)
-
     def _transform(
         self, image: Image.Image, draws: ClassificationDraws, out: NDArray[np.float32]
     ) -> None:

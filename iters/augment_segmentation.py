@@ -161,33 +161,6 @@ class SegmentationAugmentation:
             classes = decode_label(self.dataset, stored)
         self._write(image, classes, window, draws, out=out, out_label=out_label)
 
-    def augment_pair(
-        self,
-        image: NDArray[np.uint8],
-        classes: NDArray[np.uint8],
-        draws: SegmentationDraws,
-        out: NDArray[np.float32],
-        out_label: NDArray[Any],
-    ) -> None:
-        """Transform an image and its label by given draws.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            classes: (H, W) uint8 class ids or void.
-            draws: see `draw`.
-            out: see `apply`.
-            out_label: see `apply`.
-
-        Raises:
-            BrokenImage: the two differ in size.
-        """
-        height, width = image.shape[:2]
-        _check_same_size((height, width), classes.shape)
-        window = self._window(draws, (height, width))
-        top, left, rows, columns = window.box or (0, 0, 0, 0)
-        part = slice(top, top + rows), slice(left, left + columns)
-        self._write(image[part], classes[part], window, draws, out=out, out_label=out_label)
-
     def _size(self, encoded_image: bytes, encoded_label: bytes) -> tuple[Size, bool]:
         """Return height and width of an image, which its label has too, and whether it is turned.
 
@@ -198,7 +171,10 @@ class SegmentationAugmentation:
         turned = is_turned(encoded_image, label_size, self.exif)
         if turned:
             size = upright_size(size, orientation(encoded_image))
-        _check_same_size(size, label_size)
+        if size != label_size:
+            raise BrokenImage(
+                f"the image is {size[0]}×{size[1]}, its label {label_size[0]}×{label_size[1]}"
+            )
         return size, turned
 
     def _geometry(self, target: int, longer: int) -> tuple[int, float, int]:
@@ -266,8 +242,3 @@ def _nearest(length: int, new_length: int) -> NDArray[np.intp]:
     nearest = indices.resize((new_length, 1), Image.Resampling.NEAREST)
     indices_of: NDArray[np.intp] = np.asarray(nearest)[0].astype(np.intp)
     return indices_of
-
-
-def _check_same_size(image: Size, label: tuple[int, ...]) -> None:
-    if image != label:
-        raise BrokenImage(f"the image is {image[0]}×{image[1]}, its label {label[0]}×{label[1]}")

@@ -187,15 +187,6 @@ SCENERIES: dict[str, Scenery] = {
 }
 
 
-def draw_scene(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return an image, (H, W, 3) uint8, and its label, (H, W) uint8 class ids with 255 void.
-
-    One to three shapes of VOC's classes lie on a shaded background; sides are 96 to 128 pixels.
-    """
-    scene = _draw(rng, SCENERIES["voc"])
-    return scene.image, scene.label
-
-
 def draw_for_segmentation(scenery: str, split: str, number: int, *, seed: int) -> Scene:
     """Return a scene of a split; the same arguments draw the same one.
 
@@ -206,7 +197,7 @@ def draw_for_segmentation(scenery: str, split: str, number: int, *, seed: int) -
         number: of the scene in its split, 0 or above.
         seed: 0 or above.
     """
-    return _draw(_random_state(split, number, seed), SCENERIES[scenery])
+    return draw_scene(_random_state(split, number, seed), SCENERIES[scenery])
 
 
 def draw_for_classification(
@@ -237,7 +228,8 @@ def _random_state(split: str, number: int, seed: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
-def _draw(rng: np.random.Generator, scenery: Scenery) -> Scene:
+def draw_scene(rng: np.random.Generator, scenery: Scenery) -> Scene:
+    """Return the scene that a random state draws."""
     height, width = _size(rng, scenery.sides)
     width *= scenery.wide
     image, label = map(Image.fromarray, _background(rng, scenery.layers, height, width))

@@ -60,7 +60,9 @@ def weights(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def gluon_data():
     """Return gluoncv's datasets, whose own tables are a referee."""
-    from ademx.compat import MissingDependency, import_gluoncv
+    from gluoncv_beside_torch import import_gluoncv
+
+    from ademx.compat import MissingDependency
 
     try:
         return import_gluoncv().data

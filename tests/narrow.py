@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 from fill import fill
+from scenes import voc_scene
 
 import ademx
 from ademx import params
 from ademx.compat import import_mxnet
 from iters import transforms
-from iters.drawn import draw_scene
 
 WIDTH = 1 / 16
 VOC = "voc_rna-a1_cls21_s8"
@@ -34,7 +34,7 @@ def _parameters(label: str, seed: int) -> tuple[dict, dict]:
     mx = import_mxnet()
     rng = np.random.default_rng(seed)
     kind = transforms.RN if "_rn-" in label else transforms.RNA
-    images = [transforms.normalize(draw_scene(rng)[0][:96, :96], kind) for _ in range(4)]
+    images = [transforms.normalize(voc_scene(rng)[0][:96, :96], kind) for _ in range(4)]
     graph = ademx.build_symbol(label, width=WIDTH, frozen_statistics=False)
     executor = graph.simple_bind(mx.cpu(), data=(4, 3, 96, 96))
     arguments = executor.arg_dict

@@ -5,6 +5,7 @@ import math
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from plain_augmentation import plain_classification, plain_normalize, plain_segm
 
 from iters.augment_classification import ClassificationAugmentation, ClassificationDraws, draw_crop
 from iters.augment_segmentation import SegmentationAugmentation, SegmentationDraws
-from iters.datasets import DATASETS, encode_label
+from iters.datasets import DATASETS, Dataset, encode_label
 from iters.decode import BrokenImage, decode_image
 from iters.find_dataset import get_dataset
 from iters.resample import resize_planar
@@ -32,6 +33,7 @@ SEGMENTATION = SegmentationAugmentation(
     normalization=RNA,
     dataset=DATASETS["voc"],
 )
+ANY_CLASS = Dataset("any", "segmentation", 255)  # its labels store class ids
 
 
 def random_image(height, width, seed=0):
@@ -46,7 +48,7 @@ def encoded(image, kind="PNG"):
 
 def augmented(augmentation, image, draws):
     out = np.full((3, augmentation.crop_size, augmentation.crop_size), np.nan, np.float32)
-    augmentation.augment_image(image, draws, out)
+    augmentation.augment_encoded(encoded(image), draws, out)
     return out
 
 
@@ -54,7 +56,8 @@ def augmented_pair(augmentation, image, classes, draws):
     size = augmentation.sample_size
     out = np.full((3, size, size), np.nan, np.float32)
     out_label = np.full((size // augmentation.stride) ** 2, np.nan, np.float32)
-    augmentation.augment_pair(image, classes, draws, out, out_label)
+    augmentation = replace(augmentation, dataset=ANY_CLASS)
+    augmentation.augment_encoded(encoded(image), encoded(classes), draws, out, out_label)
     return out, out_label.reshape(size // augmentation.stride, -1)
 
 

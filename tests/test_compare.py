@@ -15,6 +15,7 @@ import pytest
 from commands import make_runner
 from narrow import ILSVRC, VOC, write_weights
 from PIL import Image
+from scenes import voc_scene
 from scipy import stats
 
 from ademx.cli import main
@@ -28,7 +29,6 @@ from ademx.testing.image_counts import (
     save_image_counts,
     save_image_labels,
 )
-from iters.drawn import draw_scene
 
 # ---- runs that are written down, not computed --------------------------------------------------
 
@@ -793,7 +793,7 @@ def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(1)
     for name in "abcdef":
-        image, label = draw_scene(rng)
+        image, label = voc_scene(rng)
         Image.fromarray(image).save(root / f"{name}.png")
         Image.fromarray(label).save(root / f"{name}_label.png")
     (root / "val.lst").write_text("".join(f"{name}.png\t{name}_label.png\n" for name in "abcdef"))

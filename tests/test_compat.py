@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -94,8 +95,10 @@ def test_gluoncv_imports_beside_torch(before):
     for package in ("gluoncv", "torch"):
         if not importlib.util.find_spec(package):
             pytest.skip(f"{package} is not installed")
-    code = """
-        from ademx.compat import import_gluoncv
+    code = f"""
+        import sys
+        sys.path.append({str(Path(__file__).parent)!r})
+        from gluoncv_beside_torch import import_gluoncv
         gluoncv = import_gluoncv()
         import torch
         net = gluoncv.model_zoo.get_model("cifar_resnet20_v1", pretrained=False)

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from commands import make_runner, run_evaluate
 from PIL import Image
+from scenes import voc_scene
 
 from ademx import labels
 from ademx.cli import main
 from iters import datasets, palettes
 from iters.datasets import Dataset
-from iters.drawn import draw_scene
 from symbols import levels
 from symbols.levels import parse_block_spec
 
@@ -125,7 +125,7 @@ def test_a_row_of_a_dataset_is_trained_on_and_tested(rows, tmp_path):
     for split in ("train", "val"):
         lines = []
         for number in range(2):
-            image, drawn = draw_scene(rng)
+            image, drawn = voc_scene(rng)
             name = f"{split}{number}"
             truths[name] = stored[np.where(drawn == 255, 3, drawn % 3)]
             Image.fromarray(image).save(root / f"{name}.png")

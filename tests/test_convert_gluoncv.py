@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fill import fill, image_batch
+from gluoncv_beside_torch import import_gluoncv
 
 import ademx
 from ademx import params
-from ademx.compat import import_gluoncv, import_mxnet
+from ademx.compat import import_mxnet
 from ademx.convert import files
 from ademx.networks.graph import parameter_shapes
 

@@ -7,11 +7,12 @@ import sys
 import numpy as np
 import pytest
 from commands import make_runner
+from gluoncv_beside_torch import import_gluoncv
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from ademx.cli import main
-from ademx.compat import MissingDependency, import_gluoncv
+from ademx.compat import MissingDependency
 from ademx.data.lists.coco import CocoLabel, category_ids
 from ademx.data.lists.write import make_lists
 from iters.datasets import DATASETS, decode_label

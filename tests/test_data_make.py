@@ -13,6 +13,7 @@ import pytest
 import scipy.io
 from commands import make_runner
 from PIL import Image
+from scenes import voc_scene
 
 from ademx.cli import main
 from ademx.data.drawn import segmentation as drawn_segmentation
@@ -20,7 +21,7 @@ from ademx.data.drawn.make import make_dataset
 from ademx.data.lists.write import make_lists
 from ademx.files import locked
 from iters.datasets import DATASETS, VOID, decode_label
-from iters.drawn import SCENERIES, draw_for_classification, draw_for_segmentation, draw_scene
+from iters.drawn import SCENERIES, draw_for_classification, draw_for_segmentation
 from iters.images import load_image, load_label
 from iters.lists import find_samples
 
@@ -169,8 +170,8 @@ def test_all_classes_of_a_scenery_are_drawn(scenery):
     assert (VOID in drawn) == bool(has_void)
 
 
-def test_a_scene_of_voc_is_that_of_draw_scene():
-    image, label = draw_scene(np.random.default_rng(3))
+def test_a_scene_of_voc_has_shapes_of_its_classes():
+    image, label = voc_scene(np.random.default_rng(3))
     assert image.shape[:2] == label.shape and 96 <= min(label.shape) <= max(label.shape) <= 128
     assert set(np.unique(label)) <= {0, 1, 7, 12, 15, VOID}
 

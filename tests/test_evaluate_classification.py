@@ -16,11 +16,11 @@ from commands import main_text, run_evaluate
 from machine import needs_bfloat16
 from narrow import ILSVRC, WIDTH, write_weights
 from PIL import Image
+from scenes import voc_scene
 
 import ademx
 from ademx import params
 from iters.datasets import DATASETS
-from iters.drawn import draw_scene
 
 mx = pytest.importorskip("mxnet")
 
@@ -39,7 +39,7 @@ def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(5)
     for number in range(IMAGES):
-        Image.fromarray(draw_scene(rng)[0]).save(root / f"{number}.png")
+        Image.fromarray(voc_scene(rng)[0]).save(root / f"{number}.png")
     write_list(root, list(range(IMAGES)))
     return root
 

@@ -19,6 +19,7 @@ from machine import needs_bfloat16
 from narrow import VOC, write_weights
 from near_ties import differ_clearly, saved_scores
 from PIL import Image
+from scenes import voc_scene
 
 from ademx import params
 from ademx.data.drawn.make import make_dataset
@@ -29,7 +30,6 @@ from ademx.testing.options import SegmentationOptions
 from ademx.testing.segmentation import evaluate_segmentation
 from ademx.testing.session import Session
 from iters.datasets import DATASETS
-from iters.drawn import draw_scene
 
 pytest.importorskip("mxnet")
 
@@ -273,7 +273,7 @@ def _write_cityscapes(root: Path, label_ids) -> list[str]:
 
 
 def _scene(rng: np.random.Generator, size) -> np.ndarray:
-    return np.array(Image.fromarray(draw_scene(rng)[0]).resize((size[1], size[0])))
+    return np.array(Image.fromarray(voc_scene(rng)[0]).resize((size[1], size[0])))
 
 
 def test_cityscapes_own_evaluation_of_our_labels_agrees(tmp_path):
@@ -346,7 +346,7 @@ def test_the_networks_own_stride_counts(variant, stride, tmp_path):
     """The labels name no stride, which is 32; trained at 112 and 56 the networks have less."""
     label = parse_label(f"voc_rna-{variant}_cls21")
     weights = write_weights(tmp_path, str(label))
-    scene, truth = draw_scene(np.random.default_rng(0))
+    scene, truth = voc_scene(np.random.default_rng(0))
     image, truth = scene[:48, :64], truth[:48, :64]
     Image.fromarray(image).save(tmp_path / "a.png")
     Image.fromarray(truth).save(tmp_path / "truth.png")

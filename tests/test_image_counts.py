@@ -11,6 +11,7 @@ import pytest
 from commands import run_evaluate
 from narrow import ILSVRC, write_weights
 from PIL import Image
+from scenes import voc_scene
 
 from ademx.metrics import confusion_matrix, segmentation_scores
 from ademx.testing.image_counts import (
@@ -22,7 +23,6 @@ from ademx.testing.image_counts import (
     save_image_counts,
     save_image_labels,
 )
-from iters.drawn import draw_scene
 
 SIDE = 48
 NAMES = ("a", "b", "c", "d")
@@ -178,7 +178,7 @@ def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(1)
     for name in NAMES:
-        image, label = draw_scene(rng)
+        image, label = voc_scene(rng)
         Image.fromarray(image[:SIDE, :SIDE]).save(root / f"{name}.png")
         Image.fromarray(label[:SIDE, :SIDE]).save(root / f"{name}_label.png")
     write_list(root, NAMES)

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from gluoncv_beside_torch import import_gluoncv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ademx.compat import import_gluoncv
 from ademx.metrics import confusion_matrix, likeliest, segmentation_scores, topk_errors
 
 # Truth has no class 2; class 0 is right 3 times of 4, class 1 once of 2.

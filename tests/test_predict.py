@@ -478,7 +478,7 @@ def test_small_pictures_are_enlarged_and_long_legends_cut():
 
 
 def test_imagenet_names_are_gluoncvs():
-    from ademx.compat import import_gluoncv
+    from gluoncv_beside_torch import import_gluoncv
 
     pytest.importorskip("mxnet")
     attributes = import_gluoncv().data.ImageNet1kAttr()

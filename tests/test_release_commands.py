@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from narrow import ILSVRC, VOC, write_weights
 from PIL import Image
+from scenes import voc_scene
 
 from ademx.data.drawn.make import make_dataset
-from iters.drawn import draw_scene
 
 pytest.importorskip("mxnet")
 
@@ -37,7 +37,7 @@ def images(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for number in range(2):
-        Image.fromarray(draw_scene(rng)[0]).save(root / f"{number}.jpg")
+        Image.fromarray(voc_scene(rng)[0]).save(root / f"{number}.jpg")
     (root / "val.lst").write_text("0\t3\t0.jpg\n1\t999\t1.jpg\n")
     return root
 

@@ -27,7 +27,6 @@ SIZE = 224
 # PyTorch's time for an update, at most so much of MXNet's: set on 2 Zen 5 cores. Where MXNet comes
 # near the peak of the CPU already (Zen 4, half as wide), nothing could meet them.
 TARGETS = {"float32": 0.65, "bfloat16": 0.6}
-MIRROR_TARGET = 1.35
 WAIT_TARGET = 0.02  # fraction of the time
 READ_UPDATES = 8
 
