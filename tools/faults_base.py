@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -32,6 +32,9 @@ _ENDING_SECONDS = 10.0  # that children may take to end after their parent, ther
 _VOLATILE = {"date", "versions", "images_per_second", "seconds", "command", "resumed_from"}
 _VOLATILE |= {"first_update", "data_wait", "images_per_second_total", "kept"}
 _UNREAD = {".html", ".md"}  # pages with the date in them: made from the files that are compared
+
+
+_Made = TypeVar("_Made")
 
 
 class Loss(Exception):  # it is a finding
@@ -202,7 +205,7 @@ class Bench:
         self._locks: dict[str, threading.Lock] = {}
         self._made: dict[str, Any] = {}
 
-    def once(self, name: str, make: Callable[[Path], Any]) -> Any:
+    def once(self, name: str, make: Callable[[Path], _Made]) -> _Made:
         """Return what `make` makes in a new folder, made the first time that it is asked for."""
         with self._lock:
             lock = self._locks.setdefault(name, threading.Lock())
@@ -212,7 +215,7 @@ class Bench:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
                 self._made[name] = make(folder)
-            return self._made[name]
+            return cast(_Made, self._made[name])
 
 
 class Pace:

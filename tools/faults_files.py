@@ -35,49 +35,21 @@ _MEMORY = 8 << 30  # bytes of addresses, most of which are no memory
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 
 
-def _folder(path: Path) -> None:
-    path.mkdir()
-
-
-def _link_to_itself(path: Path) -> None:
-    path.symlink_to(path.name)
-
-
 def _unreadable(path: Path) -> None:
     path.write_bytes(b"x" * 100)
     path.chmod(0)
 
 
-def _empty(path: Path) -> None:
-    path.touch()
-
-
-def _zeros(path: Path) -> None:
-    path.write_bytes(bytes(10_000))
-
-
-def _socket(path: Path) -> None:
-    os.mknod(path, stat.S_IFSOCK | 0o600)
-
-
-def _endless(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-def _nothing(path: Path) -> None:
-    path.symlink_to("/dev/null")
-
-
-_KINDS: dict[str, Callable[[Path], None]] = {
-    "folder": _folder,
+_KINDS: dict[str, Callable[[Path], object]] = {
+    "folder": Path.mkdir,
     "FIFO": os.mkfifo,
-    "socket": _socket,
-    "/dev/zero": _endless,
-    "/dev/null": _nothing,
+    "socket": lambda path: os.mknod(path, stat.S_IFSOCK | 0o600),
+    "/dev/zero": lambda path: path.symlink_to("/dev/zero"),
+    "/dev/null": lambda path: path.symlink_to("/dev/null"),
     "unreadable": _unreadable,
-    "circular link": _link_to_itself,
-    "empty file": _empty,
-    "zeros": _zeros,
+    "circular link": lambda path: path.symlink_to(path.name),
+    "empty file": Path.touch,
+    "zeros": lambda path: path.write_bytes(bytes(10_000)),
 }
 
 
@@ -92,24 +64,14 @@ class _Place:
 
 def _in_list(bench: Bench, folder: Path, path: Path, *, column: int) -> Path:
     """Return a list of four samples, one of which names the file."""
-    base = voc(bench) / "VOCdevkit" / "VOC2012"
-    names = (base / "ImageSets/Segmentation/train.txt").read_text().split()[:4]
-    lines = [[f"{base}/JPEGImages/{n}.jpg", f"{base}/SegmentationClass/{n}.png"] for n in names]
+    lines = [[f"{voc(bench)}/{name}" for name in line.split("\t")] for line in _plain_lines(bench)]
     lines[2][column] = str(path)
     (folder / "odd.lst").write_text("".join("\t".join(line) + "\n" for line in lines))
     return folder / "odd.lst"
 
 
-def _evaluate(bench: Bench, folder: Path, *changes: object) -> list[object]:
-    return evaluation(bench, folder / "out", *changes)
-
-
 def _photos(bench: Bench) -> Path:
     return voc(bench) / "VOCdevkit/VOC2012/JPEGImages"
-
-
-def _swap(arguments: list[object], old: object, new: object) -> list[object]:
-    return [new if one == old else one for one in arguments]
 
 
 def _coco(bench: Bench, folder: Path, path: Path) -> list[object]:
@@ -140,19 +102,19 @@ _PLACES = [
     _Place(
         "evaluate, weights",
         f"{LABEL}_ep-0001.params",
-        lambda b, f, p: _swap(_evaluate(b, f), trained(b), p),
+        lambda b, f, p: evaluation(b, f / "out", weights=p),
     ),
-    _Place("evaluate, list", "a.lst", lambda b, f, p: _evaluate(b, f, "--list-file", p)),
-    _Place("evaluate, dataset", "a.yaml", lambda b, f, p: _evaluate(b, f, "--dataset", p)),
+    _Place("evaluate, list", "a.lst", lambda b, f, p: evaluation(b, f / "out", "--list-file", p)),
+    _Place("evaluate, dataset", "a.yaml", lambda b, f, p: evaluation(b, f / "out", "--dataset", p)),
     _Place(
         "evaluate, image",
         "a.jpg",
-        lambda b, f, p: _evaluate(b, f, "--list-file", _in_list(b, f, p, column=0)),
+        lambda b, f, p: evaluation(b, f / "out", "--list-file", _in_list(b, f, p, column=0)),
     ),
     _Place(
         "evaluate, label",
         "a.png",
-        lambda b, f, p: _evaluate(b, f, "--list-file", _in_list(b, f, p, column=1)),
+        lambda b, f, p: evaluation(b, f / "out", "--list-file", _in_list(b, f, p, column=1)),
     ),
     _Place(
         "train, weights",
@@ -252,14 +214,14 @@ def _cut_during(trial: Trial) -> None:
     """Cut a large file at any moment of a command: it is refused, or was read whole before."""
     from ademx import params
 
-    def make(folder: Path) -> tuple[Path, dict[str, str]]:
+    def make(folder: Path) -> Path:
         draw = np.random.default_rng(0)
         arrays = {f"l{n}_weight": draw.random((256, 1024), np.float32) for n in range(50)}
         path = folder / "w.params"
         params.save(path, arrays, {})
-        return path, {}
+        return path
 
-    source, _ = trial.bench.once("large weights", make)
+    source = trial.bench.once("large weights", make)
     path = trial.folder / source.name
     path.write_bytes(source.read_bytes())
     size = trial.random.randrange(path.stat().st_size)
@@ -273,17 +235,12 @@ def _cut_during(trial: Trial) -> None:
 
 def _cut_images(trial: Trial, *, command: str) -> None:
     """Cut images at any moment of a command: each is used whole, told of, or ends the run."""
-
-    def alone(folder: Path) -> tuple[dict[str, str], float]:
-        (folder / "a.lst").write_text("\n".join(_plain_lines(trial.bench)) + "\n")
-        ended = must_run(folder, _list_command(trial.bench, folder, command))
-        return _of_list(folder), ended.seconds
-
-    expected, seconds = trial.bench.once(f"images of {command}", alone)
+    expected, seconds = _of_plain_list(trial.bench, command)
     shutil.copytree(voc(trial.bench), trial.folder / "voc")
     (trial.folder / "a.lst").write_text("\n".join(_plain_lines(trial.bench)) + "\n")
     arguments = _list_command(trial.bench, trial.folder, command)
-    arguments = _swap(arguments, voc(trial.bench), trial.folder / "voc")
+    root = trial.folder / "voc"
+    arguments = [root if one == voc(trial.bench) else one for one in arguments]
     names = [line.split("\t")[0] for line in _plain_lines(trial.bench)]
     cut = trial.random.sample(names, 2)
     timers = [
@@ -335,12 +292,7 @@ def _list_forms(lines: list[str]) -> dict[str, tuple[bytes, bool]]:
 
 
 def _odd_list(trial: Trial, *, command: str) -> None:
-    def alone(folder: Path) -> dict[str, str]:
-        (folder / "a.lst").write_text("\n".join(_plain_lines(trial.bench)) + "\n")
-        must_run(folder, _list_command(trial.bench, folder, command))
-        return _of_list(folder)
-
-    expected = trial.bench.once(f"list {command}", alone)
+    expected, _ = _of_plain_list(trial.bench, command)
     forms = _list_forms(_plain_lines(trial.bench))
     name = list(forms)[trial.number % len(forms)]
     content, is_read = forms[name]
@@ -380,6 +332,17 @@ def _list_command(bench: Bench, folder: Path, command: str) -> list[object]:
     make = {"evaluate": evaluation, "train": training}[command]
     changes = ("--to-epoch", 1) if command == "train" else ()
     return make(bench, folder / "out", "--list-file", folder / "a.lst", *changes)
+
+
+def _of_plain_list(bench: Bench, command: str) -> tuple[dict[str, str], float]:
+    """Return the results of a command on the plain list, and the seconds that it takes."""
+
+    def make(folder: Path) -> tuple[dict[str, str], float]:
+        (folder / "a.lst").write_text("\n".join(_plain_lines(bench)) + "\n")
+        ended = must_run(folder, _list_command(bench, folder, command))
+        return _of_list(folder), ended.seconds
+
+    return bench.once(f"plain list of {command}", make)
 
 
 def _of_list(folder: Path) -> dict[str, str]:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from faults_base import Bench, Ended, Fault, Loss, Trial, must_run, results, running
 from faults_work import (
-    LABEL,
     LISTS,
     RELEASED,
     evaluation,
@@ -102,18 +101,13 @@ def _train(seed: int, *further: object) -> Arguments:
 
 
 def _evaluate(epoch: int) -> Arguments:
-    def arguments(bench: Bench, output: Path) -> list[object]:
-        weights = trained(bench).with_name(f"{LABEL}_ep-{epoch:04d}.params")
-        return [weights if one == trained(bench) else one for one in evaluation(bench, output)]
-
-    return arguments
+    return lambda bench, output: evaluation(bench, output, weights=trained(bench, epoch))
 
 
 def _convert(epoch: int) -> Arguments:
     def arguments(bench: Bench, output: Path) -> list[object]:
         output.mkdir(exist_ok=True)
-        weights = trained(bench).with_name(f"{LABEL}_ep-{epoch:04d}.params")
-        return ["convert", weights, output / "weights.safetensors", "--overwrite"]
+        return ["convert", trained(bench, epoch), output / "weights.safetensors", "--overwrite"]
 
     return arguments
 

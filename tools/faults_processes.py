@@ -49,8 +49,7 @@ def _undisturbed(bench: Bench, kind: str) -> dict[str, str]:
         must_run(folder, _COMMANDS[kind](bench, folder / "out"))
         return results(folder / "out")
 
-    found: dict[str, str] = bench.once(f"processes of {kind}", make)
-    return found
+    return bench.once(f"processes of {kind}", make)
 
 
 _COMMANDS = {"launch": _launched, "train": _alone}

@@ -10,7 +10,6 @@ from pathlib import Path
 from faults_base import Bench, must_run, results
 
 LABEL = "voc_rna-224-0-1-1-1-1-1-1_cls21_s8"
-WEIGHTS = f"{LABEL}_ep-0020.params"
 RELEASED = "voc_rna-a1_cls21_s8"
 
 _SIZE = ("--width", 0.0625, "--crop-size", 32, "--origin-size", 64, "--batch-statistics")
@@ -53,8 +52,7 @@ class Work:
             ended = must_run(folder, self.command(bench, folder))
             return self.found(folder), ended.seconds
 
-        value: tuple[dict[str, str], float] = bench.once(f"undisturbed {self.name}", make)
-        return value
+        return bench.once(f"undisturbed {self.name}", make)
 
 
 def voc(bench: Bench) -> Path:
@@ -64,14 +62,13 @@ def voc(bench: Bench) -> Path:
         must_run(folder, ["data", "make", "voc", "--root", folder / "data" / "voc"])
         return folder / "data" / "voc"
 
-    path: Path = bench.once("voc", make)
-    return path
+    return bench.once("voc", make)
 
 
-def trained(bench: Bench) -> Path:
+def trained(bench: Bench, epoch: int = 20) -> Path:
     """Return weights of the small network that the undisturbed training leaves."""
     TRAINING.undisturbed(bench)
-    return bench.folder / "once-undisturbed train" / "out" / WEIGHTS
+    return bench.folder / "once-undisturbed train" / "out" / f"{LABEL}_ep-{epoch:04d}.params"
 
 
 def models(bench: Bench) -> Path:
@@ -82,8 +79,7 @@ def models(bench: Bench) -> Path:
         must_run(folder, ["train", "segmentation", *options, "--gpus", "", "--output", "models"])
         return folder / "models"
 
-    path: Path = bench.once("models", make)
-    return path
+    return bench.once("models", make)
 
 
 def training(bench: Bench, output: Path, *changes: object) -> list[object]:
@@ -93,9 +89,11 @@ def training(bench: Bench, output: Path, *changes: object) -> list[object]:
     return ["train", "segmentation", "--model", LABEL, *where, *how, *changes]
 
 
-def evaluation(bench: Bench, output: Path, *changes: object) -> list[object]:
-    """Return the arguments of a test on eight images."""
-    where = ("--weights", trained(bench), "--data-root", voc(bench), "--output", output)
+def evaluation(
+    bench: Bench, output: Path, *changes: object, weights: Path | None = None
+) -> list[object]:
+    """Return the arguments of a test on eight images, of the trained weights or of others."""
+    where = ("--weights", weights or trained(bench), "--data-root", voc(bench), "--output", output)
     how = ("--test-scales", "64,96,128", "--test-flipping", "--save-predictions", "--cpus", 1)
     return ["evaluate", "segmentation", *where, *how, *changes]
 
