@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import numpy as np
 from bench_rows import Row, report, time_in_turns
+from PIL import Image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     from numpy.typing import NDArray
 
 # A Cityscapes image: height and width, the network's stride, classes.
@@ -114,9 +115,6 @@ MEASUREMENTS: tuple[Callable[[int], Row], ...] = (
 
 def best_class_by_pillow(scores: NDArray[np.float32]) -> NDArray[np.intp]:
     """Return the best class by the release's way: every map at full size, then argmax."""
-    import numpy as np
-    from PIL import Image
-
     size = (IMAGE[1], IMAGE[0])
     maps = [np.asarray(Image.fromarray(one).resize(size, Image.BICUBIC)) for one in scores]
     return np.argmax(maps, axis=0)
@@ -126,8 +124,6 @@ def confusion_matrix_by_sets(
     label: NDArray[np.uint8], prediction: NDArray[np.uint8]
 ) -> NDArray[np.int64]:
     """Return the confusion matrix from sets of the pixels of each class."""
-    import numpy as np
-
     truths = [set(np.flatnonzero(label == index)) for index in range(NUM_CLASSES)]
     guesses = [set(np.flatnonzero(prediction == index)) for index in range(NUM_CLASSES)]
     return np.array([[len(truth & guess) for guess in guesses] for truth in truths])
@@ -135,8 +131,6 @@ def confusion_matrix_by_sets(
 
 def make_scores() -> NDArray[np.float32]:
     """Return probabilities (C, h, w) float32 that vary smoothly, as a network's do."""
-    import numpy as np
-
     height, width = (side // STRIDE for side in IMAGE)
     logits = np.random.default_rng(0).standard_normal((NUM_CLASSES, height, width))
     for _ in range(3):
@@ -147,8 +141,6 @@ def make_scores() -> NDArray[np.float32]:
 
 def make_labels() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return a label of square regions, 5 % of it ignored, and a prediction 90 % right."""
-    import numpy as np
-
     rng = np.random.default_rng(0)
     regions = rng.integers(NUM_CLASSES, size=(IMAGE[0] // 32, IMAGE[1] // 32), dtype=np.uint8)
     label = regions.repeat(32, axis=0).repeat(32, axis=1)

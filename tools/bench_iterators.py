@@ -12,24 +12,33 @@ import os
 import statistics
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from bench_evaluation import time_in_turns
+import numpy as np
+from bench_rows import align, report, time_in_turns
+from PIL import Image
+from plain_augmentation import (
+    plain_classification,
+    plain_decode,
+    plain_normalize,
+    plain_segmentation,
+)
 
-from ademx.files import write_json
+from iters.augment_classification import ClassificationAugmentation
+from iters.augment_segmentation import SegmentationAugmentation
+from iters.datasets import DATASETS, decode_label
+from iters.decode import decode_image, decode_stored_ids, image_size
+from iters.samples import Sample
+from iters.transforms import RNA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
-
-    from iters.augment_segmentation import SegmentationAugmentation
-    from iters.samples import Sample
 
 PHOTO = (375, 500)  # height and width of an ILSVRC or VOC photograph
 STREET = (1024, 2048)  # and of a Cityscapes one
@@ -75,25 +84,17 @@ class Rate:
 def iterators(repeat: int, json_file: Path | None) -> None:
     """Time the training augmentations."""
     rates = [rate for measure in MEASUREMENTS if (rate := measure(repeat)) is not None]
-    for line in format_rates(rates):
-        click.echo(line)
-    if json_file is not None:
-        table = [{**asdict(rate), "ratio": rate.ratio, "verdict": rate.verdict} for rate in rates]
-        write_json(json_file, table)
+    report(rates, json_file, format_rates)
 
 
 def measure_classification(repeat: int) -> Rate:
     """Time the whole pipeline of a classifier, against the same written plainly."""
-    import numpy as np
-
     ours, plain = augment_photos(), augment_photos_plainly()
     std = np.array([0.229, 0.224, 0.225]).reshape(3, 1, 1)
     error = np.abs((ours - plain) * std).max() * 255
     ours_s, plain_s = time_in_turns(augment_photos, augment_photos_plainly, repeat)
-    return Rate(
-        what=f"ILSVRC training, crop {CROP} of {PHOTO[1]}x{PHOTO[0]} JPEG",
-        ours=NUM_PHOTOS / ours_s,
-        reference=NUM_PHOTOS / plain_s,
+    return _of_photos(
+        *(ours_s, plain_s),
         target_ratio=2.5,
         note=f"Pillow and float64 step by step; they differ by {error:.1g}/255; mark to beat: 4x",
     )
@@ -102,10 +103,8 @@ def measure_classification(repeat: int) -> Rate:
 def measure_against_decoding(repeat: int) -> Rate:
     """Time the whole pipeline of a classifier, against the bare decoding of the same files."""
     ours_s, decode_s = time_in_turns(augment_photos, decode_photos, repeat)
-    return Rate(
-        what=f"ILSVRC training, crop {CROP} of {PHOTO[1]}x{PHOTO[0]} JPEG",
-        ours=NUM_PHOTOS / ours_s,
-        reference=NUM_PHOTOS / decode_s,
+    return _of_photos(
+        *(ours_s, decode_s),
         target_ratio=0.5,
         note=f"Pillow decoding the whole of them, {mean_kilobytes(photos()):.0f} KB each",
     )
@@ -123,10 +122,8 @@ def measure_torch_loader(repeat: int) -> Rate | None:
         PlainPhotos(), batch_size=16, num_workers=1, persistent_workers=True
     )
     ours_s, loader_s = time_in_turns(augment_photos, lambda: list(loader), repeat + 1)
-    return Rate(
-        what=f"ILSVRC training, crop {CROP} of {PHOTO[1]}x{PHOTO[0]} JPEG",
-        ours=NUM_PHOTOS / ours_s,
-        reference=NUM_PHOTOS / loader_s,
+    return _of_photos(
+        *(ours_s, loader_s),
         target_ratio=0,
         note=f"torch {torch.__version__} DataLoader over the plain pipeline, 1 worker process",
     )
@@ -134,20 +131,12 @@ def measure_torch_loader(repeat: int) -> Rate | None:
 
 def measure_streets(repeat: int) -> Rate:
     """Time crops of Cityscapes' size, against the same written plainly."""
-    from iters.augment_segmentation import SegmentationAugmentation
-    from iters.datasets import DATASETS
-    from iters.transforms import RNA
-
     augmentation = SegmentationAugmentation(500, 2048, (0.7, 1.3), 8, RNA, DATASETS["cityscapes"])
     return measure_segmentation(augmentation, streets(), "2048x1024 PNG", repeat)
 
 
 def measure_voc(repeat: int) -> Rate:
     """Time crops of VOC's size, against the same written plainly."""
-    from iters.augment_segmentation import SegmentationAugmentation
-    from iters.datasets import DATASETS
-    from iters.transforms import RNA
-
     augmentation = SegmentationAugmentation(500, 500, (0.7, 1.3), 8, RNA, DATASETS["voc"])
     return measure_segmentation(augmentation, photos()[:24], "500x375 JPEG", repeat)
 
@@ -183,14 +172,16 @@ MEASUREMENTS: tuple[Callable[[int], Rate | None], ...] = (
 )
 
 
+def _of_photos(ours_s: float, reference_s: float, *, target_ratio: float, note: str) -> Rate:
+    """Return the comparison of the seconds that all photographs take."""
+    what = f"ILSVRC training, crop {CROP} of {PHOTO[1]}x{PHOTO[0]} JPEG"
+    return Rate(what, NUM_PHOTOS / ours_s, NUM_PHOTOS / reference_s, target_ratio, note)
+
+
 def measure_segmentation(
     augmentation: SegmentationAugmentation, images: Sequence[bytes], what: str, repeat: int
 ) -> Rate:
     """Time segmentation crops of these images, against the same written plainly."""
-    import numpy as np
-
-    from iters.decode import decode_image, decode_stored_ids, image_size
-
     height, width = image_size(images[0])
     label = encode_label_image(height, width)
     size, cells = augmentation.sample_size, augmentation.sample_size // augmentation.stride
@@ -223,8 +214,6 @@ def measure_segmentation(
 
 def write_photos(folder: Path) -> list[Sample]:
     """Write all photographs to files."""
-    from iters.samples import Sample
-
     samples = []
     for index, photo in enumerate(photos()):
         path = folder / f"{index}.jpg"
@@ -235,9 +224,7 @@ def write_photos(folder: Path) -> list[Sample]:
 
 def feed(samples: Sequence[Sample], num_workers: int) -> float:
     """Return how many images a second come from these workers once they are at work."""
-    from iters.augment_classification import ClassificationAugmentation
     from iters.iterators import ClassificationIter
-    from iters.transforms import RNA
 
     batch_size, num_batches = 16, 48
     with ClassificationIter(
@@ -256,11 +243,6 @@ def feed(samples: Sequence[Sample], num_workers: int) -> float:
 
 def augment_photos() -> NDArray[np.float32]:
     """Return the samples of all photographs, (N, 3, CROP, CROP), by our pipeline."""
-    import numpy as np
-
-    from iters.augment_classification import ClassificationAugmentation
-    from iters.transforms import RNA
-
     augmentation = ClassificationAugmentation(CROP, RNA)
     samples = sample_memory()
     for seed, (photo, out) in enumerate(zip(photos(), samples)):
@@ -271,15 +253,11 @@ def augment_photos() -> NDArray[np.float32]:
 @lru_cache(maxsize=1)
 def sample_memory() -> NDArray[np.float32]:
     """Return the memory that our samples are written to, as a worker's: the same every time."""
-    import numpy as np
-
     return np.zeros((NUM_PHOTOS, 3, CROP, CROP), np.float32)
 
 
 def augment_photos_plainly() -> NDArray[np.float32]:
     """Return the same samples by the plain pipeline."""
-    import numpy as np
-
     return np.stack([PlainPhotos()[index] for index in range(NUM_PHOTOS)])
 
 
@@ -292,12 +270,6 @@ class PlainPhotos:
 
     def __getitem__(self, index: int) -> NDArray[np.float32]:
         """Return a sample, (3, CROP, CROP) float32."""
-        import numpy as np
-        from plain_augmentation import plain_classification, plain_decode, plain_normalize
-
-        from iters.augment_classification import ClassificationAugmentation
-        from iters.transforms import RNA
-
         image = plain_decode(photos()[index])
         rng = np.random.default_rng(index)
         draws = ClassificationAugmentation(CROP, RNA).draw(rng, image.shape[:2])
@@ -308,12 +280,6 @@ def augment_plainly(
     augmentation: SegmentationAugmentation, encoded: bytes, encoded_label: bytes, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Return one segmentation sample by the plain pipeline."""
-    import numpy as np
-    from PIL import Image
-    from plain_augmentation import plain_decode, plain_normalize, plain_segmentation
-
-    from iters.datasets import decode_label
-
     image = plain_decode(encoded)
     stored = np.array(Image.open(io.BytesIO(encoded_label)))
     picture, label = plain_segmentation(
@@ -329,8 +295,6 @@ def augment_plainly(
 
 def decode_photos() -> None:
     """Decode all photographs and do nothing with them."""
-    from plain_augmentation import plain_decode
-
     for photo in photos():
         plain_decode(photo)
 
@@ -349,9 +313,6 @@ def streets() -> tuple[bytes, ...]:
 
 def encode_picture(size: tuple[int, int], seed: int, kind: str) -> bytes:
     """Return a file of a drawn picture: blots of all sizes, small ones fainter, and grain."""
-    import numpy as np
-    from PIL import Image
-
     rng = np.random.default_rng(seed)
     height, width = size
     picture = np.full((height, width, 3), 120, np.float32)
@@ -370,9 +331,6 @@ def encode_picture(size: tuple[int, int], seed: int, kind: str) -> bytes:
 
 def encode_label_image(height: int, width: int) -> bytes:
     """Return a PNG file of square regions of stored ids 0 to 20."""
-    import numpy as np
-    from PIL import Image
-
     regions = np.random.default_rng(0).integers(21, size=(height // 32 + 1, width // 32 + 1))
     label = regions.astype(np.uint8).repeat(32, axis=0).repeat(32, axis=1)[:height, :width]
     buffer = io.BytesIO()
@@ -400,7 +358,4 @@ def format_rates(rates: Sequence[Rate]) -> list[str]:
         )
         for rate in rates
     ]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells
-    ]
+    return align(cells)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -80,15 +80,24 @@ def format_table(rows: Sequence[Row]) -> list[str]:
         )
         for row in rows
     ]
+    return align(cells)
+
+
+def align(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table whose columns are aligned."""
     widths = [max(map(len, column)) for column in zip(*cells)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells
     ]
 
 
-def report(rows: Sequence[Row], json_file: Path | None) -> None:
+def report(
+    rows: Sequence[Any],
+    json_file: Path | None,
+    lines: Callable[[Sequence[Any]], list[str]] = format_table,
+) -> None:
     """Print the table of the rows, and write them to a file if one is given."""
-    for line in format_table(rows):
+    for line in lines(rows):
         click.echo(line)
     if json_file is not None:
         table = [{**asdict(row), "ratio": row.ratio, "verdict": row.verdict} for row in rows]

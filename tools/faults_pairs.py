@@ -11,15 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from faults_base import Bench, Ended, Fault, Loss, Trial, must_run, results, running
-from faults_work import (
-    LISTS,
-    RELEASED,
-    evaluation,
-    models,
-    trained,
-    training,
-    voc,
-)
+from faults_work import LISTS, RELEASED, evaluation, models, trained, training, voc
 
 Arguments = Callable[[Bench, Path], list[object]]
 
