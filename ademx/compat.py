@@ -19,6 +19,35 @@ from types import ModuleType
 import numpy as np
 
 from ademx import cuda_libraries
+from ademx.errors import (
+    FileInTheWay,
+    InputError,
+    MissingDependency,
+    MissingFile,
+    SystemFault,
+    UserError,
+)
+
+# The errors among them: `symbols` and `iters` import this module alone of ademx.
+__all__ = [
+    "FileInTheWay",
+    "InputError",
+    "MissingDependency",
+    "MissingFile",
+    "SystemFault",
+    "UserError",
+    "check_bfloat16",
+    "chosen_threads",
+    "cpu_has_bfloat16",
+    "import_gluoncv",
+    "import_mxnet",
+    "import_optional",
+    "mxnet_has_bfloat16",
+    "num_threads",
+    "prepare_numpy",
+    "share_cores",
+    "usable_cores",
+]
 
 _DROPPED_ALIASES = {
     "bool": bool,
@@ -55,10 +84,6 @@ _PROCESSORS = Path("/sys/devices/system/cpu")
 _log = logging.getLogger(__name__)
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _GROUPS = Path("/sys/fs/cgroup")
-
-
-class MissingDependency(ImportError):
-    """A package that the request needs is absent, or present in a version that cannot work."""
 
 
 def import_optional(name: str, message: str) -> ModuleType:
@@ -189,7 +214,7 @@ def chosen_threads() -> int | None:
     if not text:
         return None
     if not all(level.isdecimal() and 0 < int(level) < 2**31 for level in levels):
-        raise ValueError(f"OMP_NUM_THREADS={text!r}: {_THREADS_CURE}")
+        raise InputError(f"OMP_NUM_THREADS={text!r}: {_THREADS_CURE}")
     return int(levels[0])
 
 
@@ -250,7 +275,7 @@ def check_bfloat16() -> None:
         ValueError: the CPU has no AVX-512, or DNNL_MAX_CPU_ISA forbids it.
     """
     if not mxnet_has_bfloat16():
-        raise ValueError(
+        raise InputError(
             "--precision bfloat16: MXNet computes it with AVX-512 only, which this CPU lacks or "
             "DNNL_MAX_CPU_ISA forbids: use float32, or test by --backend torch"
         )

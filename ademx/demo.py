@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ademx.compat import MissingDependency, share_cores
+from ademx.compat import share_cores
 from ademx.data.drawn.make import make_dataset
 from ademx.devices import Devices
+from ademx.errors import InputError, MissingDependency
 from ademx.files import replacing, write_json
 from ademx.pictures import colourise, overlay, side_by_side
 from ademx.reports.page import write_run_report
@@ -103,12 +104,12 @@ def _open_folder(output: Path, *, resume: bool, seed: int) -> None:
         try:
             held = json.loads(mark.read_text(encoding="utf-8"))["seed"]
         except (OSError, ValueError, KeyError, TypeError):
-            raise ValueError(f"--resume: there is no demo in {output}: run it without") from None
+            raise InputError(f"--resume: there is no demo in {output}: run it without") from None
         if held != seed:
-            raise ValueError(f"--resume: the demo in {output} has --seed {held}, not {seed}")
+            raise InputError(f"--resume: the demo in {output} has --seed {held}, not {seed}")
         return
     if output.is_dir() and any(output.iterdir()) and not mark.is_file():
-        raise ValueError(f"--output {output}: holds no demo and is not empty; choose another")
+        raise InputError(f"--output {output}: holds no demo and is not empty; choose another")
     for name in ("data", "models", "val", "pictures"):
         shutil.rmtree(output / name, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
@@ -143,7 +144,7 @@ def _train(data: Path, output: Path, *, resume: bool, seed: int) -> Path:
         )
     )
     if report.signal is not None or report.params_path is None:
-        raise ValueError("the training was stopped: `ademx demo --resume` goes on with it")
+        raise InputError("the training was stopped: `ademx demo --resume` goes on with it")
     return report.params_path
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from ademx.compat import (
-    MissingDependency,
     chosen_threads,
     cpu_has_bfloat16,
     import_mxnet,
@@ -25,6 +24,7 @@ from ademx.cuda_libraries import (
     installed_version,
     load_libraries,
 )
+from ademx.errors import InputError, MissingDependency
 from ademx.gpus import USE_TORCH, Gpu, driver_cuda_version, find_gpus
 
 _FEATURES = ("CUDA", "CUDNN", "NCCL", "MKLDNN", "OPENCV", "DIST_KVSTORE")
@@ -106,7 +106,7 @@ def examine() -> Report:
 def _load_mxnet() -> tuple[ModuleType | None, list[Problem]]:
     try:
         chosen_threads()
-    except ValueError as error:
+    except InputError as error:
         return None, [_problem(error)]
     try:
         mx = import_mxnet()
@@ -226,7 +226,7 @@ def _examine_threads() -> tuple[str, list[Problem]]:
     cores = usable_cores()
     try:
         chosen = chosen_threads()
-    except ValueError:  # MXNet is not loaded then: see there
+    except InputError:  # MXNet is not loaded then: see there
         return os.environ["OMP_NUM_THREADS"], []
     if chosen is None:
         return f"{cores} (one for each core)" if cores else "MXNet's own choice", []

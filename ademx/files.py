@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Union
 
+from ademx.errors import InputError
 from iters.files import open_file
 
 PathLike = Union[str, "os.PathLike[str]"]
@@ -170,7 +171,7 @@ def _lock(path: Path, what: str, *, wait: bool) -> int:
         except BlockingIOError:
             holder = os.read(file, 200).decode(errors="replace") or "another process"
             os.close(file)
-            raise ValueError(
+            raise InputError(
                 f"{what} {path.parent}: {holder} is at work in it: wait until it has ended, or "
                 "choose another folder"
             ) from None

@@ -6,6 +6,8 @@ import os
 import re
 from dataclasses import dataclass
 
+from ademx.errors import InputError
+
 TASKS = {
     "ilsvrc-cls": "classification",
     "places": "classification",
@@ -83,10 +85,10 @@ def parse_label(text: str | os.PathLike[str]) -> Label:
     epoch = _EPOCH.search(stem)
     fields = _EPOCH.sub("", stem).split("_")
     if len(fields) < 3 or "" in fields:
-        raise ValueError(f"label {text!r}: expected {_FORM}, such as {_EXAMPLE}")
+        raise InputError(f"label {text!r}: expected {_FORM}, such as {_EXAMPLE}")
     dataset, network, classes, *rest = fields
     if dataset not in TASKS and not _OWN.fullmatch(dataset):
-        raise ValueError(
+        raise InputError(
             f"label {text!r}: unknown dataset {dataset!r}: one of {', '.join(TASKS)}; for your "
             "own own-<name>, own-<name>-cls for classification"
         )
@@ -109,7 +111,7 @@ def _match(
 ) -> tuple[str, ...]:
     match = pattern.fullmatch(field)
     if match is None:
-        raise ValueError(
+        raise InputError(
             f"label {text!r}: {field!r} is not a field for {what}, such as {example} "
             f"(the form is {_FORM})"
         )

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ademx.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -108,9 +110,9 @@ def segmentation_scores(
     """
     confusion = np.asarray(confusion)
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or confusion.size == 0:
-        raise ValueError(f"confusion: found shape {confusion.shape}, expected (C, C)")
+        raise InputError(f"confusion: found shape {confusion.shape}, expected (C, C)")
     if (confusion < 0).any():
-        raise ValueError("confusion: found negative counts, expected numbers of pixels")
+        raise InputError("confusion: found negative counts, expected numbers of pixels")
     return scores_of_counts(
         np.diagonal(confusion), confusion.sum(1), confusion.sum(0), absent_classes=absent_classes
     )
@@ -135,7 +137,7 @@ def scores_of_counts(
         ValueError: `absent_classes` is unknown.
     """
     if absent_classes not in ABSENT_CLASSES:
-        raise ValueError(
+        raise InputError(
             f"absent_classes: found {absent_classes!r}, expected one of {', '.join(ABSENT_CLASSES)}"
         )
     pixel_accuracy = float(_percent(correct.sum(), truth.sum()))
@@ -178,7 +180,7 @@ def topk_errors(
     Source: ademxapp:iclass/ilsvrc.py.
     """
     if any(k < 1 for k in ks):
-        raise ValueError(f"ks: found {tuple(ks)}, expected ranks from 1 on")
+        raise InputError(f"ks: found {tuple(ks)}, expected ranks from 1 on")
     ranks = ranks_of_truth(probabilities, labels)
     return {int(k): float(_percent((ranks >= k).sum(), len(labels))) for k in ks}
 
@@ -243,14 +245,14 @@ def _confusion_of_bytes(
 
 def _check_images(label: NDArray, prediction: NDArray, num_classes: int) -> None:
     if num_classes < 1:
-        raise ValueError(f"num_classes: found {num_classes}, expected at least 1")
+        raise InputError(f"num_classes: found {num_classes}, expected at least 1")
     if label.shape != prediction.shape:
-        raise ValueError(
+        raise InputError(
             f"prediction: found shape {prediction.shape}, expected the label's, {label.shape}"
         )
     for name, values in (("label", label), ("prediction", prediction)):
         if not np.issubdtype(values.dtype, np.integer):
-            raise ValueError(f"{name}: found dtype {values.dtype}, expected integers")
+            raise InputError(f"{name}: found dtype {values.dtype}, expected integers")
 
 
 def _check_classes(
@@ -260,7 +262,7 @@ def _check_classes(
     found = [f"{value} ({count} pixels)" for value, count in zip(values, counts) if count]
     if found:
         shown = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
-        raise ValueError(
+        raise InputError(
             f"{name}: found {shown}, expected classes from 0 to {num_classes - 1}: "
             "map the dataset's label ids to classes first"
         )
@@ -268,18 +270,18 @@ def _check_classes(
 
 def _check_classification(probabilities: NDArray, labels: NDArray) -> None:
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1]:
-        raise ValueError(
+        raise InputError(
             f"probabilities and labels: found shapes {probabilities.shape} and {labels.shape}, "
             "expected (N, C) and (N,)"
         )
     if np.isnan(probabilities).any():
-        raise ValueError("probabilities: found nan: the network or its input is broken")
+        raise InputError("probabilities: found nan: the network or its input is broken")
     if labels.size and not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels: found dtype {labels.dtype}, expected integers")
+        raise InputError(f"labels: found dtype {labels.dtype}, expected integers")
     num_classes = probabilities.shape[1]
     strays = labels[(labels < 0) | (labels >= num_classes)]
     if strays.size:
-        raise ValueError(
+        raise InputError(
             f"labels: found {strays[0]} ({strays.size} labels out of range), "
             f"expected classes from 0 to {num_classes - 1}"
         )

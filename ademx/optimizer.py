@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ademx.compat import import_mxnet
+from ademx.errors import InputError
 
 if TYPE_CHECKING:
     from mxnet.ndarray import NDArray
@@ -46,7 +47,7 @@ class TorchNesterov(optimizer.Optimizer):
     def __init__(self, *, momentum: float = 0.9, **options: Any) -> None:
         super().__init__(**options)
         if self.clip_gradient is not None:
-            raise ValueError("TorchNesterov does not clip gradients: leave clip_gradient out")
+            raise InputError("TorchNesterov does not clip gradients: leave clip_gradient out")
         self.momentum = momentum
 
     def create_state(self, index: int | str, weight: NDArray) -> NDArray:

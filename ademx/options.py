@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ademx.devices import Devices
+from ademx.errors import InputError
 from iters.exif import RULES
 from symbols.levels import HEADS, POOL_GEOMETRIES
 
@@ -122,9 +123,9 @@ def check(options: Any) -> None:
             continue
         if said.choices and value not in said.choices:
             choices = ", ".join(said.choices)
-            raise ValueError(f"{option_name(one.name)} {value}: choose one of {choices}")
+            raise InputError(f"{option_name(one.name)} {value}: choose one of {choices}")
         if said.least is not None and value < said.least:
-            raise ValueError(f"{option_name(one.name)} {value}: expected {said.least} or above")
+            raise InputError(f"{option_name(one.name)} {value}: expected {said.least} or above")
 
 
 def deciding(options: Any) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ademx.errors import InputError
 from ademx.files import PathLike, replacing
 from ademx.text import printable
 from iters.files import open_unbuffered
@@ -79,11 +80,11 @@ _FOREIGN = (
 )
 
 
-class ParamsError(ValueError):
+class ParamsError(InputError):
     """A file is no `.params` file, or a damaged one; the message gives the byte and the cause."""
 
 
-class CheckpointMismatch(ValueError):
+class CheckpointMismatch(InputError):
     """The parameters in a file are not the ones that a network has."""
 
 
@@ -262,10 +263,10 @@ def save(
         OSError: The disk is full, the folder is missing, …; the old file is as it was.
     """
     if version not in (0, 1, 2):
-        raise ValueError(f"{path}: cannot write version {version!r}; expected 0, 1 or 2")
+        raise InputError(f"{path}: cannot write version {version!r}; expected 0, 1 or 2")
     both = sorted(set(arg_params) & set(aux_params))
     if both:
-        raise ValueError(f"{path}: {both} given as argument and as auxiliary: keep one of each")
+        raise InputError(f"{path}: {both} given as argument and as auxiliary: keep one of each")
     arrays = {f"arg:{name}": array for name, array in arg_params.items()}
     arrays.update((f"aux:{name}", array) for name, array in aux_params.items())
     names = [_checked_name(path, stored) for stored in arrays]
@@ -547,25 +548,25 @@ def _checked_name(path: PathLike, stored: str) -> bytes:
     """Return a name with its prefix as it is stored."""
     name = stored[len("arg:") :]
     if not name or name.startswith(("arg:", "aux:")):
-        raise ValueError(f"{path}: bad name {name!r}; expected one, without `arg:` or `aux:`")
+        raise InputError(f"{path}: bad name {name!r}; expected one, without `arg:` or `aux:`")
     try:
         return stored.encode("utf-8")
     except UnicodeEncodeError:
-        raise ValueError(f"{path}: bad name {name!r}; expected valid Unicode") from None
+        raise InputError(f"{path}: bad name {name!r}; expected valid Unicode") from None
 
 
 def _array_header(where: str, array: Array, version: int) -> bytes:
     """Return the bytes before an array's data, or raise what is wrong with it."""
     if not isinstance(array, np.ndarray):
         kind = type(array).__name__
-        raise ValueError(f"{where}: found {kind}; expected a numpy array (MXNet: `.asnumpy()`)")
+        raise InputError(f"{where}: found {kind}; expected a numpy array (MXNet: `.asnumpy()`)")
     if array.dtype.name not in _CODES:
         known = ", ".join(_CODES)
-        raise ValueError(f"{where}: found dtype {array.dtype}; expected one of {known}: convert it")
+        raise InputError(f"{where}: found dtype {array.dtype}; expected one of {known}: convert it")
     if array.ndim == 0:
-        raise ValueError(f"{where}: found a scalar; expected a dimension: reshape it to (1,)")
+        raise InputError(f"{where}: found a scalar; expected a dimension: reshape it to (1,)")
     if version == 0 and max(array.shape) >= 1 << 32:
-        raise ValueError(f"{where}: found shape {array.shape}; version 0 ends at 2**32 - 1")
+        raise InputError(f"{where}: found shape {array.shape}; version 0 ends at 2**32 - 1")
     start = {
         0: b"",
         1: struct.pack("<I", _MARKERS[1]),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from ademx.errors import InputError
 from ademx.labels import parse_label
 
 _RELEASE = "ademxapp README"
@@ -279,7 +280,7 @@ def get_result(name: str) -> Result:
         if name in (row.name, row.label, f"{row.label}_ep-0001.params"):
             return row
     names = ", ".join(row.name for row in RESULTS)
-    raise ValueError(f"unknown row {name!r}: expected one of {names}")
+    raise InputError(f"unknown row {name!r}: expected one of {names}")
 
 
 def find_result(label: str, *, split: str, **options: Any) -> Result | None:

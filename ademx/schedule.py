@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Union
 
+from ademx.errors import InputError
+
 LR_TYPES = ("fixed", "step", "linear")
 
 
@@ -45,7 +47,7 @@ class StepSchedule:
 
     def __post_init__(self) -> None:
         if not self.steps or min(self.steps) < 1 or list(self.steps) != sorted(set(self.steps)):
-            raise ValueError(f"steps {self.steps}: expected rising numbers of updates, 1 or more")
+            raise InputError(f"steps {self.steps}: expected rising numbers of updates, 1 or more")
 
     def __call__(self, num_update: int) -> float:
         """Return the rate after `num_update` updates."""
@@ -73,7 +75,7 @@ class LinearSchedule:
         self, total: int, *, stop_lr: float = 1e-6, offset: int = 0, base_lr: float = 0.1
     ) -> None:
         if total < 1:
-            raise ValueError(f"total {total}: expected a number of updates, 1 or more")
+            raise InputError(f"total {total}: expected a number of updates, 1 or more")
         self.total = total
         self.stop_lr = stop_lr
         self.offset = offset
@@ -111,9 +113,9 @@ def make_schedule(
         ValueError: an unknown type, "step" without steps, or steps without "step".
     """
     if lr_type not in LR_TYPES:
-        raise ValueError(f"--lr-type {lr_type!r}: choose one of {', '.join(LR_TYPES)}")
+        raise InputError(f"--lr-type {lr_type!r}: choose one of {', '.join(LR_TYPES)}")
     if bool(steps) != (lr_type == "step"):
-        raise ValueError(f"--lr-type {lr_type} with --lr-steps {steps}: give both or neither")
+        raise InputError(f"--lr-type {lr_type} with --lr-steps {steps}: give both or neither")
     if lr_type == "fixed":
         return FixedSchedule(base_lr)
     if lr_type == "step":

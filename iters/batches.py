@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ademx.compat import InputError
 from iters.samplers import Schedule
 from iters.workers import Job, Outcome, Row, Task, WorkerPool
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 
-class TooManyBroken(ValueError):
+class TooManyBroken(InputError):
     """More training images are broken than allowed; the message names the files."""
 
 
@@ -129,10 +130,10 @@ class TrainingBatches:
             ValueError: an argument is out of range, or a sample does not fit the task.
         """
         if num_workers < 0 or max_broken < 0:
-            raise ValueError(f"{num_workers} workers, {max_broken} broken: expected 0 or above")
+            raise InputError(f"{num_workers} workers, {max_broken} broken: expected 0 or above")
         labels = [self._label_of(sample) for sample in samples]
         if sampler == "balanced" and not all(isinstance(label, int) for label in labels):
-            raise ValueError("sampler 'balanced' draws classes: these samples have label images")
+            raise InputError("sampler 'balanced' draws classes: these samples have label images")
         self._samples = samples
         self._labels = labels
         self._schedule = Schedule(
@@ -192,7 +193,7 @@ class TrainingBatches:
             ValueError: there is no such batch; `num_batches` stands for the epoch's end.
         """
         if epoch < 0 or not 0 <= batch <= self.num_batches:
-            raise ValueError(
+            raise InputError(
                 f"epoch {epoch}, batch {batch}: expected 0 or above, and 0 to {self.num_batches}"
             )
         self.epoch, self._batch = epoch, batch
@@ -209,7 +210,7 @@ class TrainingBatches:
             ValueError: they are closed.
         """
         if self._pool.closed:
-            raise ValueError("the iterator is closed: make another one")
+            raise InputError("the iterator is closed: make another one")
         if self._batch == self.num_batches:
             raise StopIteration
         try:
@@ -340,7 +341,7 @@ class ClassificationBatches(TrainingBatches):
 
     def _label_of(self, sample: Sample) -> int:
         if not isinstance(sample.label, int):
-            raise ValueError(f"{sample}: label {sample.label}: expected a class id to train on")
+            raise InputError(f"{sample}: label {sample.label}: expected a class id to train on")
         return sample.label
 
     def _data_size(self, augmentation: Any) -> tuple[int, int]:
@@ -360,7 +361,7 @@ class SegmentationBatches(TrainingBatches):
 
     def _label_of(self, sample: Sample) -> str:
         if sample.label is None or isinstance(sample.label, int):
-            raise ValueError(f"{sample}: label {sample.label}: expected a label image to train on")
+            raise InputError(f"{sample}: label {sample.label}: expected a label image to train on")
         return os.fspath(sample.label)
 
     def _data_size(self, augmentation: Any) -> tuple[int, int]:

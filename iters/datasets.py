@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ademx.compat import InputError
 from iters import class_names, palettes
 from iters.palettes import Colour
 
@@ -288,7 +289,7 @@ def encode_label(dataset: Dataset, classes: NDArray[Any]) -> NDArray[np.uint8]:
     void = classes == VOID
     wrong = classes[~void & ((classes < 0) | (classes >= len(ids)))]
     if wrong.size:
-        raise ValueError(
+        raise InputError(
             f"class id {wrong.flat[0]} is not one of {dataset.name}'s: "
             f"expected 0 to {len(ids) - 1}, or {VOID} for void"
         )
@@ -300,12 +301,12 @@ def encode_label(dataset: Dataset, classes: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _stored_ids(dataset: Dataset) -> tuple[int, ...] | range:
     if dataset.task != "segmentation":
-        raise ValueError(f"{dataset.name} is for {dataset.task}: it has no label images")
+        raise InputError(f"{dataset.name} is for {dataset.task}: it has no label images")
     return range(dataset.num_classes) if dataset.stored_ids is None else dataset.stored_ids
 
 
 def _integers(values: NDArray[Any], what: str) -> NDArray[Any]:
     values = np.asarray(values)
     if values.dtype.kind not in "iu":
-        raise ValueError(f"{what} are {values.dtype}: expected integers")
+        raise InputError(f"{what} are {values.dtype}: expected integers")
     return values

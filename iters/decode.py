@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from ademx.compat import InputError
 from iters import exif
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ Size = tuple[int, int]  # height, width, pixels
 Box = tuple[int, int, int, int]  # top, left, height, width, pixels
 
 
-class BrokenImage(ValueError):
+class BrokenImage(InputError):
     """A file that is there but is not an image that can be used."""
 
 
@@ -200,7 +201,7 @@ def _in_rgb(image: Image.Image, *, over_white: bool) -> Image.Image:
     if image.mode.startswith("I"):
         return _from_16_bits(np.asarray(image)).convert("RGB")
     if image.mode == "F":
-        raise ValueError("its pixels are fractions without a known range: save it as 8 or 16 bits")
+        raise InputError("its pixels are fractions without a known range: save it as 8 or 16 bits")
     if image.mode in ("La", "RGBa"):  # colours multiplied by alpha convert to these alone
         image = image.convert(image.mode.upper())
     if over_white and (image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info):
@@ -212,7 +213,7 @@ def _in_rgb(image: Image.Image, *, over_white: bool) -> Image.Image:
 def _from_16_bits(values: NDArray[Any]) -> Image.Image:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > np.iinfo(np.uint16).max:
-        raise ValueError(
+        raise InputError(
             f"its pixels are whole numbers from {low} to {high}, without a known range: save it "
             "as 8 or 16 bits"
         )

@@ -9,6 +9,8 @@ from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
+from ademx.compat import InputError, SystemFault
+
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -42,7 +44,7 @@ def _open_descriptor(path: str | os.PathLike[str]) -> int:
     if kind != stat.S_IFREG:
         os.close(descriptor)
         advice = "" if kind == stat.S_IFDIR else "; write what it gives to one, and name that"
-        raise OSError(
+        raise SystemFault(
             f"{os.fspath(path)}: found {_KINDS.get(kind, 'something else')}: expected a "
             f"file{advice}"
         )
@@ -69,12 +71,12 @@ def read_text(path: str | Path) -> str:
         try:
             text = content.decode("utf-16")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not UTF-16, though it begins so: {error}") from None
+            raise InputError(f"{path}: not UTF-16, though it begins so: {error}") from None
     else:
         text = content.decode("utf-8-sig", errors="surrogateescape")
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise ValueError(
+        raise InputError(
             f"{path}, line {line}: found a NUL character: expected text in UTF-8: it is another "
             "kind of file, a damaged one, or UTF-16 without a byte order mark"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ademx.compat import InputError
 from iters.datasets import DATASETS, Dataset
 
 
@@ -20,12 +21,12 @@ def get_dataset(name: str) -> Dataset:
 
         return read_dataset(name)
     if name.startswith("own-"):
-        raise ValueError(
+        raise InputError(
             f"{name}: a dataset of your own: give the YAML file that describes it, "
             "--dataset FILE.yaml"
         )
     if name not in DATASETS:
-        raise ValueError(
+        raise InputError(
             f"unknown dataset {name!r}: expected one of {', '.join(DATASETS)}, or a YAML file "
             "that describes your own"
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ademx.compat import MissingFile
 from iters.decode import BrokenImage, decode_image, decode_stored_ids, is_turned
 from iters.exif import orientation
 from iters.sources import read_bytes
@@ -99,7 +100,7 @@ def _read_image(path: str | Path, offset: int | None = None) -> bytes:
     try:
         return read_bytes(path, offset)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such image file") from None
+        raise MissingFile(f"{path}: no such image file") from None
 
 
 @contextlib.contextmanager

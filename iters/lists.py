@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ademx.compat import InputError, MissingFile
 from iters.datasets import Dataset
 from iters.files import read_text
 from iters.find_dataset import get_dataset
@@ -52,7 +53,7 @@ def find_samples(
     dataset = get_dataset(dataset) if isinstance(dataset, str) else dataset
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder: give the root of {dataset.name}")
+        raise MissingFile(f"{root}: no such folder: give the root of {dataset.name}")
     if list_file is not None:
         samples = _read_samples(Path(list_file), task=dataset.task, root=root)
     elif dataset.lists:
@@ -66,7 +67,7 @@ def find_samples(
 
 def _own_samples(dataset: Dataset, root: Path, split: str) -> list[Sample]:
     if split not in dataset.lists:
-        raise FileNotFoundError(
+        raise MissingFile(
             f"{dataset.name} has no split {split!r}: its file has lists of "
             f"{', '.join(dataset.lists)}"
         )
@@ -87,7 +88,7 @@ def _look_for_samples(dataset: Dataset, root: Path, split: str) -> list[Sample]:
     places = [layout.description] if layout else []
     places += _list_names(dataset, "<split>")
     places += ["<split>/<class>/*.JPEG"] if task == "classification" else []
-    raise FileNotFoundError(
+    raise MissingFile(
         f"no {split!r} split of {dataset.name} in {root}: looked there for "
         f"{', and for '.join(places).replace('<split>', split)}: "
         f"correct the root or the split, make the lists by `ademx data lists {dataset.name} "
@@ -116,7 +117,7 @@ def _read_samples(path: Path, *, task: str, root: Path) -> list[Sample]:
     if path.suffix != ".rec":
         return read_list_file(path, task=task, root=root)
     if task != "classification":
-        raise ValueError(f"{path}: a RecordIO file has class ids, and no labels for {task}")
+        raise InputError(f"{path}: a RecordIO file has class ids, and no labels for {task}")
     return [
         Sample(index, path, record.label, f"{record.key:08d}", record.offset)
         for index, record in enumerate(read_record_file(path))
@@ -140,11 +141,11 @@ def read_list_file(path: str | Path, *, task: str, root: str | Path) -> list[Sam
         ValueError: the task is unknown, or a line is malformed; the message names the line.
     """
     if task not in _PARSERS:
-        raise ValueError(f"unknown task {task!r}: expected one of {', '.join(_PARSERS)}")
+        raise InputError(f"unknown task {task!r}: expected one of {', '.join(_PARSERS)}")
     try:
         text = read_text(path)
     except FileNotFoundError:
-        raise FileNotFoundError(f"list file {path}: no such file") from None
+        raise MissingFile(f"list file {path}: no such file") from None
     pairs: _Pairs = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -153,18 +154,18 @@ def read_list_file(path: str | Path, *, task: str, root: str | Path) -> list[Sam
         try:
             image, label = _PARSERS[task](fields, Path(root))
             if pairs and (label is None) != (pairs[0][1] is None):
-                raise ValueError("some lines have a label and some have none")
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from None
+                raise InputError("some lines have a label and some have none")
+        except InputError as error:
+            raise InputError(f"{path}, line {number}: {error}") from None
         pairs.append((image, label))
     if not pairs:
-        raise ValueError(f"{path}: the list is empty")
+        raise InputError(f"{path}: the list is empty")
     return _make_samples(pairs)
 
 
 def _parse_classification(fields: list[str], root: Path) -> tuple[Path, int]:
     if len(fields) != 3 or not all(fields):
-        raise ValueError(f"found {fields}: expected index, label and image, separated by tabs")
+        raise InputError(f"found {fields}: expected index, label and image, separated by tabs")
     _whole_number("index", fields[0])
     return root / fields[2], _whole_number("label", fields[1])
 
@@ -175,13 +176,13 @@ _WHOLE_NUMBER = re.compile(r"([0-9]+)(\.0*)?")  # im2rec.py writes 3 as 3.000000
 def _whole_number(what: str, value: str) -> int:
     found = _WHOLE_NUMBER.fullmatch(value)
     if found is None:
-        raise ValueError(f"{what} {value!r}: expected an integer, 0 or above")
+        raise InputError(f"{what} {value!r}: expected an integer, 0 or above")
     return int(found[1])
 
 
 def _parse_segmentation(fields: list[str], root: Path) -> tuple[Path, Path | None]:
     if len(fields) > 2 or not all(fields):
-        raise ValueError(f"found {fields}: expected image and label, separated by a tab")
+        raise InputError(f"found {fields}: expected image and label, separated by a tab")
     return root / fields[0], root / fields[1] if len(fields) == 2 else None
 
 
@@ -287,7 +288,7 @@ def _find_class_folders(dataset: Dataset, root: Path, split: str) -> _Pairs:
     check_class_folders(dataset, folder, known)
     strange = sorted(set(names) - set(known))
     if strange:
-        raise ValueError(
+        raise InputError(
             f"{root / split / strange[0]}: there is no such class in {root / 'train'}: "
             "expected the folders of train, or some of them"
         )
@@ -309,7 +310,7 @@ def check_class_folders(dataset: Dataset, folder: Path, names: Sequence[str]) ->
     """
     others = [name for name in names if not _SYNSET.fullmatch(name)]
     if dataset.name == "ilsvrc-cls" and others:
-        raise ValueError(
+        raise InputError(
             f"{folder}: found class folders that are no synsets: {', '.join(others[:3])}"
             f"{', …' if len(others) > 3 else ''}: expected n########, such as n01440764, whose "
             "sorted order numbers the classes: rename them to their synsets, or give a list of "

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ademx.compat import InputError, MissingFile
 from iters import palettes
 from iters.datasets import DATASETS, VOID, Dataset
 from iters.files import read_file
@@ -50,32 +51,32 @@ def read_dataset(path: str | Path) -> Dataset:
     path = Path(path)
     try:
         return _make_dataset(_read_fields(path), path.parent)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _read_fields(path: Path) -> dict[str, Any]:
     try:
         content = read_file(path)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file: it should describe a dataset") from None
+        raise MissingFile(f"{path}: no such file: it should describe a dataset") from None
     try:
         fields = yaml.safe_load(content)
     except yaml.YAMLError as error:
-        raise ValueError(f"not YAML: {_cause(error)}") from None
+        raise InputError(f"not YAML: {_cause(error)}") from None
     except RecursionError:
-        raise ValueError("not YAML: brackets or braces within each other, too many") from None
+        raise InputError("not YAML: brackets or braces within each other, too many") from None
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         # What PyYAML's own conversions raise, such as of "!!int" without a number.
-        raise ValueError(f"not YAML: a value that is not of its tag's type: {error!r}") from None
+        raise InputError(f"not YAML: a value that is not of its tag's type: {error!r}") from None
     if not isinstance(fields, dict):
         raise _wrong("whole file", fields, f"a mapping with the keys {', '.join(_REQUIRED)}")
     for key in fields:
         if key not in _KEYS:
-            raise ValueError(f"unknown key {key!r}: expected some of {', '.join(_KEYS)}")
+            raise InputError(f"unknown key {key!r}: expected some of {', '.join(_KEYS)}")
     for key in _REQUIRED:
         if key not in fields:
-            raise ValueError(f"{key}: missing: expected {', '.join(_REQUIRED)} at least")
+            raise InputError(f"{key}: missing: expected {', '.join(_REQUIRED)} at least")
     return fields
 
 
@@ -102,14 +103,14 @@ def _make_dataset(fields: dict[str, Any], folder: Path) -> Dataset:
         return _with_stored_ids(dataset, fields)
     for key in _OF_LABEL_FILES:
         if key in fields:
-            raise ValueError(f"{key}: expected only where the task is segmentation")
+            raise InputError(f"{key}: expected only where the task is segmentation")
     return dataset
 
 
 def _with_stored_ids(dataset: Dataset, fields: dict[str, Any]) -> Dataset:
     count = dataset.num_classes
     if count > VOID:
-        raise ValueError(f"classes: found {count}: expected up to {VOID} for segmentation")
+        raise InputError(f"classes: found {count}: expected up to {VOID} for segmentation")
     numbers = fields.get("stored_ids", list(range(count)))
     stored_ids = tuple(_byte(*item) for item in _items("stored_ids", numbers, count=count))
     if len(set(stored_ids)) < count:
@@ -164,7 +165,7 @@ def _items(key: str, value: Any, *, count: int | None = None) -> list[tuple[str,
     if not isinstance(value, list):
         raise _wrong(key, value, "a list of names" if count is None else f"a list of {count}")
     if count is not None and len(value) != count:
-        raise ValueError(f"{key}: found {len(value)} items: expected {count}")
+        raise InputError(f"{key}: found {len(value)} items: expected {count}")
     return [(f"{key}[{index}]", item) for index, item in enumerate(value)]
 
 
@@ -192,5 +193,5 @@ def _colour(key: str, value: Any) -> Colour:
     return red, green, blue
 
 
-def _wrong(key: str, found: Any, expected: str) -> ValueError:
-    return ValueError(f"{key}: found {reprlib.repr(found)}: expected {expected}")
+def _wrong(key: str, found: Any, expected: str) -> InputError:
+    return InputError(f"{key}: found {reprlib.repr(found)}: expected {expected}")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ademx.compat import InputError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -32,7 +34,7 @@ def epoch_order(sampler: str, labels: _Labels, *, seed: int, epoch: int) -> _Ord
         ValueError: there is no such sampler.
     """
     if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}: expected one of {', '.join(SAMPLERS)}")
+        raise InputError(f"unknown sampler {sampler!r}: expected one of {', '.join(SAMPLERS)}")
     # The key keeps this stream apart from those of the samples, which are drawn from
     # (seed, epoch, position): numpy takes [seed, epoch] for [seed, epoch, 0].
     rng = np.random.default_rng(np.random.SeedSequence([seed, epoch], spawn_key=(0,)))
@@ -108,11 +110,11 @@ class Schedule:
             ValueError: an argument is out of range, or there is no sample or no such sampler.
         """
         if not labels:
-            raise ValueError("there are no samples: expected at least one")
+            raise InputError("there are no samples: expected at least one")
         if batch_size < 1 or seed < 0:
-            raise ValueError(f"batch {batch_size}, seed {seed}: expected at least 1 and 0")
+            raise InputError(f"batch {batch_size}, seed {seed}: expected at least 1 and 0")
         if not 0 <= part_index < num_parts:
-            raise ValueError(f"part {part_index} of {num_parts}: expected 0 to {num_parts - 1}")
+            raise InputError(f"part {part_index} of {num_parts}: expected 0 to {num_parts - 1}")
         self.num_samples = len(labels)
         self.num_batches = -(-len(labels) // (batch_size * num_parts))
         self._batch_size = batch_size

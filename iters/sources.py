@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from ademx.compat import InputError, MissingFile
 from iters.decode import BrokenImage
 from iters.files import open_file, read_file, read_text
 
@@ -58,7 +59,7 @@ def read_bytes(path: str | Path, offset: int | None = None) -> bytes:
         try:
             data = _read_record(file)
             num_labels = _HEADER.unpack_from(data)[0]
-        except (ValueError, struct.error) as error:
+        except (InputError, struct.error) as error:
             raise BrokenImage(f"{path}, record at byte {offset}: {error}") from None
     return data[_HEADER.size + 4 * num_labels :]
 
@@ -73,10 +74,10 @@ def _read_record(file: BinaryIO) -> bytes:
     while True:
         kind, length = _parse_frame(file.read(_FRAME.size))
         if kind not in ((_MIDDLE, _LAST) if parts else (_WHOLE, _FIRST)):
-            raise ValueError(f"part {len(parts)} of the record is of kind {kind}")
+            raise InputError(f"part {len(parts)} of the record is of kind {kind}")
         data = file.read(length)
         if len(data) < length:
-            raise ValueError(f"the file ends after {len(data)} of {length} bytes")
+            raise InputError(f"the file ends after {len(data)} of {length} bytes")
         parts.append(data)
         if kind in (_WHOLE, _LAST):
             return _MAGIC.join(parts)
@@ -86,7 +87,7 @@ def _read_record(file: BinaryIO) -> bytes:
 def _parse_frame(frame: bytes) -> tuple[int, int]:
     """Return which part of a record follows, and its length in bytes."""
     if len(frame) < _FRAME.size or frame[:4] != _MAGIC:
-        raise ValueError(f"found {frame[:4].hex() or 'the end'}: expected {_MAGIC.hex()}")
+        raise InputError(f"found {frame[:4].hex() or 'the end'}: expected {_MAGIC.hex()}")
     value = _FRAME.unpack(frame)[1]
     return value >> _LENGTH_BITS, value & ((1 << _LENGTH_BITS) - 1)
 
@@ -105,12 +106,12 @@ def read_record_file(path: str | Path) -> list[Record]:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"RecordIO file {path}: no such file")
+        raise MissingFile(f"RecordIO file {path}: no such file")
     index = path.with_suffix(".idx")
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if not size:
-            raise ValueError(f"{path}: the file is empty: pack it again")
+            raise InputError(f"{path}: the file is empty: pack it again")
         if index.exists():
             return [_find(path, file, size, *place)[0] for place in _read_index(index)]
         records: list[Record] = []
@@ -126,8 +127,8 @@ def _find(path: Path, file: BinaryIO, size: int, key: int, offset: int) -> tuple
     """Return the record that begins here, and where the next one does."""
     try:
         label, end = _read_label(file, offset, size)
-    except (ValueError, struct.error) as error:
-        raise ValueError(
+    except (InputError, struct.error) as error:
+        raise InputError(
             f"{path}, record {key} at byte {offset}: {error}: pack the file again"
         ) from None
     return Record(key, offset, label), end
@@ -150,14 +151,14 @@ def write_records(
         index_file.write(f"{key}\t{record_file.tell()}\n".encode())
         try:
             _write_record(record_file, _HEADER.pack(0, label, key, 0) + encoded)
-        except ValueError as error:
-            raise ValueError(f"record {key}: {error}") from None
+        except InputError as error:
+            raise InputError(f"record {key}: {error}") from None
 
 
 def _write_record(file: BinaryIO, data: bytes) -> None:
     """Write a record, in several parts where the data holds the magic at a multiple of 4."""
     if len(data) >> _LENGTH_BITS:
-        raise ValueError(f"found {len(data)} bytes: expected less than {1 << _LENGTH_BITS}")
+        raise InputError(f"found {len(data)} bytes: expected less than {1 << _LENGTH_BITS}")
     start, found = 0, data.find(_MAGIC)
     while found >= 0:
         if found % 4 == 0:
@@ -179,13 +180,13 @@ def _read_index(path: Path) -> list[tuple[int, int]]:
         try:
             key, offset = (int(field) for field in line.split("\t"))
         except ValueError:
-            raise ValueError(
+            raise InputError(
                 f"{path}, line {number}: found {line!r}: expected a number and an offset in "
                 "bytes, separated by a tab"
             ) from None
         places.append((key, offset))
     if not places:
-        raise ValueError(f"{path}: the index is empty: without it, the file is taken in its order")
+        raise InputError(f"{path}: the index is empty: without it, the file is taken in its order")
     return places
 
 
@@ -207,5 +208,5 @@ def _read_label(file: BinaryIO, offset: int, size: int) -> tuple[int, int]:
     if num_labels == 1:
         (label,) = struct.unpack_from("<f", data, _HEADER.size)
     if num_labels > 1 or label < 0 or not label.is_integer():
-        raise ValueError(f"{num_labels or 1} label(s), {label}: expected one class id")
+        raise InputError(f"{num_labels or 1} label(s), {label}: expected one class id")
     return int(label), end + -(end - offset) % 4

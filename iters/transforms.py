@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ademx.compat import InputError
 from iters.decode import Size
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _resize_side(
     image: NDArray[np.uint8], size: int, side: int, *, choose: bool
 ) -> NDArray[np.uint8]:
     if size < 1:
-        raise ValueError(f"size {size}: expected at least 1 pixel")
+        raise InputError(f"size {size}: expected at least 1 pixel")
     if side == size:
         return image
     # Halves round to even, as numpy's and the release's do. A line of pixels keeps one.
@@ -97,7 +98,7 @@ def three_crops(image: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
     """
     height, width = image.shape[:2]
     if not 1 <= size <= min(height, width):
-        raise ValueError(f"crop {size}: expected 1 to {min(height, width)}, the shorter side")
+        raise InputError(f"crop {size}: expected 1 to {min(height, width)}, the shorter side")
     top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
     if height > width:
         corners = [(0, left), (top, left), (height - size, left)]
@@ -135,7 +136,7 @@ def normalize(image: NDArray[np.uint8], normalization: Normalization) -> NDArray
         ValueError: the image is not (H, W, 3) uint8.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"image is {image.dtype} {image.shape}: expected uint8 (H, W, 3)")
+        raise InputError(f"image is {image.dtype} {image.shape}: expected uint8 (H, W, 3)")
     values = np.arange(256) * normalization.scale
     result = np.empty((3, *image.shape[:2]), np.float32)
     for channel, (mean, std) in enumerate(zip(normalization.mean, normalization.std)):
@@ -158,7 +159,7 @@ def canvas_size(kind: str, *, test_scale: int, image_size: Size, stride: int) ->
         ValueError: the kind is unknown.
     """
     if kind not in ("square", "image"):
-        raise ValueError(f"canvas {kind!r}: expected square or image")
+        raise InputError(f"canvas {kind!r}: expected square or image")
     height, width = (test_scale, test_scale) if kind == "square" else image_size
     return -(-height // stride) * stride, -(-width // stride) * stride
 
@@ -188,10 +189,10 @@ def shifted_canvas(
         ValueError: `steps` does not divide `stride`, or the image exceeds the canvas.
     """
     if steps < 1 or stride % steps:
-        raise ValueError(f"test steps {steps}: expected a divisor of the output stride {stride}")
+        raise InputError(f"test steps {steps}: expected a divisor of the output stride {stride}")
     height, width = image.shape[1:]
     if height > canvas[0] or width > canvas[1]:
-        raise ValueError(f"image {height}×{width} does not fit a canvas {canvas[0]}×{canvas[1]}")
+        raise InputError(f"image {height}×{width} does not fit a canvas {canvas[0]}×{canvas[1]}")
     step = stride // steps
     (from_y, to_y), (from_x, to_x) = (
         _shifted_slices(length, step // 2 + i * step - stride // 2)
@@ -222,6 +223,6 @@ def interleave(predictions: NDArray[np.float32]) -> NDArray[np.float32]:
         ValueError: the array is not of that shape.
     """
     if predictions.ndim != 5 or predictions.shape[0] != predictions.shape[1]:
-        raise ValueError(f"predictions are {predictions.shape}: expected (steps, steps, C, h, w)")
+        raise InputError(f"predictions are {predictions.shape}: expected (steps, steps, C, h, w)")
     steps, _, channels, height, width = predictions.shape
     return predictions.transpose(2, 3, 0, 4, 1).reshape(channels, height * steps, width * steps)

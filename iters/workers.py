@@ -38,6 +38,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from ademx.compat import InputError, UserError
 from iters.decode import BrokenImage
 from iters.sources import read_bytes
 
@@ -53,7 +54,7 @@ _CLOSING_SECONDS = 5.0  # for workers that are stuck in a dead network drive
 _logger = logging.getLogger(__name__)
 
 
-class WorkerError(RuntimeError):
+class WorkerError(UserError, RuntimeError):
     """A worker raised, or its process died; the message names the file that it was on."""
 
 
@@ -415,7 +416,7 @@ class WorkerPool:
             ValueError: there is no such prefetcher, or the augmentation cannot be sent.
         """
         if prefetcher not in PREFETCHERS:
-            raise ValueError(f"unknown prefetcher {prefetcher!r}: expected process or thread")
+            raise InputError(f"unknown prefetcher {prefetcher!r}: expected process or thread")
         self._job = job
         self._file_name = file_name
         self._sent = np.zeros(job.num_workers, np.int64)
@@ -537,7 +538,7 @@ def _pack(job: Job) -> bytes:
     try:
         return pickle.dumps(job)
     except Exception as error:  # what pickle raises is not bounded
-        raise ValueError(
+        raise InputError(
             f"the augmentation cannot be sent to a process: {error}: expected an object that "
             "can be pickled, or use the prefetcher thread"
         ) from error

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from ademx.compat import InputError
+
 # The network of arXiv:1611.10080 ends at 7 × 7 whatever it is trained at.
 FINAL_SIZE = 7
 
@@ -126,19 +128,19 @@ def parse_block_spec(
     """
     fields = spec.split("-")
     if len(fields) != 8 or not all(field.isdecimal() for field in fields):
-        raise ValueError(
+        raise InputError(
             f"block spec {spec!r}: expected eight numbers, the training crop and the blocks of "
             "levels 1 to 7, such as 224-0-3-3-6-3-1-1"
         )
     crop, *blocks = map(int, fields)
     crops = {FINAL_SIZE * 2**count: count for count in range(len(_RNA_DOWN_LEVELS) + 1)}
     if crop not in crops:
-        raise ValueError(
+        raise InputError(
             f"block spec {spec!r}: a training crop of {crop} does not halve to 7 × 7; "
             f"choose one of {', '.join(map(str, sorted(crops)))}"
         )
     if 0 in blocks[1:]:
-        raise ValueError(f"block spec {spec!r}: levels 2 to 7 need at least one block each")
+        raise InputError(f"block spec {spec!r}: levels 2 to 7 need at least one block each")
     down_levels = _RNA_DOWN_LEVELS[len(_RNA_DOWN_LEVELS) - crops[crop] :]
     return Network(
         family="rna",
@@ -241,7 +243,7 @@ def get_network(family: str, variant: str) -> Network:
         choices = [f"rn-{name}" for name in RN_NETWORKS]
     else:
         choices = ["rna-<variant>", "rn-<variant>"]
-    raise ValueError(f"unknown network {family}-{variant}: choose one of {', '.join(choices)}")
+    raise InputError(f"unknown network {family}-{variant}: choose one of {', '.join(choices)}")
 
 
 def native_stride(network: Network) -> int:
@@ -268,7 +270,7 @@ def with_output_stride(network: Network, output_stride: int) -> Network:
             which MXNet's pooling cannot (Model A at stride 8).
     """
     if output_stride not in (8, 16, 32):
-        raise ValueError(f"{network.name}: output stride {output_stride}: choose 8, 16 or 32")
+        raise InputError(f"{network.name}: output stride {output_stride}: choose 8, 16 or 32")
     kept = min(output_stride, native_stride(network))
     stride = _STEM_STRIDE[network.family]
     dilation = 1
@@ -277,7 +279,7 @@ def with_output_stride(network: Network, output_stride: int) -> Network:
         entry_dilation = dilation
         if level.stride > 1 and stride >= kept:
             if level.pooled and dilation > 1:
-                raise ValueError(
+                raise InputError(
                     f"{network.name}: output stride {output_stride} needs a dilated pooling, "
                     "which does not exist: choose 16 or 32, or a network that strides (rna-a1)"
                 )
@@ -299,7 +301,7 @@ def with_width(network: Network, width: float) -> Network:
         ValueError: the multiplier is not positive.
     """
     if not width > 0:
-        raise ValueError(f"width multiplier {width}: expected a positive number, such as 0.25")
+        raise InputError(f"width multiplier {width}: expected a positive number, such as 0.25")
 
     def scale(channels: int) -> int:
         return max(1, round(channels * width))
@@ -331,4 +333,4 @@ def branch_names(level: LevelSpec) -> tuple[str, ...]:
 def check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise ValueError, listing the choices, where `value` is not one of them."""
     if value not in choices:
-        raise ValueError(f"{argument} {value!r}: choose one of {', '.join(choices)}")
+        raise InputError(f"{argument} {value!r}: choose one of {', '.join(choices)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ademx.compat import import_mxnet
+from ademx.compat import InputError, import_mxnet
 from symbols.learning import IGNORE_LABEL
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ def ohem_softmax(
     Source: SPEC §4; ademxapp:util/symbol, the bootstrapping softmax.
     """
     if not 0 <= thresh <= 1:
-        raise ValueError(f"thresh {thresh}: expected a probability in [0, 1]")
+        raise InputError(f"thresh {thresh}: expected a probability in [0, 1]")
     if min_kept < 0:
-        raise ValueError(f"min_kept {min_kept}: expected a number of pixels, 0 or more")
+        raise InputError(f"min_kept {min_kept}: expected a number of pixels, 0 or more")
     true_probability, valid = _true_class_probability(data, label, ignore_label)
     kept = mx.sym.broadcast_lesser_equal(
         true_probability, _threshold(true_probability, thresh, min_kept)

@@ -62,7 +62,7 @@ def gluon_data():
     """Return gluoncv's datasets, whose own tables are a referee."""
     from gluoncv_beside_torch import import_gluoncv
 
-    from ademx.compat import MissingDependency
+    from ademx.errors import MissingDependency
 
     try:
         return import_gluoncv().data

@@ -11,8 +11,8 @@ import pytest
 from commands import run_evaluate
 from PIL import Image
 
-from ademx.compat import MissingDependency
 from ademx.data.drawn.make import make_dataset
+from ademx.errors import MissingDependency
 from ademx.testing import crf
 from ademx.testing.crf import CrfParameters, parse_crf_parameters, refine
 from iters.datasets import DATASETS

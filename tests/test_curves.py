@@ -13,7 +13,7 @@ from commands import make_runner
 from PIL import Image
 
 from ademx.cli import main
-from ademx.compat import MissingDependency
+from ademx.errors import MissingDependency
 from ademx.training.curves import draw, load_runs
 
 matplotlib = pytest.importorskip("matplotlib")

@@ -12,9 +12,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from ademx.cli import main
-from ademx.compat import MissingDependency
 from ademx.data.lists.coco import CocoLabel, category_ids
 from ademx.data.lists.write import make_lists
+from ademx.errors import MissingDependency
 from iters.datasets import DATASETS, decode_label
 from iters.images import load_label
 from iters.lists import find_samples

@@ -19,9 +19,9 @@ from commands import make_runner
 from PIL import Image
 
 from ademx.cli import main
-from ademx.compat import MissingDependency
 from ademx.data.lists import label_files
 from ademx.data.lists.write import make_lists
+from ademx.errors import MissingDependency
 from iters.lists import find_samples, read_list_file
 
 

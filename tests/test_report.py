@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from report_runs import write_classification_run, write_segmentation_run
 
-from ademx.compat import MissingDependency
+from ademx.errors import MissingDependency
 from ademx.published import Result
 from ademx.reports import page as report
 from ademx.reports.choice import ClassificationImages, SegmentationImages, choose, hardest_classes

@@ -19,6 +19,7 @@ from PIL import Image
 from ademx import published
 from ademx.cli import main
 from ademx.data.drawn.make import make_dataset
+from ademx.errors import InputError
 from ademx.files import md5
 from ademx.published import RESULTS
 from ademx.reproduction import options as reproduce_options
@@ -325,7 +326,7 @@ def test_a_row_that_is_done_is_not_computed_again(done, tmp_path, monkeypatch):
     before = report_of(output)["voc-a1"]
 
     def fail(options):
-        raise ValueError("computed again")
+        raise InputError("computed again")
 
     monkeypatch.setattr("ademx.testing.segmentation.evaluate_segmentation", fail)
     run("voc-a1", *done)

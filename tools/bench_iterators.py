@@ -143,7 +143,7 @@ def measure_voc(repeat: int) -> Rate:
 
 def measure_two_workers(repeat: int) -> Rate | None:
     """Time two worker processes that feed a classifier, against one."""
-    from ademx.compat import MissingDependency
+    from ademx.errors import MissingDependency
 
     with tempfile.TemporaryDirectory() as folder:
         samples = write_photos(Path(folder))

@@ -11,7 +11,7 @@ import click
 
 import ademx
 from ademx.cli.process import LogFormatter, prepare_streams, unwinding
-from ademx.compat import MissingDependency
+from ademx.errors import UserError
 from ademx.text import printable
 
 # Command -> (module, its one-line help, so that `ademx --help` loads none of them).
@@ -59,8 +59,9 @@ class _LazyGroup(click.Group):
             raise
         except BrokenPipeError:  # of a reader that has seen enough: click ends quietly
             raise
-        except (ValueError, OSError, MissingDependency) as error:
-            if logging.getLogger().isEnabledFor(logging.DEBUG):
+        except (UserError, OSError) as error:
+            of_the_system = isinstance(error, UserError) or error.errno is not None
+            if not of_the_system or logging.getLogger().isEnabledFor(logging.DEBUG):
                 raise
             raise click.ClickException(printable(error, keep="\n\t")) from error
 

@@ -10,6 +10,7 @@ import click
 from ademx import options as declare
 from ademx.cli import options as shared
 from ademx.convert.layouts import LAYOUTS
+from ademx.errors import FileInTheWay
 
 if TYPE_CHECKING:
     from ademx.convert.files import Reading
@@ -70,7 +71,7 @@ def convert(
     from ademx.convert import files
 
     if dst.exists() and not overwrite:
-        raise FileExistsError(f"{dst} exists: choose another name or add --overwrite")
+        raise FileInTheWay(f"{dst} exists: choose another name or add --overwrite")
     if dst.suffix == ".onnx":
         from ademx.convert.onnx import convert_to_onnx
 

@@ -11,6 +11,7 @@ import click
 
 from ademx.cli import options as shared
 from ademx.cli.tables import aligned
+from ademx.errors import InputError
 from ademx.files import write_json
 from ademx.labels import parse_label
 from ademx.published import METRIC_NAMES
@@ -196,7 +197,7 @@ def _crf_parameters(wanted: bool, text: str | None) -> CrfParameters | None:
         return None
     try:
         return parse_crf_parameters(text or "")
-    except ValueError as error:
+    except InputError as error:
         raise click.UsageError(str(error)) from error
 
 
@@ -204,7 +205,7 @@ def _checked(options: type[T], arguments: dict[str, Any]) -> T:
     """Return the options object; arguments that contradict each other are a usage error."""
     try:
         return options(**arguments)
-    except ValueError as error:
+    except InputError as error:
         raise click.UsageError(str(error)) from error
 
 

@@ -16,6 +16,7 @@ import click
 from ademx.compat import share_cores
 from ademx.convert.files import Reading
 from ademx.devices import Devices
+from ademx.errors import FileInTheWay
 from ademx.options import Option, declared, option_name
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -228,7 +229,7 @@ def check_writable(
         if path.is_dir():
             raise click.UsageError(f"{path} is a folder: expected the name of a file")
         if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} exists: choose another name or add --overwrite")
+            raise FileInTheWay(f"{path} exists: choose another name or add --overwrite")
 
 
 def log_to(path: Path | None) -> None:

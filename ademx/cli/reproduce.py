@@ -168,13 +168,8 @@ def _train(arguments: dict[str, Any]) -> None:
 
 def _run_stages(options: RecipeOptions, stages: list[PlannedStage]) -> None:
     from ademx.reproduction.stages import train_recipe
-    from ademx.training.saving import TrainingDiverged
-    from iters.workers import WorkerError
 
-    try:
-        path, signal = train_recipe(options, stages)
-    except (TrainingDiverged, WorkerError) as error:
-        raise click.ClickException(str(error)) from error
+    path, signal = train_recipe(options, stages)
     click.echo(path)
     if signal is not None:
         click.get_current_context().exit(128 + signal)

@@ -75,13 +75,8 @@ def _run(options: type[TrainOptions], arguments: dict[str, Any]) -> None:
     chosen = options(**arguments)
 
     from ademx.training.run import train as run_training
-    from ademx.training.saving import TrainingDiverged
-    from iters.workers import WorkerError
 
-    try:
-        report = run_training(chosen)
-    except (TrainingDiverged, WorkerError) as error:
-        raise click.ClickException(str(error)) from error
+    report = run_training(chosen)
     if report.params_path is not None:
         click.echo(report.params_path)
     if report.signal is not None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ademx.compat import import_optional
 from ademx.convert import caveats, layouts
 from ademx.convert.recognise import Recognised, is_first_layer, recognise
+from ademx.errors import InputError
 from ademx.labels import Label, parse_label
 from ademx.text import printable
 
@@ -181,7 +182,7 @@ def find_tensors(state: Mapping[Any, Any]) -> dict[str, Any]:
             found.update(flat)
     inner = {key: value for key, value in found.items() if key not in state}
     if not found:
-        raise ValueError(
+        raise InputError(
             f"state dict: {other or 'it is empty'}, expected a tensor: give the dict of a "
             "network's parameters, such as `model.state_dict()`"
         )
@@ -208,9 +209,9 @@ def as_array(key: str, value: Any) -> Array:
     return array
 
 
-def no_weights(key: str, dtype: str) -> ValueError:
+def no_weights(key: str, dtype: str) -> InputError:
     """Return the error about an array whose type no weights here have."""
-    return ValueError(
+    return InputError(
         f"{printable(key)!r} is {dtype}: there are no weights of that type here; save it as float32"
     )
 

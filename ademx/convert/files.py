@@ -24,6 +24,7 @@ from ademx.convert.safetensors_files import (
     write_safetensors,
 )
 from ademx.convert.torch_files import TorchFile, open_torch, write_torch
+from ademx.errors import InputError
 from ademx.files import PathLike, md5
 from ademx.labels import Label, parse_label
 from ademx.networks.graph import (
@@ -126,8 +127,8 @@ def read_weights(
             parameters = {name: file[key] for key, name in found.names.items()}
         except params.ParamsError:
             raise
-        except ValueError as error:
-            raise ValueError(f"{os.fspath(path)}: {error}") from None
+        except InputError as error:
+            raise InputError(f"{os.fspath(path)}: {error}") from None
     if reading.abn:
         for name in filter(lambda name: name.endswith("_gamma"), parameters):
             parameters[name] = np.abs(parameters[name])
@@ -171,7 +172,7 @@ def _check_size(path: PathLike, sizes: Iterable[int]) -> None:
     """Raise unless arrays fit into their file: tensors that share their numbers may not."""
     needed, size = sum(sizes), os.path.getsize(path)
     if needed > size:
-        raise ValueError(
+        raise InputError(
             f"its tensors take {needed:,} bytes and the file {size:,}: they share their numbers, "
             "which no network's do; save a copy of each"
         )
@@ -276,7 +277,7 @@ def check_weights(
 def _target_kind(path: PathLike) -> str:
     kind = Path(path).suffix
     if kind not in KINDS:
-        raise ValueError(
+        raise InputError(
             f"{os.fspath(path)}: cannot write {kind or 'a file without suffix'}; expected a name "
             f"that ends in {', '.join(KINDS)}"
         )
@@ -285,18 +286,18 @@ def _target_kind(path: PathLike) -> str:
 
 def _check_choices(kind: str, layout: str, *, module_prefix: bool, wrap_state_dict: bool) -> None:
     if kind == ".params" and (layout not in ("release", "gluoncv") or module_prefix):
-        raise ValueError(
+        raise InputError(
             "a .params file has MXNet's names: take layout release or gluoncv, no prefix"
         )
     if wrap_state_dict and kind != ".pth":
-        raise ValueError(f"a {kind} file has no place for a `state_dict` key: write a .pth file")
+        raise InputError(f"a {kind} file has no place for a `state_dict` key: write a .pth file")
 
 
 def label_in(name: PathLike) -> Label | None:
     """Return the label in a file's name, None where it has none."""
     try:
         return parse_label(name)
-    except ValueError:
+    except InputError:
         return None
 
 

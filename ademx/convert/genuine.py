@@ -18,6 +18,7 @@ from ademx import params
 from ademx.convert.files import Reading, WeightsFile, open_weights, recognise_file
 from ademx.convert.layouts import LayoutError, first_keys
 from ademx.convert.recognise import Recognised
+from ademx.errors import InputError, MissingFile
 from ademx.files import PathLike, md5
 from ademx.labels import TASKS, Label, parse_label
 from ademx.networks.graph import find_head, find_width, parameter_shapes
@@ -145,7 +146,7 @@ def released_files(models: Path | None = None) -> list[ReleasedFile]:
         FileNotFoundError: there is no such folder.
     """
     if models is not None and not models.is_dir():
-        raise FileNotFoundError(f"--models {models}: no such folder")
+        raise MissingFile(f"--models {models}: no such folder")
     return [
         ReleasedFile(
             name,
@@ -226,13 +227,13 @@ def verify(
             except LayoutError as error:
                 return Verdict(path, False, "misfit", f"not a network known here: {error}")
             problems = tuple(_bad_numbers(file, found, advance))
-    except ValueError as error:
+    except InputError as error:
         return _unreadable(path, error)
     parameters = {name: file.entries[key] for key, name in found.names.items()}
     try:
         label = label or _label(path, released, file.metadata.get("label"))
         return _verdict(path, label, parameters, released, digest, problems)
-    except ValueError as error:  # the name is no label, or names a network that does not exist
+    except InputError as error:  # the name is no label, or names a network that does not exist
         guess = guess_model(parameters)
         message = f"unknown model: {error}; the file is whole, and of {guess}: give --model"
         if guess is None:
@@ -246,7 +247,7 @@ def _label(path: Path, released: str | None, stated: str | None) -> Label:
         if text is not None:
             try:
                 return parse_label(text)
-            except ValueError:
+            except InputError:
                 continue
     return parse_label(path.name)
 

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ademx.errors import InputError
 from ademx.params import HasShape
 from ademx.text import printable
 from symbols.levels import check_choice
@@ -55,7 +56,7 @@ _BLOCK_KEYS["wider_resnet_a2"] = _BLOCK_KEYS["wider_resnet"]
 _KEYS_SHOWN = 5
 
 
-class LayoutError(ValueError):
+class LayoutError(InputError):
     """Names are of no layout, or not of the one that was asked for."""
 
 
@@ -110,7 +111,7 @@ def rename_to(
     """
     check_choice("layout", layout, LAYOUTS)
     if norm_suffix and layout not in WIDER_LAYOUTS:
-        raise ValueError(
+        raise InputError(
             f"norm_suffix {norm_suffix!r}: layout {layout} has none; {listed(WIDER_LAYOUTS)} have"
         )
     top = _top(len(v.shape) for n, v in parameters.items() if is_head(n) and n.endswith("_weight"))

@@ -25,6 +25,7 @@ import ademx
 from ademx.compat import import_optional
 from ademx.convert import split
 from ademx.convert.files import Reading, read_weights
+from ademx.errors import InputError
 from ademx.files import PathLike, md5, replacing
 from ademx.labels import Label, parse_label
 from ademx.networks.graph import find_head, find_width, input_normalization, list_layers
@@ -146,7 +147,7 @@ def _first_label(*texts: PathLike) -> Label:
     for text in texts:
         with contextlib.suppress(ValueError):
             return parse_label(text)
-    raise ValueError(f"{os.fspath(texts[1])}: its name is no model label: give --label")
+    raise InputError(f"{os.fspath(texts[1])}: its name is no model label: give --label")
 
 
 def build_model(
@@ -201,7 +202,7 @@ def read_onnx(path: PathLike) -> tuple[dict[str, Array], dict[str, Array], dict[
     except FileNotFoundError:
         raise
     except Exception as error:  # protobuf's own errors differ between its implementations
-        raise ValueError(f"{path}: not an ONNX file, or a damaged one: {error}") from error
+        raise InputError(f"{path}: not an ONNX file, or a damaged one: {error}") from error
     metadata = {item.key: item.value for item in model.metadata_props}
     check_written_here(path, model.producer_name, metadata)
     arrays = {
@@ -217,7 +218,7 @@ def read_onnx(path: PathLike) -> tuple[dict[str, Array], dict[str, Array], dict[
 def check_written_here(path: PathLike, producer: str, metadata: Mapping[str, str]) -> None:
     """Raise ValueError unless an ONNX file is one that this module wrote."""
     if producer != _PRODUCER or "label" not in metadata:
-        raise ValueError(
+        raise InputError(
             f"{os.fspath(path)}: an ONNX file by {producer or 'an unknown program'}: expected one "
             "that `ademx convert` wrote"
         )

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ademx.convert import Array, no_weights
+from ademx.errors import InputError
 from ademx.files import PathLike, replacing
 from ademx.params import Entry, ParamsFile
 from ademx.text import printable
@@ -82,7 +83,7 @@ def open_safetensors(path: PathLike) -> SafetensorsFile:
             entries, metadata = _read_header(file)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             found = printable(error) or type(error).__name__
-            raise ValueError(
+            raise InputError(
                 f"{os.fspath(path)}: {found}; expected a whole safetensors file: download it again"
             ) from None
         stack.pop_all()  # from here on the SafetensorsFile closes it
@@ -110,7 +111,7 @@ def write_safetensors(
     """
     for name, array in arrays.items():
         if array.dtype not in _DTYPE_NAMES:
-            raise ValueError(
+            raise InputError(
                 f"{os.fspath(path)}: {name!r} has dtype {array.dtype}, expected one of "
                 f"{', '.join(str(dtype) for dtype in _DTYPE_NAMES)}: convert it"
             )
@@ -151,21 +152,21 @@ def _read_header(file: FileIO) -> tuple[dict[str, Entry], dict[str, str]]:
     size = os.fstat(file.fileno()).st_size
     (length,) = struct.unpack("<Q", file.read(8))
     if length > size - 8:
-        raise ValueError(f"cut off or damaged: the header is {length} bytes long, the file {size}")
+        raise InputError(f"cut off or damaged: the header is {length} bytes long, the file {size}")
     if length > _MAX_HEADER:
-        raise ValueError(f"the header of {length} bytes is longer than any network's here")
+        raise InputError(f"the header of {length} bytes is longer than any network's here")
     header = json.loads(file.read(length))
     metadata = header.pop("__metadata__", {})
     entries = {name: _entry(name, 8 + length, **fields) for name, fields in header.items()}
     end = 8 + length
     for entry in sorted(entries.values(), key=lambda entry: (entry.offset, entry.nbytes)):
         if entry.offset != end:  # if they could overlap, a small file could fill the memory
-            raise ValueError(f"the data of {entry.name!r} does not follow that before it")
+            raise InputError(f"the data of {entry.name!r} does not follow that before it")
         end += entry.nbytes
     if end > size:
-        raise ValueError(f"the file is cut off: its data ends {end - size} bytes early")
+        raise InputError(f"the file is cut off: its data ends {end - size} bytes early")
     if end < size:
-        raise ValueError(f"{size - end} bytes follow the data")
+        raise InputError(f"{size - end} bytes follow the data")
     return entries, {str(key): str(value) for key, value in metadata.items()}
 
 
@@ -177,13 +178,13 @@ def _entry(name: str, data: int, *, dtype: str, shape: list[int], data_offsets: 
     """
     start, end = data_offsets
     if any(type(number) is not int or number < 0 for number in (*shape, start, end)):
-        raise ValueError(f"shape {shape}, bytes {start} to {end} of {name!r}")
+        raise InputError(f"shape {shape}, bytes {start} to {end} of {name!r}")
     bits = _OTHER_BITS.get(dtype) or 8 * (
         2 if dtype == "BF16" else np.dtype(_DTYPES[dtype]).itemsize
     )
     # Beside a dimension of 0 the others count towards numpy's limits all the same.
     if len(shape) > _MAX_NDIM or math.prod(side or 1 for side in shape) * bits >= 1 << 63:
-        raise ValueError(f"shape {shape} of {name!r}")
+        raise InputError(f"shape {shape} of {name!r}")
     if (end - start) * 8 != math.prod(shape) * bits:
-        raise ValueError(f"shape {shape} of {dtype} does not take bytes {start} to {end}")
+        raise InputError(f"shape {shape} of {dtype} does not take bytes {start} to {end}")
     return Entry(name, "", tuple(shape), _DTYPES.get(dtype, dtype), data + start, end - start, 0)

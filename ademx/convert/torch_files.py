@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from ademx.convert import Array, as_array, find_tensors, import_torch, no_weights
+from ademx.errors import InputError
 from ademx.files import PathLike, replacing
 from ademx.params import Entry
 from ademx.text import printable
@@ -74,7 +75,7 @@ class TorchFile:
         size = os.path.getsize(path)
         for key, entry in self.entries.items():
             if entry.nbytes > size:  # few numbers that are to be many, by strides of 0
-                raise ValueError(
+                raise InputError(
                     f"{printable(key)!r} has {entry.nbytes:,} bytes, the file {size:,}: {_SAVE}"
                 )
         self.metadata: dict[str, str] = {}
@@ -105,8 +106,8 @@ def open_torch(path: PathLike) -> TorchFile:
     try:
         _check_archive(path)
         return TorchFile(path)
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)}: {error}") from None
+    except InputError as error:
+        raise InputError(f"{os.fspath(path)}: {error}") from None
 
 
 def write_torch(path: PathLike, arrays: Mapping[str, Array], *, wrap_state_dict: bool) -> None:
@@ -132,22 +133,22 @@ def _check_archive(path: PathLike) -> None:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
-        raise ValueError(
+        raise InputError(
             f"cut off, a zip archive without its end ({printable(error)}); expected a whole "
             "PyTorch file: download it again"
         ) from None
     size = os.path.getsize(path)
     unpacked = sum(member.file_size for member in members)
     if unpacked > size:  # torch stores without compression; this could fill the memory
-        raise ValueError(
+        raise InputError(
             f"a compressed archive of {unpacked:,} bytes in {size:,}; PyTorch writes none: {_SAVE}"
         )
     if not any(member.filename.endswith("/data.pkl") for member in members):
-        raise ValueError(
+        raise InputError(
             "a zip archive, but no PyTorch checkpoint: unpack it, and name what it holds"
         )
     if any(member.filename.endswith("/constants.pkl") for member in members):
-        raise ValueError(f"a TorchScript program, expected a state dict: {_SAVE}")
+        raise InputError(f"a TorchScript program, expected a state dict: {_SAVE}")
 
 
 def _load(path: PathLike) -> Mapping[Any, Any]:
@@ -166,9 +167,9 @@ def _load(path: PathLike) -> Mapping[Any, Any]:
     except OSError:
         raise
     except Exception as error:  # damage shows as whatever torch's reader stumbles over
-        raise ValueError(_reason(error)) from None
+        raise InputError(_reason(error)) from None
     if not isinstance(state, Mapping):
-        raise ValueError(
+        raise InputError(
             f"holds {type(state).__name__}, expected a state dict: save `model.state_dict()`"
         )
     return state

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ademx.devices import Devices
+from ademx.errors import InputError
 from ademx.gpus import Capability, find_gpus
 from symbols.levels import check_choice
 
@@ -31,18 +32,18 @@ def check_precision(precision: str, devices: Devices, *, backend: str) -> None:
     check_choice("precision", precision, PRECISIONS)
     if not devices.gpus:
         if precision not in _ON_CPUS:
-            raise ValueError(f"--precision {precision}: CPUs compute {' and '.join(_ON_CPUS)} only")
+            raise InputError(f"--precision {precision}: CPUs compute {' and '.join(_ON_CPUS)} only")
         return
     possible = ON_GPUS[backend]
     if precision not in possible:
-        raise ValueError(
+        raise InputError(
             f"--precision {precision}: MXNet computes {' and '.join(possible)} on GPUs; choose one "
             "of them, or --backend torch"
         )
     least = _LEAST.get(precision, (0, 0))
     for gpu in find_gpus():
         if gpu.number in devices.gpus and gpu.capability and gpu.capability < least:
-            raise ValueError(
+            raise InputError(
                 f"--precision {precision}: {gpu} lacks it, which needs {least[0]}.{least[1]} or "
                 f"above: use {'float32' if precision == 'float16' else 'float16 or float32'}"
             )

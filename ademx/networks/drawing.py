@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import graphviz
 
-from ademx.compat import MissingDependency
+from ademx.errors import InputError, MissingDependency
 from ademx.networks.summary import Graph
 from symbols.layers import DATA, Layer
 
@@ -105,7 +105,7 @@ def draw(graph: Graph, file_format: str) -> bytes:
         ademx.compat.MissingDependency: the `dot` program is not installed.
     """
     if file_format not in FORMATS:
-        raise ValueError(f"picture format {file_format!r}: choose one of {', '.join(FORMATS)}")
+        raise InputError(f"picture format {file_format!r}: choose one of {', '.join(FORMATS)}")
     picture = _picture(graph)
     try:
         return bytes(picture.pipe(file_format))

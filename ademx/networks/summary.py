@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ademx.errors import InputError
 from ademx.labels import parse_label
 from ademx.networks.graph import list_layers
 from symbols.layers import DATA, Layer, Shape
@@ -134,7 +135,7 @@ def load_graph(
         input_size = (network.crop, network.crop) if classifies else SEGMENTATION_INPUT
     shape = (batch, 3, *input_size)
     if min(shape) < 1:
-        raise ValueError(f"batch {batch}, input {input_size}: expected positive numbers")
+        raise InputError(f"batch {batch}, input {input_size}: expected positive numbers")
     layers = list_layers(parsed, width=width, pool=pool, head=head)
     return Graph(str(parsed), network.origin, shape, width, layers, _output_shapes(layers, shape))
 
@@ -169,7 +170,7 @@ def _output_shapes(
             continue
         height, width = layer.output_size((source[2], source[3]))
         if layer.kind != "global_pool" and layer.kernel > min(source[2:]) + 2 * layer.padding:
-            raise ValueError(
+            raise InputError(
                 f"an input of {size[0]}x{size[1]} pixels is too small for this network"
             )
         shapes[layer.name] = batch, layer.channels, height, width

@@ -27,6 +27,7 @@ from ademx.engines.backends import (
     resolve_backend,
 )
 from ademx.engines.onnx.predict import OnnxPredictor, default_onnx_devices
+from ademx.errors import FileInTheWay, InputError, MissingFile
 from ademx.files import locked, name_problem, replacing, write_json
 from ademx.labels import Label, parse_label
 from ademx.networks.graph import input_normalization, network_stride
@@ -85,7 +86,7 @@ class PredictionOptions:
     def __post_init__(self) -> None:
         declare.check(self)
         if self.test_scales is not None and (not self.test_scales or min(self.test_scales) < 1):
-            raise ValueError(f"--test-scales {self.test_scales}: expected lengths above 0")
+            raise InputError(f"--test-scales {self.test_scales}: expected lengths above 0")
 
 
 @dataclass(frozen=True)
@@ -134,16 +135,16 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
                 if file.suffix.lower() in SUFFIXES and file.is_file()
             )
             if not found:
-                raise FileNotFoundError(f"{path}: no image in this folder ({', '.join(SUFFIXES)})")
+                raise MissingFile(f"{path}: no image in this folder ({', '.join(SUFFIXES)})")
             images += found
         elif path.exists():
             images.append(path)
         else:
-            raise FileNotFoundError(f"{path}: no such file or folder")
+            raise MissingFile(f"{path}: no such file or folder")
     (stem, count), *_ = Counter(path.stem for path in images).most_common(1)
     if count > 1:
         same = ", ".join(str(path) for path in images if path.stem == stem)
-        raise ValueError(
+        raise InputError(
             f"{same}: their results would have the same name, {stem}: give them one at a time, "
             "each with its own --output"
         )
@@ -169,9 +170,7 @@ def predict(images: Sequence[Path], options: PredictionOptions) -> Iterator[Pred
         outputs = [file for image in images for file in worker.files(image).values()]
         existing = [file for file in outputs if os.path.lexists(file)]
         if existing and not options.overwrite:
-            raise FileExistsError(
-                f"{existing[0]} exists: choose another --output or add --overwrite"
-            )
+            raise FileInTheWay(f"{existing[0]} exists: choose another --output or add --overwrite")
         for folder in {file.parent for file in outputs}:
             folder.mkdir(parents=True, exist_ok=True)
         for image in images:
@@ -217,7 +216,7 @@ class _Network:
         images = np.stack([image, image[:, :, ::-1]] if flip else [image])
         output = self.run(images, batch=1)
         if not np.isfinite(output).all():
-            raise ValueError(
+            raise InputError(
                 f"{self.source}: the network's output is nan or infinite: the weights are "
                 "damaged, or not those of this label"
             )
@@ -304,7 +303,7 @@ class _Segmenter:
             stride=self._stride,
         )
         if resized.shape[0] > canvas[0] or resized.shape[1] > canvas[1]:
-            raise ValueError(
+            raise InputError(
                 f"--test-scales {scale}: {self._network.source} takes inputs of "
                 f"{canvas[0]}×{canvas[1]} pixels, and an image would have {resized.shape[0]}×"
                 f"{resized.shape[1]}: leave the option out, or convert with --input free"

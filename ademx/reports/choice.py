@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ademx.arrays import DAMAGED_ARRAYS
+from ademx.errors import InputError, MissingFile
 from ademx.metrics import likeliest
 from ademx.testing.image_counts import load_image_counts
 from iters.samples import Sample
@@ -79,7 +80,7 @@ class SegmentationImages(RunImages):
             return
         images = load_image_counts(run.folder)
         if images.counts.shape[2] != run.dataset.num_classes:
-            raise ValueError(
+            raise InputError(
                 f"{run.folder}: images.npz counts {images.counts.shape[2]} classes, but "
                 f"{run.dataset.name} has {run.dataset.num_classes}"
             )
@@ -256,7 +257,7 @@ def _probability_files(run: RunToShow) -> list[Path]:
     scales = run.record.settings.test_scales
     files = [run.folder / "predictions" / f"{scale}.npy" for scale in scales]
     if not files:
-        raise FileNotFoundError(f"{run.folder}: scores.json names no test scale")
+        raise MissingFile(f"{run.folder}: scores.json names no test scale")
     return files
 
 
@@ -265,13 +266,13 @@ def _open_probabilities(path: Path, run: RunToShow) -> NDArray[np.float32]:
     try:
         rows: NDArray[np.float32] = np.load(path, mmap_mode="r")
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
+        raise MissingFile(f"{path}: no such file") from None
     except DAMAGED_ARRAYS as error:
-        raise ValueError(f"{path}: not an array of probabilities: {error}") from None
+        raise InputError(f"{path}: not an array of probabilities: {error}") from None
     if rows.shape != expected:
-        raise ValueError(f"{path}: its shape is {rows.shape}, expected {expected}")
+        raise InputError(f"{path}: its shape is {rows.shape}, expected {expected}")
     if rows.dtype.kind != "f":
-        raise ValueError(f"{path}: holds {rows.dtype}, expected probabilities")
+        raise InputError(f"{path}: holds {rows.dtype}, expected probabilities")
     return rows
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Union
 from markupsafe import Markup
 
 import ademx
+from ademx.errors import MissingFile, UserError
 from ademx.files import replacing
 from ademx.iteration import prefetched, progress_bar
 from ademx.reports.choice import (
@@ -178,12 +179,12 @@ def _run_images(run: RunToShow, notes: list[str]) -> RunImages | None:
         if run.dataset.task == "classification":
             return ClassificationImages(run)
         if not (run.folder / "labels").is_dir():
-            raise FileNotFoundError(
+            raise MissingFile(
                 f"{run.folder / 'labels'}: no such folder: a run with --no-save-results has no "
                 "label images to make pictures of"
             )
         return SegmentationImages(run)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         notes.append(str(error))
         return None
 

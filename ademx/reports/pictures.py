@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, features
 
-from ademx.compat import MissingDependency
+from ademx.errors import MissingDependency
 from ademx.pictures import colourise
 from iters import palettes
 from iters.datasets import VOID, Dataset, decode_label, encode_label

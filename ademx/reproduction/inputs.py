@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ademx.errors import InputError, UserError
 from ademx.files import md5
 from ademx.labels import parse_label
 from ademx.published import RELEASED_FILES, Result
@@ -54,7 +55,7 @@ class SearchFolders:
     def __post_init__(self) -> None:
         for name in self.roots:
             if name not in DATASETS:
-                raise ValueError(f"--data {name}=…: expected one of {', '.join(DATASETS)}")
+                raise InputError(f"--data {name}=…: expected one of {', '.join(DATASETS)}")
 
     def roots_of(self, dataset: str) -> list[Path]:
         """Return the folders to look for a dataset in: its own, or those of its names, and `data`.
@@ -111,7 +112,7 @@ def find_data(dataset: str, split: str, places: SearchFolders) -> FoundInput:
             if _has_split(row, root, split):
                 return FoundInput(root, _split_problems(row, root, split))
         return FoundInput(None, (_data_advice(row, split, places),))
-    except (ValueError, OSError) as error:  # a malformed list, a folder that cannot be read
+    except (UserError, OSError) as error:  # a malformed list, a folder that cannot be read
         return FoundInput(None, (f"data: {error}",))
 
 
@@ -208,7 +209,7 @@ def _newest_checkpoint(label: str, models: Path) -> Path | None:
     for path in models.glob(f"{label}_ep-*.params"):
         try:
             parsed = parse_label(path)
-        except ValueError:  # more than digits behind "ep-"
+        except InputError:  # more than digits behind "ep-"
             continue
         if parsed.epoch is not None and path.name not in RELEASED_FILES:
             epochs[parsed.epoch] = path

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ademx.errors import InputError, UserError
 from ademx.files import locked, replacing, write_json
 from ademx.forms import NUMBER, TEXT, misfit
 from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
@@ -138,7 +139,7 @@ class Outcome:
         tested = {name: one for name, one in tested.items() if one.get("ours") is not None}
         problem = misfit([one.get("tolerance") for one in tested.values()], [_TOLERANCE], row.name)
         if problem:
-            raise ValueError(problem)
+            raise InputError(problem)
         return cls(
             row=row,
             verdict=value["verdict"],
@@ -206,9 +207,9 @@ class Reports:
         try:
             record, dataset = read_record(folder), DATASETS[row.dataset]
             if len(record.confusion or ()) not in (0, dataset.num_classes):
-                raise ValueError(f"{folder / 'scores.json'}: it is of another dataset")
+                raise InputError(f"{folder / 'scores.json'}: it is of another dataset")
             samples = find_samples(dataset, outcome.data_root, row.split)
-        except (OSError, ValueError) as error:
+        except (UserError, OSError) as error:
             _log.warning("%s: its images are not in report.html: %s", row.name, error)
             return None
         return RunToShow(row.name, folder, record, dataset, samples)
@@ -222,12 +223,12 @@ def _read_outcomes(path: Path) -> dict[str, Outcome]:
         content = json.loads(path.read_text(encoding="utf-8"))
         problem = misfit([content], [{"rows": [_ROW]}], "its content")
         if problem:
-            raise ValueError(problem)
+            raise InputError(problem)
         outcomes = [Outcome.from_json(row) for row in content["rows"]]
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: not what `ademx reproduce` writes ({error}): move it away, or choose another "
             "--output"
         ) from None

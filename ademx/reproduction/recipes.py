@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ademx.errors import InputError
 from ademx.published import RESULTS, Result
 from ademx.training.options import (
     ClassificationTrainOptions,
@@ -253,7 +254,7 @@ def get_recipe(name: str) -> Recipe:
         return RECIPES[name]
     known = any(row.name == name for row in RESULTS)
     what = f"no recipe for {name!r}" if known else f"unknown recipe {name!r}"
-    raise ValueError(f"{what}: expected one of {', '.join(RECIPES)}")
+    raise InputError(f"{what}: expected one of {', '.join(RECIPES)}")
 
 
 def find_recipe(row: Result) -> Recipe | None:

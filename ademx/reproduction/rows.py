@@ -21,7 +21,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ademx.compat import MissingDependency
+from ademx.errors import InputError, UserError
 from ademx.options import command_line
 from ademx.published import METRIC_NAMES, Result
 from ademx.reproduction.inputs import FoundInput, find_data, find_row_weights
@@ -140,7 +140,7 @@ def _tested_outcome(plan: _Plan, options: ReproduceOptions) -> Outcome:
     try:
         return run.outcome()
     # RuntimeError is what MXNet and PyTorch raise, of memory that does not suffice, say.
-    except (ValueError, OSError, RuntimeError, MissingDependency) as error:
+    except (UserError, OSError, RuntimeError) as error:
         _log.error("%s: %s", plan.row.name, error)
         _log.debug("%s", plan.row.name, exc_info=True)
         reasons = (str(error), *plan.doubts, *plan.notes)
@@ -152,7 +152,7 @@ class _RowTest:
 
     def __init__(self, plan: _Plan, options: ReproduceOptions) -> None:
         if plan.data.path is None or plan.weights.path is None:
-            raise ValueError(f"{plan.row.name}: its data or weights are missing")
+            raise InputError(f"{plan.row.name}: its data or weights are missing")
         self._plan, self._options, self._row = plan, options, plan.row
         self._data_root, self._weights = plan.data.path, plan.weights.path
         self._evaluation = published_options(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ademx.errors import InputError, MissingFile
 from ademx.files import md5, replacing
 from ademx.options import command_line
 from ademx.published import RELEASED_FILES
@@ -178,9 +179,9 @@ def _check_inputs(options: RecipeOptions, stages: Sequence[PlannedStage]) -> Non
     problems = dict.fromkeys(problem for stage in stages for problem in stage.problems)
     text = "\n  ".join((f"{options.recipe} cannot be trained:", *problems))
     if not all(stage.is_possible for stage in stages):
-        raise FileNotFoundError(text)
+        raise MissingFile(text)
     if problems and not options.unverified:
-        raise ValueError(f"{text}\n  --unverified trains all the same")
+        raise InputError(f"{text}\n  --unverified trains all the same")
 
 
 def _target_path(options: RecipeOptions, last: PlannedStage) -> Path:
@@ -188,13 +189,13 @@ def _target_path(options: RecipeOptions, last: PlannedStage) -> Path:
     models = options.places.models
     target = models / last.result.name
     if target.name in RELEASED_FILES:
-        raise ValueError(
+        raise InputError(
             f"the weights would be called {target.name}, as a released file is: choose another "
             "number of --epochs"
         )
     is_ours = last.result.is_file() and target.is_file() and md5(last.result) == md5(target)
     if target.exists() and not is_ours and not options.overwrite:
-        raise ValueError(
+        raise InputError(
             f"{target}: holds other weights, which these would replace: move it away, or give "
             "--overwrite"
         )

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ademx.errors import InputError
 from ademx.testing.image_counts import ImageCounts
 from ademx.testing.numerics import PROBABILITY_FACTOR, SCORE_MARGIN
 
@@ -94,7 +95,7 @@ def pixel_tolerances(images: ImageCounts, *, absent_classes: str) -> dict[str, f
         ValueError: the run did not look for near ties.
     """
     if images.near_ties is None or not images.has_near_ties:
-        raise ValueError(f"expected a run that counted near ties within {SCORE_MARGIN:.2g}")
+        raise InputError(f"expected a run that counted near ties within {SCORE_MARGIN:.2g}")
     correct, truth, predicted = images.counts.sum(axis=0)
     labelled = float(truth.sum())
     if not labelled:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ademx.arrays import DAMAGED_ARRAYS
+from ademx.errors import InputError
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import likeliest, topk_errors
 from ademx.published import Result
@@ -189,7 +190,7 @@ class _Tester:
         truth = np.array([sample.label for sample in self._session.samples])
         if truth.max() >= self._num_classes:
             worst = self._session.samples[int(truth.argmax())]
-            raise ValueError(
+            raise InputError(
                 f"{worst.image}: label {worst.label} in the list, but {self._session.dataset.name} "
                 f"has classes 0 to {self._num_classes - 1}"
             )
@@ -226,10 +227,10 @@ def _read_class_ids(path: Path | None, num_classes: int) -> list[int]:
         return list(range(1, num_classes + 1))
     fields = read_text(path).split()
     if len(fields) != num_classes or not all(field.isdecimal() for field in fields):
-        raise ValueError(
+        raise InputError(
             f"--class-ids {path}: expected {num_classes} whole numbers, one a line, in the order "
             f"of the classes; found {len(fields)} fields"
         )
     if len(set(map(int, fields))) < len(fields):
-        raise ValueError(f"--class-ids {path}: expected different numbers, found one twice")
+        raise InputError(f"--class-ids {path}: expected different numbers, found one twice")
     return [int(field) for field in fields]

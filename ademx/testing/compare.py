@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ademx.errors import InputError
 from ademx.iteration import progress_bar
 from ademx.testing.finished_runs import FinishedRun
 
@@ -254,26 +255,26 @@ def _interval(metric: str, sign: int, differences: NDArray[np.float64]) -> Inter
 
 def _check_comparable(before: FinishedRun, after: FinishedRun) -> None:
     if before.folder.resolve() == after.folder.resolve():
-        raise ValueError(f"{after.folder}: the same folder twice: name two runs")
+        raise InputError(f"{after.folder}: the same folder twice: name two runs")
     if before.task != after.task:
-        raise ValueError(
+        raise InputError(
             f"{after.folder}: a run of {after.task}, but {before.folder} is one of {before.task}: "
             "expected runs of one task"
         )
     one, other = before.record.dataset, after.record.dataset
     if one != other:
-        raise ValueError(
+        raise InputError(
             f"{after.folder}: tested on {other}, but {before.folder} on {one}: expected runs on "
             "one dataset"
         )
     if before.class_names != after.class_names:
-        raise ValueError(
+        raise InputError(
             f"{after.folder}: has other classes than {before.folder}: expected "
             f"{', '.join(before.class_names)}; found {', '.join(after.class_names)}"
         )
     rules = [run.record.absent_classes for run in (before, after)]
     if rules[0] != rules[1]:
-        raise ValueError(
+        raise InputError(
             f"{after.folder}: counts absent classes by the rule {rules[1]!r}, but {before.folder} "
             f"by {rules[0]!r}: their means are not comparable; evaluate it again with --resume "
             f"--absent-classes {rules[0]}, which goes on from its label images"
@@ -285,7 +286,7 @@ def _common_images(before: FinishedRun, after: FinishedRun) -> tuple[FinishedRun
     indices = {name: index for index, name in enumerate(after.names)}
     kept = [index for index, name in enumerate(before.names) if name in indices]
     if len(kept) < 2:
-        raise ValueError(
+        raise InputError(
             f"{after.folder}: {len(kept)} of its {len(after.names)} images are among the "
             f"{len(before.names)} of {before.folder}: expected runs on the same split, and at "
             "least two images in both"
@@ -293,13 +294,13 @@ def _common_images(before: FinishedRun, after: FinishedRun) -> tuple[FinishedRun
     one, other = before.subset(kept), after.subset([indices[before.names[index]] for index in kept])
     changed = (one.truth != other.truth).any(axis=1)
     if changed.any():
-        raise ValueError(
+        raise InputError(
             f"{after.folder}: {int(changed.sum())} of {len(kept)} images have other labels than in "
             f"{before.folder}, {one.names[int(changed.argmax())]} for one: expected runs with the "
             "same truth; evaluate one of them again"
         )
     if one.task == "segmentation" and not one.truth.any():
-        raise ValueError(f"{after.folder}: no pixel of the images in both runs has a class")
+        raise InputError(f"{after.folder}: no pixel of the images in both runs has a class")
     return one, other
 
 

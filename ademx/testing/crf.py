@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ademx.compat import import_optional
+from ademx.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,7 +65,7 @@ class CrfParameters:
             weight = name.endswith("_weight")
             if not math.isfinite(value) or value < 0 or (value == 0 and not weight):
                 expected = "0 or more" if weight else "above 0"
-                raise ValueError(f"--crf-params {name}={value}: expected {expected}")
+                raise InputError(f"--crf-params {name}={value}: expected {expected}")
 
 
 def parse_crf_parameters(text: str) -> CrfParameters:
@@ -80,7 +81,7 @@ def parse_crf_parameters(text: str) -> CrfParameters:
     for part in filter(str.strip, text.split(",")):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or name not in kinds or name in values:
-            raise ValueError(
+            raise InputError(
                 f"--crf-params {part.strip()!r}: expected NAME=VALUE, each name once, of "
                 f"{', '.join(kinds)}"
             )
@@ -88,7 +89,7 @@ def parse_crf_parameters(text: str) -> CrfParameters:
             values[name] = kinds[name](value)
         except ValueError:
             what = "whole number" if kinds[name] is int else "number"
-            raise ValueError(f"--crf-params {name}={value}: expected a {what}") from None
+            raise InputError(f"--crf-params {name}={value}: expected a {what}") from None
     return CrfParameters(**values)
 
 
@@ -128,7 +129,7 @@ def refine(
     """
     num_classes, height, width = probabilities.shape
     if image.shape != (height, width, 3) or image.dtype != np.uint8:
-        raise ValueError(
+        raise InputError(
             f"image: found {image.dtype} of shape {image.shape}, expected uint8 of shape "
             f"({height}, {width}, 3)"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from ademx.errors import UserError
 from ademx.testing import classification, segmentation
 from ademx.testing.finished_runs import load_run
 from ademx.testing.image_counts import load_image_counts
@@ -34,7 +35,7 @@ def _finished(options: ClassificationOptions | SegmentationOptions) -> RunRecord
     inputs = RunInputs(options)
     try:
         record = load_run(options.output).record
-    except (OSError, ValueError) as error:  # to be gone on with, or damaged: made again
+    except (UserError, OSError) as error:  # to be gone on with, or damaged: made again
         _log.debug("%s: %s", options.output, error)
         return None
     if not record.is_finished_with(inputs.settings):

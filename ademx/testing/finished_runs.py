@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ademx.arrays import DAMAGED_ARRAYS
+from ademx.errors import InputError
 from ademx.metrics import likeliest, ranks_of_truth, scores_of_counts
 from ademx.testing.image_counts import load_image_counts, load_image_labels
 from ademx.testing.record import RunRecord, read_record
@@ -116,7 +117,7 @@ def load_run(folder: Path) -> FinishedRun:
     """
     record = read_record(folder)
     if not record.scores.keys() & {"mean_iou", "top1_error"}:
-        raise ValueError(
+        raise InputError(
             f"{folder}: split {record.settings.split!r} was tested without labels: "
             "there are no scores to compare; name runs on a split with labels"
         )
@@ -128,8 +129,8 @@ def load_run(folder: Path) -> FinishedRun:
     return run
 
 
-def _not_of_one_run(folder: Path) -> ValueError:
-    return ValueError(
+def _not_of_one_run(folder: Path) -> InputError:
+    return InputError(
         f"{folder}: images.npz and scores.json are not of the same run: go on with it by "
         "`ademx evaluate … --resume`, which writes both"
     )
@@ -160,7 +161,7 @@ def _load_classification(folder: Path, record: RunRecord) -> FinishedRun:
     images = load_image_labels(folder)
     probabilities = mean_probabilities(folder, record.settings.test_scales)
     if len(probabilities) != len(images.names):
-        raise ValueError(
+        raise InputError(
             f"{folder}: {len(probabilities)} rows of predictions for {len(images.names)} images: "
             "the files are not of the same run"
         )
@@ -203,12 +204,12 @@ def mean_probabilities(folder: Path, scales: Sequence[int]) -> NDArray[np.float3
         try:
             rows = np.load(path, allow_pickle=False)
             if rows.ndim != 2 or rows.dtype.kind != "f":
-                raise ValueError(f"found {rows.dtype} of shape {rows.shape}")
+                raise InputError(f"found {rows.dtype} of shape {rows.shape}")
             total = total + rows
         except FileNotFoundError:
             raise
         except DAMAGED_ARRAYS as error:
-            raise ValueError(f"{path}: not what `ademx evaluate` wrote: {error}") from None
+            raise InputError(f"{path}: not what `ademx evaluate` wrote: {error}") from None
     return total / len(scales)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ademx.arrays import DAMAGED_ARRAYS, write_npz
+from ademx.errors import InputError, MissingFile
 from ademx.files import replacing
 from ademx.testing.numerics import SCORE_MARGIN
 
@@ -129,9 +130,9 @@ def _image_counts(arrays: Mapping[str, Any]) -> ImageCounts:
     rows, margin = arrays["near_ties"], arrays["near_margin"]
     ends = (len(names), *3 * [counts.shape[2]], np.inf)
     if rows.dtype != np.int64 or rows.ndim != 2 or rows.shape[1] != 5 or margin.shape != ():
-        raise ValueError(f"found near ties of shape {rows.shape} ({rows.dtype})")
+        raise InputError(f"found near ties of shape {rows.shape} ({rows.dtype})")
     if (rows < (0, 0, 0, 0, 1)).any() or (rows >= ends).any():
-        raise ValueError("found near ties of images or classes that there are not")
+        raise InputError("found near ties of images or classes that there are not")
     return ImageCounts(names, counts, NearTies(float(margin), rows))
 
 
@@ -150,14 +151,14 @@ def _load(folder: Path, read: Callable[[Mapping[str, Any]], T]) -> T:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise FileNotFoundError(
+        raise MissingFile(
             f"{path}: no such file: expected the folder of a run on a split with labels; "
             "`ademx evaluate … --resume` adds the file to a run that has none"
         ) from None
     try:
         return read(np.load(io.BytesIO(content), allow_pickle=False))
     except DAMAGED_ARRAYS as error:
-        raise ValueError(f"{path}: not what `ademx evaluate` wrote: {error}") from None
+        raise InputError(f"{path}: not what `ademx evaluate` wrote: {error}") from None
 
 
 def _checked(
@@ -170,9 +171,9 @@ def _checked(
         size in (None, found) for size, found in zip(expected, values.shape)
     )
     if names.dtype.kind != "U" or values.dtype != np.int64 or not fits:
-        raise ValueError(
+        raise InputError(
             f"found {values.dtype} of shape {values.shape} for {len(names)} names ({names.dtype})"
         )
     if len(set(names.tolist())) < len(names):
-        raise ValueError("found an image's name twice")
+        raise InputError("found an image's name twice")
     return tuple(names.tolist()), values

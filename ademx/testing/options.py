@@ -11,6 +11,7 @@ from ademx.convert.files import Reading
 from ademx.devices import Devices
 from ademx.engines.backends import CHOICES
 from ademx.engines.sharing import PRECISIONS
+from ademx.errors import InputError
 from ademx.labels import Label, parse_label
 from ademx.metrics import ABSENT_CLASSES
 from ademx.options import option
@@ -86,14 +87,14 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         if not self.weights:
-            raise ValueError("--weights: expected at least one file")
+            raise InputError("--weights: expected at least one file")
         if not self.test_scales or min(self.test_scales) < 1:
-            raise ValueError(f"--test-scales {self.test_scales}: expected lengths above 0")
+            raise InputError(f"--test-scales {self.test_scales}: expected lengths above 0")
         if len(set(self.test_scales)) < len(self.test_scales):
-            raise ValueError(f"--test-scales {self.test_scales}: a scale is given twice")
+            raise InputError(f"--test-scales {self.test_scales}: a scale is given twice")
         declare.check(self)
         if self.resume and self.overwrite:
-            raise ValueError("--resume and --overwrite exclude each other: give one of them")
+            raise InputError("--resume and --overwrite exclude each other: give one of them")
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class SegmentationOptions(EvaluationOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.split == "test" and not (self.save_results or self.save_predictions):
-            raise ValueError(
+            raise InputError(
                 "--no-save-results with --split test would keep nothing: a test split has no "
                 "labels to be scored by; leave it out, or add --save-predictions"
             )

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ademx.errors import InputError, MissingFile
 from ademx.files import write_json
 from ademx.forms import NUMBER, TEXT, WHOLE, misfit, shown
 from ademx.metrics import ABSENT_CLASSES
@@ -188,11 +189,11 @@ def read_record(folder: Path) -> RunRecord:
         state = "the run is not finished: go on with it by --resume"
         if not (folder / "run.json").is_file():
             state = "expected the --output folder of `ademx evaluate`"
-        raise FileNotFoundError(f"{path}: no such file: {state}") from None
+        raise MissingFile(f"{path}: no such file: {state}") from None
     except (ValueError, RecursionError) as error:
         problem = str(error)
     if problem:
-        raise ValueError(
+        raise InputError(
             f"{path}: not what `ademx evaluate` writes: {problem}: go on with the run by --resume, "
             "which writes it again"
         )

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ademx.errors import InputError
 from ademx.files import write_json
 from ademx.forms import differences
 
@@ -38,19 +39,19 @@ def open_folder(path: Path, settings: dict[str, Any], *, resume: bool, overwrite
     results = [name for name in _RESULTS if _holds_something(path / name)]
     held = _held_settings(path)
     if (held or {}).get("command") != settings["command"] and (held is not None or results):
-        raise ValueError(
+        raise InputError(
             f"--output {path}: holds {', '.join(results) or _SETTINGS} that "
             f"`ademx {settings['command']}` did not write; choose another folder"
         )
     if overwrite:
         _remove_results(path)
     elif results and not resume:
-        raise ValueError(
+        raise InputError(
             f"--output {path}: holds the results of a run; go on with it by --resume, replace "
             "it by --overwrite, or choose another folder"
         )
     elif results and held != settings:
-        raise ValueError(
+        raise InputError(
             f"--output {path}: cannot resume, its results were made with other settings: "
             f"{differences(held or {}, settings)}; choose another folder, or replace them by "
             "--overwrite"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ademx.errors import InputError
 from iters.decode import Size
 from iters.resample import KERNELS
 from iters.transforms import interpolation
@@ -61,9 +62,9 @@ class ScoreResizer:
         for name in ("grid", "canvas", "image", "original"):
             size = getattr(self, name)
             if len(size) != 2 or min(size) < 1:
-                raise ValueError(f"{name}: found {size}, expected a height and width above 0")
+                raise InputError(f"{name}: found {size}, expected a height and width above 0")
         if self.image[0] > self.canvas[0] or self.image[1] > self.canvas[1]:
-            raise ValueError(f"image: found {self.image}, expected to fit the canvas {self.canvas}")
+            raise InputError(f"image: found {self.image}, expected to fit the canvas {self.canvas}")
 
     def resize(self, scores: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return the score maps at the size of the original image.
@@ -82,7 +83,7 @@ class ScoreResizer:
     def _checked(self, scores: NDArray[np.floating]) -> NDArray[np.float32]:
         scores = np.asarray(scores, np.float32)
         if scores.ndim != 3 or scores.shape[1:] != tuple(self.grid) or not len(scores):
-            raise ValueError(f"scores: found shape {scores.shape}, expected (C, *{self.grid})")
+            raise InputError(f"scores: found shape {scores.shape}, expected (C, *{self.grid})")
         return scores
 
     def _matrix(self, axis: int) -> NDArray[np.float32]:
@@ -147,7 +148,7 @@ def best_class_and_ties(
     parts = _checked_parts(parts)
     labels, num_classes = _empty_labels(parts), len(parts[0][1])
     if truth.shape != labels.shape:
-        raise ValueError(f"truth: found shape {truth.shape}, expected {labels.shape}")
+        raise InputError(f"truth: found shape {truth.shape}, expected {labels.shape}")
     margin *= len(parts)  # terms are added up, not averaged
     found = []
     for rows, columns, scores in _score_tiles(parts):
@@ -216,9 +217,9 @@ def resampling_matrix(size_in: int, size_out: int, filter_name: str) -> NDArray[
         ValueError: a size is not positive, or the filter is unknown.
     """
     if min(size_in, size_out) < 1:
-        raise ValueError(f"sizes: found {size_in} and {size_out}, expected above 0")
+        raise InputError(f"sizes: found {size_in} and {size_out}, expected above 0")
     if filter_name not in _FILTERS:
-        raise ValueError(f"filter: found {filter_name!r}, expected one of {', '.join(_FILTERS)}")
+        raise InputError(f"filter: found {filter_name!r}, expected one of {', '.join(_FILTERS)}")
     if size_in == size_out:
         return np.eye(size_in)
     kernel, radius = _FILTERS[filter_name]
@@ -359,11 +360,11 @@ def _checked_parts(
     """Return the parts with float32 scores, if they are those of one image and finite."""
     checked = [(resizer, resizer._checked(scores)) for resizer, scores in parts]
     if not checked:
-        raise ValueError("parts: found none, expected at least one resizer with its scores")
+        raise InputError("parts: found none, expected at least one resizer with its scores")
     kinds = {(len(scores), tuple(resizer.original)) for resizer, scores in checked}
     if len(kinds) > 1:
         found = ", ".join(f"{classes} classes at {size}" for classes, size in sorted(kinds))
-        raise ValueError(f"parts: found {found}, expected one image and one set of classes")
+        raise InputError(f"parts: found {found}, expected one image and one set of classes")
     if not all(np.isfinite(scores).all() for _, scores in checked):
-        raise ValueError("scores: found nan or infinity: the network or its input is broken")
+        raise InputError("scores: found nan or infinity: the network or its input is broken")
     return checked

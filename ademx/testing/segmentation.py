@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from ademx.arrays import DAMAGED_ARRAYS, write_npz
+from ademx.errors import InputError
 from ademx.files import name_problem, replacing
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
@@ -128,7 +129,7 @@ class _Tester:
         self._session = Session(options)
         stride = network_stride(self._session.label)
         if options.test_steps < 1 or stride % options.test_steps:
-            raise ValueError(
+            raise InputError(
                 f"--test-steps {options.test_steps}: expected a divisor of the network's output "
                 f"stride, {stride}"
             )
@@ -456,20 +457,20 @@ def _noted_ties(path: Path, num_classes: int) -> np.ndarray:
         note = json.loads(image.info.get(_TIES, "{}"))
     ties = np.array(note.get("pixels", ()), np.int64).reshape(-1, 4)
     if note.get("margin") != SCORE_MARGIN or (ties < 0).any() or (ties[:, :3] >= num_classes).any():
-        raise ValueError(f"{path}: near ties were not counted")
+        raise InputError(f"{path}: near ties were not counted")
     return ties
 
 
 def _known(ties: np.ndarray | None) -> np.ndarray:
     if ties is None:
-        raise ValueError("near ties were not counted")
+        raise InputError("near ties were not counted")
     return ties
 
 
 def _correct_pixels(classes: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return what `correct/<image>.png` holds, (H, W) uint8."""
     if classes.shape != truth.shape:
-        raise ValueError(f"classes {classes.shape}, truth {truth.shape}: expected one size")
+        raise InputError(f"classes {classes.shape}, truth {truth.shape}: expected one size")
     correct = np.where(classes == truth, _CORRECT, _WRONG).astype(np.uint8)
     correct[truth == VOID] = VOID
     return correct

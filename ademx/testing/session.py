@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ademx.compat import usable_cores
 from ademx.engines.backends import default_devices, predictor_class, resolve_backend
 from ademx.engines.mxnet.predict import Predictor
+from ademx.errors import InputError
 from ademx.files import locked, md5
 from ademx.iteration import grouped, prefetched
 from ademx.labels import Label, parse_label
@@ -76,7 +77,7 @@ class RunInputs:
             options.backend, options.devices, precision=options.precision, task=options.task
         )
         if options.compile and backend != "torch":
-            raise ValueError("--compile: MXNet compiles nothing: add --backend torch or leave it")
+            raise InputError("--compile: MXNet compiles nothing: add --backend torch or leave it")
         self.options = replace(options, backend=backend)
         self.labels = tuple(_checked_label(options, path) for path in options.weights)
         check_averageable(self.labels)
@@ -170,7 +171,7 @@ class Session(RunInputs):
         for model, path in zip(self._predictors, self.options.weights):
             output = model(images, batch=self.options.batch_images)
             if not np.isfinite(output).all():
-                raise ValueError(
+                raise InputError(
                     f"{path}: the network's output is nan or infinite: the weights are damaged, "
                     "or not those of this label"
                 )
@@ -313,7 +314,7 @@ class Session(RunInputs):
 def _checked_label(options: EvaluationOptions, path: Path) -> Label:
     label = parse_label(options.model or path)
     if label.task != options.task:
-        raise ValueError(
+        raise InputError(
             f"{options.model or path}: a network for {label.task}; "
             f"use `ademx evaluate {label.task}`"
         )
@@ -328,7 +329,7 @@ def find_dataset(label: Label, name: str | None) -> Dataset:
     """
     dataset = get_dataset(name or label.dataset)
     if dataset.task != label.task or dataset.num_classes != label.num_classes:
-        raise ValueError(
+        raise InputError(
             f"{label} has {label.num_classes} classes for {label.task}; {dataset.name} has "
             f"{dataset.num_classes} for {dataset.task}: name a --dataset that fits"
         )
@@ -341,7 +342,7 @@ def check_averageable(labels: Sequence[Label]) -> None:
     for label in labels[1:]:
         for name, (ours, theirs) in _facts_of_outputs(first, label).items():
             if ours != theirs:
-                raise ValueError(
+                raise InputError(
                     f"weights of {first} and {label} cannot be averaged: {name} is {ours} in one "
                     f"and {theirs} in the other"
                 )

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image
 
+from ademx.errors import InputError, MissingFile
 from ademx.files import replacing
 from ademx.iteration import progress_bar
 from iters.datasets import DATASETS, Dataset
@@ -182,7 +183,7 @@ def pack_labels(
         return None
     missing = [sample for sample in samples if not _label(output, sample).is_file()]
     if missing:
-        raise FileNotFoundError(
+        raise MissingFile(
             f"{output / 'labels'}: nothing is packed for the server: {len(missing)} of "
             f"{len(samples)} images have no label image: "
             f"{', '.join(str(sample) for sample in missing[:_MOST_SHOWN])}; make them by --resume"
@@ -407,7 +408,7 @@ def _size(path: Path, rule: str) -> Size:
 def _raise_faults(path: Path, faults: Sequence[str]) -> None:
     if faults:
         rest = len(faults) - _MOST_SHOWN
-        raise ValueError(
+        raise InputError(
             f"{path}: the server would refuse it: {'; '.join(faults[:_MOST_SHOWN])}"
             + (f"; and {rest} more" if rest > 0 else "")
         )

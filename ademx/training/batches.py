@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ademx.engines.trainer import Workers
+from ademx.errors import InputError
 from ademx.networks.graph import input_normalization, network_stride
 from ademx.training.options import SegmentationTrainOptions, TrainOptions
 from iters.augment_classification import ClassificationAugmentation
@@ -32,11 +33,11 @@ def find_labelled_samples(options: TrainOptions, dataset: Dataset) -> list[Sampl
     """
     samples = find_samples(dataset, options.data_root, options.split, list_file=options.list_file)
     if samples[0].label is None:
-        raise ValueError(f"--split {options.split}: has no labels to train on")
+        raise InputError(f"--split {options.split}: has no labels to train on")
     if options.task == "classification":
         worst = max(samples, key=lambda sample: sample.label)
         if worst.label >= options.label.num_classes:
-            raise ValueError(
+            raise InputError(
                 f"{worst}: class {worst.label}; {options.label} has classes 0 to "
                 f"{options.label.num_classes - 1}: name a label with more, or mend the list"
             )

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ademx import params
 from ademx.arrays import DAMAGED_ARRAYS, write_npz
+from ademx.errors import InputError
 from ademx.files import md5, replacing
 
 Array = npt.NDArray[Any]
@@ -34,7 +35,7 @@ _UNREADABLE: tuple[type[Exception], ...] = (*DAMAGED_ARRAYS, TypeError, Attribut
 _log = logging.getLogger(__name__)
 
 
-class BrokenState(ValueError):
+class BrokenState(InputError):
     """A state file is damaged, is no state file, or does not belong to its parameters."""
 
 
@@ -115,7 +116,7 @@ def load_state(path: Path) -> Checkpoint:
         record = _read_record(path)
         found = md5(params_path)
         if found != record["params_md5"]:
-            raise ValueError(f"{params_path.name} has MD5 {found}, not {record['params_md5']}")
+            raise InputError(f"{params_path.name} has MD5 {found}, not {record['params_md5']}")
         with np.load(path, allow_pickle=False) as file:  # checks every array's CRC
             arrays = {name: file[name] for name in file.files if name != "record"}
         state = State(
@@ -194,10 +195,10 @@ def _read_record(path: Path) -> dict[str, Any]:
     with np.load(path, allow_pickle=False) as file:
         record: dict[str, Any] = json.loads(file["record"].tobytes())
     if record["version"] != _VERSION:
-        raise ValueError(f"format {record['version']!r}, expected {_VERSION}")
+        raise InputError(f"format {record['version']!r}, expected {_VERSION}")
     for name, kind in (("epoch", int), ("batch", int), ("record", dict)):
         if not isinstance(record[name], kind):
-            raise ValueError(f"{name} {record[name]!r}: expected a {kind.__name__}")
+            raise InputError(f"{name} {record[name]!r}: expected a {kind.__name__}")
     return record
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ademx.compat import import_optional
+from ademx.errors import InputError, MissingFile
 from ademx.training.progress import METRICS_FILE, parse_line
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
     files = [path / METRICS_FILE if path.is_dir() else path for path in paths]
     for file in files:
         if not file.is_file():
-            raise FileNotFoundError(
+            raise MissingFile(
                 f"{file}: there is no such file; name the --output folder of `ademx train`"
             )
     names = [file.resolve().parent.name for file in files]
@@ -73,17 +74,17 @@ def _curves(file: Path) -> dict[str, dict[str, dict[int, float]]]:
     for number, text in enumerate(lines, 1):
         try:
             line = parse_line(text)
-        except ValueError as error:
+        except InputError as error:
             if number == len(lines):
                 break
-            raise ValueError(f"{file}, line {number}: {error}") from None
+            raise InputError(f"{file}, line {number}: {error}") from None
         kind, update = str(line.get("kind", "update")), line["update"]
         for name, value in line.items():
             # A resumed run writes updates again: the last line counts.
             if name not in _POSITION and _is_number(value):
                 curves.setdefault(kind, {}).setdefault(name, {})[update] = float(value)
     if not curves:
-        raise ValueError(f"{file}: holds no complete line of metrics yet")
+        raise InputError(f"{file}: holds no complete line of metrics yet")
     return curves
 
 
@@ -108,7 +109,7 @@ def draw(runs: Sequence[Run], file: BinaryIO, picture_format: str) -> None:
         MissingDependency: matplotlib is not installed.
     """
     if picture_format not in FORMATS:
-        raise ValueError(f"picture format {picture_format!r}: choose one of {', '.join(FORMATS)}")
+        raise InputError(f"picture format {picture_format!r}: choose one of {', '.join(FORMATS)}")
     figure = _figure()
     names = _panels(runs)
     columns = 1 if len(names) == 1 else 2

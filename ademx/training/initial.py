@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ademx import params
 from ademx.convert.files import Reading, read_weights
+from ademx.errors import InputError
 from ademx.labels import Label, parse_label
 
 Array = npt.NDArray[np.float32]
@@ -44,7 +45,7 @@ def initial_values(shapes: Shapes, *, task: str, seed: int) -> dict[str, Array]:
     Source: SPEC §4; ademxapp:util/initializer.py, TorchXavier_Linear.
     """
     if seed < 0:
-        raise ValueError(f"seed {seed}: expected 0 or above")
+        raise InputError(f"seed {seed}: expected 0 or above")
     return {name: _initial_value(name, shapes, task, seed) for name in shapes}
 
 
@@ -56,7 +57,7 @@ def _initial_value(name: str, shapes: Shapes, task: str, seed: int) -> Array:
     if kind in ("beta", "mean") or (kind == "bias" and not uniform):
         return np.zeros(shape, np.float32)
     if kind not in ("weight", "bias"):
-        raise ValueError(f"no initial value for {name!r}: expected …_weight, _bias, _gamma, …")
+        raise InputError(f"no initial value for {name!r}: expected …_weight, _bias, _gamma, …")
     fan_in = int(np.prod(shapes[re.sub("_bias$", "_weight", name)][1:]))
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
     if uniform:
@@ -109,5 +110,5 @@ def same_label(path: Path, label: Label) -> bool:
     """Return whether a file's name says that it is a checkpoint of this label."""
     try:
         return str(parse_label(path)) == str(label)
-    except ValueError:  # a name of the user's own
+    except InputError:  # a name of the user's own
         return False

@@ -23,6 +23,7 @@ from types import FrameType
 from typing import IO
 
 from ademx.compat import num_threads
+from ademx.errors import InputError, SystemFault
 
 _HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05
@@ -69,7 +70,7 @@ def launch(
             answer itself.
     """
     if workers < 1 or servers == 0:
-        raise ValueError(f"{workers} workers, {servers} servers: expected at least 1 of each")
+        raise InputError(f"{workers} workers, {servers} servers: expected at least 1 of each")
     _check_meeting_place(scheduler_port)
     free, *ports = _free_ports(1 + workers)
     port = str(scheduler_port or free)
@@ -129,7 +130,7 @@ def _check_meeting_place(port: int | None) -> None:
         else:
             cure = "the processes meet there: bring loopback up, as by `ip link set lo up`"
         where = f"{_HOST}:{port}" if port else _HOST
-        raise OSError(f"{where}: {error.strerror or error}: {cure}") from error
+        raise SystemFault(f"{where}: {error.strerror or error}: {cure}") from error
 
 
 def _free_ports(count: int) -> list[int]:

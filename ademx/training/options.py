@@ -16,6 +16,7 @@ from ademx.devices import Devices
 from ademx.engines.backends import CHOICES, resolve_backend
 from ademx.engines.sharing import check_precision
 from ademx.engines.trainer import KVSTORES, PRECISIONS
+from ademx.errors import InputError
 from ademx.files import md5
 from ademx.labels import Label, parse_label
 from ademx.options import option, other_default
@@ -122,20 +123,20 @@ class TrainOptions:
     def __post_init__(self) -> None:
         declare.check(self)
         if not self.base_lr > 0:
-            raise ValueError(f"--base-lr {self.base_lr}: expected a rate above 0")
+            raise InputError(f"--base-lr {self.base_lr}: expected a rate above 0")
         if self.resume and self.overwrite:
-            raise ValueError("--resume and --overwrite: choose one")
+            raise InputError("--resume and --overwrite: choose one")
         if self.batch_images % self.num_devices:
-            raise ValueError(
+            raise InputError(
                 f"--batch-images {self.batch_images}: expected a multiple of the "
                 f"{self.num_devices} devices, which share it"
             )
         check_precision(self.precision, self.devices, backend=self.engine)
         label = self.label
         if label.task != self.task:
-            raise ValueError(f"{label}: a network for {label.task}: `ademx train {label.task}`")
+            raise InputError(f"{label}: a network for {label.task}: `ademx train {label.task}`")
         if not self.first_epoch < self.last_epoch <= self.to_epoch:
-            raise ValueError(
+            raise InputError(
                 f"from epoch {self.first_epoch}, stop at {self.last_epoch}, to {self.to_epoch}: "
                 "expected --from-epoch < --stop-epoch <= --to-epoch (weights of the same label "
                 "count as their epoch)"
@@ -159,7 +160,7 @@ class TrainOptions:
             ValueError: neither `model` nor the weights' name says it.
         """
         if self.model is None and self.weights is None:
-            raise ValueError("--model: expected a label, or --weights whose name is one")
+            raise InputError("--model: expected a label, or --weights whose name is one")
         return dataclasses.replace(parse_label(self.model or self.weights or ""), epoch=None)
 
     @property
@@ -215,7 +216,7 @@ class TrainOptions:
             self.task == "classification" and not dataset.lists
         )
         if dataset.task != self.task or not fits:
-            raise ValueError(
+            raise InputError(
                 f"{self.label} has {classes} classes for {self.task}; {dataset.name} has "
                 f"{dataset.num_classes} for {dataset.task}: name a --dataset that fits"
             )
@@ -271,7 +272,7 @@ class SegmentationTrainOptions(TrainOptions):
         super().__post_init__()
         low, high = self.scale_rate_range
         if not 0 < low <= high:
-            raise ValueError(f"--scale-rate-range {low},{high}: expected 0 < low <= high")
+            raise InputError(f"--scale-rate-range {low},{high}: expected 0 < low <= high")
 
     @property
     def stop_lr(self) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ademx.compat import MissingDependency
+from ademx.errors import InputError, MissingDependency
 from ademx.files import replacing
 
 METRICS_FILE = "metrics.jsonl"
@@ -217,7 +217,7 @@ def open_metrics(folder: Path, *, keep: int) -> FileIO:
         try:
             if parse_line(line)["update"] <= keep:
                 kept.append(line + b"\n")
-        except ValueError as error:
+        except InputError as error:
             _log.warning("%s, line %d: left out: %s", path, number, error)
     with replacing(path) as file:
         file.write(b"".join(kept))
@@ -238,7 +238,7 @@ def parse_line(text: bytes) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         pass
     found = text[:80].decode(errors="replace")
-    raise ValueError(f'expected a JSON object with "update", found {found!r}')
+    raise InputError(f'expected a JSON object with "update", found {found!r}')
 
 
 def _summary_writer(folder: Path, first_update: int) -> Any:

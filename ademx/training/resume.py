@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ademx.engines.trainer import Trainer
+from ademx.errors import InputError
 from ademx.forms import differences
 from ademx.training import checkpoints
 from ademx.training.checkpoints import Checkpoint, State
@@ -62,7 +63,7 @@ def find_checkpoint(options: TrainOptions, conditions: Conditions) -> Checkpoint
     held = checkpoints.held_files(output, label, after=options.first_epoch)
     if not options.resume:
         if held:
-            raise ValueError(
+            raise InputError(
                 f"--output {output}: holds {held[0].name} and {len(held) - 1} more files of a "
                 f"training of {label}: go on with it by --resume, remove them by --overwrite, or "
                 "choose another folder"
@@ -72,7 +73,7 @@ def find_checkpoint(options: TrainOptions, conditions: Conditions) -> Checkpoint
     if checkpoint is None:
         damaged = [path for path in held if path.suffix == ".state"]
         if damaged:
-            raise ValueError(
+            raise InputError(
                 f"--resume: {damaged[0]} and {len(damaged) - 1} more are damaged or do not "
                 "belong to their .params: there is nothing to go on from; start from a .params "
                 "by --weights with another --output, or anew by --overwrite"
@@ -116,7 +117,7 @@ def _check_same_updates(checkpoint: Checkpoint, conditions: Conditions) -> None:
     cure = f"--batch-images {before // workers}"
     if before % workers:
         cure = f"a number of workers that divides {before}"
-    raise ValueError(
+    raise InputError(
         f"--resume: {checkpoint.params_path} was made by updates of {before} images (workers "
         f"times --batch-images: {counts[0]} times {shares[0]}), these would be of {now} "
         f"({counts[1]} times {shares[1]}): give {cure}, or start from it by --weights with "
@@ -133,7 +134,7 @@ def _check_same_settings(checkpoint: Checkpoint, conditions: Conditions) -> None
     held["batch_images"] = settings["batch_images"]
     found = differences(held, settings)
     if found:
-        raise ValueError(
+        raise InputError(
             f"--resume: {checkpoint.params_path} was made with other settings: {found}; "
             "give those, or start from it by --weights with another --output"
         )

@@ -25,6 +25,7 @@ import numpy as np
 
 from ademx.engines.backends import check_backend, open_workers
 from ademx.engines.trainer import Sums, Trainer, Workers
+from ademx.errors import InputError
 from ademx.files import locked
 from ademx.training.batches import find_labelled_samples, make_iterator
 from ademx.training.checkpoints import Checkpoint
@@ -294,13 +295,13 @@ def _check_agreement(workers: Workers, conditions: Conditions, first_update: int
         found = workers.gather(group, crc32(json.dumps(values).encode()) >> 8)
         if len(set(found)) > 1:
             others = [rank for rank, one in enumerate(found) if one != found[0]]
-            raise ValueError(
+            raise InputError(
                 f"workers {others} have other {group} than worker 0: give all the same options, "
                 "and the same files at --data-root and --weights"
             )
     starts = workers.gather("start", first_update)
     if len(set(starts)) > 1:
-        raise ValueError(
+        raise InputError(
             f"workers would start after {starts} updates: give all the same options and the "
             "same --output, which all of them must see"
         )

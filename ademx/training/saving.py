@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ademx.engines.trainer import Trainer
+from ademx.errors import InputError, UserError
 from ademx.files import write_json
 from ademx.training import checkpoints
 from ademx.training.checkpoints import Checkpoint, State
@@ -24,7 +25,7 @@ RUN_FILE = "run.json"
 _log = logging.getLogger(__name__)
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(UserError, RuntimeError):
     """The loss is no number any more."""
 
 
@@ -180,7 +181,7 @@ def _label_in(path: Path) -> str | None:
         return None
     label = record.get("label") if isinstance(record, dict) else None
     if not isinstance(label, str):
-        raise ValueError(
+        raise InputError(
             f"{path}: was not written by a training: move it away, or choose another --output"
         )
     return label

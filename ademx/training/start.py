@@ -10,6 +10,7 @@ import numpy as np
 from ademx import params
 from ademx.engines.backends import open_trainer, open_workers
 from ademx.engines.trainer import Trainer, Workers
+from ademx.errors import InputError
 from ademx.networks.graph import parameter_shapes
 from ademx.training.initial import initial_values, load_weights
 from ademx.training.options import SegmentationTrainOptions, TrainOptions
@@ -42,7 +43,7 @@ def start_trainer(
         ValueError: the devices cannot share the batch, or options that do not fit the weights.
     """
     if data_shape[0] % options.num_devices:
-        raise ValueError(
+        raise InputError(
             f"data_shape {data_shape}: expected a multiple of the {options.num_devices} devices, "
             "which share the batch"
         )

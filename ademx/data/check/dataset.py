@@ -17,6 +17,7 @@ from ademx.compat import usable_cores
 from ademx.data.check.problems import Problem, first_few
 from ademx.data.check.samples import Found, look_for_files, read_files
 from ademx.data.check.unlisted import Folders, label_ending
+from ademx.errors import MissingFile, UserError
 from ademx.iteration import grouped, progress_bar
 from iters.datasets import VOID, Dataset
 from iters.find_dataset import get_dataset
@@ -103,7 +104,7 @@ def check_dataset(
     """
     dataset = get_dataset(dataset) if isinstance(dataset, str) else dataset
     if not Path(root).is_dir():
-        raise FileNotFoundError(f"{root}: no such folder: give the root of {dataset.name}")
+        raise MissingFile(f"{root}: no such folder: give the root of {dataset.name}")
     checker = _Checker(dataset, Path(root), quick=quick, progress=progress)
     checker.find_splits(splits, list_files or {})
     checker.check_lists(expect_counts=expect_counts)
@@ -170,7 +171,7 @@ class _Checker:
                 )
             except FileNotFoundError as error:
                 absent.append(Problem("split", split, None, str(error)))
-            except (ValueError, OSError) as error:
+            except (UserError, OSError) as error:
                 self._problems.append(Problem("list", split, None, str(error)))
         nothing_there = not self._splits and not self._problems
         is_required = asked is not None or nothing_there

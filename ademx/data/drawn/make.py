@@ -11,6 +11,7 @@ from ademx.data.drawn import classification as drawn_classification
 from ademx.data.drawn import coco as drawn_coco
 from ademx.data.drawn import segmentation as drawn_segmentation
 from ademx.data.drawn.files import Drawing
+from ademx.errors import InputError
 from ademx.files import LOCK_FILE, locked
 from ademx.iteration import progress_bar
 from iters.datasets import DATASETS
@@ -62,7 +63,7 @@ def make_dataset(
     """
     counts = _counts(name, images)
     if seed < 0:
-        raise ValueError(f"seed {seed}: expected 0 or above")
+        raise InputError(f"seed {seed}: expected 0 or above")
     with (
         _whole(root) as folder,
         progress_bar(total=sum(counts.values()), unit="image", desc=name) as bar,
@@ -74,17 +75,17 @@ def make_dataset(
 def _counts(name: str, images: int | Mapping[str, int]) -> dict[str, int]:
     """Return the number of images of each split, in the order of the dataset's table."""
     if name not in _WRITERS:
-        raise ValueError(f"unknown dataset {name!r}: expected one of {', '.join(_WRITERS)}")
+        raise InputError(f"unknown dataset {name!r}: expected one of {', '.join(_WRITERS)}")
     splits = [split for split in DATASETS[name].splits if split not in _OTHER_SPLITS]
     if not isinstance(images, Mapping):
         images = dict.fromkeys(splits, images)
     for split, count in images.items():
         if split not in splits:
-            raise ValueError(
+            raise InputError(
                 f"no split {split!r} of {name} can be drawn: expected one of {', '.join(splits)}"
             )
         if count < 1:
-            raise ValueError(f"{count} images of {split!r}: expected 1 or more")
+            raise InputError(f"{count} images of {split!r}: expected 1 or more")
     return {split: images[split] for split in splits if split in images}
 
 
@@ -102,7 +103,7 @@ def _whole(root: Path) -> Iterator[Path]:
             others = (path.name for path in root.iterdir())
             held = next((name for name in others if name not in (_PARTIAL, LOCK_FILE)), None)
             if held is not None:
-                raise ValueError(
+                raise InputError(
                     f"{root}: holds {held!r}; a dataset is drawn into a new or an empty folder: "
                     "choose another"
                 )

@@ -16,6 +16,7 @@ import numpy as np
 from ademx.data.check.problems import first_few
 from ademx.data.lists.label_files import import_data_library
 from ademx.data.lists.plans import Entry, Plan, PlannedList, Request, check_files
+from ademx.errors import InputError
 from iters.datasets import DATASETS
 from iters.files import open_file
 
@@ -70,7 +71,7 @@ class CocoLabel:
                 mask = coco.annToMask(annotation).astype(bool)
                 stored[mask & (stored == 0)] = self.stored_ids[annotation["category_id"]]
             except Exception as error:  # pycocotools raises plain exceptions of several kinds
-                raise ValueError(
+                raise InputError(
                     f"{self.file}: annotation {annotation.get('id')} of image "
                     f"{annotation['image_id']} cannot be drawn: {error!r}"
                 ) from error
@@ -202,8 +203,8 @@ def _read_annotations(path: Path) -> Any:
         raise _malformed(path, error) from error
 
 
-def _malformed(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path}: not an annotation file of COCO's instances: {error!r}")
+def _malformed(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: not an annotation file of COCO's instances: {error!r}")
 
 
 def _check_categories(categories: Mapping[int, dict[str, Any]], path: Path) -> None:
@@ -212,7 +213,7 @@ def _check_categories(categories: Mapping[int, dict[str, Any]], path: Path) -> N
     names = dict(zip(coco.stored_ids or (), coco.class_names))
     for number, category in categories.items():
         if category["name"] != names.get(number):
-            raise ValueError(
+            raise InputError(
                 f"{path}: category {number} is {category['name']!r}: expected "
                 f"{names.get(number)!r}: these are not COCO's instances"
             )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ademx.data.lists.label_files import read_matlab
 from ademx.data.lists.plans import Entry, Plan, PlannedList, Request, read_lines
+from ademx.errors import InputError
 from ademx.iteration import progress_bar
 from iters.lists import check_class_folders, folder_names, images_in
 
@@ -105,7 +106,7 @@ def _read_meta(path: Path) -> dict[str, int]:
             if int(synset["num_children"].item()) == 0
         }
     except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: expected the development kit's synsets with WNID, ILSVRC2012_ID and "
             f"num_children: {error!r}"
         ) from error
@@ -142,7 +143,7 @@ def _val_entries(
         pairs = [(path, truth.get(path.stem, "")) for path in images_in(folder)]
     for path, name in pairs:
         if name not in classes:
-            raise ValueError(
+            raise InputError(
                 f"{path}: its class is {name or 'not given'} in {origin}: expected one of the "
                 f"{len(classes)} synsets of train or of the development kit"
             )

@@ -21,6 +21,7 @@ from PIL import Image
 
 from ademx.compat import import_optional, usable_cores
 from ademx.data.lists.plans import Entry, LabelSource
+from ademx.errors import InputError, MissingFile, SystemFault
 from ademx.files import replacing
 from ademx.iteration import progress_bar
 from iters.decode import BrokenImage
@@ -130,7 +131,7 @@ def _results(tasks: Sequence[_Task], *, jobs: int) -> Iterator[_Done]:
         with pool:
             yield from pool.map(_make_label, tasks, chunksize=16)
     except BrokenProcessPool:
-        raise OSError(
+        raise SystemFault(
             "a process that makes labels was killed, perhaps for want of memory: run the command "
             "again with fewer --jobs; what is done is kept"
         ) from None
@@ -179,10 +180,10 @@ def checked_label(stored: Any, *, path: Path, max_id: int) -> NDArray[Any]:
     """
     if not isinstance(stored, np.ndarray) or stored.ndim != 2 or stored.dtype.kind not in "iu":
         found = getattr(stored, "shape", type(stored).__name__)
-        raise ValueError(f"{path}: found {found}: expected a label, (H, W) integers")
+        raise InputError(f"{path}: found {found}: expected a label, (H, W) integers")
     wrong = stored[(stored < 0) | (stored > max_id)]
     if wrong.size:
-        raise ValueError(f"{path}: found class {wrong.flat[0]}: expected 0 to {max_id}")
+        raise InputError(f"{path}: found class {wrong.flat[0]}: expected 0 to {max_id}")
     return stored
 
 
@@ -199,12 +200,12 @@ def read_matlab(path: Path) -> dict[str, Any]:
     try:
         file = open_file(path)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
+        raise MissingFile(f"{path}: no such file") from None
     try:
         with file:
             content: dict[str, Any] = loadmat(file)
     except Exception as error:  # scipy raises whatever the damaged bytes lead it to
-        raise ValueError(
+        raise InputError(
             f"{path}: cannot be read as a MATLAB file: {error}: unpack it again"
         ) from error
     return content

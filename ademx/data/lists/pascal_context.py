@@ -21,6 +21,7 @@ from ademx.data.lists.plans import (
     check_files,
     read_lines,
 )
+from ademx.errors import InputError
 from iters.datasets import DATASETS
 from iters.lists import voc_folders
 
@@ -61,7 +62,7 @@ class ContextLabel:
         content = read_matlab(self.path)
         if "LabelMap" not in content:
             names = [name for name in content if not name.startswith("__")]
-            raise ValueError(
+            raise InputError(
                 f"{self.path}: found {', '.join(names) or 'nothing'}: expected LabelMap"
             )
         stored = checked_label(content["LabelMap"], path=self.path, max_id=_NUM_LABELS)
@@ -126,7 +127,7 @@ def _check_names(maps: Path) -> None:
             for name, number in LABEL_IDS.items():
                 found = names.get(number)
                 if _OTHER_NAMES.get(str(found), found) != name:
-                    raise ValueError(
+                    raise InputError(
                         f"{path}: label {number} is {found}: expected {name}: these are not the "
                         "labels of the distribution with 459 classes"
                     )
@@ -136,5 +137,5 @@ def _check_names(maps: Path) -> None:
 def _parse_name(line: str, path: Path) -> tuple[int, str]:
     number, colon, name = line.partition(":")
     if not (colon and number.strip().isdecimal()):
-        raise ValueError(f"{path}: found {line!r}: expected a number, a colon and a name")
+        raise InputError(f"{path}: found {line!r}: expected a number, a colon and a name")
     return int(number), name.strip()

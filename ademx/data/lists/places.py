@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from ademx.data.lists.plans import Entry, Plan, PlannedList, Request, check_files, read_lines
+from ademx.errors import InputError
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def _entries(file: Path, folder: Path, *, has_labels: bool) -> list[Entry]:
     for line in read_lines(file):
         name, _, label = line.rpartition(" ") if has_labels else (line, "", "0")
         if not (name and label.isascii() and label.isdigit()):
-            raise ValueError(f"{file}: found {line!r}: expected a path and a class id")
+            raise InputError(f"{file}: found {line!r}: expected a path and a class id")
         # The paths of train begin with "/".
         entries.append(Entry(folder / name.strip("/ "), int(label)))
     return entries

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Union
 
+from ademx.errors import InputError, MissingFile
 from iters.files import read_text
 
 if TYPE_CHECKING:
@@ -94,9 +95,9 @@ class Request:
     coco: Path | None = None
     min_pixels: int = 0
 
-    def not_found(self, what: str) -> FileNotFoundError:
+    def not_found(self, what: str) -> MissingFile:
         """Return the error for a distribution that is not in the root."""
-        return FileNotFoundError(
+        return MissingFile(
             f"{what} of {self.dataset.name} in {self.root}: looked there for "
             f"{'; '.join(self.dataset.layout)}: correct --root, or unpack the official files there"
         )
@@ -128,5 +129,5 @@ def read_lines(path: Path) -> list[str]:
     """
     lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     if not lines:
-        raise ValueError(f"{path}: the file is empty: unpack it again")
+        raise InputError(f"{path}: the file is empty: unpack it again")
     return lines

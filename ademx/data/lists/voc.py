@@ -25,6 +25,7 @@ from ademx.data.lists.plans import (
     check_files,
     read_lines,
 )
+from ademx.errors import InputError, MissingFile
 from iters.datasets import DATASETS
 from iters.lists import read_list_file, voc_folders
 
@@ -57,7 +58,7 @@ class SbdLabel:
             stored = content["GTcls"]["Segmentation"][0, 0]
         except (KeyError, ValueError, IndexError, TypeError):
             names = [name for name in content if not name.startswith("__")]
-            raise ValueError(
+            raise InputError(
                 f"{self.path}: found {', '.join(names) or 'nothing'}: expected a struct GTcls "
                 "with a field Segmentation"
             ) from None
@@ -92,7 +93,7 @@ def plan_voc_sbd(request: Request) -> Plan:
     base = _find_voc(request)
     sbd = _find_sbd(base, request)
     if sbd is None:
-        raise FileNotFoundError(
+        raise MissingFile(
             f"no SBD: looked for cls, train.txt and val.txt in "
             f"{_shown(_sbd_folders(base, request))}: give its folder with --sbd"
         )
@@ -156,7 +157,7 @@ def _coco_entries(root: Path) -> list[Entry]:
             ]
             return [Entry(sample.image, sample.label) for sample in samples]
     wanted = ", or ".join(" and ".join(map(_coco_list, splits)) for splits in _COCO_SPLITS)
-    raise FileNotFoundError(
+    raise MissingFile(
         f"no lists of coco20 in {root}: looked there for {wanted}: make them by "
         f"`ademx data lists coco20 --root {shlex.quote(str(root))}`"
     )

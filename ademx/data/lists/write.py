@@ -17,6 +17,7 @@ from ademx.data.lists.places import plan_places
 from ademx.data.lists.plans import Entry, Plan, PlannedList, Request
 from ademx.data.lists.split_folders import plan_split_folders
 from ademx.data.lists.voc import plan_voc, plan_voc_sbd
+from ademx.errors import FileInTheWay, InputError, MissingFile
 from ademx.files import replacing
 from ademx.iteration import progress_bar
 from iters.datasets import Dataset
@@ -102,13 +103,13 @@ def make_lists(
         ademx.compat.MissingDependency: scipy or pycocotools is needed and not installed.
     """
     if name not in _PLANNERS:
-        raise ValueError(f"no lists are made of {name!r}: choose one of {', '.join(_PLANNERS)}")
+        raise InputError(f"no lists are made of {name!r}: choose one of {', '.join(_PLANNERS)}")
     dataset = get_dataset(name)
     if records and dataset.task != "classification":
-        raise ValueError(f"{name}: RecordIO files are for classification")
+        raise InputError(f"{name}: RecordIO files are for classification")
     root = Path(root).absolute()
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder: give the root of {name}")
+        raise MissingFile(f"{root}: no such folder: give the root of {name}")
     sbd, coco = (None if path is None else Path(path).absolute() for path in (sbd, coco))
     plan = _PLANNERS[name](Request(dataset, root, sbd, coco, min_pixels))
     folder = root if output is None else Path(output).absolute()
@@ -150,7 +151,7 @@ def _check_existing(
     for name, content in contents.items():
         path = folder / name
         if path.exists() and (content is None or read_file(path) != content):
-            raise FileExistsError(
+            raise FileInTheWay(
                 f"{path} exists: choose another folder with --output or add --overwrite"
             )
 
@@ -176,7 +177,7 @@ def _content(planned: PlannedList, entries: Sequence[Entry], *, root: Path) -> b
     """
     if not entries:
         what = "image" if planned.min_pixels is None else "image with enough labelled pixels"
-        raise ValueError(f"{planned.split}: found no {what} to list")
+        raise InputError(f"{planned.split}: found no {what} to list")
     lines = [_line(index, entry, root) for index, entry in enumerate(entries)]
     return "".join(lines).encode(errors="surrogateescape")
 
@@ -200,7 +201,7 @@ def _relative(path: Path, root: Path) -> str:
         above = Path(os.path.relpath(_resolved(path.parent), _resolved(root)))
         text = (above / path.name).as_posix()
     if text != text.strip() or not set(text).isdisjoint("\t\n\r"):
-        raise ValueError(
+        raise InputError(
             f"{str(path)!r}: a name with tabs, line breaks or outer spaces cannot be listed"
         )
     return text

@@ -15,6 +15,7 @@ from ademx.convert import split
 from ademx.convert.files import Reading, read_weights
 from ademx.devices import Devices
 from ademx.engines.sharing import SharingPredictor, check_precision
+from ademx.errors import InputError
 from ademx.gpus import gpus_without_mxnet_code, no_mxnet_code
 from ademx.labels import Label
 from ademx.networks.graph import build_symbol, find_head, find_width
@@ -34,10 +35,10 @@ def mxnet_contexts(devices: Devices) -> list[Any]:
     if not devices.gpus:
         return [mx.cpu(number) for number in range(devices.cpus)]
     if unusable := gpus_without_mxnet_code(devices.gpus):
-        raise ValueError(f"--gpus {','.join(map(str, devices.gpus))}: {no_mxnet_code(unusable)}")
+        raise InputError(f"--gpus {','.join(map(str, devices.gpus))}: {no_mxnet_code(unusable)}")
     available = mx.context.num_gpus()
     if min(devices.gpus) < 0 or max(devices.gpus) >= available:
-        raise ValueError(
+        raise InputError(
             f"--gpus {','.join(map(str, devices.gpus))}: MXNet finds {available} GPUs here; "
             'use --gpus "" for the CPU'
         )

@@ -20,6 +20,7 @@ from ademx.engines.mxnet import private
 from ademx.engines.mxnet.memory import mirroring
 from ademx.engines.mxnet.predict import mxnet_contexts
 from ademx.engines.trainer import KVSTORES, Arrays, Sums, Trainer, Workers
+from ademx.errors import InputError
 from ademx.networks.graph import build_symbol
 from symbols.learning import IGNORE_LABEL
 
@@ -191,7 +192,7 @@ class MxnetTrainer(Trainer):
         self._mirror = backward_do_mirror
         self._draws = any(node["op"] == "Dropout" for node in json.loads(graph.tojson())["nodes"])
         if (scale_loss or precision == "float16") and not workers.synchronous:
-            raise ValueError(
+            raise InputError(
                 "--kvstore dist_async: servers cannot leave out updates of float16 "
                 "that overflow; use float32 or --kvstore dist_sync"
             )
@@ -410,11 +411,11 @@ def _stacked(*values: Any) -> Any:
 
 def _check_kvstore(kind: str) -> None:
     if kind not in KVSTORES:
-        raise ValueError(f"--kvstore {kind!r}: choose one of {', '.join(KVSTORES)}")
+        raise InputError(f"--kvstore {kind!r}: choose one of {', '.join(KVSTORES)}")
     if kind == "nccl" and not mx.runtime.Features().is_enabled("NCCL"):
-        raise ValueError("--kvstore nccl: this MXNet has no NCCL; use device, or the GPU build")
+        raise InputError("--kvstore nccl: this MXNet has no NCCL; use device, or the GPU build")
     if kind.startswith("dist") and os.environ.get("DMLC_ROLE") != "worker":
-        raise ValueError(
+        raise InputError(
             f"--kvstore {kind}: this process is not one of several workers (DMLC_ROLE is "
             f"{os.environ.get('DMLC_ROLE')!r}); start it by "
             "`ademx launch --workers 2 --servers 1 -- train …`"

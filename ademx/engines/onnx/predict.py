@@ -9,6 +9,7 @@ import numpy as np
 
 from ademx.convert.onnx import build_model, check_written_here, import_onnx
 from ademx.devices import Devices
+from ademx.errors import InputError
 from ademx.labels import Label
 from iters.files import open_file
 
@@ -49,7 +50,7 @@ class OnnxPredictor:
         precision: str = "float32",
     ) -> None:
         if precision != "float32":
-            raise ValueError(f"precision {precision!r}: onnxruntime computes float32 here")
+            raise InputError(f"precision {precision!r}: onnxruntime computes float32 here")
         model = build_model(label, arg_params, aux_params, source=source, pool=pool)
         self._open(model.SerializeToString(), source, devices)
 
@@ -75,7 +76,7 @@ class OnnxPredictor:
         try:
             self._session = runtime.InferenceSession(model, providers=providers)
         except Exception as error:  # onnxruntime's own have no public names
-            raise ValueError(f"{source}: onnxruntime cannot use it: {error}") from error
+            raise InputError(f"{source}: onnxruntime cannot use it: {error}") from error
         (self._input,) = self._session.get_inputs()
 
     @property
@@ -104,7 +105,7 @@ class OnnxPredictor:
         """
         if self.input_size not in (None, images.shape[2:]):
             expected, found = ("×".join(map(str, s)) for s in (self.input_size, images.shape[2:]))
-            raise ValueError(
+            raise InputError(
                 f"{self._source}: takes inputs of {expected} pixels only, found {found}: give the "
                 "--test-scales that fit, or convert the weights with --input free"
             )
@@ -119,9 +120,9 @@ def _providers(runtime: Any, devices: Devices) -> list[Any]:
     if not devices.gpus:
         return ["CPUExecutionProvider"]
     if len(devices.gpus) > 1:
-        raise ValueError(f"--gpus {','.join(map(str, devices.gpus))}: onnxruntime takes one")
+        raise InputError(f"--gpus {','.join(map(str, devices.gpus))}: onnxruntime takes one")
     if "CUDAExecutionProvider" not in runtime.get_available_providers():
-        raise ValueError(
+        raise InputError(
             f"--gpus {devices.gpus[0]}: this onnxruntime has no CUDA; install onnxruntime-gpu, "
             'or use --gpus "" for the CPU'
         )

@@ -18,6 +18,7 @@ from ademx.convert.files import Reading, check_weights, read_weights
 from ademx.convert.torch_model import build
 from ademx.devices import Devices
 from ademx.engines.sharing import SharingPredictor, check_precision
+from ademx.errors import InputError
 from ademx.labels import Label
 from ademx.networks.graph import find_head, find_width
 
@@ -199,7 +200,7 @@ def torch_devices(devices: Devices) -> list[torch.device]:
     if min(devices.gpus) < 0 or max(devices.gpus) >= available:
         builds = (torch.version.cuda, torch.version.hip)
         why = "" if any(builds) else " (its build is for CPUs: https://pytorch.org has others)"
-        raise ValueError(
+        raise InputError(
             f"--gpus {','.join(map(str, devices.gpus))}: PyTorch finds {available} GPUs here{why}; "
             'use --gpus "" for the CPU'
         )

@@ -28,6 +28,7 @@ from torch import Tensor, distributed
 from ademx.devices import Devices
 from ademx.engines.torch.predict import torch_devices
 from ademx.engines.trainer import Workers
+from ademx.errors import InputError
 from iters.workers import WorkerError
 
 _PATIENCE = datetime.timedelta(minutes=10)  # for the others, as when worker 0 writes a checkpoint
@@ -94,7 +95,7 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
 def _number(environment: Mapping[str, str], name: str, default: str = "") -> int:
     text = environment.get(name, default)
     if not text.isdecimal():
-        raise ValueError(f"{name}={text!r}: expected a number, as torchrun and srun set it")
+        raise InputError(f"{name}={text!r}: expected a number, as torchrun and srun set it")
     return int(text)
 
 
@@ -103,7 +104,7 @@ def _first_node(environment: Mapping[str, str]) -> str:
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
     match = re.match(r"([^\[,]+)(?:\[([^\],-]+)[^\]]*\]([^,]*))?", nodes)
     if match is None:
-        raise ValueError("MASTER_ADDR: expected the machine of worker 0, which Slurm does not tell")
+        raise InputError("MASTER_ADDR: expected the machine of worker 0, which Slurm does not tell")
     return "".join(part or "" for part in match.groups())
 
 
@@ -122,7 +123,7 @@ def own_devices(devices: Devices | None) -> Devices:
         found = torch.cuda.device_count()
         return Devices(gpus=(place.local_rank % found,)) if found else Devices()
     if len(devices.gpus) % place.local_count:
-        raise ValueError(
+        raise InputError(
             f"--gpus {','.join(map(str, devices.gpus))}: {place.local_count} workers of this "
             "machine share them: name as many, or a multiple, or leave it out"
         )
@@ -236,14 +237,14 @@ class TorchWorkers(Workers):
 
 def _check_kvstore(kvstore: str, devices: Devices, place: Place) -> None:
     if kvstore == "dist_async":
-        raise ValueError(
+        raise InputError(
             "--kvstore dist_async: PyTorch's workers are synchronous: leave it out, or use "
             "--backend mxnet"
         )
     if kvstore == "nccl" and not devices.gpus:
-        raise ValueError("--kvstore nccl: it is for GPUs: leave it out, CPUs use gloo")
+        raise InputError("--kvstore nccl: it is for GPUs: leave it out, CPUs use gloo")
     if kvstore.startswith("dist") and place.count == 1:
-        raise ValueError(
+        raise InputError(
             f"--kvstore {kvstore}: this process is not one of several workers (WORLD_SIZE is "
             f"{os.environ.get('WORLD_SIZE')!r}); start it by "
             "`ademx launch --workers 2 -- train … --backend torch`, torchrun or srun"
@@ -267,6 +268,6 @@ def _check_address(address: str) -> None:
     try:
         socket.getaddrinfo(address, None)
     except OSError as error:
-        raise ValueError(
+        raise InputError(
             f"MASTER_ADDR={address!r}: expected the machine of worker 0 ({error.strerror})"
         ) from error
