@@ -39,7 +39,6 @@ __all__ = [
     "check_bfloat16",
     "chosen_threads",
     "cpu_has_bfloat16",
-    "import_gluoncv",
     "import_mxnet",
     "import_optional",
     "mxnet_has_bfloat16",
