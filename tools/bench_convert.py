@@ -9,22 +9,17 @@ from __future__ import annotations
 
 import logging
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import click
-import numpy as np
-from bench_params import seconds
+from bench_params import LABEL, make_file, peak_bytes, seconds
+from bench_rows import report_figures
 
-from ademx import params
 from ademx.compat import import_mxnet
 from ademx.convert.files import convert as convert_file
-from ademx.files import replacing, write_json
-from ademx.networks.graph import parameter_shapes
+from ademx.files import replacing
 
-LABEL = "ilsvrc-cls_rna-a1_cls1000"
 LIMITS = {
     "params_to_safetensors_ratio": 2.0,
     "params_to_pth_ratio": 2.0,
@@ -34,29 +29,13 @@ LIMITS = {
     "pth_peak_ratio": 1.3,
 }
 
-# Run in a process of its own: how much the peak of resident bytes grows by a conversion.
-PEAK = """
-import re, sys
+CONVERT = """
+import sys
 import torch
 from ademx.convert.files import convert
-def peak():
-    with open("/proc/self/status") as status:
-        return int(re.search(r"VmHWM:\\s*(\\d+)", status.read()).group(1)) * 1024
-before = peak()
-convert(sys.argv[1], sys.argv[2], layout="resnet38d", with_head=True)
-sys.stdout.write(str(peak() - before))
+if sys.argv[1:]:
+    convert(sys.argv[1], sys.argv[2], layout="resnet38d", with_head=True)
 """
-
-
-def make_file(path: Path) -> None:
-    """Write random weights of A1, 437 MB."""
-    generator = np.random.default_rng(0)
-    arrays = {
-        name: generator.standard_normal(shape, np.float32)
-        for name, shape in parameter_shapes(LABEL).items()
-    }
-    aux = {name: array for name, array in arrays.items() if "_moving_" in name}
-    params.save(path, {name: arrays[name] for name in arrays if name not in aux}, aux)
 
 
 def copy_bytes(source: Path, target: Path) -> None:
@@ -74,12 +53,6 @@ def convert_with_mxnet(source: Path, target: Path) -> None:
     state = {name: torch.from_numpy(array.asnumpy()) for name, array in arrays.items()}
     with replacing(target) as file:
         torch.save(state, file)
-
-
-def peak_bytes(source: Path, target: Path) -> int:
-    """Return how much memory a conversion takes, in a process of its own."""
-    command = [sys.executable, "-c", PEAK, source, target]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def measure(folder: Path, repeats: int) -> dict[str, float]:
@@ -106,12 +79,15 @@ def measure(folder: Path, repeats: int) -> dict[str, float]:
             if run:
                 taken[name].append(duration)
     medians = {name: statistics.median(values) for name, values in taken.items()}
-    size = source.stat().st_size
+    size, imports = source.stat().st_size, peak_bytes(CONVERT)
     return {
         "file_mb": size / 1e6,
         **{f"{name}_ms": 1e3 * value for name, value in medians.items()},
         **{f"{n}_ratio": v / medians["bytes"] for n, v in medians.items() if n != "bytes"},
-        **{f"{k}_peak_ratio": peak_bytes(source, paths[k]) / size for k in ("safetensors", "pth")},
+        **{
+            f"{kind}_peak_ratio": (peak_bytes(CONVERT, source, paths[kind]) - imports) / size
+            for kind in ("safetensors", "pth")
+        },
     }
 
 
@@ -127,11 +103,7 @@ def convert(repeats: int, json_file: Path | None) -> None:
     logging.getLogger("ademx").setLevel(logging.ERROR)  # the layouts' warnings are not measured
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(Path(folder), repeats)
-    for name, value in figures.items():
-        limit = f"   at most {LIMITS[name]:g}" if name in LIMITS else ""
-        click.echo(f"{name:30}{value:10.3f}{limit}")
-    if json_file:
-        write_json(json_file, figures)
+    report_figures(figures, LIMITS, json_file)
 
 
 if __name__ == "__main__":

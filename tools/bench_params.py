@@ -17,68 +17,40 @@ from pathlib import Path
 
 import click
 import numpy as np
+from bench_rows import report_figures
 
 from ademx import params as params_format
 from ademx.compat import import_mxnet
-from ademx.files import write_json
+from ademx.networks.graph import parameter_shapes
 
-# Levels 2 to 7 of A1: blocks, output channels of a block's convolutions, their kernels.
-LEVELS = (
-    (3, (128, 128), (3, 3)),
-    (3, (256, 256), (3, 3)),
-    (6, (512, 512), (3, 3)),
-    (3, (512, 1024), (3, 3)),
-    (1, (512, 1024, 2048), (1, 3, 1)),
-    (1, (1024, 2048, 4096), (1, 3, 1)),
-)
+LABEL = "ilsvrc-cls_rna-a1_cls1000"
 LIMITS = {"list_ms": 50.0, "load_ratio": 1.0, "peak_ratio": 1.1}
 
-# Run in a process of its own: peak resident bytes, after the imports and after the load. On Linux
-# the peak that `getrusage` gives starts from the parent's, so the kernel's own count is read.
-PEAK = """
-import re, sys
+LOAD = """
+import sys
 import numpy
 from ademx.params import load
-def peak():
-    with open("/proc/self/status") as status:
-        return int(re.search(r"VmHWM:\\s*(\\d+)", status.read()).group(1)) * 1024
 if sys.argv[1:]:
     loaded = load(sys.argv[1])
-sys.stdout.write(str(peak()))
+"""
+# Appended to what a process of its own runs. On Linux the peak of resident bytes that `getrusage`
+# gives starts from the parent's, so the kernel's own count is read.
+_PEAK = """
+import re, sys
+with open("/proc/self/status") as status:
+    sys.stdout.write(str(int(re.search(r"VmHWM:\\s*(\\d+)", status.read()).group(1)) * 1024))
 """
 
 
-def a1_shapes() -> dict[str, tuple[int, ...]]:
-    """Return stand-in names -> shapes with A1's number of weights (109 million)."""
-    shapes: dict[str, tuple[int, ...]] = {"conv1a_weight": (64, 3, 3, 3)}
-    channels = 64
-    for level, (blocks, widths, kernels) in enumerate(LEVELS, start=2):
-        for block in range(blocks):
-            unit = f"{level}{block}"
-            if block == 0:
-                shapes[f"res{unit}_branch1_weight"] = (widths[-1], channels, 1, 1)
-            for stage, (width, kernel) in enumerate(zip(widths, kernels)):
-                for part in ("gamma", "beta", "moving_mean", "moving_var"):
-                    shapes[f"bn{unit}_{stage}_{part}"] = (channels,)
-                shapes[f"res{unit}_{stage}_weight"] = (width, channels, kernel, kernel)
-                channels = width
-    for part in ("gamma", "beta", "moving_mean", "moving_var"):
-        shapes[f"bn7_{part}"] = (channels,)
-    return {**shapes, "linear1000_weight": (1000, channels), "linear1000_bias": (1000,)}
-
-
 def make_file(path: Path) -> None:
-    """Write random weights of A1's shapes."""
+    """Write random weights of A1, 437 MB."""
     generator = np.random.default_rng(0)
     arrays = {
-        name: generator.standard_normal(shape, np.float32) for name, shape in a1_shapes().items()
+        name: generator.standard_normal(shape, np.float32)
+        for name, shape in parameter_shapes(LABEL).items()
     }
-    aux_names = {name for name in arrays if name.endswith(("moving_mean", "moving_var"))}
-    params_format.save(
-        path,
-        {name: array for name, array in arrays.items() if name not in aux_names},
-        {name: arrays[name] for name in aux_names},
-    )
+    aux = {name: array for name, array in arrays.items() if "_moving_" in name}
+    params_format.save(path, {name: arrays[name] for name in arrays if name not in aux}, aux)
 
 
 def list_file(path: Path) -> int:
@@ -94,9 +66,9 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def peak_bytes(*arguments: str) -> int:
-    """Return the peak memory of a process that imports the reader and loads what is given."""
-    command = [sys.executable, "-c", PEAK, *arguments]
+def peak_bytes(code: str, *arguments: object) -> int:
+    """Return the peak memory of a process that runs this with these arguments."""
+    command = [sys.executable, "-c", code + _PEAK, *map(str, arguments)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -126,7 +98,7 @@ def measure(path: Path, repeats: int) -> dict[str, float]:
         "load_ms": 1e3 * statistics.median(ours),
         "mxnet_ms": 1e3 * statistics.median(theirs),
         "load_ratio": statistics.median(ours) / statistics.median(theirs),
-        "peak_ratio": (peak_bytes(str(path)) - peak_bytes()) / size,
+        "peak_ratio": (peak_bytes(LOAD, path) - peak_bytes(LOAD)) / size,
     }
 
 
@@ -139,11 +111,7 @@ def params(repeats: int, json_file: Path | None) -> None:
         path = Path(folder) / "a1.params"
         make_file(path)
         figures = measure(path, repeats)
-    for name, value in figures.items():
-        limit = f"   at most {LIMITS[name]:g}" if name in LIMITS else ""
-        click.echo(f"{name:12}{value:10.3f}{limit}")
-    if json_file:
-        write_json(json_file, figures)
+    report_figures(figures, LIMITS, json_file)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import click
 from ademx.files import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 
@@ -102,3 +102,15 @@ def report(
     if json_file is not None:
         table = [{**asdict(row), "ratio": row.ratio, "verdict": row.verdict} for row in rows]
         write_json(json_file, table)
+
+
+def report_figures(
+    figures: Mapping[str, float], limits: Mapping[str, float], json_file: Path | None
+) -> None:
+    """Print figures and what they may be at most, and write them to a file if one is given."""
+    width = max(map(len, figures)) + 2
+    for name, value in figures.items():
+        limit = f"   at most {limits[name]:g}" if name in limits else ""
+        click.echo(f"{name:{width}}{value:10.3f}{limit}")
+    if json_file is not None:
+        write_json(json_file, figures)
