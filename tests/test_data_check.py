@@ -317,11 +317,12 @@ def test_a_label_with_another_stem_than_its_image(tmp_path):
 
 def test_files_that_no_split_lists_are_remarked_on(tmp_path):
     make_voc(tmp_path)
-    save_image(tmp_path / "JPEGImages/x.jpg")
+    for name in ("x.jpg", "z.PPM"):  # of every kind that prediction takes for an image
+        save_image(tmp_path / "JPEGImages" / name)
     save_label(tmp_path / "SegmentationClass/y.png", [0])
     assert problems_of("voc", tmp_path) == []
     assert remarks_of("voc", tmp_path, "unlisted") == [
-        (None, "JPEGImages", "images that no split lists (1): x.jpg"),
+        (None, "JPEGImages", "images that no split lists (2): x.jpg, z.PPM"),
         (None, "SegmentationClass", "labels of no image (1): y.png"),
     ]
     # What lies there for another split is not astray.

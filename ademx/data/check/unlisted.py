@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from iters.images import SUFFIXES
 from iters.samples import Sample
-
-_IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 class Folders:
@@ -33,7 +32,7 @@ class Folders:
             self._names[folder] = sorted(
                 name
                 for name in names
-                if name.lower().endswith(_IMAGE_SUFFIXES) and folder / name not in self._listed
+                if name.lower().endswith(SUFFIXES) and folder / name not in self._listed
             )
         return [name for name in self._names[folder] if name.endswith(ending)]
 
@@ -80,6 +79,6 @@ def label_ending(sample: Sample) -> str:
 def _bare(name: str) -> str:
     """Return a name in lower case, without any suffix of an image."""
     name = name.lower()
-    while name.endswith(_IMAGE_SUFFIXES):
+    while name.endswith(SUFFIXES):
         name = name[: name.rindex(".")]
     return name
