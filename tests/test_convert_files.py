@@ -21,6 +21,7 @@ from fill import fill
 
 from ademx import params
 from ademx.convert import files
+from ademx.labels import parse_label
 from ademx.networks.graph import parameter_shapes
 from ademx.params import CheckpointMismatch
 
@@ -452,3 +453,27 @@ convert(sys.argv[2], sys.argv[3])
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert_same_parameters(back, source)
+
+
+@pytest.mark.parametrize(
+    ("given", "stated", "source", "expected"),
+    [
+        ("a", "b", "c", "a"),
+        (None, "b", "c", "b"),
+        (None, None, "c", "c"),
+    ],
+)
+def test_a_label_is_what_was_given_or_the_file_says_or_its_name(given, stated, source, expected):
+    named = {letter: f"voc_rna-a1_cls21_s8_{letter}" for letter in "abc"}
+    weights = files.NetworkWeights(
+        {},
+        f"models/{named[source]}_ep-0001.params",
+        given and parse_label(named[given]),
+        metadata={"label": named[stated]} if stated else {},
+    )
+    assert weights.label.tags == (expected,)
+
+
+def test_weights_without_a_label_say_what_one_looks_like():
+    with pytest.raises(ValueError, match=r"label 'models/mine\.pth': expected .*, such as"):
+        _ = files.NetworkWeights({}, "models/mine.pth").label

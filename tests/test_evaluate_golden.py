@@ -16,6 +16,7 @@ from PIL import Image
 
 from ademx import params
 from ademx.cli import main
+from ademx.convert.files import read_weights
 from ademx.devices import Devices
 from ademx.engines.mxnet.predict import Predictor
 from ademx.engines.onnx.predict import OnnxPredictor
@@ -176,12 +177,12 @@ def test_engines_differ_by_less_than_the_tolerances_allow(voc_weights, golden):
     `pytest -rP` shows what is measured.
     """
     root, label = golden / "voc_val", parse_label(voc_weights)
-    parameters = params.load(voc_weights)
+    weights = read_weights(voc_weights, label=label)
     canvases = [canvas_of(root / "VOC2012" / "JPEGImages" / f"{image}.jpg") for image in IMAGES]
     truths = [truth_of(root, image) for image in IMAGES]
     scores = {}
     for name in ("mxnet", "torch", "onnx"):
-        predict = engine(name)(label, *parameters, source="here", devices=Devices())
+        predict = engine(name)(weights, devices=Devices())
         outputs = predict(np.stack(canvases), batch=1)
         sizes = [resizer_of(truth.shape, outputs.shape[2:]) for truth in truths]
         scores[name] = [[(resizer, maps)] for resizer, maps in zip(sizes, outputs)]

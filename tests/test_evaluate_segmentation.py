@@ -22,6 +22,7 @@ from PIL import Image
 from scenes import voc_scene
 
 from ademx import params
+from ademx.convert.files import read_weights
 from ademx.data.drawn.make import make_dataset
 from ademx.devices import Devices
 from ademx.engines.mxnet.predict import Predictor
@@ -364,7 +365,7 @@ def test_the_networks_own_stride_counts(variant, stride, tmp_path):
     inputs = np.zeros((4, 3, 64, 64), np.float32)
     for index, (y, x) in enumerate((y, x) for y in starts for x in starts):
         inputs[index, :, :48] = frame[:, y : y + 48, x : x + 64]
-    outputs = Predictor.from_file(weights, label, devices=Devices())(inputs, batch=4)
+    outputs = Predictor(read_weights(weights, label=label), devices=Devices())(inputs, batch=4)
     expected = np.zeros((21, 128 // stride, 128 // stride))
     for index, output in enumerate(outputs):
         expected[:, index // 2 :: 2, index % 2 :: 2] = output

@@ -15,6 +15,8 @@ import ademx
 from ademx import params
 from ademx.cli import main
 from ademx.compat import import_mxnet
+from ademx.convert import split
+from ademx.convert.files import NetworkWeights
 from ademx.convert.onnx import FILE_VERSION, OPSET, build_model, read_onnx, write_onnx
 from ademx.devices import Devices
 from ademx.engines.onnx.predict import OnnxPredictor
@@ -69,12 +71,15 @@ def mxnet_outputs(label, arg_params, aux_params, data, *, width=NARROW, pool="pa
     return [output.asnumpy() for output in executor.forward(is_train=False)]
 
 
+def weights_of(label, arg_params, aux_params, source="here"):
+    return NetworkWeights({**arg_params, **aux_params}, source, parse_label(label))
+
+
 def onnx_outputs(label, arg_params, aux_params, data, **options):
     """Return the file's scores, which it does not give out by itself, and its probabilities."""
-    parsed = parse_label(label)
-    model = build_model(parsed, arg_params, aux_params, source="here", **options)
+    model = build_model(weights_of(label, arg_params, aux_params), **options)
     onnx.checker.check_model(model, full_check=True)
-    scores = f"linear{parsed.num_classes}"
+    scores = f"linear{parse_label(label).num_classes}"
     model.graph.output.append(onnx.helper.make_empty_tensor_value_info(scores))
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
@@ -124,7 +129,7 @@ def test_full_width():
 def test_names_and_shapes(tmp_path, input_size):
     parameters = random_parameters(VOC)
     path = tmp_path / "x.onnx"
-    write_onnx(path, parse_label(VOC), *parameters, source="x.params", input_size=input_size)
+    write_onnx(path, weights_of(VOC, *parameters), input_size=input_size)
     model = onnx.load(path)
     assert (model.ir_version, model.opset_import[0].version) == (FILE_VERSION, OPSET)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -144,8 +149,9 @@ def test_names_and_shapes(tmp_path, input_size):
 def test_metadata_and_parameters_read_back(tmp_path):
     path = tmp_path / "x.onnx"
     given = random_parameters(VOC)
-    write_onnx(path, parse_label(VOC), *given, source="models/w.params", source_md5="ab" * 16)
-    *found, metadata = read_onnx(path)
+    write_onnx(path, weights_of(VOC, *given, "models/w.params"), source_md5="ab" * 16)
+    read = read_onnx(path)
+    found, metadata = split(read.parameters), read.metadata
     for ours, theirs in zip(found, given):
         assert ours.keys() == theirs.keys()
         for name in ours:
@@ -159,12 +165,11 @@ def test_metadata_and_parameters_read_back(tmp_path):
 
 
 def test_predictor_in_memory_and_from_a_file(tmp_path):
-    label = parse_label(VOC)
-    parameters = random_parameters(VOC)
+    weights = weights_of(VOC, *random_parameters(VOC))
     path = tmp_path / "x.onnx"
-    write_onnx(path, label, *parameters, source="x", input_size=(64, 72))
+    write_onnx(path, weights, input_size=(64, 72))
     data = images((64, 72), count=3)
-    in_memory = OnnxPredictor(label, *parameters, source="x", devices=Devices())
+    in_memory = OnnxPredictor(weights, devices=Devices())
     from_file = OnnxPredictor.from_onnx(path, devices=Devices())
     assert (in_memory.input_size, from_file.input_size) == (None, (64, 72))
     one_by_one = from_file(data, batch=1)
@@ -180,7 +185,7 @@ def test_label_and_parameters_must_fit(tmp_path):
     path.write_bytes(b"old")
     parameters = random_parameters("voc_rna-c_cls21_s8")
     with pytest.raises(CheckpointMismatch, match=r"x\.params does not fit the network"):
-        write_onnx(path, parse_label(VOC), *parameters, source="x.params")
+        write_onnx(path, weights_of(VOC, *parameters, "x.params"))
     assert path.read_bytes() == b"old"
 
 
@@ -190,7 +195,7 @@ def test_convert_command(tmp_path):
     run = make_runner().invoke
     arguments = ["convert", str(source), str(target)]
     assert run(main, [*arguments, "--input", "64x72", "--pool", "full"]).exit_code == 0
-    metadata = read_onnx(target)[2]
+    metadata = read_onnx(target).metadata
     assert metadata["source_md5"] == hashlib.md5(source.read_bytes()).hexdigest()
     assert (metadata["label"], metadata["pool"]) == (VOC, "full")
     assert OnnxPredictor.from_onnx(target, devices=Devices()).input_size == (64, 72)
@@ -233,12 +238,11 @@ def test_foreign_files(tmp_path):
 
 
 def test_devices_and_precisions_that_are_not_to_be_had():
-    label = parse_label(VOC)
-    given = random_parameters(VOC)
+    weights = weights_of(VOC, *random_parameters(VOC))
     with pytest.raises(ValueError, match=r"precision 'bfloat16': onnxruntime computes float32"):
-        OnnxPredictor(label, *given, source="x", devices=Devices(), precision="bfloat16")
+        OnnxPredictor(weights, devices=Devices(), precision="bfloat16")
     with pytest.raises(ValueError, match=r"--gpus 0,1: onnxruntime takes one"):
-        OnnxPredictor(label, *given, source="x", devices=Devices(gpus=(0, 1)))
+        OnnxPredictor(weights, devices=Devices(gpus=(0, 1)))
 
 
 def test_needs_neither_mxnet_nor_torch():
@@ -246,12 +250,14 @@ def test_needs_neither_mxnet_nor_torch():
         "import sys; sys.modules['mxnet'] = sys.modules['torch'] = None\n"
         "import numpy as np\n"
         "from ademx.labels import parse_label\n"
+        "from ademx.convert.files import NetworkWeights\n"
         "from ademx.engines.onnx.predict import OnnxPredictor\n"
         "from ademx.devices import Devices\n"
         "from ademx.networks.graph import parameter_shapes\n"
         f"shapes = parameter_shapes({VOC!r}, width=1 / 16)\n"
         "values = {name: np.ones(shape, 'f4') for name, shape in shapes.items()}\n"
-        f"net = OnnxPredictor(parse_label({VOC!r}), values, {{}}, source='x', devices=Devices())\n"
+        f"weights = NetworkWeights(values, 'x', parse_label({VOC!r}))\n"
+        "net = OnnxPredictor(weights, devices=Devices())\n"
         "print(net(np.zeros((1, 3, 16, 16), 'f4'), batch=1).shape)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,6 +10,7 @@ from narrow import VOC, WIDTH, write_weights
 
 import ademx
 from ademx import compat, params
+from ademx.convert.files import NetworkWeights, read_weights
 from ademx.devices import Devices
 from ademx.engines.mxnet import predict
 from ademx.engines.mxnet.predict import Predictor, mxnet_contexts
@@ -19,9 +20,14 @@ from ademx.testing.session import check_averageable
 mx = pytest.importorskip("mxnet")
 
 
+def network_of(path, label=VOC, **options):
+    weights = read_weights(path, label=parse_label(label))
+    return Predictor(weights, **{"devices": Devices(), **options})
+
+
 @pytest.fixture
 def network(weights):
-    return Predictor.from_file(weights, parse_label(VOC), devices=Devices())
+    return network_of(weights)
 
 
 def noise(count: int, height: int = 32, width: int = 40) -> np.ndarray:
@@ -43,7 +49,7 @@ def plain(graph, weights, images: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("count", [1, 4, 5])
 @pytest.mark.parametrize("devices", [Devices(), Devices(cpus=2), Devices(cpus=3)], ids=str)
 def test_outputs_come_in_the_order_of_the_images(devices, count, weights):
-    network = Predictor.from_file(weights, parse_label(VOC), devices=devices)
+    network = network_of(weights, devices=devices)
     images = noise(5)[:count]
     found = network(images, batch=2)
     assert (found.shape, found.dtype) == ((count, 21, 4, 5), np.float32)
@@ -58,7 +64,7 @@ def test_outputs_are_those_of_the_graphs_own_operators(network, tmp_path):
     label = f"ilsvrc-cls_{network}_cls1000"
     weights = write_weights(tmp_path, label)
     images = noise(2, 64, 96)
-    found = Predictor.from_file(weights, parse_label(label), devices=Devices())(images, batch=2)
+    found = network_of(weights, label)(images, batch=2)
     graph = ademx.build_symbol(label, width=WIDTH)
     # Bound for training, the graph is never fused.
     arg_params, aux_params = params.load(weights)
@@ -95,7 +101,7 @@ def test_width_and_head_are_read_off_the_weights(width, head, tmp_path):
     moving = {name: fill(name, shape) for name, shape in zip(graph.list_auxiliary_states(), states)}
     path = tmp_path / "weights.params"
     params.save(path, values, moving)
-    found = Predictor.from_file(path, parse_label(VOC), devices=Devices())(noise(1), batch=1)
+    found = network_of(path)(noise(1), batch=1)
     np.testing.assert_allclose(found, plain(graph, path, noise(1)), atol=1e-5)
 
 
@@ -106,7 +112,7 @@ def test_half_precision_weights_are_computed_in_float32(weights, network, tmp_pa
     ]
     params.save(tmp_path / "half.params", *halves)
     path = tmp_path / "half.params"
-    found = Predictor.from_file(path, parse_label(VOC), devices=Devices())(noise(1), batch=1)
+    found = network_of(path)(noise(1), batch=1)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, network(noise(1), batch=1), atol=0.05)
 
@@ -121,7 +127,10 @@ def test_every_misfit_is_in_one_message(weights):
         match=r"(?s)here does not fit.*1 missing: linear21_weight.*1 unexpected: "
         r"extra_moving_mean.*1 misshapen: bn7_gamma is \(255,\), expected \(256,\)",
     ):
-        Predictor(parse_label(VOC), arg_params, aux_params, source="here", devices=Devices())
+        Predictor(
+            NetworkWeights({**arg_params, **aux_params}, "here", parse_label(VOC)),
+            devices=Devices(),
+        )
 
 
 def test_devices_have_names_and_a_number():
@@ -148,15 +157,13 @@ def test_a_gpu_that_is_not_there_is_named(number):
 )
 def test_precisions_that_do_not_exist_are_refused(precision, devices, message, weights):
     with pytest.raises(ValueError, match=message):
-        Predictor.from_file(weights, parse_label(VOC), devices=devices, precision=precision)
+        network_of(weights, devices=devices, precision=precision)
 
 
 def test_float16_keeps_the_digits_of_statistics_and_probabilities(weights, monkeypatch):
     """Of a GPU's network; a CPU can hold it, not compute it."""
     monkeypatch.setattr(predict, "mxnet_contexts", lambda devices: [mx.cpu()])
-    network = Predictor.from_file(
-        weights, parse_label(VOC), devices=Devices(gpus=(0,)), precision="float16"
-    )
+    network = network_of(weights, devices=Devices(gpus=(0,)), precision="float16")
     replica = network.starts[0].__self__
     types = {name: value.dtype for name, value in {**replica._args, **replica._auxs}.items()}
     for name, dtype in types.items():
@@ -170,14 +177,14 @@ def test_float16_keeps_the_digits_of_statistics_and_probabilities(weights, monke
 def test_a_cpu_without_bfloat16_gets_a_warning(weights, monkeypatch, caplog):
     monkeypatch.setattr(compat, "cpu_has_bfloat16", lambda: False)
     with caplog.at_level(logging.WARNING):
-        Predictor.from_file(weights, parse_label(VOC), devices=Devices(), precision="bfloat16")
+        network_of(weights, precision="bfloat16")
     assert "expect no gain over float32" in caplog.text
 
 
 def test_a_cpu_that_mxnet_cannot_compute_bfloat16_on_is_told(weights, monkeypatch):
     monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2")
     with pytest.raises(ValueError, match=r"AVX-512 only.*use float32, or test by --backend torch"):
-        Predictor.from_file(weights, parse_label(VOC), devices=Devices(), precision="bfloat16")
+        network_of(weights, precision="bfloat16")
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import pytest
 from fill import image_batch
 from narrow import ILSVRC, VOC, write_weights
 
+from ademx.convert.files import read_weights
 from ademx.devices import Devices
 from ademx.engines import sharing
 from ademx.engines.mxnet.predict import Predictor
 from ademx.gpus import Gpu
-from ademx.labels import parse_label
 from ademx.testing import session
 
 torch = pytest.importorskip("torch")
@@ -30,14 +30,14 @@ def weights(tmp_path_factory):
 
 
 def by_torch(path, **options):
-    return predict.TorchPredictor.from_file(path, parse_label(path), devices=Devices(), **options)
+    return predict.TorchPredictor(read_weights(path), devices=Devices(), **options)
 
 
 @pytest.fixture(scope="module")
 def expected(weights):
     """MXNet's probabilities, by label."""
     return {
-        label: Predictor.from_file(path, parse_label(path), devices=Devices())(IMAGES, batch=2)
+        label: Predictor(read_weights(path), devices=Devices())(IMAGES, batch=2)
         for label, path in weights.items()
     }
 

@@ -84,24 +84,26 @@ def _seconds(name: str, precision: str, repeat: int, *, compiled: bool) -> dict[
 def _runs(
     name: str, precision: str, *, compiled: bool
 ) -> Iterator[tuple[str, Callable[[], object]]]:
+    from ademx.convert.files import NetworkWeights
     from ademx.devices import Devices
     from ademx.engines.mxnet.predict import Predictor
     from ademx.engines.torch.predict import TorchPredictor
 
     label, size = NETWORKS[name]
     images = np.random.default_rng(0).standard_normal((1, 3, size, size), np.float32)
-    options: dict[str, Any] = {"source": "random", "devices": Devices(), "precision": precision}
-    given = parse_label(label), *_parameters(label)
+    options: dict[str, Any] = {"devices": Devices(), "precision": precision}
+    args, auxs = _parameters(label)
+    weights = NetworkWeights({**args, **auxs}, "random", parse_label(label))
 
     def on(predictor: Callable[..., np.ndarray]) -> Callable[[], np.ndarray]:
         return lambda: predictor(images, batch=1)
 
-    yield "MXNet", on(Predictor(*given, **options))
-    yield "torch uncompiled" if compiled else "torch", on(TorchPredictor(*given, **options))
+    yield "MXNet", on(Predictor(weights, **options))
+    yield "torch uncompiled" if compiled else "torch", on(TorchPredictor(weights, **options))
     for way in _WAYS if compiled else _WAYS[:2]:
         yield way, _plain_torch(label, images, precision, way)
     if compiled:
-        yield "torch", on(TorchPredictor(*given, compiled=True, **options))
+        yield "torch", on(TorchPredictor(weights, compiled=True, **options))
 
 
 def _plain_torch(

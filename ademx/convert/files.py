@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Union
 
@@ -67,18 +68,54 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Parameters of a network, from a file of any kind.
+class NetworkWeights:
+    """Parameters of a network, from a file of any kind, and what they are of.
 
     Attributes:
         parameters: released name -> array, moving statistics among them.
+        source: the file, for messages.
+        given: label that its user says, if any.
         layout: that the file was in.
-        metadata: of a safetensors file.
+        metadata: what the file says of itself.
     """
 
     parameters: dict[str, Array]
-    layout: str
+    source: str
+    given: Label | None = None
+    layout: str = "release"
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def label(self) -> Label:
+        """The network's label: as given, else what the file says of itself, else its name.
+
+        Raises:
+            ValueError: none of them is a label.
+        """
+        return self.given or parse_label(self.metadata.get("label") or self.source)
+
+    @cached_property
+    def width(self) -> float:
+        """The multiplier of all channels, see :func:`ademx.networks.graph.find_width`."""
+        return find_width(self.label, self.parameters)
+
+    @cached_property
+    def head(self) -> str:
+        """The segmentation top, "2conv" or "1conv"; the first where there is none."""
+        return find_head(self.parameters) or "2conv"
+
+    def check_fit(self, *, allow_headless: bool = False) -> None:
+        """Raise CheckpointMismatch, listing everything, unless the parameters are the label's.
+
+        Args:
+            allow_headless: whether the head may be absent.
+        """
+        headless = allow_headless and not any(map(is_head, self.parameters))
+        expected = parameter_shapes(self.label, width=self.width, head=self.head)
+        absent = list(filter(is_head, expected)) if headless else []
+        if headless and not any(name.startswith("bn7_") for name in self.parameters):
+            absent += [name for name in expected if name.startswith("bn7_")]  # a bare trunk
+        params.check_parameters(expected, self.parameters, source=self.source, allow_missing=absent)
 
 
 def open_weights(path: PathLike) -> WeightsFile:
@@ -103,12 +140,12 @@ def read_weights(
     label: Label | None = None,
     reading: Reading | None = None,
     complete: bool = True,
-) -> Weights:
+) -> NetworkWeights:
     """Return the weights in a file of any kind and layout.
 
     Args:
         path: a `.params`, `.pth` or `.safetensors` file.
-        label: of the network that they are for, for the warnings; by default what the file says.
+        label: of the network that they are for; by default what the file or its name says.
         reading: what the file does not say of itself.
         complete: whether released names are held against a network, for callers who do not hold
             them against one themselves.
@@ -120,9 +157,9 @@ def read_weights(
     reading = reading or Reading()
     with open_weights(path) as file:
         stated = label_in(file.metadata.get("label", ""))
-        label = label or stated
+        known = label or stated or label_in(path)
         try:
-            found = recognise_file(file, label=label, reading=reading, complete=complete)
+            found = recognise_file(file, label=known, reading=reading, complete=complete)
             _check_size(path, (file.entries[key].nbytes for key in found.names))
             parameters = {name: file[key] for key, name in found.names.items()}
         except params.ParamsError:
@@ -132,8 +169,8 @@ def read_weights(
     if reading.abn:
         for name in filter(lambda name: name.endswith("_gamma"), parameters):
             parameters[name] = np.abs(parameters[name])
-    report_reading(found, parameters, label=label, written_from=stated)
-    return Weights(parameters, found.layout, file.metadata)
+    report_reading(found, parameters, label=known, written_from=stated)
+    return NetworkWeights(parameters, os.fspath(path), label, found.layout, file.metadata)
 
 
 def recognise_file(
@@ -237,7 +274,7 @@ def convert(
         weights = read_weights(source, label=known or label_in(target), reading=reading)
         known = known or label_in(weights.metadata.get("label", "")) or label_in(target)
         if known:
-            check_weights(known, weights.parameters, source=os.fspath(source))
+            dataclasses.replace(weights, given=known).check_fit(allow_headless=True)
         state = to_layout(
             weights.parameters, layout, label=known, with_head=with_head, norm_suffix=norm_suffix
         )
@@ -250,28 +287,6 @@ def convert(
         else:
             write_safetensors(target, state, _metadata(known, layout), source_md5=digest)
     return known
-
-
-def check_weights(
-    label: Label, parameters: Mapping[str, Array], *, source: str, allow_headless: bool = True
-) -> None:
-    """Raise CheckpointMismatch unless the parameters are the label's.
-
-    The width, and whether the head has one convolution or two, are read off the weights.
-
-    Args:
-        label: which network.
-        parameters: released name -> array.
-        source: what the parameters come from, for the message.
-        allow_headless: whether the head may be absent.
-    """
-    headless = allow_headless and not any(map(is_head, parameters))
-    width, head = find_width(label, parameters), find_head(parameters) or "2conv"
-    expected = parameter_shapes(label, width=width, head=head)
-    absent = list(filter(is_head, expected)) if headless else []
-    if headless and not any(name.startswith("bn7_") for name in parameters):  # a bare trunk
-        absent += [name for name in expected if name.startswith("bn7_")]
-    params.check_parameters(expected, parameters, source=source, allow_missing=absent)
 
 
 def _target_kind(path: PathLike) -> str:

@@ -12,6 +12,7 @@ is version 7, so that onnxruntime 1.6 and all later ones read the files.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -23,13 +24,12 @@ import numpy as np
 
 import ademx
 from ademx.compat import import_optional
-from ademx.convert import split
-from ademx.convert.files import Reading, read_weights
+from ademx.convert.files import NetworkWeights, Reading, read_weights
 from ademx.errors import InputError
 from ademx.files import PathLike, md5, replacing
 from ademx.labels import Label, parse_label
-from ademx.networks.graph import find_head, find_width, input_normalization, list_layers
-from ademx.params import Array, check_parameters
+from ademx.networks.graph import input_normalization, list_layers
+from ademx.params import Array
 from symbols.layers import DATA, Layer, without_dropout
 from symbols.levels import BN_EPSILON
 
@@ -41,7 +41,6 @@ PROBABILITIES = "probabilities"
 _OUTPUTS = {"softmax": PROBABILITIES, "pool7": "pool7_pooled", "flatten7": "pool7"}
 
 _PRODUCER = "ademx"
-_AUX_SUFFIXES = ("_moving_mean", "_moving_var")
 _END = np.iinfo(np.int64).max  # of a slice: as far as it goes
 
 
@@ -58,11 +57,8 @@ def import_onnx(name: str = "onnx") -> ModuleType:
 
 def write_onnx(
     path: PathLike,
-    label: Label,
-    arg_params: Mapping[str, Array],
-    aux_params: Mapping[str, Array],
+    weights: NetworkWeights,
     *,
-    source: str,
     source_md5: str = "",
     input_size: tuple[int, int] | None = None,
     pool: str = "pad",
@@ -71,11 +67,8 @@ def write_onnx(
 
     Args:
         path: where to.
-        label: which network, classes and output stride; width and head are read off the weights.
-        arg_params: released name -> array.
-        aux_params: the same for the moving statistics.
-        source: the file that the parameters come from, for messages and the metadata.
-        source_md5: its MD5, for the metadata.
+        weights: of the network.
+        source_md5: the MD5 of the file that they come from, for the metadata.
         input_size: height and width that the network is to take, pixels; None: any.
         pool: geometry of max pooling, "pad", "caffe" or "full".
 
@@ -84,15 +77,7 @@ def write_onnx(
         ademx.compat.MissingDependency: the `onnx` package is not installed.
         OSError: the file cannot be written.
     """
-    model = build_model(
-        label,
-        arg_params,
-        aux_params,
-        source=source,
-        source_md5=source_md5,
-        input_size=input_size,
-        pool=pool,
-    )
+    model = build_model(weights, source_md5=source_md5, input_size=input_size, pool=pool)
     with replacing(path) as file:
         file.write(model.SerializeToString())
 
@@ -128,17 +113,8 @@ def convert_to_onnx(
     known = parse_label(label) if label else None
     weights = read_weights(source, label=known, reading=reading)
     known = known or _first_label(weights.metadata.get("label", ""), source, target)
-    arg_params, aux_params = split(weights.parameters)
-    write_onnx(
-        target,
-        known,
-        arg_params,
-        aux_params,
-        source=os.fspath(source),
-        source_md5=md5(source),
-        input_size=input_size,
-        pool=pool,
-    )
+    weights = dataclasses.replace(weights, given=known)
+    write_onnx(target, weights, source_md5=md5(source), input_size=input_size, pool=pool)
     return known
 
 
@@ -151,23 +127,22 @@ def _first_label(*texts: PathLike) -> Label:
 
 
 def build_model(
-    label: Label,
-    arg_params: Mapping[str, Array],
-    aux_params: Mapping[str, Array],
+    weights: NetworkWeights,
     *,
-    source: str,
     source_md5: str = "",
     input_size: tuple[int, int] | None = None,
     pool: str = "pad",
 ) -> Any:
     """Return a network as an `onnx.ModelProto`; see :func:`write_onnx`."""
     onnx = import_onnx()
-    found = {**arg_params, **aux_params}
-    width, head = find_width(label, found), find_head(found) or "2conv"
-    layers = without_dropout(list_layers(label, width=width, pool=pool, head=head))
-    expected = {name: shape for layer in layers for name, shape in layer.parameters().items()}
-    check_parameters(expected, found, source=source)
-    constants = {name: np.ascontiguousarray(found[name], np.float32) for name in expected}
+    weights.check_fit()
+    label = weights.label
+    layers = without_dropout(list_layers(label, width=weights.width, pool=pool, head=weights.head))
+    constants = {
+        name: np.ascontiguousarray(weights.parameters[name], np.float32)
+        for layer in layers
+        for name in layer.parameters()
+    }
     for layer in layers:
         constants.update(_constants(layer))
     graph = onnx.helper.make_graph(
@@ -184,13 +159,16 @@ def build_model(
         ir_version=FILE_VERSION,
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
     )
-    settings = {"width": width, "head": head, "pool": pool}
-    onnx.helper.set_model_props(model, _metadata(label, source, source_md5, settings))
+    onnx.helper.set_model_props(model, _metadata(weights, source_md5, pool))
     return model
 
 
-def read_onnx(path: PathLike) -> tuple[dict[str, Array], dict[str, Array], dict[str, str]]:
-    """Return `(arg_params, aux_params, metadata)` of an ONNX file that was written here.
+def read_onnx(path: PathLike, *, label: Label | None = None) -> NetworkWeights:
+    """Return the weights in an ONNX file that was written here.
+
+    Args:
+        path: the file.
+        label: of the network; by default what the file says.
 
     Raises:
         ValueError: it is no ONNX file, or was not written here.
@@ -210,9 +188,7 @@ def read_onnx(path: PathLike) -> tuple[dict[str, Array], dict[str, Array], dict[
         for item in model.graph.initializer
         if item.data_type == onnx.TensorProto.FLOAT
     }
-    aux_params = {name: array for name, array in arrays.items() if name.endswith(_AUX_SUFFIXES)}
-    arg_params = {name: array for name, array in arrays.items() if name not in aux_params}
-    return arg_params, aux_params, metadata
+    return NetworkWeights(arrays, os.fspath(path), label, metadata=metadata)
 
 
 def check_written_here(path: PathLike, producer: str, metadata: Mapping[str, str]) -> None:
@@ -224,19 +200,19 @@ def check_written_here(path: PathLike, producer: str, metadata: Mapping[str, str
         )
 
 
-def _metadata(
-    label: Label, source: str, source_md5: str, settings: Mapping[str, object]
-) -> dict[str, str]:
-    normalization = input_normalization(label)
+def _metadata(weights: NetworkWeights, source_md5: str, pool: str) -> dict[str, str]:
+    normalization = input_normalization(weights.label)
     return {
-        "label": str(label),
+        "label": str(weights.label),
         "layout": "release",
-        "source": Path(source).name,
+        "source": Path(weights.source).name,
         "source_md5": source_md5,
         "scale": repr(normalization.scale),
         "mean": json.dumps(normalization.mean),
         "std": json.dumps(normalization.std),
-        **{name: str(value) for name, value in settings.items()},
+        "width": str(weights.width),
+        "head": weights.head,
+        "pool": pool,
     }
 
 

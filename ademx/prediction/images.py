@@ -16,8 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ademx import options as declare
-from ademx.convert import split
-from ademx.convert.files import Reading, label_in, read_weights
+from ademx.convert.files import NetworkWeights, Reading, read_weights
 from ademx.convert.onnx import read_onnx
 from ademx.devices import Devices
 from ademx.engines.backends import (
@@ -381,18 +380,12 @@ def _open_network(options: PredictionOptions) -> _Network:
         label = parse_label(options.label or stored.metadata["label"])
         dataset = _dataset(label, options.dataset)
         return _Network(label, dataset, stored, stored.input_size, path)
-    arg_params, aux_params, metadata = _read(options)
-    label = parse_label(options.label or metadata.get("label") or path)
-    dataset = _dataset(label, options.dataset)
+    weights = _read(options)
+    dataset = _dataset(weights.label, options.dataset)
     predictor = (OnnxPredictor if backend == "onnx" else predictor_class(backend))(
-        label,
-        arg_params,
-        aux_params,
-        source=str(path),
-        devices=devices,
-        pool=metadata.get("pool", options.pool),
+        weights, devices=devices, pool=weights.metadata.get("pool", options.pool)
     )
-    return _Network(label, dataset, predictor, None, path)
+    return _Network(weights.label, dataset, predictor, None, path)
 
 
 def _dataset(label: Label, name: str | None) -> Dataset:
@@ -419,15 +412,12 @@ def _default_devices(backend: str) -> Devices:
     return default_onnx_devices() if backend == "onnx" else default_devices(backend)
 
 
-def _read(
-    options: PredictionOptions,
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, str]]:
-    """Return `(arg_params, aux_params, metadata)` of a file of any kind."""
+def _read(options: PredictionOptions) -> NetworkWeights:
+    """Return the weights in a file of any kind."""
+    label = parse_label(options.label) if options.label else None
     if options.weights.suffix == ".onnx":
-        return read_onnx(options.weights)
-    label = parse_label(options.label) if options.label else label_in(options.weights)
-    weights = read_weights(options.weights, label=label, reading=options.reading, complete=False)
-    return *split(weights.parameters), dict(weights.metadata)
+        return read_onnx(options.weights, label=label)
+    return read_weights(options.weights, label=label, reading=options.reading, complete=False)
 
 
 def _default_backend(path: Path, devices: Devices | None) -> str:

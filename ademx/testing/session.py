@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ademx.compat import usable_cores
+from ademx.convert.files import read_weights
 from ademx.engines.backends import default_devices, predictor_class, resolve_backend
 from ademx.engines.mxnet.predict import Predictor
 from ademx.errors import InputError
@@ -277,13 +278,12 @@ class Session(RunInputs):
 
     def _predictor(self, path: Path, label: Label) -> Predictor | TorchPredictor:
         options = self.options
-        return predictor_class(options.backend).from_file(
-            path,
-            label,
+        weights = read_weights(path, label=label, reading=options.reading, complete=False)
+        return predictor_class(options.backend)(
+            weights,
             devices=self._devices,
             pool=options.pool,
             precision=options.precision,
-            reading=options.reading,
             **({"compiled": self._is_compiled()} if options.backend == "torch" else {}),
         )
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ademx.convert.files import NetworkWeights
 from ademx.convert.onnx import build_model, check_written_here, import_onnx
 from ademx.devices import Devices
 from ademx.errors import InputError
-from ademx.labels import Label
 from iters.files import open_file
 
 
@@ -24,10 +24,7 @@ class OnnxPredictor:
     """Class probabilities of image batches, computed by onnxruntime.
 
     Args:
-        label: which network, classes and output stride.
-        arg_params: released name -> array.
-        aux_params: the same for the moving statistics.
-        source: what the parameters come from, for messages.
+        weights: of the network.
         devices: where to compute: the CPU, or one GPU.
         pool: geometry of max pooling, "pad", "caffe" or "full".
         precision: "float32", the only one.
@@ -40,19 +37,16 @@ class OnnxPredictor:
 
     def __init__(
         self,
-        label: Label,
-        arg_params: dict[str, np.ndarray],
-        aux_params: dict[str, np.ndarray],
+        weights: NetworkWeights,
         *,
-        source: str,
         devices: Devices,
         pool: str = "pad",
         precision: str = "float32",
     ) -> None:
         if precision != "float32":
             raise InputError(f"precision {precision!r}: onnxruntime computes float32 here")
-        model = build_model(label, arg_params, aux_params, source=source, pool=pool)
-        self._open(model.SerializeToString(), source, devices)
+        model = build_model(weights, pool=pool)
+        self._open(model.SerializeToString(), weights.source, devices)
 
     @classmethod
     def from_onnx(cls, path: str | os.PathLike[str], *, devices: Devices) -> OnnxPredictor:

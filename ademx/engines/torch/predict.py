@@ -14,13 +14,11 @@ from torch import Tensor, nn
 
 from ademx.compat import num_threads
 from ademx.convert import split, to_torch
-from ademx.convert.files import Reading, check_weights, read_weights
+from ademx.convert.files import NetworkWeights
 from ademx.convert.torch_model import build
 from ademx.devices import Devices
 from ademx.engines.sharing import SharingPredictor, check_precision
 from ademx.errors import InputError
-from ademx.labels import Label
-from ademx.networks.graph import find_head, find_width
 
 _DTYPES = {
     "float32": torch.float32,
@@ -41,10 +39,7 @@ class TorchPredictor(SharingPredictor):
     `devices.cpus` says. It computes channels last; BatchNorm's numbers stay float32.
 
     Args:
-        label: which network, classes and output stride.
-        arg_params: released name -> array.
-        aux_params: the same for the moving statistics.
-        source: what the parameters come from, for messages.
+        weights: of the network.
         devices: where to compute; the images of a batch are shared out.
         pool: geometry of max pooling, "pad", "caffe" or "full".
         precision: "float32"; "bfloat16"; on GPUs also "float16", and "tf32", which is float32
@@ -60,11 +55,8 @@ class TorchPredictor(SharingPredictor):
 
     def __init__(
         self,
-        label: Label,
-        arg_params: dict[str, np.ndarray],
-        aux_params: dict[str, np.ndarray],
+        weights: NetworkWeights,
         *,
-        source: str,
         devices: Devices,
         pool: str = "pad",
         precision: str = "float32",
@@ -75,45 +67,14 @@ class TorchPredictor(SharingPredictor):
             torch.set_num_threads(threads)
         torch.backends.cudnn.allow_tf32 = precision == "tf32"  # for the whole process
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-        parameters = {**arg_params, **aux_params}
-        check_weights(label, parameters, source=source, allow_headless=False)
+        weights.check_fit()
+        state = to_torch(*split(weights.parameters), "native")
         self.starts = []
         for device in torch_devices(devices):
-            network = build(
-                label,
-                width=find_width(label, parameters),
-                pool=pool,
-                head=find_head(parameters) or "2conv",
-            )
-            network.load_state_dict(to_torch(arg_params, aux_params, "native"))
+            network = build(weights.label, width=weights.width, pool=pool, head=weights.head)
+            network.load_state_dict(state)
             replica = _Replica(network, device, _DTYPES[precision], compiled=compiled)
             self.starts.append(replica.start)
-
-    @classmethod
-    def from_file(
-        cls,
-        path: str | os.PathLike[str],
-        label: Label,
-        *,
-        devices: Devices,
-        pool: str = "pad",
-        precision: str = "float32",
-        reading: Reading | None = None,
-        compiled: bool = False,
-    ) -> TorchPredictor:
-        """Return the predictor of a file; see `from_file`."""
-        weights = read_weights(path, label=label, reading=reading, complete=False)
-        arg_params, aux_params = split(weights.parameters)
-        return cls(
-            label,
-            arg_params,
-            aux_params,
-            source=os.fspath(path),
-            devices=devices,
-            pool=pool,
-            precision=precision,
-            compiled=compiled,
-        )
 
 
 class _Replica:
