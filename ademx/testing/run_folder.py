@@ -37,8 +37,8 @@ def open_folder(path: Path, settings: dict[str, Any], *, resume: bool, overwrite
     """
     settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
     results = [name for name in _RESULTS if _holds_something(path / name)]
-    held = _held_settings(path)
-    if (held or {}).get("command") != settings["command"] and (held is not None or results):
+    stored = _stored_settings(path)
+    if (stored or {}).get("command") != settings["command"] and (stored is not None or results):
         raise InputError(
             f"--output {path}: holds {', '.join(results) or _SETTINGS} that "
             f"`ademx {settings['command']}` did not write; choose another folder"
@@ -50,25 +50,25 @@ def open_folder(path: Path, settings: dict[str, Any], *, resume: bool, overwrite
             f"--output {path}: holds the results of a run; go on with it by --resume, replace "
             "it by --overwrite, or choose another folder"
         )
-    elif results and held != settings:
+    elif results and stored != settings:
         raise InputError(
             f"--output {path}: cannot resume, its results were made with other settings: "
-            f"{differences(held or {}, settings)}; choose another folder, or replace them by "
+            f"{differences(stored or {}, settings)}; choose another folder, or replace them by "
             "--overwrite"
         )
     path.mkdir(parents=True, exist_ok=True)
     write_json(path / _SETTINGS, settings)
 
 
-def _held_settings(path: Path) -> dict[str, Any] | None:
+def _stored_settings(path: Path) -> dict[str, Any] | None:
     """Return the content of the folder's `run.json`, {} if it is no run's; None without one."""
     try:
-        held = json.loads((path / _SETTINGS).read_text(encoding="utf-8"))
+        stored = json.loads((path / _SETTINGS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError):  # of brackets without end
         return {}
-    return held if isinstance(held, dict) else {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def _holds_something(path: Path) -> bool:
