@@ -199,63 +199,36 @@ def pack_labels(
     )
 
 
-def check_voc(path: Path, samples: Sequence[Sample]) -> None:
-    """Check a file for the server of PASCAL VOC 2012.
+def check_archive(path: Path, samples: Sequence[Sample], dataset: str) -> None:
+    """Check a file for a dataset's server.
 
-    Its rules: a tar archive with one file for each image of the test set, called
-    `results/VOC2012/Segmentation/comp6_test_cls/<image>.png`, and no others. Each is an indexed
-    PNG of 8 bits a pixel, as large as its image, of class ids 0 to 20. ("comp6" is the
-    competition of networks that saw more than VOC's own training images; all of these did.)
+    The archive has one PNG of 8 bits a pixel for each image of the test set, as large as the
+    image, and no other files. The rest differs:
+
+    - PASCAL VOC 2012: a tar archive; the files are called
+      `results/VOC2012/Segmentation/comp6_test_cls/<image>.png` and are indexed, of class ids 0
+      to 20. ("comp6" is the competition of networks that saw more than VOC's own training
+      images; all of these did.)
+    - Cityscapes: a zip archive; the files are in any folder, their names begin with
+      `<city>_<sequence>_<frame>`. They have one channel, of label ids, 0 to 33, not the 19 train
+      ids.
+    - ADE20K: a zip archive; the files have the image's name, `ADE_test_<number>.png`. They have
+      one channel, of classes 1 to 150: 0 is no class.
 
     Args:
         path: the archive.
         samples: the test set.
+        dataset: its name; one that has a server.
 
     Raises:
         ValueError: a rule is broken; the message names the files, ten at most, and what was
             expected of them.
 
-    Source: the development kit of VOC 2012, "Submission of Results" of the segmentation task.
+    Source: the development kit of VOC 2012, "Submission of Results" of the segmentation task;
+        the benchmark's submission page and cityscapesScripts, evalPixelLevelSemanticLabeling; the
+        development kit of the Scene Parsing benchmark of ADE20K, "Submission format".
     """
-    _raise_faults(path, _archive_faults(path, samples, _VOC))
-
-
-def check_cityscapes(path: Path, samples: Sequence[Sample]) -> None:
-    """Check a file for the server of Cityscapes.
-
-    Its rules: a zip archive with one PNG for each image of the test set, in any folder, whose
-    name begins with `<city>_<sequence>_<frame>`. Each has one channel of 8 bits, is as large as
-    its image and holds label ids, 0 to 33, not the 19 train ids.
-
-    Args:
-        path: the archive.
-        samples: the test set.
-
-    Raises:
-        ValueError: as :func:`check_voc`.
-
-    Source: the benchmark's submission page; cityscapesScripts, evalPixelLevelSemanticLabeling.
-    """
-    _raise_faults(path, _archive_faults(path, samples, _CITYSCAPES))
-
-
-def check_ade20k(path: Path, samples: Sequence[Sample]) -> None:
-    """Check a file for the server of the Scene Parsing benchmark of ADE20K.
-
-    Its rules: a zip archive with one PNG for each image of the test set, which has the image's
-    name, `ADE_test_<number>.png`. Each has one channel of 8 bits, is as large as its image and
-    holds classes 1 to 150: 0 is no class.
-
-    Args:
-        path: the archive.
-        samples: the test set.
-
-    Raises:
-        ValueError: as :func:`check_voc`.
-
-    Source: the benchmark's development kit, "Submission format".
-    """
-    _raise_faults(path, _archive_faults(path, samples, _ADE20K))
+    _raise_faults(path, _archive_faults(path, samples, _SERVERS[dataset]))
 
 
 def _content(server: _Server, num_images: int) -> str:
@@ -476,7 +449,7 @@ def check_ilsvrc(path: Path, num_images: int) -> None:
         num_images: of the test set.
 
     Raises:
-        ValueError: as :func:`check_voc`.
+        ValueError: as :func:`check_archive`.
 
     Source: the development kit of ILSVRC 2012, "Submission format".
     """
