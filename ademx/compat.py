@@ -147,8 +147,9 @@ def import_mxnet() -> ModuleType:
                 f"MXNet needs {error.name}, which is not installed: run `pip install {package}`"
             ) from None
         raise MissingDependency(
-            "this needs MXNet, which is not installed: run `pip install 'ademx[cpu]'`, "
-            "or `pip install 'ademx[gpu]'` on a machine with an NVIDIA GPU"
+            "this needs MXNet, which is not installed: run `pip install 'ademx[cpu]'`, or `pip "
+            "install 'ademx[gpu]'` for an NVIDIA GPU from Maxwell to Ada; for any other `pip "
+            "install 'ademx[torch]'` and use --backend torch"
         ) from None
     except OSError as error:  # a shared library was not found
         cures = [cure for name, cure in _SYSTEM_LIBRARIES.items() if name in str(error)]

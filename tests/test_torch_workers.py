@@ -131,6 +131,13 @@ def test_what_there_is_not_is_refused_in_a_line(kvstore, message):
         TorchWorkers(kvstore, Devices())
 
 
+def test_mxnet_is_not_taken_for_workers_of_torchrun(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="started 2 workers, .* alone by MXNet: add --backend to"):
+        train(classification(photos, tmp_path / "out"))
+
+
 def test_a_gpu_or_an_address_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match="--gpus 7: PyTorch"):
@@ -264,6 +271,7 @@ def test_a_worker_that_is_killed_ends_all_and_checkpoints_are_whole(photos, tmp_
     assert launcher.returncode == 128 + signal.SIGKILL, errors
     assert "worker 1 ended: killed by SIGKILL" in errors
     assert "Traceback" not in errors
+    assert "gloo/" not in errors
     wait_until(lambda: not processes(mark))
     assert checkpoints.find_newest(output, CLASSIFIER) is not None
     record = json.loads((output / "run.json").read_text())

@@ -54,7 +54,7 @@ def launch(
     if arguments[0] == "train" and not by_torch and not any("dist_" in one for one in arguments):
         raise click.UsageError(
             "without --kvstore dist_sync, dist_device_sync or dist_async each worker would train "
-            "alone: add it to the arguments of train"
+            "alone: add it to the arguments of train, or --backend torch"
         )
     command = [sys.executable, "-m", "ademx", *arguments]
     ctx.exit(

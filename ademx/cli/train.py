@@ -71,7 +71,9 @@ def segmentation(**arguments: Any) -> None:
 
 def _run(options: type[TrainOptions], arguments: dict[str, Any]) -> None:
     shared.log_to(arguments.pop("log_file"))
-    arguments["devices"] = worker_devices(arguments["backend"], arguments["devices"])
+    arguments["devices"] = worker_devices(
+        arguments["backend"], arguments["devices"], precision=arguments["precision"]
+    )
     chosen = options(**arguments)
 
     from ademx.training.run import train as run_training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,8 @@ def check_backend(backend: str, devices: Devices, *, precision: str) -> None:
     """Say which backend is taken where none is named, and that it can compute what is wanted.
 
     Raises:
-        ValueError: it has not the precision.
+        ValueError: it has not the precision, or it is MXNet, which does not know of the workers
+            that torchrun has started.
         MissingDependency: it is not installed.
     """
     chosen = resolve_backend(backend, devices, precision=precision)
@@ -80,6 +82,11 @@ def check_backend(backend: str, devices: Devices, *, precision: str) -> None:
     if chosen == "torch":
         import_torch()
     else:
+        if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise ValueError(
+                f"--backend {backend}: torchrun has started {os.environ['WORLD_SIZE']} workers, "
+                "each of which would train alone by MXNet: add --backend torch"
+            )
         import_mxnet()
         if precision == "bfloat16":
             check_bfloat16()
@@ -109,14 +116,15 @@ def _has_gpu_build() -> bool:
     return bool(installed_version(GPU_WHEEL)) or not installed_version("mxnet")
 
 
-def worker_devices(backend: str, devices: Devices | None) -> Devices:
+def worker_devices(backend: str, devices: Devices | None, *, precision: str = "float32") -> Devices:
     """Return what this process, which may be one of several, trains on.
 
     Args:
         backend: "auto", "mxnet" or "torch".
         devices: what the user asks for; None for the default.
+        precision: see :func:`resolve_backend`.
     """
-    engine = resolve_backend(backend, devices)
+    engine = resolve_backend(backend, devices, precision=precision)
     if engine == "mxnet":
         return devices or default_devices(engine)
     import_torch()

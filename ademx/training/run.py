@@ -53,7 +53,8 @@ class TrainReport:
     """How a run ended.
 
     Attributes:
-        params_path: the newest parameters that worker 0 wrote, or what the run started from.
+        params_path: the newest parameters that were written, or what the run started from; None
+            on workers that write none.
         epoch: complete epochs.
         batch: batches of the next one that are done too.
         signal: number of the signal that stopped the run; None if it came to its end.
@@ -140,9 +141,10 @@ class _TrainingRun:
                     self._saver.save_if_due(
                         position, self._trainer, self._progress.state(), stops=stop.agreed
                     )
-        newest = self._saver.newest
+        writes = self._workers.rank == 0
+        newest = self._saver.newest if writes else None
         number = stop.number if stop.agreed and position.epoch < options.last_epoch else None
-        if number is not None and self._workers.rank == 0:
+        if number is not None and writes:
             _log.warning(
                 "stopped by %s after %d complete epochs and %d batches; --resume %s",
                 signal.Signals(number).name,

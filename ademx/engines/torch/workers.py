@@ -231,7 +231,8 @@ class TorchWorkers(Workers):
         try:
             yield
         except RuntimeError as error:
-            reason = re.split(r"[.:]?(?:\s*\n|\. )", str(error).strip())[0]
+            text = re.sub(r"^\[[^\]]*\]\s*", "", str(error).strip())  # a line of gloo's source
+            reason = re.split(r"[.:]?(?:\s*\n|\. )", text)[0]
             raise WorkersLost(f"worker {self.rank} of {self.count} {what} ({reason})") from error
 
 
