@@ -14,6 +14,7 @@ from ademx.devices import Devices
 from ademx.engines.mxnet.predict import Predictor
 from ademx.engines.sharing import ON_GPUS
 from ademx.engines.trainer import Trainer, Workers
+from ademx.errors import InputError
 from ademx.gpus import Gpu, find_gpus, no_mxnet_code
 from symbols.levels import check_choice
 
@@ -46,7 +47,7 @@ def resolve_backend(
         task: "segmentation" or "classification" where it is for testing.
 
     Raises:
-        ValueError: another backend.
+        InputError: another backend.
     """
     check_choice("backend", backend, CHOICES)
     if backend != "auto":
@@ -72,7 +73,7 @@ def check_backend(backend: str, devices: Devices, *, precision: str) -> None:
     """Say which backend is taken where none is named, and that it can compute what is wanted.
 
     Raises:
-        ValueError: it has not the precision, or it is MXNet, which does not know of the workers
+        InputError: it has not the precision, or it is MXNet, which does not know of the workers
             that torchrun has started.
         MissingDependency: it is not installed.
     """
@@ -83,7 +84,7 @@ def check_backend(backend: str, devices: Devices, *, precision: str) -> None:
         import_torch()
     else:
         if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
-            raise ValueError(
+            raise InputError(
                 f"--backend {backend}: torchrun has started {os.environ['WORLD_SIZE']} workers, "
                 "each of which would train alone by MXNet: add --backend torch"
             )
@@ -137,7 +138,7 @@ def predictor_class(backend: str) -> type[Predictor] | type[TorchPredictor]:
     """Return the class that computes by a backend, "mxnet" or "torch".
 
     Raises:
-        ValueError: another backend.
+        InputError: another backend.
         MissingDependency: PyTorch is not installed.
     """
     check_choice("backend", backend, BACKENDS)
