@@ -275,7 +275,7 @@ class _Segmenter:
         }
 
     def predict(self, image: Path, pixels: np.ndarray) -> tuple[ClassShare, ...]:
-        classes = best_class([self._part(pixels, scale) for scale in self._scales(pixels)])
+        classes = best_class([self._score_part(pixels, scale) for scale in self._scales(pixels)])
         counts = np.bincount(classes.reshape(-1), minlength=self._network.label.num_classes)
         ranked = _ranked(self._network, counts / classes.size)
         shares = tuple(share for share in ranked if share.value > 0)
@@ -292,7 +292,7 @@ class _Segmenter:
         rate = min(size[0] / pixels.shape[0], size[1] / pixels.shape[1])
         return (max(1, int(rate * max(pixels.shape[:2]) + 1e-6)),)
 
-    def _part(self, pixels: np.ndarray, scale: int) -> tuple[ScoreResizer, np.ndarray]:
+    def _score_part(self, pixels: np.ndarray, scale: int) -> tuple[ScoreResizer, np.ndarray]:
         """Return one scale's score maps and their way to the image."""
         resized = transforms.resize_longer(pixels, scale)
         canvas = self._network.input_size or transforms.canvas_size(

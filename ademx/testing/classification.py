@@ -65,12 +65,12 @@ def evaluate_classification(options: ClassificationOptions) -> ClassificationRep
 
     Source: SPEC §5; ademxapp:iclass/ilsvrc.py.
     """
-    tester = _Tester(options)
+    tester = _ClassificationTester(options)
     with tester.in_folder():
         return tester.report([tester.probabilities(scale) for scale in options.test_scales])
 
 
-class _Tester:
+class _ClassificationTester:
     """Takes a split's images from their files to class probabilities and errors."""
 
     def __init__(self, options: ClassificationOptions) -> None:

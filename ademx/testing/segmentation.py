@@ -114,12 +114,12 @@ def evaluate_segmentation(options: SegmentationOptions) -> SegmentationReport:
 
     Source: SPEC §5; ademxapp:issegm/voc.py.
     """
-    tester = _Tester(options)
+    tester = _SegmentationTester(options)
     with tester.in_folder():
         return tester.report(tester.run())
 
 
-class _Tester:
+class _SegmentationTester:
     """Takes a split's images from their files to a confusion matrix."""
 
     def __init__(self, options: SegmentationOptions) -> None:
@@ -330,7 +330,7 @@ class _Tester:
         self, prepared: _Prepared, scores: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the class of every pixel of the original image, (H, W), and ties if wanted."""
-        parts = self._parts(prepared, scores)
+        parts = self._score_parts(prepared, scores)
         if self._options.crf is not None and prepared.pixels is not None:
             refined = refine(mean_scores(parts), prepared.pixels, self._options.crf)
             return refined.argmax(axis=0).astype(np.uint8), None
@@ -338,7 +338,7 @@ class _Tester:
             return best_class_and_ties(parts, prepared.truth, margin=SCORE_MARGIN)
         return best_class(parts), None
 
-    def _parts(
+    def _score_parts(
         self, prepared: _Prepared, scores: list[np.ndarray]
     ) -> list[tuple[ScoreResizer, np.ndarray]]:
         parts = []
