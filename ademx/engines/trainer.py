@@ -81,6 +81,7 @@ class Trainer(ABC):
     """
 
     goes_ahead = True
+    _scaler: Any = None  # the engine's: its scale, and for how many updates it was `unskipped`
 
     @abstractmethod
     def start(self, data: Any, label: Any, *, seed: int, stop: bool = False) -> Callable[[], Sums]:
@@ -116,9 +117,14 @@ class Trainer(ABC):
     def momentum(self) -> dict[str, np.ndarray]:
         """Return the momentum of each parameter; none where servers hold it (dist_async)."""
 
-    @abstractmethod
+    @property
+    def loss_scale(self) -> float:
+        """What the loss is multiplied by before the gradient is taken."""
+        return self._scaler.scale if self._scaler else 1.0
+
     def scaling(self) -> tuple[float, int] | None:
         """Return the loss scale and for how many updates it has held; None without scaling."""
+        return (self._scaler.scale, self._scaler.unskipped) if self._scaler else None
 
     @abstractmethod
     def restore_scaling(self, scale: float, unskipped: int) -> None:

@@ -210,11 +210,6 @@ class MxnetTrainer(Trainer):
         self._init_kvstore()
 
     @property
-    def loss_scale(self) -> float:
-        """What the loss is multiplied by before the gradient is taken."""
-        return self._scaler.scale if self._scaler else 1.0
-
-    @property
     def rate(self) -> float:
         """The learning rate of the next update."""
         schedule = self._optimizer.lr_scheduler
@@ -268,10 +263,6 @@ class MxnetTrainer(Trainer):
             for index, state in states.items()
             if index % step == 0 and state is not None
         }
-
-    def scaling(self) -> tuple[float, int] | None:
-        """Return the loss scale and for how many updates it has held; None without scaling."""
-        return (self.loss_scale, self._scaler.unskipped) if self._scaler else None
 
     def restore_scaling(self, scale: float, unskipped: int) -> None:
         """Take up the loss scale as `scaling` gave it."""

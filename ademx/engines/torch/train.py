@@ -127,15 +127,10 @@ class TorchTrainer(Trainer):
         nesterov = optimizer == "TorchNesterov"
         self._updates = Updates(first.parameters, learning, nesterov=nesterov, **choices)
         scaled = precision == "float16" if scale_loss is None else scale_loss
-        self._scaler = LossScaler() if scaled else None
+        self._scaler: LossScaler | None = LossScaler() if scaled else None
         self._started = 0
         # MXNet's SGD counts an update before it asks for the rate; TorchNesterov after.
         self._counts_first = not nesterov
-
-    @property
-    def loss_scale(self) -> float:
-        """What the loss is multiplied by before the gradient is taken."""
-        return self._scaler.scale if self._scaler else 1.0
 
     @property
     def rate(self) -> float:
@@ -186,10 +181,6 @@ class TorchTrainer(Trainer):
     def momentum(self) -> dict[str, np.ndarray]:
         """Return the momentum of each parameter, as MXNet's rule has it."""
         return self._updates.momentum()
-
-    def scaling(self) -> tuple[float, int] | None:
-        """Return the loss scale and for how many updates it has held; None without scaling."""
-        return (self._scaler.scale, self._scaler.unskipped) if self._scaler else None
 
     def restore_scaling(self, scale: float, unskipped: int) -> None:
         """Take up the loss scale as `scaling` gave it."""
