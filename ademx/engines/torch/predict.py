@@ -121,7 +121,11 @@ class _Replica:
     def _compile(self, data: Tensor) -> Tensor:
         """Return the scores by a network compiled for this shape, which is kept."""
         start = time.monotonic()
-        function = torch.compile(self.network, dynamic=False, options={"freezing": True})
+        # PyTorch's cache of compiled networks tells no CPU from another: code for AVX-512, found
+        # by a CPU without it where machines share the folder, gives scores of 1e34 or crashes.
+        function = torch.compile(
+            self.network, dynamic=False, options={"freezing": True, "fx_graph_cache": False}
+        )
         try:
             scores: Tensor = function(data)
         except Exception as error:  # whatever a compiler or its absence raises
