@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,7 @@ class Batch:
     index: NDArray[np.int64]
 
 
-class TrainingBatches:
+class TrainingBatches(ABC):
     """What both tasks share: everything but shapes and labels.
 
     An epoch has ceil(N / (batch_size · num_parts)) batches; the last is filled up from the
@@ -165,17 +166,17 @@ class TrainingBatches:
         self._free = list(range(job.num_slots))
         self._pool = WorkerPool(job, prefetcher=prefetcher, file_name=lambda i: str(samples[i]))
 
+    @abstractmethod
     def _label_of(self, sample: Sample) -> int | str:
         """Return a sample's label as workers take it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _data_size(self, augmentation: Any) -> tuple[int, int]:
         """Return height and width of an input."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _label_size(self, augmentation: Any) -> tuple[int, ...]:
         """Return the shape of one sample's label."""
-        raise NotImplementedError
 
     def _copy(self, values: NDArray[np.float32]) -> Any:
         """Return a copy of an array that workers will write to again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from symbols.levels import check_choice
 
 if TYPE_CHECKING:
     from ademx.engines.torch.predict import TorchPredictor
+    from ademx.labels import Label
     from ademx.networks.memory import TrainingMemory
     from ademx.networks.summary import Graph
 
@@ -161,13 +163,25 @@ def open_workers(kvstore: str, devices: Devices, *, backend: str) -> Workers:
     return MxnetWorkers(kvstore, devices.count)
 
 
-def open_trainer(*arguments: Any, backend: str, **options: Any) -> Trainer:
-    """Return a trainer; see :func:`ademx.engines.mxnet.train.open_trainer`."""
+def open_trainer(
+    label: Label, choices: Mapping[str, Any], *, backend: str, **options: Any
+) -> Trainer:
+    """Return the trainer of a label's network.
+
+    Args:
+        label: of the network.
+        choices: what :func:`ademx.build_symbol` takes besides.
+        backend: "mxnet" or "torch".
+        options: of either engine: `data_shape`, the (N, 3, H, W) of a batch over all devices;
+            `dropout`, whether anything is dropped; `devices`, which share a batch; and those that
+            :class:`ademx.engines.mxnet.train.MxnetTrainer` explains: `values`, `optimizer`,
+            `optimizer_params`, `workers`, `precision`, `backward_do_mirror` and `scale_loss`.
+    """
     if backend == "torch":
         import ademx.engines.torch.train as engine
     else:
         import ademx.engines.mxnet.train as engine
-    return engine.open_trainer(*arguments, **options)
+    return engine.open_trainer(label, choices, **options)
 
 
 def training_memory(backend: str, graph: Graph, *, backward_do_mirror: bool) -> TrainingMemory:

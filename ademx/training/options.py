@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -142,7 +143,7 @@ class TrainOptions:
                 "count as their epoch)"
             )
 
-    @property
+    @cached_property
     def engine(self) -> str:
         """What computes, "mxnet" or "torch"."""
         return resolve_backend(self.backend, self.devices, precision=self.precision)
@@ -150,7 +151,7 @@ class TrainOptions:
     @property
     def num_devices(self) -> int:
         """Devices of this worker."""
-        return len(self.devices.gpus) or self.devices.cpus
+        return self.devices.count
 
     @property
     def label(self) -> Label:

@@ -127,16 +127,7 @@ def open_trainer(
     devices: Devices,
     **options: Any,
 ) -> MxnetTrainer:
-    """Return the trainer of a label's network.
-
-    Args:
-        label: of the network.
-        choices: what :func:`ademx.build_symbol` takes besides.
-        data_shape: (N, 3, H, W) of a batch over all devices.
-        dropout: whether anything is dropped.
-        devices: what shares a batch.
-        options: the others of :class:`MxnetTrainer`.
-    """
+    """Return the trainer of a label's network; see :func:`ademx.engines.backends.open_trainer`."""
     graph = build_symbol(label, **choices)
     shapes = dict(zip(graph.list_arguments(), graph.infer_shape(data=data_shape)[0]))
     return MxnetTrainer(

@@ -40,16 +40,7 @@ def open_trainer(
     devices: Devices,
     **options: Any,
 ) -> TorchTrainer:
-    """Return the trainer of a label's network.
-
-    Args:
-        label: of the network.
-        choices: what :func:`ademx.build_symbol` takes besides.
-        data_shape: (N, 3, H, W) of a batch over all devices.
-        dropout: whether anything is dropped.
-        devices: what shares a batch.
-        options: the others of :class:`TorchTrainer`.
-    """
+    """Return the trainer of a label's network; see :func:`ademx.engines.backends.open_trainer`."""
     shape = {name: choices[name] for name in ("width", "pool", "head") if name in choices}
     layers = list_layers(label, **shape)
     learning = {name: value for name, value in choices.items() if name not in shape}
