@@ -13,7 +13,7 @@ from ademx.labels import parse_label
 _RELEASE = "ademxapp README"
 _PAPER = "arXiv:1611.10080, from a summary"
 _CITED = "arXiv:1611.10080, Table 4, as cited by others"
-_RESNET = "arXiv:1512.03385, from a summary"
+_RESNET = "arXiv:1512.03385, from a summary; its authors' README (scale)"
 
 # Released checkpoints and their MD5. The host that served them has shut down; a file from
 # elsewhere is checked against this table before anything is claimed of it.
@@ -51,8 +51,8 @@ class Result:
         values: percent for each metric that the row reports, of :data:`METRIC_NAMES`.
         source: where the row was read.
         tag: last field of the model label, or "".
-        label: label of the released checkpoint that scored this; None where none was released,
-            and then the options below hold no more than the source happens to say.
+        label: label of the weights that the options below test, released or not; None where the
+            source says too little of the test, and then they hold no more than it happens to say.
         options: what was chosen of the options in :mod:`ademx.testing.options` but for the split,
             by their fields; the rest is as by default.
         decimals: digits that the source prints after the point.
@@ -74,6 +74,11 @@ class Result:
     def description(self) -> str:
         """What was tested, such as "rna-a1 on voc val"."""
         return f"{self.network} on {self.dataset} {self.split}"
+
+    @property
+    def is_released(self) -> bool:
+        """Whether the checkpoint that scored this was released."""
+        return f"{self.label}_ep-0001.params" in RELEASED_FILES
 
     def printed(self, metric: str) -> str:
         """Return a value as the source prints it, such as "19.20"."""
@@ -128,6 +133,7 @@ def _cityscapes_test(name: str, training: str, testing: str, *scores: float) -> 
 
 
 def _resnet(name: str, variant: str, top1_error: float, top5_error: float) -> Result:
+    """Return a row of the ResNet paper, whose networks pool as Caffe does (--pool full)."""
     return Result(
         name=name,
         dataset="ilsvrc-cls",
@@ -136,6 +142,8 @@ def _resnet(name: str, variant: str, top1_error: float, top5_error: float) -> Re
         setting="ten crops",
         values=_percent(top1_error=top1_error, top5_error=top5_error),
         source=_RESNET,
+        label=f"ilsvrc-cls_rn-{variant}_cls1000",
+        options=_options(256, test_10crops=True, pool="full"),
     )
 
 
@@ -271,7 +279,7 @@ def release_state(name: str, md5: str) -> str:
 
 
 def get_result(name: str) -> Result:
-    """Return the row of this name; the label or the file of its released weights name it too.
+    """Return the row of this name; the label or the file of its weights name it too.
 
     Raises:
         ValueError: there is none; the message lists the names.
@@ -284,7 +292,7 @@ def get_result(name: str) -> Result:
 
 
 def find_result(label: str, *, split: str, **options: Any) -> Result | None:
-    """Return what was published for a released checkpoint tested in just this way, or None.
+    """Return what was published for a label's weights tested in just this way, or None.
 
     Args:
         label: model label without an epoch, such as "voc_rna-a1_cls21_s8".

@@ -96,15 +96,47 @@ def three_crops(image: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
     Raises:
         ValueError: the image is smaller than the crop.
     """
+    (top, left), (bottom, right) = _centred(image, size), _last(image, size)
+    if bottom > right:
+        return _crops(image, size, [(0, left), (top, left), (bottom, left)])
+    return _crops(image, size, [(top, 0), (top, left), (top, right)])
+
+
+def ten_crops(image: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
+    """Return ten crops (size, size, 3): the four corners and the centre, then their mirrors.
+
+    Raises:
+        ValueError: the image is smaller than the crop.
+
+    Source: arXiv:1512.03385, §3.4.
+    """
+    centre, (bottom, right) = _centred(image, size), _last(image, size)
+    crops = _crops(image, size, [(0, 0), (0, right), (bottom, 0), (bottom, right), centre])
+    return crops + [crop[:, ::-1] for crop in crops]
+
+
+def _crops(
+    image: NDArray[np.uint8], size: int, corners: list[tuple[int, int]]
+) -> list[NDArray[np.uint8]]:
+    return [image[y : y + size, x : x + size] for y, x in corners]
+
+
+def _last(image: NDArray[np.uint8], size: int) -> tuple[int, int]:
+    """Return the largest top and left of a crop.
+
+    Raises:
+        ValueError: the image is smaller than the crop.
+    """
     height, width = image.shape[:2]
     if not 1 <= size <= min(height, width):
         raise InputError(f"crop {size}: expected 1 to {min(height, width)}, the shorter side")
-    top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
-    if height > width:
-        corners = [(0, left), (top, left), (height - size, left)]
-    else:
-        corners = [(top, 0), (top, left), (top, width - size)]
-    return [image[y : y + size, x : x + size] for y, x in corners]
+    return height - size, width - size
+
+
+def _centred(image: NDArray[np.uint8], size: int) -> tuple[int, int]:
+    """Return top and left of the central crop; an odd remainder shifts it down and right."""
+    bottom, right = _last(image, size)
+    return math.ceil(bottom / 2), math.ceil(right / 2)
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,48 @@ def test_crops_and_mirrors_are_averaged(weights, data, finished, tmp_path):
     assert np.abs(one - predictions(finished)).max() > 1e-3
 
 
+def test_ten_crops_are_averaged(data, tmp_path):
+    """Against one test of each crop alone, cut by hand from the image at the scale's size."""
+    label = "ilsvrc-cls_rna-56-0-1-1-1-1-1-1_cls1000"  # trained at 56 × 56
+    weights = write_weights(tmp_path, label)
+    evaluate(weights, data, tmp_path / "out", "--test-10crops", "--batch-images", 4)
+    crops = tmp_path / "crops"
+    crops.mkdir()
+    for number in range(2):
+        image = Image.open(data / f"{number}.png")
+        width, height = (round(64 * side / min(image.size)) for side in image.size)
+        pixels = np.array(image.resize((width, height), Image.Resampling.LANCZOS))
+        top, left = -(-(height - 56) // 2), -(-(width - 56) // 2)
+        corners = [(0, 0), (0, width - 56), (height - 56, 0), (height - 56, width - 56)]
+        for position, (y, x) in enumerate([*corners, (top, left)]):
+            crop = pixels[y : y + 56, x : x + 56]
+            Image.fromarray(crop).save(crops / f"{10 * number + 2 * position}.png")
+            Image.fromarray(crop[:, ::-1]).save(crops / f"{10 * number + 2 * position + 1}.png")
+    write_list(crops, range(20), labels=[0] * 20)
+    evaluate(weights, crops, tmp_path / "each", "--test-scales", 56)
+    each = predictions(tmp_path / "each", 56).reshape(2, 10, 1000)
+    found = predictions(tmp_path / "out")[:2]
+    np.testing.assert_allclose(found, each.mean(axis=1), rtol=1e-4, atol=1e-6)
+    assert np.abs(found - each[:, :5].mean(axis=1)).max() > 1e-3  # mirrors count
+    assert np.abs(found - each[:, 8]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--test-3crops"], "--test-3crops and --test-10crops exclude each other"),
+        (["--test-flipping"], "--test-flipping and --test-10crops exclude each other"),
+        (["--test-scales", "256,200"], "--test-scales 200: ten crops of 224 × 224 pixels"),
+    ],
+    ids=str,
+)
+def test_what_ten_crops_do_not_go_with(options, message, weights, data, tmp_path):
+    result = invoke(weights, data, tmp_path / "out", "--test-10crops", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @needs_bfloat16
 def test_bfloat16_is_close_to_float32(weights, data, finished, tmp_path):
     evaluate(weights, data, tmp_path, "--precision", "bfloat16")

@@ -101,6 +101,7 @@ def test_every_released_file_has_its_row(label, options, values):
         {"test_flipping": False},
         {"test_steps": 1},
         {"test_3crops": True},
+        {"test_10crops": True},
         {"pool": "caffe"},
     ],
     ids=lambda change: next(iter(change)),
@@ -110,6 +111,16 @@ def test_any_other_option_finds_nothing(change):
     options["test_steps"] = 2
     assert find_result(**options) is not None
     assert find_result(**{**options, **change}) is None
+
+
+@pytest.mark.parametrize("variant", ["plain34", "34a", "34b", "34c", "50", "101", "152"])
+def test_a_resnet_has_its_row_by_ten_crops_alone(variant):
+    """Of 224 pixels from 256, by softmax, of nets that pool as Caffe does: its authors' README."""
+    found = {"label": f"ilsvrc-cls_rn-{variant}_cls1000", "split": "val", "test_scales": (256,)}
+    row = find_result(**found, test_10crops=True, pool="full")
+    assert (row.network, row.is_released) == (f"rn-{variant}", False)
+    assert find_result(**found, pool="full") is None
+    assert find_result(**found, test_10crops=True) is None
 
 
 def test_rows_without_a_checkpoint():
@@ -162,7 +173,9 @@ def test_released_files_are_named_and_hashed_as_they_should():
     for file, md5 in RELEASED_FILES.items():
         assert name.fullmatch(file)
         assert re.fullmatch("[0-9a-f]{32}", md5)
-    assert {file[:-15] for file in RELEASED_FILES} == {row.label for row in RESULTS if row.label}
+    assert {file[:-15] for file in RELEASED_FILES} == {
+        row.label for row in RESULTS if row.is_released
+    }
 
 
 def test_results_cannot_be_changed():

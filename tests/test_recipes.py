@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ademx.published import METRIC_NAMES, RELEASED_FILES, RESULTS, get_result
+from ademx.reproduction.options import RecipeOptions
 from ademx.reproduction.recipes import RECIPES, find_recipe, get_recipe
 from iters.datasets import DATASETS
 from symbols.levels import get_network
@@ -64,6 +65,25 @@ def test_places_comes_as_near_to_45000_updates_as_whole_epochs_can():
     misses = {n: abs(n * updates_of_an_epoch(stage) - 45_000) for n in range(1, 20)}
     assert min(misses, key=misses.get) == stage.options.to_epoch
     assert stage.weights == "ilsvrc-cls_rna-a_cls1000" and stage.options.label.network == "rna-a2"
+
+
+@pytest.mark.parametrize("name", [row.name for row in RESULTS if row.network.startswith("rn-")])
+def test_resnets(name):
+    """arXiv:1512.03385, §3.4: up to 60 × 10⁴ updates; the rate falls three times to a tenth."""
+    (stage,) = RECIPES[name].stages
+    options = stage.options
+    assert (options.batch_images, options.crop_size, options.weight_decay) == (256, 224, 1e-4)
+    assert (options.momentum, *schedule(stage)) == (0.9, 120, "step", 0.1)
+    assert 120 * updates_of_an_epoch(stage) == pytest.approx(600_000, rel=0.002)
+    assert options.lr_steps == (150_000, 300_000, 450_000)
+    assert (stage.weights, options.pool) == (None, get_result(name).options["pool"])
+
+
+def test_the_rate_falls_after_as_many_epochs_with_another_batch():
+    changed = RecipeOptions(recipe="ilsvrc-resnet50", batch_images=128)
+    assert changed.stages()[0].options.lr_steps == (300_000, 600_000, 900_000)
+    shorter = RecipeOptions(recipe="ilsvrc-resnet50", epochs=60)
+    assert shorter.stages()[0].options.lr_steps == (75_000, 150_000, 225_000)
 
 
 def test_only_what_the_release_states_is_its_own():

@@ -22,6 +22,7 @@ from iters.transforms import (
     resize_longer,
     resize_shorter,
     shifted_canvas,
+    ten_crops,
     three_crops,
 )
 
@@ -176,6 +177,16 @@ def test_three_crops_along_the_longer_side():
     standing = image.swapaxes(0, 1)
     for crop, flat in zip(three_crops(standing, 4), expected):
         np.testing.assert_array_equal(crop, flat.swapaxes(0, 1))
+
+
+def test_ten_crops_are_corners_centre_and_mirrors():
+    image = random_image(6, 9)
+    five = [image[:4, :4], image[:4, 5:], image[2:, :4], image[2:, 5:], image[1:5, 3:7]]
+    for crop, flat in zip(ten_crops(image, 4), [*five, *(crop[:, ::-1] for crop in five)]):
+        np.testing.assert_array_equal(crop, flat)
+    assert len(ten_crops(image, 4)) == 10
+    with pytest.raises(ValueError, match="crop 7: expected 1 to 6, the shorter side"):
+        ten_crops(image, 7)
 
 
 def test_normalize_agrees_with_plain_numpy():

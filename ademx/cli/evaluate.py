@@ -175,7 +175,9 @@ def _prepare(arguments: dict[str, Any]) -> _Files:
     """Turn command-line arguments into those of the options class; return the other files."""
     if arguments["test_scales"] is None:
         label = parse_label(arguments["model"] or arguments["weights"][0])
-        arguments["test_scales"] = (default_test_scale(label, arguments["dataset"]),)
+        ten = arguments.get("test_10crops", False)
+        scale = default_test_scale(label, arguments["dataset"], test_10crops=ten)
+        arguments["test_scales"] = (scale,)
     if arguments["output"] is None:
         stem = arguments["weights"][0].stem
         arguments["output"] = Path("output") / f"{stem}_{arguments['split']}"

@@ -184,7 +184,7 @@ def _table() -> str:
     for row in RESULTS:
         values = ", ".join(f"{METRIC_NAMES[name]} {row.printed(name)}" for name in row.values)
         trained = ", --train" if find_recipe(row) else ""
-        tested = "released weights" if row.label else "no released weights"
+        tested = "released weights" if row.is_released else "no released weights"
         lines.append(f"{row.name}\n  {row.description}, {row.setting}")
         lines.append(f"  {values} ({tested}{trained})")
     lines.append("\nRecipes for --train, as the release states them or ours:")

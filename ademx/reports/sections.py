@@ -131,6 +131,7 @@ def _summary(run: RunToShow) -> list[str]:
         f"{_plural('scale', len(scales))} {', '.join(map(str, scales))}" if scales else "",
         "flipped too" if settings.test_flipping else "",
         "three crops" if settings.test_3crops else "",
+        "ten crops" if settings.test_10crops else "",
         f"{steps} test steps" if steps > 1 else "",
         "CRF" if settings.crf else "",
     ]

@@ -123,11 +123,17 @@ class RecipeOptions(_Options):
         given |= self._given("prefetcher", "prefetch_threads")
         stages = []
         for stage in self.row.stages:
+            recipe = stage.options
+            epochs = self.epochs or recipe.to_epoch
+            # As many epochs before each fall of the rate, of a shorter training as large a part.
+            slower = recipe.batch_images / (self.batch_images or recipe.batch_images)
+            updates = slower * epochs / recipe.to_epoch
             options = dataclasses.replace(
-                stage.options,
+                recipe,
                 output=self.output / "train" / self.recipe / stage.label,
                 base_lr=stage.options.base_lr * scale,
-                to_epoch=self.epochs or stage.options.to_epoch,
+                to_epoch=epochs,
+                lr_steps=tuple(round(step * updates) for step in recipe.lr_steps),
                 devices=self.devices or Devices(gpus=tuple(range(stage.num_devices or 1))),
                 resume=not self.overwrite,
                 overwrite=self.overwrite,

@@ -141,6 +141,30 @@ def _cityscapes_way(
     return Stage(first, weights, 4), Stage(second, label, 4)
 
 
+def _resnet(row: Result) -> Recipe:
+    """Return the recipe of a row of the ResNet paper: 600,000 updates, to the nearest epoch."""
+    options = ClassificationTrainOptions(
+        data_root=_LATER,
+        model=row.label,
+        to_epoch=120,
+        lr_type="step",
+        lr_steps=(150_000, 300_000, 450_000),
+        base_lr=0.1,
+        pool="full",
+    )
+    return Recipe(
+        name=row.name,
+        origin="ours",
+        source="arXiv:1512.03385, §3.4: batch 256, rate 0.1, a tenth of it where the error stops "
+        "falling, up to 600,000 updates, weight decay 0.0001, momentum 0.9; its authors' README: 8 "
+        "GPUs; ours: the updates at which the rate falls, Torch's Nesterov momentum, and the "
+        "augmentation of the Wider or Deeper release, where the paper's draws a shorter side from "
+        "256 to 480 pixels",
+        stages=(Stage(options, None, 8),),
+        hardware="eight GPUs",
+    )
+
+
 # Of the recipes that are ours: as many updates in each stage as on Cityscapes, 140 and 64 times
 # 186, to the nearest whole epoch.
 _OURS = (
@@ -240,6 +264,7 @@ _RECIPES = (
         "places_rna-a2_cls365",
         epochs=(83, 38),
     ),
+    *(_resnet(row) for row in RESULTS if row.network.startswith("rn-")),
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _RECIPES}
 

@@ -119,8 +119,6 @@ def _reason_against(row: Result) -> str:
             "only the benchmark's server can score the test split, and these weights were never "
             "released; `ademx evaluate segmentation --split test` packs what a server takes"
         )
-    if row.setting == "ten crops":
-        return "ten-crop testing is not offered"
     if row.label is None and find_recipe(row) is None:
         return "no weights were released, and there is no recipe for them"
     return ""

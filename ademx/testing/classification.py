@@ -16,7 +16,7 @@ from ademx.iteration import grouped, progress_bar
 from ademx.metrics import likeliest, topk_errors
 from ademx.published import Result
 from ademx.testing.image_counts import ImageLabels, save_image_labels
-from ademx.testing.options import ClassificationOptions
+from ademx.testing.options import ClassificationOptions, training_crop
 from ademx.testing.record import RunRecord
 from ademx.testing.session import Session
 from ademx.testing.submissions import Submission, write_guesses
@@ -159,13 +159,15 @@ class _ClassificationTester:
         return rows
 
     def _inputs(self, sample: Sample, scale: int) -> np.ndarray:
-        """Return an image's (crops · flips, 3, scale, scale) float32 network inputs."""
+        """Return an image's (crops · flips, 3, side, side) float32 network inputs."""
         image = transforms.resize_shorter(
             self._session.load_sample(sample).image,
             scale,
             choose=self._options.choose_interp_method,
         )
-        if self._options.test_3crops:
+        if self._options.test_10crops:
+            crops = transforms.ten_crops(image, training_crop(self._session.label))
+        elif self._options.test_3crops:
             crops = transforms.three_crops(image, scale)
         else:
             crops = [transforms.center_crop(image, scale)]

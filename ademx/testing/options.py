@@ -18,6 +18,7 @@ from ademx.options import option
 from ademx.published import Result
 from ademx.testing.crf import CrfParameters
 from iters.find_dataset import get_dataset
+from symbols.levels import get_network
 
 
 @dataclass(frozen=True)
@@ -99,22 +100,49 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class ClassificationOptions(EvaluationOptions):
-    """How to test a classifier."""
+    """How to test a classifier.
+
+    Raises:
+        ValueError: an option is out of range, or does not go with another or with the weights.
+    """
 
     task = "classification"
 
     test_scales: tuple[int, ...] = option(
         help="Lengths of the shorter side; each is scored alone and all of them averaged.  "
-        "[default: 320]",
+        "[default: 320, of ten crops 256]",
         required=False,
     )
     test_3crops: bool = option(False, "Average three crops along the longer side.")
+    test_10crops: bool = option(
+        False,
+        "Average ten crops of the side that the network is trained at (224 pixels unless its label "
+        "says otherwise): the corners and the centre, each mirrored too.",
+        is_recorded=False,
+    )
     class_ids: Path | None = option(
         None,
         "For submissions: the server's number of each class, one a line.",
         path="file",
         decides=False,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.test_10crops:
+            return
+        for name in ("test_3crops", "test_flipping"):
+            if getattr(self, name):
+                raise InputError(
+                    f"{declare.option_name(name)} and --test-10crops exclude each other: ten "
+                    "crops hold the centre and the mirror images; give one of them"
+                )
+        crop = training_crop(parse_label(self.model or self.weights[0]))
+        if min(self.test_scales) < crop:
+            raise InputError(
+                f"--test-scales {min(self.test_scales)}: ten crops of {crop} × {crop} pixels, at "
+                f"which the network is trained, do not fit: expected {crop} or above"
+            )
 
 
 @dataclass(frozen=True)
@@ -166,15 +194,23 @@ class SegmentationOptions(EvaluationOptions):
             )
 
 
-def default_test_scale(label: Label, dataset: str | None = None) -> int:
+def training_crop(label: Label) -> int:
+    """Return the side of the images that a label's network is trained at, pixels."""
+    return get_network(label.family, label.variant).crop
+
+
+def default_test_scale(
+    label: Label, dataset: str | None = None, *, test_10crops: bool = False
+) -> int:
     """Return the scale of the published tests (published.md), pixels.
 
     Args:
         label: of the weights.
         dataset: as in :class:`EvaluationOptions`.
+        test_10crops: as in :class:`ClassificationOptions`.
     """
     if label.task == "classification":
-        return 320
+        return 256 if test_10crops else 320
     return get_dataset(dataset or label.dataset).origin_size
 
 

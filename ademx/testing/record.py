@@ -85,6 +85,7 @@ class RunSettings:
     test_steps: int = 1
     test_flipping: bool = False
     test_3crops: bool = False
+    test_10crops: bool = False
     exif: str = "auto"
     crf: Mapping[str, float] | None = None
 

@@ -292,7 +292,8 @@ class Session(RunInputs):
         options, cores = self.options, usable_cores() or 1
         if options.compile is not None or self._devices.gpus:
             return bool(options.compile)
-        pixels = len(self.samples) * (1 + options.test_flipping) * max(options.test_scales) ** 2
+        inputs = 10 if getattr(options, "test_10crops", False) else 1 + options.test_flipping
+        pixels = len(self.samples) * inputs * max(options.test_scales) ** 2
         return pixels > _PIXELS_TO_COMPILE * cores
 
     def _describe(self) -> None:
