@@ -26,6 +26,7 @@ TORCH = ["torch>=2.4", "safetensors>=0.4"]  # 2.4: fused SGD on CPUs
 PLOT = ["matplotlib>=3.7"]
 ONNX = ["onnx>=1.14", "onnxruntime>=1.15"]
 CRF = ["pydensecrf2>=1.1"]  # compiled when it is installed: needs g++
+CITYSCAPES = ["cityscapesscripts>=2.2"]  # the benchmark's own scores
 DATA = ["scipy>=1.8", "pycocotools>=2.0.6"]  # MATLAB files, COCO's annotations
 
 setup(
@@ -73,15 +74,16 @@ setup(
         "onnx": ONNX,
         "crf": CRF,
         "data": DATA,
+        "cityscapes": CITYSCAPES,
         "test": [
             *CPU,
             *PLOT,
             *ONNX,
             *DATA,
+            *CITYSCAPES,
             # One torch release, the one that the test suite was written against.
             "torch==2.13.0; python_version >= '3.10'",
             "torch>=2.4; python_version < '3.10'",
-            "cityscapesscripts>=2.2",
             "gluoncv==0.10.5.post0",
             "hypothesis>=6.80",
             "mypy==2.4.1; python_version >= '3.10'",

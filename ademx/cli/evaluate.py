@@ -15,6 +15,7 @@ from ademx.errors import InputError
 from ademx.files import write_json
 from ademx.labels import parse_label
 from ademx.published import METRIC_NAMES
+from ademx.testing.cityscapes import score_tables
 from ademx.testing.crf import CrfParameters, parse_crf_parameters
 from ademx.testing.options import (
     ClassificationOptions,
@@ -168,6 +169,12 @@ def segmentation_table(report: SegmentationReport) -> str:
         for metric in report.published.values:
             name = METRIC_NAMES[metric]
             lines.append(f"published {name}  {report.published.printed(metric)} %")
+    record = report.record
+    if record.cityscapes is not None:
+        for kind, values in score_tables(record.cityscapes, record.class_iou or {}).items():
+            rows = [(kind, "IoU %", "iIoU %")]
+            rows += [(name, _percent(iou), _percent(iiou)) for name, iou, iiou in values]
+            lines += ["", aligned(rows)]
     return "\n".join(lines)
 
 
@@ -244,5 +251,5 @@ def _finish(
         )
 
 
-def _percent(value: float) -> str:
-    return "–" if value != value else f"{value:.2f}"
+def _percent(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.2f}"

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 from ademx.metrics import segmentation_scores
 from ademx.published import METRIC_NAMES, release_state
+from ademx.testing.cityscapes import score_tables
 from ademx.text import ISOLATES, isolated, printable
 from iters import palettes
 from iters.datasets import Dataset, encode_label
@@ -117,6 +118,9 @@ def run_section(run: RunToShow, anchor: str, images: ShownImages) -> Markup:
         confusions=_largest_confusions(confusion) if confusion else [],
         class_name=lambda number: class_name(dataset, number),
         to_choose=sorted(present, key=lambda number: class_name(dataset, number).casefold()),
+        official=score_tables(record.cityscapes, record.class_iou or {})
+        if record.cityscapes
+        else {},
         files=_files(record),
     )
     return Markup(section)

@@ -104,6 +104,7 @@ class RunRecord:
         class_iou: name -> IoU of each class, and so on; None of a classifier or without labels.
         absent_classes: the rule for those in segmentation, "zero" or "skip", else "".
         confusion: pixels, rows are truth.
+        cityscapes: of :func:`ademx.testing.cityscapes.further_scores`.
         scales: of a classifier, test scale -> its own `scores`.
         dataset: name of what was tested on.
         num_images: those of the split.
@@ -122,6 +123,7 @@ class RunRecord:
     class_accuracy: Mapping[str, float] | None = None
     absent_classes: str = ""
     confusion: Sequence[Sequence[int]] | None = None
+    cityscapes: Mapping[str, Any] | None = None
     scales: Mapping[Any, Mapping[str, float]] | None = None
     dataset: str = ""
     num_images: int = 0
@@ -241,6 +243,10 @@ _RECORD = {
     "class_accuracy": {...: _SCORE},
     "absent_classes": TEXT,
     "confusion": [[WHOLE]],
+    "cityscapes": {
+        **{f"mean_{kind}": _SCORE for kind in ("iiou", "category_iou", "category_iiou")},
+        **{kind: {...: _SCORE} for kind in ("class_iiou", "category_iou", "category_iiou")},
+    },
     "scales": {...: _SCORES},
     "dataset": TEXT,
     "num_images": WHOLE,

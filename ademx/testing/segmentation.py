@@ -24,6 +24,7 @@ from ademx.iteration import grouped, progress_bar
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
 from ademx.networks.graph import network_stride
 from ademx.published import Result
+from ademx.testing.cityscapes import further_scores
 from ademx.testing.crf import import_crf_library, refine
 from ademx.testing.image_counts import ImageCounts, NearTies, save_image_counts
 from ademx.testing.numerics import SCORE_MARGIN
@@ -184,6 +185,7 @@ class _SegmentationTester:
                 "class_accuracy": dict(zip(names, scores.class_accuracy)),
                 "absent_classes": scores.absent_classes,
                 "confusion": confusion.tolist(),
+                "cityscapes": self._cityscapes_scores(),
             }
             self._save_image_counts()
         record = session.record(published, **found)
@@ -197,6 +199,15 @@ class _SegmentationTester:
             session.dataset,
             tuple(session.samples),
             self._submission(),
+        )
+
+    def _cityscapes_scores(self) -> dict[str, Any] | None:
+        """Return what only Cityscapes' own tool knows, from the label images that were written."""
+        if self._session.dataset.name != "cityscapes" or not self._options.save_results:
+            return None
+        tested = sorted(self._images, key=lambda sample: sample.index)
+        return further_scores(
+            {one.label: self._path("labels", one) for one in tested if isinstance(one.label, Path)}
         )
 
     def _published(self) -> Result | None:

@@ -60,9 +60,9 @@ def save_image(path: Path, pixels: NDArray[np.uint8]) -> None:
 
 
 def save_label(
-    path: Path, stored: NDArray[np.uint8], *, palette: Iterable[Colour] | None = None
+    path: Path, stored: NDArray[Any], *, palette: Iterable[Colour] | None = None
 ) -> None:
-    """Write stored ids, (H, W), as PNG, in colours where there is a palette."""
+    """Write stored ids, (H, W) uint8 or uint16, as PNG, in colours where there is a palette."""
     label = Image.fromarray(stored)
     if palette is not None:
         label.putpalette([value for colour in palette for value in colour])

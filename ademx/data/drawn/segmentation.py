@@ -31,6 +31,7 @@ _CITIES = {
 }
 # Cityscapes' label ids without a class: not labelled, the camera's own car, anything static.
 _UNLABELED, _EGO_VEHICLE, _STATIC = 0, 1, 4
+_FIRST_WITH_INSTANCES = 24  # person; all above have instances too
 
 _ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 
@@ -129,18 +130,23 @@ def _inner_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def write_cityscapes(drawing: Drawing) -> None:
-    """Write leftImg8bit and gtFine; the labels of test tell no class, as in the archive."""
+    """Write leftImg8bit and gtFine; the labels of test tell no class, as in the archive.
+
+    Beside each label lies that of its instances.
+    """
     for path, scene in _street_scenes(drawing, "cityscapes"):
         split = path.parts[0]
         label = np.full_like(scene.label, VOID) if split == "test" else scene.label
-        _save_city_label(drawing.folder / "gtFine" / path, "gtFine", _with_void_ids(label))
+        stored, truth = _with_void_ids(label), drawing.folder / "gtFine" / path
+        _save_city_label(truth, "gtFine_labelIds", stored)
+        _save_city_label(truth, "gtFine_instanceIds", _instance_ids(stored, scene.things))
 
 
 def write_cityscapes_coarse(drawing: Drawing) -> None:
     """Write leftImg8bit and gtCoarse."""
     for path, scene in _street_scenes(drawing, "cityscapes-coarse"):
         stored = encode_label(DATASETS["cityscapes"], scene.label)
-        _save_city_label(drawing.folder / "gtCoarse" / path, "gtCoarse", stored)
+        _save_city_label(drawing.folder / "gtCoarse" / path, "gtCoarse_labelIds", stored)
 
 
 def _street_scenes(drawing: Drawing, scenery: str) -> Iterator[tuple[Path, Scene]]:
@@ -156,8 +162,18 @@ def _street_scenes(drawing: Drawing, scenery: str) -> Iterator[tuple[Path, Scene
             yield path, scene
 
 
-def _save_city_label(path: Path, kind: str, stored: NDArray[np.uint8]) -> None:
-    save_label(path.with_name(f"{path.name}_{kind}_labelIds.png"), stored)
+def _save_city_label(path: Path, kind: str, stored: NDArray[Any]) -> None:
+    save_label(path.with_name(f"{path.name}_{kind}.png"), stored)
+
+
+def _instance_ids(stored: NDArray[np.uint8], things: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Return label ids, and for classes with instances a thousand times that and a number."""
+    ids = stored.astype(np.uint16)
+    for label_id in np.unique(stored[stored >= _FIRST_WITH_INSTANCES]):
+        is_class = stored == label_id
+        for number, thing in enumerate(np.unique(things[is_class])):
+            ids[is_class & (things == thing)] = 1000 * int(label_id) + number
+    return ids
 
 
 def _with_void_ids(label: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,0 +1,171 @@
+"""Cityscapes' further scores, by the benchmark's own tool: iIoU, and both by category.
+
+The instance-level IoU weighs each pixel of an object by the mean size of its class's objects over
+its own, so that large objects do not decide. Categories are groups of classes, such as vehicles.
+
+Source: Cordts et al., "The Cityscapes Dataset", CVPR 2016, §4.1; `cityscapesscripts`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ademx.compat import import_optional, usable_cores
+from ademx.errors import InputError, MissingDependency
+from ademx.iteration import prefetched, progress_bar
+
+_log = logging.getLogger(__name__)
+
+_TOOL = "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling"
+
+
+def further_scores(predictions: Mapping[Path, Path]) -> dict[str, Any] | None:
+    """Return what Cityscapes' own tool finds beyond the IoU of each class.
+
+    Where the tool is not installed, or its files are not there, one line of the log says what to
+    do: without the instances' files there is no iIoU.
+
+    Args:
+        predictions: label image of the truth -> that of the prediction, both in label ids.
+
+    Returns:
+        Percent, nan where the tool gives none: "mean_category_iou" and "category_iou"; "mean_iiou"
+        and "class_iiou", of the classes that have instances; "mean_category_iiou" and
+        "category_iiou", of their categories. None where nothing could be found.
+    """
+    try:
+        tool = _import_tool()
+        return _official_scores(tool, predictions, has_instances=_has_instances(predictions))
+    except (MissingDependency, InputError) as error:
+        _log.warning("no iIoU and no IoU of categories: %s", error)
+        return None
+
+
+def score_tables(
+    found: Mapping[str, Any], class_iou: Mapping[str, float | None]
+) -> dict[str, list[tuple[str, float | None, float | None]]]:
+    """Return what to show of :func:`further_scores`: "class" and "category" -> rows.
+
+    Args:
+        found: the scores, also as `scores.json` has them.
+        class_iou: percent, of each class.
+
+    Returns:
+        Name, IoU and iIoU, percent, None where there is none; the last row is the mean. Of the
+        classes these are the ones that have instances.
+    """
+    tables = {}
+    iious = found.get("class_iiou", {})
+    if iious:
+        tables["class"] = [(name, class_iou.get(name), iiou) for name, iiou in iious.items()]
+        tables["class"].append(("mean", None, found["mean_iiou"]))
+    iious = found.get("category_iiou", {})
+    tables["category"] = [
+        (name, iou, iious.get(name)) for name, iou in found["category_iou"].items()
+    ]
+    means = (found["mean_category_iou"], found.get("mean_category_iiou"))
+    tables["category"].append(("mean", *means))
+    return tables
+
+
+def _import_tool() -> ModuleType:
+    try:
+        return import_optional(
+            _TOOL,
+            "they are computed by Cityscapes' own tool: run `pip install 'ademx[cityscapes]'`, "
+            "then this command with --resume, which adds them",
+        )
+    except ValueError as error:  # CITYSCAPES_EXPORT_DIR is no folder
+        raise InputError(str(error)) from error
+
+
+def _has_instances(truths: Iterable[Path]) -> bool:
+    """Return whether the instances' file of every label is there, where the tool looks for it."""
+    # It replaces the word wherever it stands in the path.
+    paths = [Path(str(path).replace("labelIds", "instanceIds")) for path in truths]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        _log.warning(
+            "no iIoU: %d of %d images lack the file of their instances, such as %s: unpack "
+            "*_instanceIds.png of gtFine_trainvaltest.zip, then run this command with --resume, "
+            "which adds it",
+            *(len(missing), len(paths), missing[0]),
+        )
+    return not missing
+
+
+def _official_scores(
+    tool: Any, predictions: Mapping[Path, Path], *, has_instances: bool
+) -> dict[str, Any]:
+    """Return the tool's scores, percent.
+
+    Raises:
+        InputError: the tool refuses a file.
+    """
+    settings = argparse.Namespace(**vars(tool.args))
+    settings.evalInstLevelScore = has_instances
+    settings.evalPixelAccuracy = False
+    confusion, instances = tool.generateMatrix(settings), tool.generateInstanceStats(settings)
+    pairs = [(str(predicted), str(truth)) for truth, predicted in predictions.items()]
+    said = io.StringIO()
+    with (
+        contextlib.redirect_stdout(said),
+        progress_bar(total=len(pairs), unit="image", desc="official tool") as bar,
+    ):
+        try:
+            count = partial(_count_pair, tool, settings)
+            for _, counted in prefetched(pairs, count, threads=usable_cores() or 1):
+                confusion += counted[0]
+                _add(instances, counted[1])
+                bar.update()
+        except SystemExit:  # is how the tool ends at a file that it cannot use
+            raise InputError(f"Cityscapes' own tool says: {said.getvalue().strip()}") from None
+    kinds = {"category_iou": _category_ious(tool, confusion, settings)}
+    if has_instances:
+        kinds["class_iiou"] = {
+            name: tool.getInstanceIouScoreForLabel(
+                tool.name2label[name].id, confusion, instances, settings
+            )
+            for name in instances["classes"]
+        }
+        kinds["category_iiou"] = {
+            name: tool.getInstanceIouScoreForCategory(name, confusion, instances, settings)
+            for name in instances["categories"]
+        }
+    found: dict[str, Any] = {}
+    for kind, scores in kinds.items():
+        found[f"mean_{kind.removeprefix('class_')}"] = 100 * tool.getScoreAverage(scores, settings)
+        found[kind] = {name: 100 * score for name, score in scores.items()}
+    return found
+
+
+def _count_pair(tool: Any, settings: argparse.Namespace, pair: tuple[str, str]) -> tuple[Any, Any]:
+    """Return the confusion matrix of a prediction and its truth, and the counts of instances."""
+    confusion, instances = tool.generateMatrix(settings), tool.generateInstanceStats(settings)
+    tool.evaluatePair(*pair, confusion, instances, {}, settings)
+    return confusion, instances
+
+
+def _add(total: dict[str, Any], part: Mapping[str, Any]) -> None:
+    """Add the counts of some instances to others."""
+    for kind, names in part.items():
+        for name, counts in names.items():
+            for key, value in counts.items():
+                if key != "labelIds":
+                    total[kind][name][key] += value
+
+
+def _category_ious(tool: Any, confusion: Any, settings: argparse.Namespace) -> dict[str, float]:
+    return {
+        name: tool.getIouScoreForCategory(name, confusion, settings)
+        for name, labels in tool.category2labels.items()
+        if not all(label.ignoreInEval for label in labels)
+    }
