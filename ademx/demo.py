@@ -160,7 +160,7 @@ def _draw_curves(output: Path) -> Path | None:
 
 
 def _pictures(samples: list[Sample], output: Path) -> Iterator[Path]:
-    """Write, and yield the path of, each image beside its prediction and its truth."""
+    """Write, and yield the path of, each image beside its truth and its prediction."""
     folder = output / "pictures"
     folder.mkdir(exist_ok=True)
     palette = DATASETS["voc"].palette or ()
@@ -170,8 +170,8 @@ def _pictures(samples: list[Sample], output: Path) -> Iterator[Path]:
         found = load_label(output / "val" / "labels" / f"{sample.name}.png")
         panels = [
             ("image", image),
-            ("prediction", overlay(image, colourise(found, palette))),
             ("truth", overlay(image, colourise(truth, palette))),
+            ("prediction", overlay(image, colourise(found, palette))),
         ]
         path = folder / f"{sample.name}.png"
         with replacing(path, durable=False) as file:

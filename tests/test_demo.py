@@ -64,8 +64,8 @@ def test_pictures_show_labels_in_the_palettes_colours(run):
         base = run[0] / "data" / "VOCdevkit/VOC2012"
         image = np.array(Image.open(base / "JPEGImages" / f"{name}.jpg").convert("RGB"))
         labels = [
-            np.array(Image.open(run[0] / "val" / "labels" / f"{name}.png")),
             np.array(Image.open(base / "SegmentationClass" / f"{name}.png")),
+            np.array(Image.open(run[0] / "val" / "labels" / f"{name}.png")),
         ]
         panels = _panels(run[0] / "pictures" / f"{name}.png", image.shape)
         np.testing.assert_array_equal(panels[0], image)
@@ -73,7 +73,7 @@ def test_pictures_show_labels_in_the_palettes_colours(run):
             colours = np.array(palette)[label]
             mixed = np.where(label[..., None] == 0, image, 0.4 * image + 0.6 * colours)
             np.testing.assert_allclose(panel, mixed, atol=0.51)
-        assert {1, 7, 12, 15} & set(np.unique(labels[1]))
+        assert {1, 7, 12, 15} & set(np.unique(labels[0]))
 
 
 def _panels(path, shape) -> list[np.ndarray]:

@@ -48,7 +48,22 @@ def launch(
 
     Worker 0's output comes through as it is, that of the others prefixed on stderr. Ctrl-C and
     SIGTERM are passed on to the workers, which save first; what has not ended after --grace, as
-    where a worker hangs, is killed. A second signal ends all at once.
+    where a worker hangs, is killed; when a process dies, all end. A second signal ends all at once.
+    The workers of a machine share out its --gpus; several GPUs of one machine are better used by
+    one process: --gpus 0,1 --kvstore device.
+
+    Several machines by PyTorch: torchrun or srun start the workers. By MXNet on Slurm:
+    tools/slurm_train.sh. By MXNet over ssh, in a network that you trust (a server runs what
+    workers send it): give every process DMLC_PS_ROOT_URI (the first host's address),
+    DMLC_PS_ROOT_PORT, DMLC_NUM_WORKER, DMLC_NUM_SERVER and its own DMLC_ROLE, and start, once
+    with DMLC_ROLE=scheduler on the first host and with DMLC_ROLE=server on every host,
+
+    \b
+        python -c "from ademx.engines.mxnet.server import serve; serve()"
+
+    and with DMLC_ROLE=worker on every host: ademx train … --kvstore dist_sync. DMLC_INTERFACE=eth1
+    chooses the network card. Nothing ends the other hosts' processes when one dies: Slurm does
+    that, ssh does not.
     """
     by_torch = arguments[0] == "train" and _backend(arguments) == "torch"
     if arguments[0] == "train" and not by_torch and not any("dist_" in one for one in arguments):

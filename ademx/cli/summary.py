@@ -68,7 +68,9 @@ def summary(
 ) -> None:
     """Parameters, operations, memory and depth of LABEL, per level.
 
-    LABEL is a model label (voc_rna-a1_cls21_s8) or a network's name (a1, rn-50).
+    LABEL is a model label (voc_rna-a1_cls21_s8), a block spec (rna-224-0-3-3-6-3-1-1) or a
+    network's name: a, a1, a2, b, c (B and C were never released: our reading of the paper),
+    rn-plain34, rn-34a, rn-34b, rn-34c, rn-50, rn-101, rn-152.
     """
     from ademx.networks.summary import load_graph, summarise
 
