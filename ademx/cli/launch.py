@@ -55,13 +55,10 @@ def launch(
     Several machines by PyTorch: torchrun or srun start the workers. By MXNet on Slurm:
     tools/slurm_train.sh. By MXNet over ssh, in a network that you trust (a server runs what
     workers send it): give every process DMLC_PS_ROOT_URI (the first host's address),
-    DMLC_PS_ROOT_PORT, DMLC_NUM_WORKER, DMLC_NUM_SERVER and its own DMLC_ROLE, and start, once
-    with DMLC_ROLE=scheduler on the first host and with DMLC_ROLE=server on every host,
-
-    \b
-        python -c "from ademx.engines.mxnet.server import serve; serve()"
-
-    and with DMLC_ROLE=worker on every host: ademx train … --kvstore dist_sync. DMLC_INTERFACE=eth1
+    DMLC_PS_ROOT_PORT, DMLC_NUM_WORKER, DMLC_NUM_SERVER and its own DMLC_ROLE; start
+    `python -c "from ademx.engines.mxnet.server import serve; serve()"` once with
+    DMLC_ROLE=scheduler on the first host and with DMLC_ROLE=server on every host, and
+    `ademx train … --kvstore dist_sync` with DMLC_ROLE=worker on every host. DMLC_INTERFACE=eth1
     chooses the network card. Nothing ends the other hosts' processes when one dies: Slurm does
     that, ssh does not.
     """
