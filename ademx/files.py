@@ -10,9 +10,10 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Union
+from typing import IO, Any, BinaryIO, Union
 
 from ademx.errors import InputError
 from iters.files import open_file
@@ -218,10 +219,34 @@ def write_json(path: PathLike, value: Any) -> None:
 
 def md5(path: PathLike) -> str:
     """Return the MD5 of a file as 32 hexadecimal digits, the form of the release's table."""
-    digest = hashlib.md5(usedforsecurity=False)
     with open_file(path) as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
+        return _md5(file.fileno())
+
+
+def start_md5(file: IO[bytes]) -> Future[str]:
+    """Start hashing an open file, all of it, and return what waits for its MD5.
+
+    Meanwhile the file can be read, wherever its position is, and closed.
+    """
+    descriptor = os.dup(file.fileno())
+
+    def digest() -> str:
+        try:
+            return _md5(descriptor)
+        finally:
+            os.close(descriptor)
+
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(digest)
+    pool.shutdown(wait=False)
+    return future
+
+
+def _md5(descriptor: int) -> str:
+    digest, at = hashlib.md5(usedforsecurity=False), 0
+    while block := os.pread(descriptor, 1 << 20, at):
+        digest.update(block)
+        at += len(block)
     return digest.hexdigest()
 
 

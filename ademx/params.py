@@ -22,6 +22,7 @@ import math
 import os
 import struct
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from io import FileIO
@@ -31,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ademx.errors import InputError
-from ademx.files import PathLike, replacing
+from ademx.files import PathLike, replacing, start_md5
 from ademx.text import printable
 from iters.files import open_unbuffered
 
@@ -187,6 +188,10 @@ class ParamsFile(Mapping[str, Array]):
     def __contains__(self, name: object) -> bool:  # Mapping's own would read the array
         return name in self.entries
 
+    def start_md5(self) -> Future[str]:
+        """Start hashing the file and return what waits for its MD5, beside any reads."""
+        return start_md5(self._file)
+
     def __repr__(self) -> str:
         return f"<ParamsFile {str(self.path)!r}, {len(self)} arrays>"
 
@@ -213,9 +218,14 @@ def open_params(path: PathLike) -> ParamsFile:
     """
     with ExitStack() as stack:
         file = stack.enter_context(open_unbuffered(path))
-        entries = _read_entries(path, file)
+        opened = open_headers(path, file)
         stack.pop_all()  # from here on the ParamsFile closes it
-    return ParamsFile(path, file, entries)
+    return opened
+
+
+def open_headers(path: PathLike, file: FileIO) -> ParamsFile:
+    """Return what :func:`open_params` does, of a file that is open; `path` is for messages."""
+    return ParamsFile(path, file, _read_entries(path, file))
 
 
 def load(path: PathLike) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -61,6 +61,28 @@ def test_there_and_back_is_bit_identical(source, suffix, layout, tmp_path):
     assert_same_parameters(back, source)
 
 
+@pytest.mark.parametrize("suffix", files.KINDS)
+def test_a_file_is_opened_once_and_hashed_as_it_is_read(suffix, tmp_path, monkeypatch):
+    path = tmp_path / f"voc_rna-a1_cls21_s8{suffix}"
+    label = parse_label(write(path.with_suffix(".params"), path.stem))
+    if suffix != ".params":
+        files.convert(path.with_suffix(".params"), path)
+    content, real_open = path.read_bytes(), files.open_weights
+
+    def open_and_replace(path):
+        opened = real_open(path)
+        path.unlink()
+        path.write_bytes(bytes(len(content)))
+        return opened
+
+    monkeypatch.setattr(files, "open_weights", open_and_replace)
+    weights = files.read_weights(path)
+    assert weights.md5 == hashlib.md5(content).hexdigest()
+    assert np.array_equal(weights.parameters["conv1a_weight"], fill("conv1a_weight", (2, 3, 3, 3)))
+    found = (weights.label, weights.width, weights.head, weights.stride)
+    assert found == (label, WIDTH, "2conv", 8)
+
+
 def test_a_chain_through_every_kind_is_bit_identical(source, tmp_path):
     chain = [
         ("a.pth", {"layout": "wider_resnet", "norm_suffix": ".0", "module_prefix": True}),

@@ -67,7 +67,7 @@ def verify(files: tuple[Path, ...], model: str | None, reading: Reading) -> None
 
     label = parse_label(model) if model else None
     verdicts = []
-    total = 2 * sum(path.stat().st_size for path in files)
+    total = sum(path.stat().st_size for path in files)
     with progress_bar(total=total, unit="B", unit_scale=True, leave=False) as bar:
         for path in files:
             verdicts.append(verify_file(path, label=label, advance=bar.update, reading=reading))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import FileIO
 from pathlib import Path
 from typing import Any, Union
 
@@ -26,17 +28,18 @@ from ademx.convert.safetensors_files import (
 )
 from ademx.convert.torch_files import TorchFile, open_torch, write_torch
 from ademx.errors import InputError
-from ademx.files import PathLike, md5
+from ademx.files import PathLike
 from ademx.labels import Label, parse_label
 from ademx.networks.graph import (
     find_head,
     find_width,
     input_normalization,
+    network_stride,
     parameter_shapes,
 )
 from ademx.options import option
 from ademx.params import ParamsFile
-from iters.files import open_file
+from iters.files import open_unbuffered
 
 Array = npt.NDArray[Any]
 WeightsFile = Union[ParamsFile, TorchFile]
@@ -77,6 +80,7 @@ class NetworkWeights:
         given: label that its user says, if any.
         layout: that the file was in.
         metadata: what the file says of itself.
+        digest: waits for the file's MD5, which is computed while the arrays are read and used.
     """
 
     parameters: dict[str, Array]
@@ -84,6 +88,12 @@ class NetworkWeights:
     given: Label | None = None
     layout: str = "release"
     metadata: Mapping[str, str] = field(default_factory=dict)
+    digest: Future[str] | None = None
+
+    @property
+    def md5(self) -> str:
+        """The file's MD5, which may have to be waited for; "" where it was not hashed."""
+        return self.digest.result() if self.digest else ""
 
     @cached_property
     def label(self) -> Label:
@@ -103,6 +113,11 @@ class NetworkWeights:
     def head(self) -> str:
         """The segmentation top, "2conv" or "1conv"; the first where there is none."""
         return find_head(self.parameters) or "2conv"
+
+    @property
+    def stride(self) -> int:
+        """Pixels for a cell of the output, see :func:`ademx.networks.graph.network_stride`."""
+        return network_stride(self.label)
 
     def check_fit(self, *, allow_headless: bool = False) -> None:
         """Raise CheckpointMismatch, listing everything, unless the parameters are the label's.
@@ -125,13 +140,22 @@ def open_weights(path: PathLike) -> WeightsFile:
         FileNotFoundError: there is no such file.
         ValueError: it is of no such kind, or damaged.
     """
-    with open_file(path) as file:
-        start = file.read(9)
+    with ExitStack() as stack:
+        file = stack.enter_context(open_unbuffered(path))
+        opener = _opener(file.read(9))
+        file.seek(0)
+        opened = opener(path, file)
+        stack.pop_all()  # from here on what is returned closes it
+    return opened
+
+
+def _opener(start: bytes) -> Callable[[PathLike, FileIO], WeightsFile]:
+    """Return what opens files with these first nine bytes."""
     if starts_like_safetensors(start):
-        return open_safetensors(path)
+        return open_safetensors
     if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in (b"", *_PICKLE_PROTOCOLS)):
-        return open_torch(path)
-    return params.open_params(path)  # says what else it may be
+        return open_torch
+    return params.open_headers  # says what else it may be
 
 
 def read_weights(
@@ -141,7 +165,7 @@ def read_weights(
     reading: Reading | None = None,
     complete: bool = True,
 ) -> NetworkWeights:
-    """Return the weights in a file of any kind and layout.
+    """Return the weights in a file of any kind and layout, which is opened once.
 
     Args:
         path: a `.params`, `.pth` or `.safetensors` file.
@@ -161,6 +185,7 @@ def read_weights(
         try:
             found = recognise_file(file, label=known, reading=reading, complete=complete)
             _check_size(path, (file.entries[key].nbytes for key in found.names))
+            digest = file.start_md5()
             parameters = {name: file[key] for key, name in found.names.items()}
         except params.ParamsError:
             raise
@@ -170,7 +195,7 @@ def read_weights(
         for name in filter(lambda name: name.endswith("_gamma"), parameters):
             parameters[name] = np.abs(parameters[name])
     report_reading(found, parameters, label=known, written_from=stated)
-    return NetworkWeights(parameters, os.fspath(path), label, found.layout, file.metadata)
+    return NetworkWeights(parameters, os.fspath(path), label, found.layout, file.metadata, digest)
 
 
 def recognise_file(
@@ -268,24 +293,21 @@ def convert(
     layout = layout or ("release" if kind == ".params" else "native")
     _check_choices(kind, layout, module_prefix=module_prefix, wrap_state_dict=wrap_state_dict)
     known = parse_label(label) if label else label_in(source)
-    with ThreadPoolExecutor(1) as pool:
-        # Hashing takes as long as writing, so it goes on meanwhile.
-        digest = pool.submit(md5, source) if kind == ".safetensors" else None
-        weights = read_weights(source, label=known or label_in(target), reading=reading)
-        known = known or label_in(weights.metadata.get("label", "")) or label_in(target)
-        if known:
-            dataclasses.replace(weights, given=known).check_fit(allow_headless=True)
-        state = to_layout(
-            weights.parameters, layout, label=known, with_head=with_head, norm_suffix=norm_suffix
-        )
-        if module_prefix:
-            state = {f"module.{key}": value for key, value in state.items()}
-        if kind == ".params":
-            params.save(target, *split(state), prefixed=layout == "release")
-        elif kind == ".pth":
-            write_torch(target, state, wrap_state_dict=wrap_state_dict)
-        else:
-            write_safetensors(target, state, _metadata(known, layout), source_md5=digest)
+    weights = read_weights(source, label=known or label_in(target), reading=reading)
+    known = known or label_in(weights.metadata.get("label", "")) or label_in(target)
+    if known:
+        dataclasses.replace(weights, given=known).check_fit(allow_headless=True)
+    state = to_layout(
+        weights.parameters, layout, label=known, with_head=with_head, norm_suffix=norm_suffix
+    )
+    if module_prefix:
+        state = {f"module.{key}": value for key, value in state.items()}
+    if kind == ".params":
+        params.save(target, *split(state), prefixed=layout == "release")
+    elif kind == ".pth":
+        write_torch(target, state, wrap_state_dict=wrap_state_dict)
+    else:
+        write_safetensors(target, state, _metadata(known, layout), source_md5=weights.digest)
     return known
 
 

@@ -203,12 +203,12 @@ def verify(
     advance: Callable[[int], object] = lambda nbytes: None,
     reading: Reading | None = None,
 ) -> Verdict:
-    """Say what a file is: by its MD5 first, then whether it is whole, then by its parameters.
+    """Say what a file is: whether it is whole, by its MD5, and by its parameters.
 
     Args:
         path: a file of weights of any kind, or what passes for one.
         label: the model that it should be; its name, or what it says of itself, by default.
-        advance: told how many bytes have been worked on, about twice the file's size in all.
+        advance: told how many bytes have been worked on, about the file's size in all.
         reading: what the file does not say of itself.
 
     Raises:
@@ -217,19 +217,19 @@ def verify(
         ademx.compat.MissingDependency: it takes PyTorch to open it, which is not installed.
     """
     path = Path(path)
-    digest = md5(path)
-    advance(path.stat().st_size)
-    released = {value: name for name, value in RELEASED_FILES.items()}.get(digest)
     try:
         with open_weights(path) as file:
             try:
                 found = recognise_file(file, label=label, reading=reading, complete=False)
             except LayoutError as error:
                 return Verdict(path, False, "misfit", f"not a network known here: {error}")
+            hashing = file.start_md5()
             problems = tuple(_bad_numbers(file, found, advance))
     except InputError as error:
         return _unreadable(path, error)
     parameters = {name: file.entries[key] for key, name in found.names.items()}
+    digest = hashing.result()
+    released = {value: name for name, value in RELEASED_FILES.items()}.get(digest)
     try:
         label = label or _label(path, released, file.metadata.get("label"))
         return _verdict(path, label, parameters, released, digest, problems)

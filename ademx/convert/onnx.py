@@ -26,7 +26,7 @@ import ademx
 from ademx.compat import import_optional
 from ademx.convert.files import NetworkWeights, Reading, read_weights
 from ademx.errors import InputError
-from ademx.files import PathLike, md5, replacing
+from ademx.files import PathLike, replacing
 from ademx.labels import Label, parse_label
 from ademx.networks.graph import input_normalization, list_layers
 from ademx.params import Array
@@ -59,7 +59,6 @@ def write_onnx(
     path: PathLike,
     weights: NetworkWeights,
     *,
-    source_md5: str = "",
     input_size: tuple[int, int] | None = None,
     pool: str = "pad",
 ) -> None:
@@ -68,7 +67,6 @@ def write_onnx(
     Args:
         path: where to.
         weights: of the network.
-        source_md5: the MD5 of the file that they come from, for the metadata.
         input_size: height and width that the network is to take, pixels; None: any.
         pool: geometry of max pooling, "pad", "caffe" or "full".
 
@@ -77,7 +75,7 @@ def write_onnx(
         ademx.compat.MissingDependency: the `onnx` package is not installed.
         OSError: the file cannot be written.
     """
-    model = build_model(weights, source_md5=source_md5, input_size=input_size, pool=pool)
+    model = build_model(weights, input_size=input_size, pool=pool)
     with replacing(path) as file:
         file.write(model.SerializeToString())
 
@@ -114,7 +112,7 @@ def convert_to_onnx(
     weights = read_weights(source, label=known, reading=reading)
     known = known or _first_label(weights.metadata.get("label", ""), source, target)
     weights = dataclasses.replace(weights, given=known)
-    write_onnx(target, weights, source_md5=md5(source), input_size=input_size, pool=pool)
+    write_onnx(target, weights, input_size=input_size, pool=pool)
     return known
 
 
@@ -129,7 +127,6 @@ def _first_label(*texts: PathLike) -> Label:
 def build_model(
     weights: NetworkWeights,
     *,
-    source_md5: str = "",
     input_size: tuple[int, int] | None = None,
     pool: str = "pad",
 ) -> Any:
@@ -159,7 +156,7 @@ def build_model(
         ir_version=FILE_VERSION,
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
     )
-    onnx.helper.set_model_props(model, _metadata(weights, source_md5, pool))
+    onnx.helper.set_model_props(model, _metadata(weights, pool))
     return model
 
 
@@ -200,13 +197,13 @@ def check_written_here(path: PathLike, producer: str, metadata: Mapping[str, str
         )
 
 
-def _metadata(weights: NetworkWeights, source_md5: str, pool: str) -> dict[str, str]:
+def _metadata(weights: NetworkWeights, pool: str) -> dict[str, str]:
     normalization = input_normalization(weights.label)
     return {
         "label": str(weights.label),
         "layout": "release",
         "source": Path(weights.source).name,
-        "source_md5": source_md5,
+        "source_md5": weights.md5,
         "scale": repr(normalization.scale),
         "mean": json.dumps(normalization.mean),
         "std": json.dumps(normalization.std),

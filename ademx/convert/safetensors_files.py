@@ -12,7 +12,6 @@ import os
 import struct
 from collections.abc import Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack
 from io import FileIO
 from typing import Any
 
@@ -23,7 +22,6 @@ from ademx.errors import InputError
 from ademx.files import PathLike, replacing
 from ademx.params import Entry, ParamsFile
 from ademx.text import printable
-from iters.files import open_unbuffered
 
 # safetensors' name of a dtype -> numpy's; bfloat16 is read as the upper half of a float32.
 _DTYPES = {
@@ -70,23 +68,19 @@ def starts_like_safetensors(start: bytes) -> bool:
     return start[8:9] == b"{" and b"\0" in start[:8]
 
 
-def open_safetensors(path: PathLike) -> SafetensorsFile:
+def open_safetensors(path: PathLike, file: FileIO) -> SafetensorsFile:
     """Return an open file with its header checked and none of its numbers read.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no safetensors file, or a damaged one.
+        ValueError: it is no safetensors file, or a damaged one; the message names `path`.
     """
-    with ExitStack() as stack:
-        file = stack.enter_context(open_unbuffered(path))
-        try:
-            entries, metadata = _read_header(file)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            found = printable(error) or type(error).__name__
-            raise InputError(
-                f"{os.fspath(path)}: {found}; expected a whole safetensors file: download it again"
-            ) from None
-        stack.pop_all()  # from here on the SafetensorsFile closes it
+    try:
+        entries, metadata = _read_header(file)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        found = printable(error) or type(error).__name__
+        raise InputError(
+            f"{os.fspath(path)}: {found}; expected a whole safetensors file: download it again"
+        ) from None
     return SafetensorsFile(path, file, entries, metadata)
 
 

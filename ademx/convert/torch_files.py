@@ -12,15 +12,16 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
+from concurrent.futures import Future
 from contextlib import nullcontext
+from io import FileIO
 from typing import Any
 
 from ademx.convert import Array, as_array, find_tensors, import_torch, no_weights
 from ademx.errors import InputError
-from ademx.files import PathLike, replacing
+from ademx.files import PathLike, replacing, start_md5
 from ademx.params import Entry
 from ademx.text import printable
-from iters.files import open_file
 
 # What often lies beside tensors, and says nothing of them. Its place is held by an object that does
 # nothing: numpy's own would crash on damaged states, and nobody looks at it.
@@ -68,11 +69,12 @@ class TorchFile:
         metadata: none: the format has no place for it.
     """
 
-    def __init__(self, path: PathLike) -> None:
+    def __init__(self, path: PathLike, file: FileIO) -> None:
         self.path = path
-        self._tensors = find_tensors(_load(path))
+        self._file = file
+        self._tensors = find_tensors(_load(file))
         self.entries = {key: _entry(key, value) for key, value in self._tensors.items()}
-        size = os.path.getsize(path)
+        size = os.fstat(file.fileno()).st_size
         for key, entry in self.entries.items():
             if entry.nbytes > size:  # few numbers that are to be many, by strides of 0
                 raise InputError(
@@ -86,8 +88,13 @@ class TorchFile:
     def __len__(self) -> int:
         return len(self.entries)
 
+    def start_md5(self) -> Future[str]:
+        """Start hashing the file and return what waits for its MD5."""
+        return start_md5(self._file)
+
     def close(self) -> None:
-        """Do nothing: all of it is in memory."""
+        """Close the file; all of it is in memory."""
+        self._file.close()
 
     def __enter__(self) -> TorchFile:
         return self
@@ -96,16 +103,17 @@ class TorchFile:
         self.close()
 
 
-def open_torch(path: PathLike) -> TorchFile:
-    """Return the tensors of a PyTorch checkpoint.
+def open_torch(path: PathLike, file: FileIO) -> TorchFile:
+    """Return the tensors of an open file, a PyTorch checkpoint.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint, damaged, or holds more than tensors and harmless values.
+        ValueError: it is no checkpoint, damaged, or holds more than tensors and harmless values;
+            the message names `path`.
     """
     try:
-        _check_archive(path)
-        return TorchFile(path)
+        _check_archive(file)
+        file.seek(0)
+        return TorchFile(path, file)
     except InputError as error:
         raise InputError(f"{os.fspath(path)}: {error}") from None
 
@@ -124,20 +132,19 @@ def write_torch(path: PathLike, arrays: Mapping[str, Array], *, wrap_state_dict:
         torch.save({"state_dict": state} if wrap_state_dict else state, file)
 
 
-def _check_archive(path: PathLike) -> None:
+def _check_archive(file: FileIO) -> None:
     """Raise unless a zip archive, which a checkpoint is since PyTorch 1.6, can be its own."""
-    with open_file(path) as file:
-        if file.read(2) != b"PK":
-            return
+    if file.read(2) != b"PK":
+        return
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
         raise InputError(
             f"cut off, a zip archive without its end ({printable(error)}); expected a whole "
             "PyTorch file: download it again"
         ) from None
-    size = os.path.getsize(path)
+    size = os.fstat(file.fileno()).st_size
     unpacked = sum(member.file_size for member in members)
     if unpacked > size:  # torch stores without compression; this could fill the memory
         raise InputError(
@@ -151,8 +158,8 @@ def _check_archive(path: PathLike) -> None:
         raise InputError(f"a TorchScript program, expected a state dict: {_SAVE}")
 
 
-def _load(path: PathLike) -> Mapping[Any, Any]:
-    """Return the dict in a checkpoint.
+def _load(file: FileIO) -> Mapping[Any, Any]:
+    """Return the dict in a checkpoint, a file at its beginning.
 
     Raises:
         ValueError: there is none that can be had without running code.
@@ -163,7 +170,7 @@ def _load(path: PathLike) -> Mapping[Any, Any]:
         admit = getattr(torch.serialization, "safe_globals", nullcontext)
         with admit([(_Placeholder, name) for name in _HARMLESS]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as of a pickle's protocol
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # damage shows as whatever torch's reader stumbles over

@@ -22,7 +22,6 @@ from ademx.errors import InputError
 from ademx.files import name_problem, replacing
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
-from ademx.networks.graph import network_stride
 from ademx.published import Result
 from ademx.testing.cityscapes import further_scores
 from ademx.testing.crf import import_crf_library, refine
@@ -128,7 +127,7 @@ class _SegmentationTester:
         if options.crf is not None:
             import_crf_library()  # found missing now, not when the first image is computed
         self._session = Session(options)
-        stride = network_stride(self._session.label)
+        stride = self._session.stride
         if options.test_steps < 1 or stride % options.test_steps:
             raise InputError(
                 f"--test-steps {options.test_steps}: expected a divisor of the network's output "

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ademx.compat import usable_cores
-from ademx.convert.files import read_weights
+from ademx.convert.files import NetworkWeights, read_weights
 from ademx.engines.backends import default_devices, predictor_class, resolve_backend
 from ademx.engines.mxnet.predict import Predictor
 from ademx.errors import InputError
@@ -66,7 +66,6 @@ class RunInputs:
         labels: of the weights.
         dataset: what is tested on.
         samples: the split's.
-        weights: their files.
 
     Raises:
         ValueError: options that do not fit each other or the weights.
@@ -86,7 +85,11 @@ class RunInputs:
         self.samples = find_samples(
             self.dataset, options.data_root, options.split, list_file=options.list_file
         )
-        self.weights = [WeightsRead(str(path), md5(path)) for path in options.weights]
+
+    @cached_property
+    def weights(self) -> list[WeightsRead]:
+        """The files of the weights; none is read but for its MD5."""
+        return [WeightsRead(str(path), md5(path)) for path in self.options.weights]
 
     @property
     def has_labels(self) -> bool:
@@ -113,6 +116,9 @@ class RunInputs:
 class Session(RunInputs):
     """The samples, networks and folder of one test run.
 
+    Attributes:
+        stride: pixels of the networks' input for a cell of their output.
+
     Nothing is written before :meth:`in_folder`, so that a caller can check the rest of its
     options first.
     """
@@ -121,7 +127,13 @@ class Session(RunInputs):
         super().__init__(options)
         options = self.options
         self._devices = options.devices or default_devices(options.backend)
-        self._predictors = tuple(map(self._predictor, options.weights, self.labels))
+        self.weights: list[WeightsRead] = []
+        self._predictors: list[Predictor | TorchPredictor] = []
+        for path, label in zip(options.weights, self.labels):
+            network = read_weights(path, label=label, reading=options.reading, complete=False)
+            self._predictors.append(self._predictor(network))
+            self.weights.append(WeightsRead(str(path), network.md5))
+            self.stride = network.stride  # one for all, or they could not be averaged
         self._broken: dict[Sample, str] = {}  # why it could not be tested
         self._tested: set[Sample] = set()  # in this run, not in one that it resumes
         self._exif = exif.Watch()
@@ -276,11 +288,10 @@ class Session(RunInputs):
             published=published and PublishedScores.of(published),
         )
 
-    def _predictor(self, path: Path, label: Label) -> Predictor | TorchPredictor:
+    def _predictor(self, network: NetworkWeights) -> Predictor | TorchPredictor:
         options = self.options
-        weights = read_weights(path, label=label, reading=options.reading, complete=False)
         return predictor_class(options.backend)(
-            weights,
+            network,
             devices=self._devices,
             pool=options.pool,
             precision=options.precision,
