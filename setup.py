@@ -42,6 +42,7 @@ setup(
         "ademx.data",
         "ademx.data.check",
         "ademx.data.drawn",
+        "ademx.data.imports",
         "ademx.data.lists",
         "ademx.engines",
         "ademx.engines.mxnet",

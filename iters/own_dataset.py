@@ -50,7 +50,7 @@ def read_dataset(path: str | Path) -> Dataset:
     """
     path = Path(path)
     try:
-        return _make_dataset(_read_fields(path), path.parent)
+        return make_dataset(_read_fields(path), path.parent)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -87,7 +87,12 @@ def _cause(error: yaml.YAMLError) -> str:
     return " ".join(str(error).split())
 
 
-def _make_dataset(fields: dict[str, Any], folder: Path) -> Dataset:
+def make_dataset(fields: dict[str, Any], folder: Path) -> Dataset:
+    """Return the dataset of a YAML file in this folder that holds these keys and values.
+
+    Raises:
+        ValueError: a value is wrong; the message gives the key, see :func:`read_dataset`.
+    """
     task = fields.get("task", "segmentation")
     if task not in _TASKS:
         raise _wrong("task", task, " or ".join(_TASKS))

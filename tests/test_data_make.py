@@ -448,7 +448,7 @@ def test_a_command_killed_among_its_last_steps_is_completed(tmp_path, monkeypatc
         context.setattr(Path, "rename", killed)
         make_dataset("coco", root, images=1)
     assert contents(root) != expected
-    with pytest.raises(ValueError, match="a dataset is drawn into a new or an empty folder"):
+    with pytest.raises(ValueError, match="expected a new or an empty folder"):
         make_dataset("coco", root, images=1)
     assert contents(root) == expected
 
@@ -461,13 +461,13 @@ def test_what_a_killed_command_has_left_is_not_in_the_way(tmp_path):
     process = subprocess.Popen([*command, "--images", "100000"], env=environment)
     try:
         for _ in range(6000):
-            if any(root.glob(".drawn.tmp/**/*.jpg")):
+            if any(root.glob(".making.tmp/**/*.jpg")):
                 break
             time.sleep(0.02)
     finally:
         process.kill()
         process.wait()
-    assert any(root.glob(".drawn.tmp/**/*.jpg"))
+    assert any(root.glob(".making.tmp/**/*.jpg"))
     make_dataset("voc", root, images=1)
     make_dataset("voc", tmp_path / "new", images=1)
     assert contents(root) == contents(tmp_path / "new")

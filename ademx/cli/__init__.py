@@ -18,7 +18,7 @@ from ademx.text import printable
 _COMMANDS = {
     "compare": ("ademx.cli.compare", "Two or more test runs beside each other."),
     "convert": ("ademx.cli.convert", "Weights to and from PyTorch, in several layouts."),
-    "data": ("ademx.cli.data", "Datasets: make lists, check files, draw a small one."),
+    "data": ("ademx.cli.data", "Datasets: make lists, import yours, check files, draw one."),
     "demo": ("ademx.cli.demo", "All of it in minutes on generated data, no GPU."),
     "doctor": ("ademx.cli.doctor", "What MXNet finds on this machine, and how to mend it."),
     "evaluate": ("ademx.cli.evaluate", "Test weights on a dataset and print the scores."),

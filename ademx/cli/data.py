@@ -1,18 +1,19 @@
-"""`ademx data lists`, `ademx data check` and `ademx data make`."""
+"""`ademx data`: lists, imports, checks and drawings of datasets."""
 
 from __future__ import annotations
 
 import click
 
 from ademx.cli.data_check import check
+from ademx.cli.data_import import import_
 from ademx.cli.data_lists import lists
 from ademx.cli.data_make import make
 
 
 @click.group()
 def data() -> None:
-    """Datasets on disk: make the release's lists, check every file, or draw a small dataset."""
+    """Datasets on disk: the release's lists, one of your own, checks of files, drawn ones."""
 
 
-for _command in (lists, check, make):
+for _command in (lists, import_, check, make):
     data.add_command(_command)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ademx.data.drawn import classification as drawn_classification
 from ademx.data.drawn import coco as drawn_coco
 from ademx.data.drawn import segmentation as drawn_segmentation
 from ademx.data.drawn.files import Drawing
+from ademx.data.new_folder import new_folder
 from ademx.errors import InputError
-from ademx.files import LOCK_FILE, locked
 from ademx.iteration import progress_bar
 from iters.datasets import DATASETS
 
@@ -32,9 +30,6 @@ _WRITERS: dict[str, Callable[[Drawing], None]] = {
 
 # Not made: what other splits are put together to, and COCO's older year.
 _OTHER_SPLITS = ("trainval", "train2014", "val2014")
-
-_PARTIAL = ".drawn.tmp"  # folder in the root of what is not complete yet
-_COMPLETE = ".drawn.whole"  # the same, once all that is left is to move its content to the root
 
 
 def make_dataset(
@@ -65,7 +60,7 @@ def make_dataset(
     if seed < 0:
         raise InputError(f"seed {seed}: expected 0 or above")
     with (
-        _whole(root) as folder,
+        new_folder(root, "--root") as folder,
         progress_bar(total=sum(counts.values()), unit="image", desc=name) as bar,
     ):
         _WRITERS[name](Drawing(folder, counts, seed, bar.update))
@@ -87,43 +82,3 @@ def _counts(name: str, images: int | Mapping[str, int]) -> dict[str, int]:
         if count < 1:
             raise InputError(f"{count} images of {split!r}: expected 1 or more")
     return {split: images[split] for split in splits if split in images}
-
-
-@contextmanager
-def _whole(root: Path) -> Iterator[Path]:
-    """Give a folder whose content becomes the root's once it is complete.
-
-    It lies in the root, which may be the only place that may be written to.
-    """
-    is_new = not root.exists()
-    partial = root / _PARTIAL
-    try:
-        with locked(root, "--root"):
-            _move_complete(root)  # what a killed process has left to do
-            others = (path.name for path in root.iterdir())
-            held = next((name for name in others if name not in (_PARTIAL, LOCK_FILE)), None)
-            if held is not None:
-                raise InputError(
-                    f"{root}: holds {held!r}; a dataset is drawn into a new or an empty folder: "
-                    "choose another"
-                )
-            try:
-                shutil.rmtree(partial, ignore_errors=True)  # what a killed process has left
-                partial.mkdir()
-                yield partial
-                partial.rename(root / _COMPLETE)
-                _move_complete(root)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    finally:
-        if is_new and root.is_dir() and not any(root.iterdir()):
-            root.rmdir()
-
-
-def _move_complete(root: Path) -> None:
-    """Move a complete dataset's files to the root, all or those that are still to go."""
-    complete = root / _COMPLETE
-    if complete.is_dir():
-        for path in sorted(complete.iterdir()):
-            path.rename(root / path.name)
-        complete.rmdir()

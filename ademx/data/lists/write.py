@@ -145,7 +145,7 @@ def _check_existing(
         path = folder / dataset.list_name(planned.split)
         contents[path.name] = None
         if path.exists() and not callable(planned.entries):
-            contents[path.name] = _content(planned, planned.entries, root=root)
+            contents[path.name] = list_content(planned, planned.entries, root=root)
         if records:
             contents.update(dict.fromkeys([f"{path.stem}.rec", f"{path.stem}.idx"]))
     for name, content in contents.items():
@@ -166,10 +166,10 @@ def _make_content(planned: PlannedList, dataset: Dataset, *, root: Path, jobs: i
         jobs=jobs,
         title=f"{dataset.name} {planned.split}",
     )
-    return _content(planned, entries, root=root)
+    return list_content(planned, entries, root=root)
 
 
-def _content(planned: PlannedList, entries: Sequence[Entry], *, root: Path) -> bytes:
+def list_content(planned: PlannedList, entries: Sequence[Entry], *, root: Path) -> bytes:
     """Return a list as the bytes of its file.
 
     Raises:

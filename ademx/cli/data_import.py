@@ -1,0 +1,102 @@
+"""`ademx data import`: a dataset from what annotation tools write."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ademx.cli import options as shared
+from ademx.cli.tables import aligned
+from ademx.data.imports.write import ImportOptions
+from ademx.files import write_json
+from ademx.text import printable
+
+if TYPE_CHECKING:
+    from ademx.data.imports.write import Imported
+
+json_file = click.option(
+    "--json", "json_file", type=shared.ANY_PATH, help="Write what was found here too."
+)
+
+
+@click.group("import")
+def import_() -> None:
+    """Make a dataset of what an annotation tool wrote.
+
+    Writes images/, labels/ (palette PNGs of class ids), train.lst, val.lst and dataset.yaml into
+    a new folder, which `ademx train`, `evaluate` and `data check` take as --data-root and
+    --dataset, and `predict` as --dataset. An interrupted import leaves nothing and starts over.
+
+    Every label that is found is a class of its own unless --labels says more; nothing is guessed.
+    `__ignore__` means no class (255), `_background_` and `background` the same class. All labels
+    are printed with their numbers of shapes, and those that look alike are pointed out.
+    """
+
+
+@import_.command()
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@shared.from_class(ImportOptions)
+@json_file
+def labelme(source: Path, json_file: Path | None, **arguments: Any) -> None:
+    """Import labelme's JSON files: SOURCE is a folder of them, also in folders below, or one.
+
+    Polygons, rectangles, circles and masks are drawn as labelme draws them: a pixel is in a
+    polygon whose centre is inside or which its outline touches. A shape that lies wholly within
+    others of its label and group_id is a hole in them. Points and lines have no area: they are
+    left out and counted, as are polygons of fewer than three points.
+
+    Images are those of imagePath, or of the same name beside the JSON file, else the imageData in
+    it. One that its EXIF data turn is set upright, as labelme shows it, and saved anew (JPEG of
+    quality 95). Images without a JSON file are left out.
+    """
+    from ademx.data.imports.labelme import import_labelme
+
+    options = ImportOptions(**arguments)
+    shared.check_writable([json_file], overwrite=False)
+    _tell(import_labelme(source, options), options, json_file)
+
+
+def _tell(imported: Imported, options: ImportOptions, json_file: Path | None) -> None:
+    if json_file is not None:
+        write_json(json_file, _record(imported))
+    click.echo(_table(imported))
+    if imported.skipped:
+        parts = (f"{number:,} × {what}" for what, number in imported.skipped.items())
+        click.echo(printable(f"\nshapes that were left out: {'; '.join(parts)}"))
+    if imported.turned:
+        click.echo(f"\nset upright by their EXIF data: {imported.turned:,} images")
+    where = (
+        f"--dataset {shlex.quote(str(imported.description))} "
+        f"--data-root {shlex.quote(str(options.output))}"
+    )
+    label = f"own-{imported.name}_rna-a1_cls{len(imported.classes)}_s8"
+    click.echo(
+        printable(
+            f"\nnext: ademx data check {shlex.quote(str(imported.description))} "
+            f"--root {shlex.quote(str(options.output))}\n"
+            f"      ademx train segmentation {where} --model {label} …",
+            keep="\n",
+        )
+    )
+
+
+def _table(imported: Imported) -> str:
+    splits = list(imported.splits)
+    rows = [["label", "id", "class", "shapes", *(f"{split} images" for split in splits)]]
+    for row in imported.labels:
+        shown = row.label if row.label == row.label.strip() else repr(row.label)
+        images = [f"{row.images[split]:,}" for split in splits]
+        stored = "-" if row.stored_id is None else str(row.stored_id)
+        rows.append([shown, stored, row.meaning or "left out", f"{row.shapes:,}", *images])
+    totals = [f"{imported.splits[split]:,}" for split in splits]
+    rows.append(["all", "", "", f"{sum(row.shapes for row in imported.labels):,}", *totals])
+    return aligned(rows, num_texts=3)
+
+
+def _record(imported: Imported) -> dict[str, Any]:
+    record = dataclasses.asdict(imported)
+    return {**record, "description": str(imported.description)}

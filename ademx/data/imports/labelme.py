@@ -1,0 +1,299 @@
+"""What labelme writes: a JSON file of shapes for each image."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ademx import forms
+from ademx.data.imports.write import (
+    Imported,
+    ImportOptions,
+    Picture,
+    Rule,
+    Source,
+    fits,
+    import_dataset,
+    usable,
+)
+from ademx.errors import InputError, MissingFile
+from iters.decode import DECODING_ERRORS, BrokenImage, decode_numbers
+from iters.files import read_file, read_text
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_FARTHEST = 1e5  # pixels from the image's corner; a point beyond is damage
+_FORM = {
+    "shapes": [{"label": forms.TEXT, "points": [[forms.NUMBER]]}],
+    "imagePath": forms.TEXT,
+}
+_SUFFIXES = {"JPEG": ".jpg", "PNG": ".png"}  # what labelme embeds
+
+# Kind of shape -> number of points that it needs; "rotation" is a later tool's turned rectangle.
+_AREAS = {"polygon": 3, "rotation": 3, "rectangle": 2, "circle": 2, "mask": 2}
+_WITHOUT_AREA = ("point", "points", "line", "linestrip")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A shape that can be drawn.
+
+    Attributes:
+        label: its text.
+        kind: one of labelme's shape types that have an area.
+        points: x and y of each, pixels; (0, 0) is the centre of the first pixel.
+        group: shapes of one object have the same.
+        mask: an encoded image, of a shape that is one.
+    """
+
+    label: str
+    kind: str
+    points: tuple[tuple[float, float], ...]
+    group: Any = None
+    mask: bytes = b""
+
+    def draw(self, canvas: Image.Image, value: int) -> None:
+        """Paint the shape into an image of one channel, by labelme's rule.
+
+        A pixel is in it that its outline touches or whose centre lies inside.
+        """
+        draw = ImageDraw.Draw(canvas)
+        (left, right), (top, bottom) = ((min(axis), max(axis)) for axis in zip(*self.points))
+        if self.kind == "circle":
+            (x, y), on_rim = self.points
+            radius = math.dist((x, y), on_rim)
+            box = (x - radius, y - radius, x + radius, y + radius)
+            draw.ellipse(box, fill=value, outline=value)
+        elif self.kind == "rectangle":
+            draw.rectangle((left, top, right, bottom), fill=value, outline=value)
+        elif self.kind == "mask":
+            inside = Image.fromarray((decode_numbers(self.mask) > 0).astype(np.uint8) * 255)
+            canvas.paste(value, (int(left), int(top)), inside)
+        else:
+            draw.polygon(self.points, fill=value, outline=value)
+
+
+@dataclass(frozen=True)
+class LabelmeLabel:
+    """The shapes of an image, from which its label is drawn.
+
+    Attributes:
+        height: of the image, pixels.
+        width: the same.
+        shapes: in the order of the file.
+        rule: how they are drawn.
+    """
+
+    height: int
+    width: int
+    shapes: Sequence[Shape]
+    rule: Rule
+
+    def read(self) -> NDArray[np.uint8]:
+        """Return the stored ids, (H, W) uint8; see :class:`ademx.data.lists.plans.LabelSource`.
+
+        A shape that lies wholly within others of its label and group is a hole in them; a copy of
+        one is none.
+        """
+        canvas = Image.new("L", (self.width, self.height), self.rule.unlabelled)
+        groups = self._groups()
+        shapes = [shape for shape in self.shapes if shape.label in self.rule.ids]
+        for shape in shapes if self.rule.order == "last" else reversed(shapes):
+            value = self.rule.ids[shape.label]
+            whole = groups.get((shape.label, repr(shape.group)))
+            if whole is None:
+                shape.draw(canvas, value)
+            else:
+                inside = self._mask(shape) & whole
+                canvas.paste(value, (0, 0), Image.fromarray(inside.astype(np.uint8) * 255))
+        return np.array(canvas)
+
+    def _mask(self, shape: Shape) -> NDArray[np.bool_]:
+        canvas = Image.new("L", (self.width, self.height))
+        shape.draw(canvas, 1)
+        return np.asarray(canvas) > 0
+
+    def _groups(self) -> dict[tuple[str, str], NDArray[np.bool_]]:
+        """Return, of each group of several shapes of a label, what is inside and in no hole."""
+        members: dict[tuple[str, str], list[Shape]] = {}
+        for shape in self.shapes:
+            if shape.group is not None:
+                members.setdefault((shape.label, repr(shape.group)), []).append(shape)
+        found = {}
+        for key, shapes in members.items():
+            if len(shapes) > 1:
+                masks = sorted(map(self._mask, shapes), key=np.count_nonzero, reverse=True)
+                whole = masks[0].copy()
+                for position, mask in enumerate(masks[1:], start=1):
+                    if any(np.array_equal(mask, other) for other in masks[:position]):
+                        continue  # a copy
+                    whole = whole | mask if (mask & ~whole).any() else whole & ~mask
+                found[key] = whole
+        return found
+
+
+def import_labelme(source: Path, options: ImportOptions) -> Imported:
+    """Make a dataset of labelme's JSON files; see :func:`import_dataset`.
+
+    Args:
+        source: one, or a folder with them, also in folders below.
+        options: what to make.
+
+    Raises:
+        ValueError, OSError: see :func:`import_dataset`.
+    """
+    return import_dataset(lambda: _read(source, options), options, order="last")
+
+
+def _read(source: Path, options: ImportOptions) -> Source:
+    folder = source if source.is_dir() else source.parent
+    files = sorted(source.rglob("*.json")) if source.is_dir() else [source]
+    if not files:
+        raise MissingFile(
+            f"{source}: no .json file in this folder or below: expected labelme's, one an image"
+        )
+    skipped: Counter[str] = Counter()
+    pictures = usable(
+        files,
+        lambda file: _read_picture(file, folder, options.exif or "turn", skipped),
+        skip_broken=options.skip_broken,
+        unit="file",
+    )
+    labels = sorted({label for picture in pictures for label in picture.counts})
+    return Source(pictures, labels, skipped)
+
+
+def _read_picture(file: Path, folder: Path, rule: str, skipped: Counter[str]) -> Picture:
+    """Return a JSON file's image with its shapes, and note those that cannot be drawn.
+
+    Raises:
+        ValueError: it is none of labelme's, or does not fit its image.
+        FileNotFoundError: the image is neither in a file nor in the JSON file.
+    """
+    content = _content(file)
+    path = _image_file(file, content["imagePath"])
+    read = partial(_embedded, file) if path is None else partial(read_file, path)
+    try:
+        encoded = _embedded(file, content) if path is None else read()
+        size, turned = fits(encoded, stated=_stated_size(content), rule=rule)
+    except InputError as error:
+        raise InputError(f"{file}: its image {path or '(embedded)'} {error}") from None
+    suffix = _embedded_suffix(encoded) if path is None else path.suffix
+    if turned:
+        suffix = ".jpg" if encoded.startswith(b"\xff\xd8") else ".png"
+    shapes, wrong = _shapes(content["shapes"])
+    skipped.update(wrong)
+    return Picture(
+        name=file.relative_to(folder).with_suffix("").as_posix(),
+        file=path,
+        read=read,
+        suffix=suffix,
+        turned=turned,
+        counts=Counter(shape.label for shape in shapes),
+        labelled=partial(LabelmeLabel, *size, shapes),
+    )
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """Return what a JSON file of labelme's holds."""
+    try:
+        content = json.loads(read_text(file))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{file}: not JSON: {error}") from None
+    if isinstance(content, dict) and "annotations" in content:
+        raise InputError(f"{file}: it looks like COCO's annotations: `ademx data import coco`")
+    wrong = forms.misfit(content, _FORM, "the file", is_item=True)
+    if wrong:
+        raise InputError(f"{file}: not labelme's: {wrong}")
+    return dict(content)
+
+
+def _image_file(file: Path, said: str) -> Path | None:
+    """Return the image that a JSON file names, or the one of that name beside it, if any."""
+    slashed = said.replace("\\", "/")  # of Windows
+    places = (said, slashed, slashed.rpartition("/")[2])
+    return next(
+        (path for path in (file.parent / place for place in places) if path.is_file()), None
+    )
+
+
+def _embedded(file: Path, content: Mapping[str, Any] | None = None) -> bytes:
+    """Return the image that lies in a JSON file, in the bytes of its own format."""
+    content = content or _content(file)
+    data = content.get("imageData")
+    if not data:
+        raise MissingFile(
+            f"{file}: its image {content['imagePath']!r} is not there, nor in imageData"
+        )
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise InputError(f"cannot be decoded: imageData: {error}") from None
+
+
+def _stated_size(content: Mapping[str, Any]) -> tuple[int, int] | None:
+    height, width = content.get("imageHeight"), content.get("imageWidth")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def _embedded_suffix(encoded: bytes) -> str:
+    with Image.open(io.BytesIO(encoded)) as image:
+        return _SUFFIXES.get(str(image.format), f".{image.format}".lower())
+
+
+def _shapes(items: Sequence[Mapping[str, Any]]) -> tuple[tuple[Shape, ...], Counter[str]]:
+    """Return the shapes that can be drawn, and the number of others by what is wrong with them."""
+    shapes: list[Shape] = []
+    wrong: Counter[str] = Counter()
+    for item in items:
+        kind = item.get("shape_type") or "polygon"
+        points = tuple(tuple(point) for point in item["points"])
+        problem = _problem(kind, item["label"], points)
+        mask = b""
+        if not problem and kind == "mask":
+            mask = _mask_image(item.get("mask"), points)
+            problem = "" if mask else "mask: no image of the size of its box"
+        if problem:
+            wrong[problem] += 1
+        else:
+            shapes.append(Shape(item["label"], kind, points, item.get("group_id"), mask))
+    return tuple(shapes), wrong
+
+
+def _problem(kind: Any, label: str, points: Sequence[Sequence[float]]) -> str:
+    """Return why a shape cannot be drawn, or ""."""
+    if kind in _WITHOUT_AREA:
+        return f"{kind}: has no area"
+    if kind not in _AREAS:
+        return f"{kind}: unknown kind of shape"
+    if not label.strip():
+        return f"{kind}: without a label"
+    if len(points) < _AREAS[kind] or (kind == "circle" and len(points) > 2):
+        return f"{kind}: {len(points)} points, expected {_AREAS[kind]}"
+    if any(len(point) != 2 or not abs(value) <= _FARTHEST for point in points for value in point):
+        return f"{kind}: points that lie nowhere"
+    return ""
+
+
+def _mask_image(data: Any, points: Sequence[Sequence[float]]) -> bytes:
+    """Return a mask's image, or nothing where it is none, or not of the size of its box."""
+    (left, top), (right, bottom) = ([int(value) for value in point] for point in points[:2])
+    try:
+        encoded = base64.b64decode(data, validate=True)
+        found = decode_numbers(encoded).shape == (bottom - top + 1, right - left + 1)
+    except (BrokenImage, binascii.Error, *DECODING_ERRORS):
+        return b""
+    return encoded if found else b""
