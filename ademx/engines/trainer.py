@@ -72,6 +72,10 @@ class Workers(ABC):
         Asynchronous workers do not exchange values: each gets its own alone.
         """
 
+    def wait_for_all(self, key: str, value: int) -> list[int]:
+        """Do as `gather`, however late a worker comes; the first call has to be in time."""
+        return self.gather(key, value)
+
 
 class Trainer(ABC):
     """A network being trained.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,11 @@ def epoch_path(folder: Path, label: str, epoch: int) -> Path:
 def interrupted_path(folder: Path, label: str, update: int) -> Path:
     """Return the `.params` file of a training that was stopped after a number of updates."""
     return folder / f"{label}_interrupted-{update}.params"
+
+
+def best_paths(folder: Path, label: str) -> tuple[Path, Path]:
+    """Return the files of a training's best weights and of what is known of them (JSON)."""
+    return folder / f"{label}_best.params", folder / f"{label}_best.json"
 
 
 def save(path: Path, arg_params: Arrays, aux_params: Arrays, state: State) -> None:
@@ -153,9 +158,15 @@ def find_newest(folder: Path, label: str) -> Checkpoint | None:
 
 
 def held_files(folder: Path, label: str, *, after: int = 0) -> list[Path]:
-    """Return a label's checkpoint files beyond a number of epochs, interrupted ones included."""
+    """Return a label's files beyond a number of epochs, interrupted ones and the best included."""
     epochs = [(path, _epoch(path)) for path in _files(folder, label)]
-    return [path for path, epoch in epochs if epoch is None or epoch > after]
+    held = [path for path, epoch in epochs if epoch is None or epoch > after]
+    best = [path for path in best_paths(folder, label) if path.exists()]
+    try:
+        is_earlier = json.loads(best_paths(folder, label)[1].read_bytes())["epoch"] <= after
+    except _UNREADABLE:
+        is_earlier = False
+    return [*held, *(() if is_earlier else best)]
 
 
 def remove_interrupted(folder: Path, label: str, *, keep: Path | None = None) -> None:
@@ -165,9 +176,26 @@ def remove_interrupted(folder: Path, label: str, *, keep: Path | None = None) ->
             path.unlink()
 
 
+def remove_all_but(folder: Path, label: str, *, keep: int, epochs: Set[int]) -> None:
+    """Remove a label's checkpoints of a range of epochs but for the last ones.
+
+    Args:
+        folder: of the checkpoints.
+        label: of the model.
+        keep: how many stay, above 0.
+        epochs: numbers of complete epochs; others stay too.
+    """
+    epochs_of = {path: _epoch(path) for path in _files(folder, label)}
+    held = sorted(epochs & {epoch for epoch in epochs_of.values() if epoch is not None})
+    for path, epoch in epochs_of.items():
+        if epoch in held[:-keep]:
+            path.unlink(missing_ok=True)
+
+
 def remove_partial(folder: Path, label: str) -> None:
     """Remove what a killed process left of the files that it was writing."""
-    pattern = re.compile(rf"\.{_stem(label)}\.(params|state)\.[0-9a-f]+\.tmp")
+    stem = rf"({_stem(label)}|{re.escape(label)}_best)"
+    pattern = re.compile(rf"\.{stem}\.(params|state|json)\.[0-9a-f]+\.tmp")
     for path in folder.iterdir():
         if pattern.fullmatch(path.name):
             path.unlink()

@@ -75,6 +75,31 @@ class TrainOptions:
     )
     check_start: int = option(1, "First epoch with a checkpoint.", least=1, decides=False)
     check_step: int = option(1, "Epochs between checkpoints.", least=1, decides=False)
+    keep: int | None = option(
+        None,
+        "Keep only the last so many checkpoints, and the best.  [default: all]",
+        least=1,
+        decides=False,
+    )
+    validate_every: int | None = option(
+        None,
+        "Test every so many epochs, and after the last one, on the val split as `ademx evaluate` "
+        "does; these epochs have checkpoints.  The best weights, by mean IoU or top-1 error, are "
+        "kept as <label>_best.params.  [default: never]",
+        least=1,
+        decides=False,
+    )
+    validate_scales: tuple[int, ...] | None = option(
+        None,
+        "Test scales of --validate-every.  [default: --origin-size; 320 for classifiers]",
+        decides=False,
+    )
+    validate_list_file: Path | None = option(
+        None,
+        "The samples of --validate-every, in place of the val split.",
+        path="file",
+        decides=False,
+    )
     seed: int = option(0, "Of all that is random.", least=0)
     width: float = declare.width()
     pool: str = declare.pool(names=("--pool", "--pool-top-infer-style"))
@@ -127,6 +152,7 @@ class TrainOptions:
             raise InputError(f"--base-lr {self.base_lr}: expected a rate above 0")
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite: choose one")
+        self._check_validation()
         if self.batch_images % self.num_devices:
             raise InputError(
                 f"--batch-images {self.batch_images}: expected a multiple of the "
@@ -141,6 +167,17 @@ class TrainOptions:
                 f"from epoch {self.first_epoch}, stop at {self.last_epoch}, to {self.to_epoch}: "
                 "expected --from-epoch < --stop-epoch <= --to-epoch (weights of the same label "
                 "count as their epoch)"
+            )
+
+    def _check_validation(self) -> None:
+        scales = self.validate_scales
+        if scales is not None and (not scales or min(scales) < 1 or len(set(scales)) < len(scales)):
+            raise InputError(f"--validate-scales {scales}: expected different lengths above 0")
+        names = [one.name for one in dataclasses.fields(self) if one.name.startswith("validate_")]
+        given = [name for name in names if getattr(self, name)]
+        if given and not self.validate_every:
+            raise InputError(
+                f"{declare.option_name(given[0])}: has no effect without --validate-every: add it"
             )
 
     @cached_property
@@ -186,7 +223,12 @@ class TrainOptions:
     def has_checkpoint(self, epoch: int) -> bool:
         """Return whether there is to be a checkpoint after this number of epochs."""
         due = epoch >= self.check_start and (epoch - self.check_start) % self.check_step == 0
-        return due or epoch == self.last_epoch
+        return due or epoch == self.last_epoch or self.is_validated(epoch)
+
+    def is_validated(self, epoch: int) -> bool:
+        """Return whether the network is to be tested after this number of epochs."""
+        every = self.validate_every
+        return every is not None and (epoch % every == 0 or epoch == self.to_epoch)
 
     def schedule(self, num_batches: int, *, offset: int) -> Schedule:
         """Return the learning rate of a run.
@@ -268,6 +310,11 @@ class SegmentationTrainOptions(TrainOptions):
     scale_rate_range: tuple[float, float] = option((0.7, 1.3), "Smallest and largest scale.")
     loss: str = option("ohem", "ohem learns from the hard pixels only.", choices=LOSSES)
     head: str = declare.head("Top of the network.")
+    validate_labels: bool = option(
+        False,
+        "--validate-every writes the label images of the newest test, to <label>_val/.",
+        decides=False,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

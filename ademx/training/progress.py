@@ -6,7 +6,7 @@ import importlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -54,7 +54,7 @@ class Progress:
     `metrics.jsonl` gains a line (kind "update") about fifty times an epoch, means since the line
     before, and one (kind "epoch") at its end, means over the epoch; both hold label, epoch
     (from 1), update (from 1), lr, the metrics, images_per_second, data_wait (fraction of the
-    time) and seconds (since the run began).
+    time) and seconds (since the run began). A test of the val split has a line of kind "val".
 
     Args:
         folder: where `metrics.jsonl` is.
@@ -149,28 +149,51 @@ class Progress:
         epoch_ends = update % self._num_batches == 0
         self._bar.update()
         if update % self._every == 0 or epoch_ends:
-            self._write("update", update, lr, self._recent.values())
+            self._write("update", update, self._recent.values(), lr=lr)
             self._recent = _Tally()
         if epoch_ends:
-            self._write("epoch", update, lr, self._epoch.values())
+            self._write("epoch", update, self._epoch.values(), lr=lr)
             self._epoch = _Tally()
 
-    def _write(self, kind: str, update: int, lr: float, values: dict[str, float]) -> None:
+    def write_validation(
+        self,
+        update: int,
+        scores: Mapping[str, float],
+        *,
+        broken: Sequence[str] = (),
+        error: str | None = None,
+    ) -> None:
+        """Write what a test of the val split found.
+
+        Args:
+            update: updates that were done before.
+            scores: in percent.
+            broken: for each image that could not be read, why.
+            error: why there are no scores.
+        """
+        facts: dict[str, Any] = {"broken": list(broken)} if broken else {}
+        if error is not None:
+            facts["error"] = error
+        self._write("val", update, scores, **facts)
+
+    def _write(self, kind: str, update: int, values: Mapping[str, float], **facts: Any) -> None:
+        """Write a line, and its numbers to TensorBoard; facts that are no values go beside."""
         epoch = (update - 1) // self._num_batches + 1
         line = {
             "kind": kind,
             "label": self._label,
             "epoch": epoch,
             "update": update,
-            "lr": lr,
+            **facts,
             **{name: round(value, 6) for name, value in values.items()},
             "seconds": round(time.monotonic() - self._start, 3),
         }
         self._append(json.dumps(line) + "\n")
         if kind == "update":
-            self._show(epoch, update, lr, values)
+            self._show(epoch, update, facts["lr"], values)
         if self._writer is not None:
-            for name, value in {"lr": lr, **values}.items():
+            rate = {"lr": facts["lr"]} if "lr" in facts else {}
+            for name, value in {**rate, **values}.items():
                 self._writer.add_scalar(f"{kind}/{name}", value, update)
 
     def _append(self, text: str) -> None:
@@ -181,7 +204,7 @@ class Progress:
         except OSError as error:  # it does not say which file
             raise OSError(error.errno, error.strerror, self._file.name) from error
 
-    def _show(self, epoch: int, update: int, lr: float, values: dict[str, float]) -> None:
+    def _show(self, epoch: int, update: int, lr: float, values: Mapping[str, float]) -> None:
         values = dict(values)
         speed, wait = values.pop("images_per_second"), values.pop("data_wait")
         shown = [f"lr {lr:.3g}", *(f"{name} {value:.4g}" for name, value in values.items())]

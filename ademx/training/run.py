@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
@@ -32,10 +32,11 @@ from ademx.training.checkpoints import Checkpoint
 from ademx.training.initial import load_weights
 from ademx.training.options import TrainOptions
 from ademx.training.progress import Progress
-from ademx.training.resume import Conditions, conditions_of, find_checkpoint, restore
+from ademx.training.resume import conditions_of, find_checkpoint, restore
 from ademx.training.saving import Position, Saver, TrainingDiverged
 from ademx.training.start import network_shapes, start_trainer
 from ademx.training.stop_signal import Interrupted, StopSignal
+from ademx.training.validation import Validator, check_validation
 from iters.samples import Sample
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def train(options: TrainOptions) -> TrainReport:
         )
         dataset = options.find_dataset()
         samples = find_labelled_samples(options, dataset)
+        if options.validate_every:
+            check_validation(options)
         if workers.rank == 0:
             stack.enter_context(locked(options.output, "--output"))
         iterator = stack.enter_context(make_iterator(options, dataset, samples, workers))
@@ -113,7 +116,14 @@ class _TrainingRun:
         self._start = Position(options.first_epoch, 0)
         if checkpoint is not None:
             self._start = Position(checkpoint.state.epoch, checkpoint.state.batch)
-        _check_agreement(workers, conditions, self._start.updates_done(self._num_batches))
+        _check_agreement(
+            workers,
+            {**conditions.settings, "validate_every": options.validate_every or 0},
+            self._start.updates_done(self._num_batches),
+        )
+        if options.validate_every:
+            workers.wait_for_all("tested 0", 0)  # when it has to be long, they know each other
+        self._resumes = checkpoint is not None
         self._trainer = self._make_trainer(checkpoint)
         self._saver = Saver(
             options,
@@ -123,9 +133,12 @@ class _TrainingRun:
             checkpoint=checkpoint,
         )
         self._progress: Progress | None = None
+        self._validator: Validator | None = None
         if workers.rank == 0:
             self._saver.open_folder()
             self._progress = self._make_progress(checkpoint)
+            if options.validate_every:
+                self._validator = Validator(options, self._progress, num_batches=self._num_batches)
 
     def train(self) -> TrainReport:
         """Train until the last epoch or a signal."""
@@ -135,15 +148,23 @@ class _TrainingRun:
             stop = stack.enter_context(StopSignal(patience))
             if self._progress is not None:
                 stack.enter_context(self._progress)
+            if self._resumes:
+                self._finish_epoch(position, stop)
             while position.epoch < options.last_epoch and not stop.agreed:
                 position = self._train_epoch(position, stop)
                 if self._progress is not None:
                     self._saver.save_if_due(
                         position, self._trainer, self._progress.state(), stops=stop.agreed
                     )
+                self._finish_epoch(position, stop)
+            if self._validator is not None:
+                self._validator.tell_end()
         writes = self._workers.rank == 0
         newest = self._saver.newest if writes else None
-        number = stop.number if stop.agreed and position.epoch < options.last_epoch else None
+        is_done = position.epoch == options.last_epoch and not (
+            self._validator is not None and self._validator.is_unfinished
+        )
+        number = stop.number if stop.agreed and not is_done else None
         if number is not None and writes:
             _log.warning(
                 "stopped by %s after %d complete epochs and %d batches; --resume %s",
@@ -181,6 +202,21 @@ class _TrainingRun:
         for left in pending:
             stop.agreed |= self._report_update(left)
         return Position(epoch, done) if done < self._num_batches else Position(epoch + 1, 0)
+
+    def _finish_epoch(self, position: Position, stop: StopSignal) -> None:
+        """Test the checkpoint of an epoch where that is due, and remove those not to be kept.
+
+        Worker 0 tests; the others wait for it, however long that takes. A signal to any of them
+        stops all.
+        """
+        if position.batch == 0 and self._options.is_validated(position.epoch):
+            if self._validator is not None and self._saver.newest is not None:
+                self._validator.validate(position.epoch, self._saver.newest, stop)
+            if not stop.agreed:
+                told = int(stop.number is not None)
+                stop.agreed = any(self._workers.wait_for_all(f"tested {position.epoch}", told))
+        if self._progress is not None:
+            self._saver.remove_old(position)
 
     def _next_batch(self, stop: StopSignal) -> Batch | None:
         """Return the next batch; None if a signal came first, after which there is no other.
@@ -287,9 +323,9 @@ class _Update:
     wait: float
 
 
-def _check_agreement(workers: Workers, conditions: Conditions, first_update: int) -> None:
+def _check_agreement(workers: Workers, settings: dict[str, Any], first_update: int) -> None:
     """Raise ValueError unless all workers train the same and start at the same update."""
-    rest = dict(conditions.settings)
+    rest = dict(settings)
     groups = {"data": ("samples_md5", "labels_md5"), "weights": ("weights_md5",)}
     parts = {group: [rest.pop(name) for name in names] for group, names in groups.items()}
     for group, values in {**parts, "options": sorted(rest.items())}.items():

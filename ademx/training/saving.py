@@ -135,6 +135,15 @@ class Saver:
         self._saved, self.newest = position, path
         checkpoints.remove_interrupted(output, self._label, keep=path)
 
+    def remove_old(self, position: Position) -> None:
+        """Remove the checkpoints of this training that are not to be kept, up to a position."""
+        options = self._options
+        if options.keep is not None:
+            epochs = {*range(options.first_epoch + 1, position.epoch + 1)}
+            checkpoints.remove_all_but(
+                options.output, self._label, keep=options.keep, epochs=epochs
+            )
+
     def _check_finite(self, parameters: checkpoints.Arrays) -> None:
         broken = [name for name, value in parameters.items() if not np.isfinite(value).all()]
         if broken:

@@ -32,6 +32,7 @@ from ademx.errors import InputError
 from iters.workers import WorkerError
 
 _PATIENCE = datetime.timedelta(minutes=10)  # for the others, as when worker 0 writes a checkpoint
+_LONG_PATIENCE = datetime.timedelta(days=7)  # while worker 0 tests what was trained
 _BUCKET_NUMBERS = 2**24  # added up at once
 _log = logging.getLogger(__name__)
 _LOST = "has lost the others: one has ended, or the network is down"
@@ -153,6 +154,7 @@ class TorchWorkers(Workers):
         _check_kvstore(kvstore, devices, place)
         self.rank, self.count = place.rank, place.count
         self._device = torch_devices(devices)[0]
+        self._patient: distributed.ProcessGroup | None = None
         if self.count == 1:
             return
         if devices.gpus:
@@ -209,10 +211,24 @@ class TorchWorkers(Workers):
         """Return every worker's value; see :class:`Workers`."""
         if self.count == 1:
             return [value]
-        values = torch.zeros(self.count, dtype=torch.int64, device=self._device)
+        return self._gathered(value, self._device)
+
+    def wait_for_all(self, key: str, value: int) -> list[int]:
+        """Return every worker's value; see :class:`Workers`."""
+        if self.count == 1:
+            return [value]
+        if self._patient is None:  # NCCL would give up, and keep a GPU busy until then
+            with self._telling(_LOST):
+                self._patient = distributed.new_group(timeout=_LONG_PATIENCE, backend="gloo")
+        return self._gathered(value, torch.device("cpu"), self._patient)
+
+    def _gathered(
+        self, value: int, device: torch.device, group: distributed.ProcessGroup | None = None
+    ) -> list[int]:
+        values = torch.zeros(self.count, dtype=torch.int64, device=device)
         values[self.rank] = value
         with self._telling(_LOST):
-            distributed.all_reduce(values)
+            distributed.all_reduce(values, group=group)
         return [int(found) for found in values.tolist()]
 
     def _buckets(self, tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
