@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from iters.decode import Box, decode_image, image_size, is_turned
-from iters.exif import orientation, upright_size
+from iters.decode import Box, decode_image, is_turned, sample_size
 from iters.resample import resize_planar, write_planar
 from iters.transforms import center_crop, interpolation, resize_shorter
 
@@ -109,10 +108,7 @@ class ClassificationAugmentation:
         Raises:
             BrokenImage: the image cannot be decoded; the message gives the cause.
         """
-        size = image_size(encoded)
-        if is_turned(encoded, None, self.exif):
-            size = upright_size(size, orientation(encoded))
-        draws = self.draw(rng, size)
+        draws = self.draw(rng, sample_size(encoded, None, self.exif)[0])
         self.augment_encoded(encoded, draws, out)
         return draws
 

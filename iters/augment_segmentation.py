@@ -23,9 +23,8 @@ from iters.decode import (
     decode_image,
     decode_stored_ids,
     image_size,
-    is_turned,
+    sample_size,
 )
-from iters.exif import orientation, upright_size
 from iters.transforms import normalize, resize
 
 if TYPE_CHECKING:
@@ -167,10 +166,8 @@ class SegmentationAugmentation:
         Raises:
             BrokenImage: one cannot be decoded, or they differ in size.
         """
-        size, label_size = image_size(encoded_image), image_size(encoded_label)
-        turned = is_turned(encoded_image, label_size, self.exif)
-        if turned:
-            size = upright_size(size, orientation(encoded_image))
+        label_size = image_size(encoded_label)
+        size, turned = sample_size(encoded_image, label_size, self.exif)
         if size != label_size:
             raise BrokenImage(
                 f"the image is {size[0]}×{size[1]}, its label {label_size[0]}×{label_size[1]}"

@@ -91,6 +91,13 @@ def is_turned(encoded: bytes, label_size: Size | None, rule: str) -> bool:
     return size != label_size and label_size == exif.upright_size(size, exif.orientation(encoded))
 
 
+def sample_size(encoded: bytes, label_size: Size | None, rule: str) -> tuple[Size, bool]:
+    """Return a sample's height and width and whether it is set upright; see `is_turned`."""
+    turned = is_turned(encoded, label_size, rule)
+    size = image_size(encoded)
+    return exif.upright_size(size, exif.orientation(encoded)) if turned else size, turned
+
+
 def decode_image(
     encoded: bytes, box: Box | None = None, *, turned: bool = False, over_white: bool = False
 ) -> Image.Image:

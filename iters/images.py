@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ademx.compat import MissingFile
+from iters.datasets import decode_label
 from iters.decode import BrokenImage, decode_image, decode_stored_ids, is_turned
 from iters.exif import orientation
 from iters.sources import read_bytes
@@ -21,6 +22,8 @@ from iters.sources import read_bytes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from iters.datasets import Dataset
+    from iters.decode import Size
     from iters.samples import Sample
 
 
@@ -94,6 +97,16 @@ def load_label(path: str | Path) -> NDArray[np.uint8]:
     """
     with _naming(str(path)):
         return decode_stored_ids(_read_image(path))
+
+
+def class_ids(
+    dataset: Dataset, stored: NDArray[np.uint8], size: Size, *, name: object
+) -> NDArray[np.uint8]:
+    """Return a label's class ids, (H, W) uint8; BrokenImage where its image has another size."""
+    if stored.shape != size:
+        (height, width), found = size, "×".join(map(str, stored.shape[::-1]))
+        raise BrokenImage(f"{name}: {found} pixels, but its image has {width}×{height}")
+    return decode_label(dataset, stored)
 
 
 def _read_image(path: str | Path, offset: int | None = None) -> bytes:

@@ -17,6 +17,8 @@ from PIL import Image
 
 from ademx.cli import main
 from ademx.data.drawn.make import make_dataset
+from ademx.devices import Devices
+from ademx.engines.onnx.predict import OnnxPredictor
 from ademx.prediction.images import PredictionOptions, find_images, predict
 from ademx.prediction.legend import LegendRow, draw_classes
 from ademx.testing.classification import evaluate_classification
@@ -25,6 +27,7 @@ from ademx.testing.segmentation import evaluate_segmentation
 from iters.datasets import DATASETS
 from iters.decode import BrokenImage
 from iters.images import load_image
+from iters.transforms import RN, normalize
 
 pytest.importorskip("mxnet")
 pytest.importorskip("onnx")
@@ -211,9 +214,18 @@ def test_images_that_are_not_there(tmp_path):
 # --- labels
 
 
-@pytest.mark.parametrize("options", [{}, {"test_flipping": True, "test_scales": (96, 150)}])
-def test_segmentation_is_that_of_evaluate(models, voc, tmp_path, options):
-    weights = models / f"{VOC}_ep-0001.params"
+@pytest.mark.parametrize(
+    ("label", "options"),
+    [
+        (VOC, {}),
+        (VOC, {"test_flipping": True, "test_scales": (96, 150)}),
+        ("voc_rna-a_cls21_s16", {"pool": "caffe", "test_scales": (128,)}),  # a cell less
+    ],
+)
+def test_segmentation_is_that_of_evaluate(models, voc, tmp_path, label, options):
+    weights = models / f"{label}_ep-0001.params"
+    if not weights.exists():
+        write_weights(models, label)
     settings = {"test_scales": (500,), **options}
     evaluate_segmentation(
         SegmentationOptions((weights,), voc, output=tmp_path / "evaluated", **settings)
@@ -319,7 +331,25 @@ def test_a_fixed_input_takes_images_of_any_shape(models, tmp_path, size):
     assert Image.open(tmp_path / "out" / "labels" / "x.png").size == size[::-1]
     result = run(*arguments, "--overwrite", "--test-scales", "500")
     assert result.exit_code == 1
-    assert "takes inputs of 96×120 pixels, and an image would have" in result.stderr
+    assert "takes images of up to 96×120 pixels, and one would have" in result.stderr
+
+
+@pytest.mark.parametrize(("pool", "cells"), [("pad", 9), ("caffe", 8)])
+def test_a_fixed_input_that_ends_within_a_cell(tmp_path, pool, cells):
+    weights, fixed = write_weights(tmp_path, "voc_rn-34a_cls21_s8"), tmp_path / "fixed.onnx"
+    run("convert", weights, fixed, "--input", "65x65", "--pool", pool, ok=True)
+    image = picture(tmp_path / "x.png", size=(64, 64))
+    run("predict", image, "--weights", fixed, "--output", tmp_path / "out", ok=True)
+
+    inputs = np.zeros((1, 3, 65, 65), np.float32)
+    inputs[0, :, :64, :64] = normalize(load_image(image), RN)
+    (maps,) = OnnxPredictor.from_onnx(fixed, devices=Devices())(inputs, batch=1)
+    assert maps.shape == (21, cells, cells)
+    scores = [Image.fromarray(one).resize((8 * cells,) * 2, Image.BICUBIC) for one in maps]
+    scores = np.array(scores)[:, :64, :64]
+    found = np.array(Image.open(tmp_path / "out" / "labels" / "x.png"))
+    assert len(np.unique(found)) > 1
+    assert not differ_clearly(found, scores.argmax(0), scores).any()
 
 
 def test_an_image_is_turned_before_it_is_labelled(models, tmp_path):

@@ -12,7 +12,6 @@ from ademx.testing.score_maps import (
     ScoreResizer,
     best_class,
     best_class_and_ties,
-    interpolation_filter,
     mean_scores,
     resampling_matrix,
 )
@@ -103,26 +102,11 @@ def test_doubling_by_the_bilinear_filter_worked_by_hand():
     )
 
 
-@pytest.mark.parametrize(
-    ("size_to", "expected"),
-    [
-        ((9, 19), "lanczos"),
-        ((11, 21), "bicubic"),
-        ((9, 21), "bilinear"),
-        ((10, 19), "bilinear"),
-        ((10, 21), "bilinear"),
-        ((10, 20), "bilinear"),
-    ],
-)
-def test_interpolation_rule(size_to, expected):
-    assert interpolation_filter((10, 20), size_to) == expected
-
-
 @pytest.mark.parametrize("name", CHAINS)
 def test_resize_is_pillows_chain(name):
     resizer = chain(name)
     scores = random_scores(4, resizer.grid)
-    resized = resizer.resize(scores)
+    resized = mean_scores([(resizer, scores)])
     assert (resized.dtype, resized.shape) == (np.float32, (4, *resizer.original))
     np.testing.assert_allclose(resized, by_pillow(resizer, scores), atol=ROUNDING)
 
@@ -143,8 +127,8 @@ def test_a_chosen_filter_replaces_the_rule():
     scores = random_scores(2, (20, 20))
     cut = [pillow_resize(one, (160, 160), "bicubic")[:97].copy() for one in scores]
     expected = [pillow_resize(one, (60, 99), "bicubic") for one in cut]
-    np.testing.assert_allclose(resizer.resize(scores), expected, atol=ROUNDING)
-    assert np.abs(chain("shrinks").resize(scores) - expected).max() > 1e-3
+    np.testing.assert_allclose(mean_scores([(resizer, scores)]), expected, atol=ROUNDING)
+    assert np.abs(mean_scores([(chain("shrinks"), scores)]) - expected).max() > 1e-3
 
 
 def test_several_parts_are_averaged():
@@ -171,7 +155,7 @@ def test_many_classes_fit_the_label(num_classes, dtype):
     labels = best_class([(resizer, scores)])
     assert labels.dtype == dtype
     assert labels[0, 0] == num_classes - 1
-    np.testing.assert_array_equal(labels, resizer.resize(scores).argmax(0))
+    np.testing.assert_array_equal(labels, mean_scores([(resizer, scores)]).argmax(0))
 
 
 def test_of_equal_classes_the_lowest_wins():
@@ -245,8 +229,8 @@ def test_the_release_labelled_the_same_pixels(golden, run, image):
     # two best classes are that close, below a half each, may fall to either. Enlarging adds
     # weights whose absolute values sum to up to 1.3 an axis.
     rounding = 2 * 2**-13 * 1.3**2
-    assert_best(label, resizer.resize(scores), rounding)
-    assert_best(best_class([(resizer, scores)]), resizer.resize(scores), ROUNDING)
+    assert_best(label, mean_scores([(resizer, scores)]), rounding)
+    assert_best(best_class([(resizer, scores)]), mean_scores([(resizer, scores)]), ROUNDING)
 
 
 def test_sizes_that_do_not_fit_are_refused():
@@ -255,7 +239,7 @@ def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"grid: found \(0, 20\), expected a height and width"):
         ScoreResizer((0, 20), (160, 160), (97, 160), (97, 160))
     with pytest.raises(ValueError, match=r"scores: found shape \(3, 20, 21\), expected \(C, "):
-        chain("same").resize(np.zeros((3, 20, 21)))
+        mean_scores([(chain("same"), np.zeros((3, 20, 21)))])
     with pytest.raises(ValueError, match="filter: found 'cubic', expected one of bilinear, bic"):
         resampling_matrix(3, 4, "cubic")
     with pytest.raises(ValueError, match="sizes: found 3 and 0"):

@@ -29,16 +29,17 @@ from ademx.engines.onnx.predict import OnnxPredictor, default_onnx_devices
 from ademx.errors import FileInTheWay, InputError, MissingFile
 from ademx.files import locked, name_problem, replacing, write_json
 from ademx.labels import Label, parse_label
-from ademx.networks.graph import input_normalization, network_stride
+from ademx.networks.graph import input_normalization
 from ademx.options import option
 from ademx.pictures import colourise
 from ademx.prediction.legend import LegendRow, draw_classes
 from ademx.testing.options import default_test_scale
-from ademx.testing.score_maps import ScoreResizer, best_class
-from ademx.testing.session import find_dataset
+from ademx.testing.score_maps import ScorePart, best_class
+from ademx.testing.scorer import Scorer
+from ademx.testing.session import find_dataset, finite
 from iters import palettes, transforms
 from iters.datasets import Dataset, encode_label
-from iters.decode import BrokenImage
+from iters.decode import BrokenImage, Size
 from iters.exif import RULES
 from iters.find_dataset import get_dataset
 from iters.images import SUFFIXES, load_image
@@ -203,26 +204,12 @@ class _Network:
     label: Label
     dataset: Dataset
     run: Callable[..., np.ndarray]
-    input_size: tuple[int, int] | None
+    input_size: Size | None
     source: Path
 
-    def prepared(self, image: np.ndarray) -> np.ndarray:
-        """Return an (H, W, 3) uint8 image as (3, H, W) float32, normalised."""
-        return transforms.normalize(image, input_normalization(self.label))
-
-    def probabilities(self, image: np.ndarray, *, flip: bool) -> np.ndarray:
-        """Return one (3, H, W) input's output, the mean with its mirror image's if asked for."""
-        images = np.stack([image, image[:, :, ::-1]] if flip else [image])
-        output = self.run(images, batch=1)
-        if not np.isfinite(output).all():
-            raise InputError(
-                f"{self.source}: the network's output is nan or infinite: the weights are "
-                "damaged, or not those of this label"
-            )
-        if flip and output.ndim == 4:
-            output[1] = output[1, :, :, ::-1].copy()
-        mean: np.ndarray = output.mean(axis=0)
-        return mean
+    def predict(self, inputs: Iterable[np.ndarray]) -> np.ndarray:
+        """Return the output, (N, ...) float32, for (3, H, W) float32 inputs, one at a time."""
+        return finite(self.run(np.stack(list(inputs)), batch=1), self.source)
 
     def class_name(self, index: int) -> str:
         """Return a class's name, or its number where the project has no names."""
@@ -247,11 +234,9 @@ class _Classifier:
         outputs = []
         for scale in self._scales:
             crop = transforms.center_crop(transforms.resize_shorter(pixels, scale), scale)
-            outputs.append(
-                self._network.probabilities(
-                    self._network.prepared(crop), flip=self._options.test_flipping
-                )
-            )
+            inputs = transforms.normalize(crop, input_normalization(self._network.label))
+            both = (inputs, inputs[:, :, ::-1])
+            outputs.append(self._network.predict(both[: 1 + self._options.test_flipping]).mean(0))
         probabilities = np.mean(outputs, axis=0)
         best = _ranked(self._network, probabilities)[:_RANKS]
         record = {"image": str(image), "label": str(self._network.label), "classes": _records(best)}
@@ -265,7 +250,12 @@ class _Segmenter:
     def __init__(self, network: _Network, options: PredictionOptions) -> None:
         self._network = network
         self._options = options
-        self._stride = network_stride(network.label)
+        self._scorer = Scorer(
+            network.predict,
+            network.label,
+            network.input_size or network.dataset.canvas,
+            flip=options.test_flipping,
+        )
 
     def files(self, image: Path) -> dict[str, Path]:
         kinds = {"labels": ".png", "overlays": ".png", "shares": ".json"}
@@ -275,7 +265,7 @@ class _Segmenter:
         }
 
     def predict(self, image: Path, pixels: np.ndarray) -> tuple[ClassShare, ...]:
-        classes = best_class([self._score_part(pixels, scale) for scale in self._scales(pixels)])
+        classes = best_class([self._scored(pixels, scale) for scale in self._scales(pixels)])
         counts = np.bincount(classes.reshape(-1), minlength=self._network.label.num_classes)
         ranked = _ranked(self._network, counts / classes.size)
         shares = tuple(share for share in ranked if share.value > 0)
@@ -286,37 +276,24 @@ class _Segmenter:
         """Return the lengths of the longer side; what fits, where the network's input is fixed."""
         if self._options.test_scales:
             return self._options.test_scales
-        size = self._network.input_size
-        if size is None:
+        room = self._scorer.room
+        if room is None:
             return (self._network.dataset.origin_size,)
-        rate = min(size[0] / pixels.shape[0], size[1] / pixels.shape[1])
+        rate = min(room[0] / pixels.shape[0], room[1] / pixels.shape[1])
         return (max(1, int(rate * max(pixels.shape[:2]) + 1e-6)),)
 
-    def _score_part(self, pixels: np.ndarray, scale: int) -> tuple[ScoreResizer, np.ndarray]:
+    def _scored(self, pixels: np.ndarray, scale: int) -> ScorePart:
         """Return one scale's score maps and their way to the image."""
-        resized = transforms.resize_longer(pixels, scale)
-        canvas = self._network.input_size or transforms.canvas_size(
-            self._network.dataset.canvas,
-            test_scale=scale,
-            image_size=_size(resized),
-            stride=self._stride,
-        )
-        if resized.shape[0] > canvas[0] or resized.shape[1] > canvas[1]:
+        scaled, room = self._scorer.prepare(pixels, scale), self._scorer.room
+        height, width = scaled.image.shape[1:]
+        if room is not None and (height > room[0] or width > room[1]):
             raise InputError(
-                f"--test-scales {scale}: {self._network.source} takes inputs of "
-                f"{canvas[0]}×{canvas[1]} pixels, and an image would have {resized.shape[0]}×"
-                f"{resized.shape[1]}: leave the option out, or convert with --input free"
+                f"--test-scales {scale}: {self._network.source} takes images of up to "
+                f"{room[0]}×{room[1]} pixels, and one would have {height}×{width}: leave the "
+                "option out, or convert with --input free"
             )
-        inputs = np.zeros((3, *canvas), np.float32)
-        inputs[:, : resized.shape[0], : resized.shape[1]] = self._network.prepared(resized)
-        maps = self._network.probabilities(inputs, flip=self._options.test_flipping)
-        resizer = ScoreResizer(
-            grid=_size(maps[0]),
-            canvas=(maps.shape[1] * self._stride, maps.shape[2] * self._stride),
-            image=_size(resized),
-            original=_size(pixels),
-        )
-        return resizer, maps
+        (part,) = self._scorer.score([scaled])
+        return part
 
     def _write(
         self,
@@ -340,11 +317,6 @@ class _Segmenter:
         )
         record = {"image": str(image), "label": str(self._network.label)}
         write_json(files["shares"], {**record, "classes": _records(shares)})
-
-
-def _size(array: np.ndarray) -> tuple[int, int]:
-    """Return the first two sides."""
-    return array.shape[0], array.shape[1]
 
 
 def _ranked(network: _Network, values: np.ndarray) -> tuple[ClassShare, ...]:

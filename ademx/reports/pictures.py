@@ -14,9 +14,8 @@ from PIL import Image, features
 from ademx.errors import MissingDependency
 from ademx.pictures import colourise
 from iters import palettes
-from iters.datasets import VOID, Dataset, decode_label, encode_label
-from iters.decode import BrokenImage, Size
-from iters.images import load_label, load_sample
+from iters.datasets import VOID, Dataset, encode_label
+from iters.images import class_ids, load_label, load_sample
 from iters.samples import Sample
 
 if TYPE_CHECKING:
@@ -68,22 +67,11 @@ def load_panels(run: RunToShow, sample: Sample) -> Panels:
         return Panels(image)
     size = (image.shape[0], image.shape[1])
     file = run.folder / "labels" / f"{sample.name}.png"
-    prediction = _classes(run.dataset, file, load_label(file), size)
+    prediction = class_ids(run.dataset, load_label(file), size, name=file)
     truth = None
     if stored is not None:
-        truth = _classes(run.dataset, sample.label, stored, size)
+        truth = class_ids(run.dataset, stored, size, name=sample.label)
     return Panels(image, truth, prediction)
-
-
-def _classes(
-    dataset: Dataset, path: object, stored: NDArray[np.uint8], size: Size
-) -> NDArray[np.uint8]:
-    if stored.shape != size:
-        raise BrokenImage(
-            f"{path}: {stored.shape[1]}×{stored.shape[0]} pixels, but its image has "
-            f"{size[1]}×{size[0]}"
-        )
-    return decode_label(dataset, stored)
 
 
 class PictureEncoder:

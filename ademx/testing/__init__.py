@@ -13,6 +13,7 @@ __all__ = [
     "options",
     "record",
     "score_maps",
+    "scorer",
     "segmentation",
     "session",
     "submissions",

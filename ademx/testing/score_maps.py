@@ -66,20 +66,6 @@ class ScoreResizer:
         if self.image[0] > self.canvas[0] or self.image[1] > self.canvas[1]:
             raise InputError(f"image: found {self.image}, expected to fit the canvas {self.canvas}")
 
-    def resize(self, scores: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Return the score maps at the size of the original image.
-
-        Args:
-            scores: (C, *grid) float.
-
-        Returns:
-            (C, *original) float32, within rounding of what Pillow makes step by step.
-
-        Raises:
-            ValueError: the scores do not lie on the grid, or are not finite.
-        """
-        return mean_scores([(self, scores)])
-
     def _checked(self, scores: NDArray[np.floating]) -> NDArray[np.float32]:
         scores = np.asarray(scores, np.float32)
         if scores.ndim != 3 or scores.shape[1:] != tuple(self.grid) or not len(scores):
@@ -93,20 +79,22 @@ class ScoreResizer:
             self.canvas[axis],
             self.image[axis],
             self.original[axis],
-            self.filter_name or interpolation_filter(self.image, self.original),
+            self.filter_name or interpolation(self.image, self.original).name.lower(),
         )
 
 
-def best_class(
-    parts: Sequence[tuple[ScoreResizer, NDArray[np.floating]]],
-) -> NDArray[np.unsignedinteger]:
+# Score maps, (C, *grid) float, and their way to the image.
+ScorePart = tuple[ScoreResizer, "NDArray[np.floating]"]
+
+
+def best_class(parts: Sequence[ScorePart]) -> NDArray[np.unsignedinteger]:
     """Return the class with the highest mean score at every pixel of the original image.
 
     Several parts are the same image seen at several scales or by several networks. Of equal
     classes the lowest wins, as with `np.argmax`.
 
     Args:
-        parts: resizers with their scores, (C, *grid) float each; one is enough.
+        parts: resizers with their scores; one is enough.
 
     Returns:
         (height, width) uint8, or uint16 with more than 256 classes.
@@ -123,7 +111,7 @@ def best_class(
 
 
 def best_class_and_ties(
-    parts: Sequence[tuple[ScoreResizer, NDArray[np.floating]]],
+    parts: Sequence[ScorePart],
     truth: NDArray[np.integer],
     *,
     margin: float,
@@ -161,9 +149,7 @@ def best_class_and_ties(
     return labels, _counted(found, num_classes)
 
 
-def mean_scores(
-    parts: Sequence[tuple[ScoreResizer, NDArray[np.floating]]],
-) -> NDArray[np.float32]:
+def mean_scores(parts: Sequence[ScorePart]) -> NDArray[np.float32]:
     """Return the mean scores, of which :func:`best_class` takes the best, at the original size.
 
     They are large: 4 bytes for each class and pixel.
@@ -187,16 +173,6 @@ def mean_scores(
     if len(parts) > 1:
         mean /= len(parts)
     return mean
-
-
-def interpolation_filter(size_from: Size, size_to: Size) -> str:
-    """Return the filter that the release resizes with, from the (height, width) of both sizes.
-
-    "lanczos" where both sides shrink, "bicubic" where both grow, else "bilinear".
-
-    Source: ademxapp:util/util.py, get_interp_method.
-    """
-    return interpolation(size_from, size_to).name.lower()
 
 
 def resampling_matrix(size_in: int, size_out: int, filter_name: str) -> NDArray[np.float64]:
@@ -256,9 +232,7 @@ def _axis_matrix(
     return matrix
 
 
-def _tiles(
-    parts: Sequence[tuple[ScoreResizer, NDArray[np.float32]]],
-) -> Iterator[tuple[slice, slice, list[_Term]]]:
+def _tiles(parts: Sequence[ScorePart]) -> Iterator[tuple[slice, slice, list[_Term]]]:
     """Yield the rows and columns of each tile, and one term of its scores per part."""
     height, width = parts[0][0].original
     for columns in _steps(width, _TILE_WIDTH):
@@ -286,16 +260,12 @@ def _band(matrix: NDArray[np.floating], rows: slice) -> tuple[NDArray[np.floatin
     return matrix[rows, cells], cells
 
 
-def _empty_labels(
-    parts: Sequence[tuple[ScoreResizer, NDArray[np.float32]]],
-) -> NDArray[np.unsignedinteger]:
+def _empty_labels(parts: Sequence[ScorePart]) -> NDArray[np.unsignedinteger]:
     resizer, scores = parts[0]
     return np.empty(resizer.original, np.uint8 if len(scores) <= 256 else np.uint16)
 
 
-def _score_tiles(
-    parts: Sequence[tuple[ScoreResizer, NDArray[np.float32]]],
-) -> Iterator[tuple[slice, slice, NDArray[np.float32]]]:
+def _score_tiles(parts: Sequence[ScorePart]) -> Iterator[tuple[slice, slice, NDArray[np.float32]]]:
     """Yield the rows and columns of each tile, and its sums of scores, until the next is made."""
     memory = np.empty(len(parts[0][1]) * _TILE_HEIGHT * _TILE_WIDTH, np.float32)
     for rows, columns, terms in _tiles(parts):
@@ -354,9 +324,7 @@ def _counted(cells: Iterable[NDArray[np.int64]], num_classes: int) -> NDArray[np
     return np.stack([*np.unravel_index(found, (num_classes,) * 3), numbers], axis=1)
 
 
-def _checked_parts(
-    parts: Sequence[tuple[ScoreResizer, NDArray[np.floating]]],
-) -> list[tuple[ScoreResizer, NDArray[np.float32]]]:
+def _checked_parts(parts: Sequence[ScorePart]) -> list[ScorePart]:
     """Return the parts with float32 scores, if they are those of one image and finite."""
     checked = [(resizer, resizer._checked(scores)) for resizer, scores in parts]
     if not checked:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,13 +28,13 @@ from ademx.testing.image_counts import ImageCounts, NearTies, save_image_counts
 from ademx.testing.numerics import SCORE_MARGIN
 from ademx.testing.options import SegmentationOptions
 from ademx.testing.record import RunRecord
-from ademx.testing.score_maps import ScoreResizer, best_class, best_class_and_ties, mean_scores
+from ademx.testing.score_maps import ScorePart, best_class, best_class_and_ties, mean_scores
+from ademx.testing.scorer import Scaled, Scorer
 from ademx.testing.session import Session
 from ademx.testing.submissions import Submission, pack_labels
-from iters import transforms
 from iters.datasets import VOID, Dataset, decode_label, encode_label
 from iters.decode import BrokenImage
-from iters.images import load_label
+from iters.images import class_ids, load_label
 from iters.samples import Sample
 
 # Pixels of `correct/<image>.png` (Release: the same three values).
@@ -75,18 +74,14 @@ class _Prepared:
     """An image made ready for the network, at every test scale.
 
     Attributes:
-        original: height and width of the file's image.
-        pixels: that image, (H, W, 3) uint8, where something still needs it, else None.
+        pixels: the file's image, (H, W, 3) uint8, where something still needs it, else None.
         truth: (H, W) uint8 class ids with 255 void, or None.
-        images: per scale, the resized image, (3, h, w) float32, normalised.
-        canvases: per scale, height and width of the network's input.
+        scaled: it, at every scale.
     """
 
-    original: tuple[int, int]
     pixels: np.ndarray | None
     truth: np.ndarray | None
-    images: tuple[np.ndarray, ...]
-    canvases: tuple[tuple[int, int], ...]
+    scaled: tuple[Scaled, ...]
 
 
 @dataclass(frozen=True)
@@ -134,8 +129,15 @@ class _SegmentationTester:
                 f"stride, {stride}"
             )
         self._images: dict[Sample, _Counted] = {}
-        self._stride = stride
         dataset = self._session.dataset
+        self._scorer = Scorer(
+            self._session.predict,
+            self._session.label,
+            dataset.canvas,
+            steps=options.test_steps,
+            flip=options.test_flipping,
+            choose_interp_method=options.choose_interp_method,
+        )
         self._palette = [value for colour in dataset.palette or () for value in colour]
         self._absent_classes = options.absent_classes or dataset.absent_classes
         can_be_judged = options.near_ties or self._published() is not None
@@ -244,45 +246,16 @@ class _SegmentationTester:
         image, stored, _, _ = self._session.load_sample(sample)
         truth = None
         if stored is not None:
-            truth = decode_label(self._session.dataset, stored)
-            if truth.shape != image.shape[:2]:
-                raise BrokenImage(
-                    f"{sample.label}: {truth.shape[1]}×{truth.shape[0]} pixels, but its image has "
-                    f"{image.shape[1]}×{image.shape[0]}"
-                )
-        images, canvases = [], []
-        for scale in self._options.test_scales:
-            resized = transforms.resize_longer(
-                image, scale, choose=self._options.choose_interp_method
-            )
-            images.append(transforms.normalize(resized, self._session.normalization))
-            canvases.append(
-                transforms.canvas_size(
-                    self._session.dataset.canvas,
-                    test_scale=scale,
-                    image_size=resized.shape[:2],
-                    stride=self._stride,
-                )
-            )
-        pixels = None if self._options.crf is None else image
-        return _Prepared(image.shape[:2], pixels, truth, tuple(images), tuple(canvases))
+            size, dataset = image.shape[:2], self._session.dataset
+            truth = class_ids(dataset, stored, size, name=sample.label)
+        scaled = (self._scorer.prepare(image, scale) for scale in self._options.test_scales)
+        return _Prepared(None if self._options.crf is None else image, truth, tuple(scaled))
 
     def _check_name(self, sample: Sample) -> None:
         for folder in self._folders():
             problem = name_problem(self._path(folder, sample))
             if problem:
                 raise BrokenImage(f"{sample}: {problem}: give the image a shorter name")
-
-    def _inputs(self, image: np.ndarray, canvas: tuple[int, int]) -> Iterator[np.ndarray]:
-        """Yield the network's inputs for an image: shifts, row by row, each with its mirror."""
-        steps = self._options.test_steps
-        for iy, ix in np.ndindex(steps, steps):
-            shifted = transforms.shifted_canvas(
-                image, canvas=canvas, stride=self._stride, steps=steps, iy=iy, ix=ix
-            )
-            yield shifted
-            if self._options.test_flipping:
-                yield shifted[:, :, ::-1]
 
     def _save_image_counts(self) -> None:
         samples = sorted(self._images, key=lambda sample: sample.index)
@@ -298,38 +271,20 @@ class _SegmentationTester:
             images = replace(images, near_ties=NearTies(SCORE_MARGIN, np.concatenate(rows)))
         save_image_counts(self._options.output, images)
 
-    def _network_scores(self, group: list[_Prepared]) -> list[list[np.ndarray]]:
-        """Return, per image and scale, the network's (C, h·steps/s, w·steps/s) probabilities."""
-        scores: list[list[np.ndarray]] = [[] for _ in group]
-        for scale in range(len(self._options.test_scales)):
-            by_canvas = defaultdict(list)
-            for index, prepared in enumerate(group):
-                by_canvas[prepared.canvases[scale]].append(index)
-            for canvas, indices in by_canvas.items():
-                images = [group[index].images[scale] for index in indices]
-                inputs = (chw for image in images for chw in self._inputs(image, canvas))
-                outputs = np.split(self._session.predict(inputs), len(indices))
-                for index, output in zip(indices, outputs):
-                    scores[index].append(self._merged(output))
-        return scores
-
-    def _merged(self, output: np.ndarray) -> np.ndarray:
-        """Return one image's score maps from the outputs for its `_inputs`."""
-        steps = self._options.test_steps
-        if self._options.test_flipping:
-            straight, mirrored = output[0::2], output[1::2]
-            output = (straight + mirrored[..., ::-1]) / 2
-        return transforms.interleave(output.reshape(steps, steps, *output.shape[1:]))
+    def _network_scores(self, group: list[_Prepared]) -> list[tuple[ScorePart, ...]]:
+        """Return each image's score maps, a part for every scale."""
+        scales = zip(*(prepared.scaled for prepared in group))
+        return list(zip(*map(self._scorer.score, scales)))
 
     def _write_group(
-        self, group: list[tuple[Sample, _Prepared]], scores: list[list[np.ndarray]]
+        self, group: list[tuple[Sample, _Prepared]], scores: list[tuple[ScorePart, ...]]
     ) -> list[tuple[Sample, _Counted]]:
         """Write a group's files and return each sample with what was counted in it."""
         counts = []
-        for (sample, prepared), of_scales in zip(group, scores):
+        for (sample, prepared), parts in zip(group, scores):
             if self._options.save_predictions:
-                self._save_scores(sample, of_scales)
-            classes, ties = self._classes(prepared, of_scales)
+                self._save_scores(sample, parts)
+            classes, ties = self._classes(prepared, parts)
             if self._options.save_results:
                 self._save_results(sample, classes, prepared.truth, ties)
             confusion = self._confusion(prepared.truth, classes)
@@ -337,10 +292,9 @@ class _SegmentationTester:
         return counts
 
     def _classes(
-        self, prepared: _Prepared, scores: list[np.ndarray]
+        self, prepared: _Prepared, parts: tuple[ScorePart, ...]
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the class of every pixel of the original image, (H, W), and ties if wanted."""
-        parts = self._score_parts(prepared, scores)
         if self._options.crf is not None and prepared.pixels is not None:
             refined = refine(mean_scores(parts), prepared.pixels, self._options.crf)
             return refined.argmax(axis=0).astype(np.uint8), None
@@ -348,23 +302,9 @@ class _SegmentationTester:
             return best_class_and_ties(parts, prepared.truth, margin=SCORE_MARGIN)
         return best_class(parts), None
 
-    def _score_parts(
-        self, prepared: _Prepared, scores: list[np.ndarray]
-    ) -> list[tuple[ScoreResizer, np.ndarray]]:
-        parts = []
-        for image, canvas, maps in zip(prepared.images, prepared.canvases, scores):
-            resizer = ScoreResizer(
-                grid=maps.shape[1:],
-                canvas=canvas,
-                image=image.shape[1:],
-                original=prepared.original,
-                filter_name=None if self._options.choose_interp_method else "bicubic",
-            )
-            parts.append((resizer, maps))
-        return parts
-
-    def _save_scores(self, sample: Sample, scores: list[np.ndarray]) -> None:
-        arrays = {key: maps.astype(np.float16) for key, maps in zip(self._score_keys(), scores)}
+    def _save_scores(self, sample: Sample, parts: tuple[ScorePart, ...]) -> None:
+        scores = (maps.astype(np.float16) for _, maps in parts)
+        arrays = dict(zip(self._score_keys(), scores))
         with replacing(self._path("scores", sample), durable=False) as file:
             write_npz(file, arrays)
 

@@ -182,13 +182,7 @@ class Session(RunInputs):
     def _probabilities(self, images: np.ndarray) -> Iterator[np.ndarray]:
         """Yield each network's output."""
         for model, path in zip(self._predictors, self.options.weights):
-            output = model(images, batch=self.options.batch_images)
-            if not np.isfinite(output).all():
-                raise InputError(
-                    f"{path}: the network's output is nan or infinite: the weights are damaged, "
-                    "or not those of this label"
-                )
-            yield output
+            yield finite(model(images, batch=self.options.batch_images), path)
 
     def load(
         self, samples: Sequence[Sample], function: Callable[[Sample], R], *, bar: tqdm[Any]
@@ -331,6 +325,16 @@ def _checked_label(options: EvaluationOptions, path: Path) -> Label:
             f"use `ademx evaluate {label.task}`"
         )
     return label
+
+
+def finite(output: np.ndarray, weights: Path) -> np.ndarray:
+    """Return a network's output; raise ValueError if a number of it is nan or infinite."""
+    if not np.isfinite(output).all():
+        raise InputError(
+            f"{weights}: the network's output is nan or infinite: the weights are damaged, or not "
+            "those of this label"
+        )
+    return output
 
 
 def find_dataset(label: Label, name: str | None) -> Dataset:

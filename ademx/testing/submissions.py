@@ -24,8 +24,7 @@ from ademx.errors import InputError, MissingFile
 from ademx.files import replacing
 from ademx.iteration import progress_bar
 from iters.datasets import DATASETS, Dataset
-from iters.decode import BrokenImage, Size, decode_stored_ids, image_size, is_turned
-from iters.exif import orientation, upright_size
+from iters.decode import BrokenImage, Size, decode_stored_ids, sample_size
 from iters.samples import Sample
 
 if TYPE_CHECKING:
@@ -369,13 +368,11 @@ def _faults(encoded: bytes, sample: Sample, server: _Server, rule: str) -> Itera
 def _size(path: Path, rule: str) -> Size:
     """Return height and width of an image without a label as it is tested."""
     try:
-        encoded = path.read_bytes()
-        size = image_size(encoded)
+        return sample_size(path.read_bytes(), None, rule)[0]
     except OSError as error:
         raise BrokenImage(f"{path}: cannot be used as an image: {error}") from error
     except BrokenImage as error:
         raise BrokenImage(f"{path}: {error}") from error
-    return upright_size(size, orientation(encoded)) if is_turned(encoded, None, rule) else size
 
 
 def _raise_faults(path: Path, faults: Sequence[str]) -> None:
