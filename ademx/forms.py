@@ -10,6 +10,7 @@ _KINDS = {
     str: "a text",
     int: "a whole number",
     float: "a number",
+    bool: "true or false",
     type(None): "null",
     list: "a list",
     dict: "an object",

@@ -54,8 +54,11 @@ def reproduce(**arguments: Any) -> None:
     and tested as was published. A row is reproduced if every score lies within a tolerance of
     the published one that follows from its rounding and from the last digits of our outputs;
     else it differs, or it is not run, and what is missing is named with the place where it goes.
-    The reports OUTPUT/report.md, .json and .html are complete after every row. A call that was
-    interrupted goes on; rows that are done are not computed again.
+    Where a score is another one, what usually makes it so is tested for, and told with the most
+    likely cause first: labels, weights and classes by what is on disk, scale, crop, filter, colours
+    and pooling by a few images tested again. The reports OUTPUT/report.md, .json and .html are
+    complete after every row. A call that was interrupted goes on; rows that are done are not
+    computed again.
 
     --train runs the stages of a recipe one after another, each in its folder below OUTPUT/train,
     and leaves the last one's weights in --models, where testing finds them. It goes on where it
@@ -134,7 +137,9 @@ def not_run_text(outcomes: list[Outcome]) -> str:
 
 
 def outcome_text(outcome: Outcome) -> str:
-    """Return the verdict on a row, its scores beside the published ones, and the reasons."""
+    """Return the verdict on a row, its scores beside the published ones, and what to look at."""
+    from ademx.reproduction.outcomes import WHAT_TO_LOOK_AT, numbered
+
     scores = [
         f"  {one.metric} {one.ours}, published {one.published}, difference {one.difference} "
         f"({one.tolerance})"
@@ -142,6 +147,8 @@ def outcome_text(outcome: Outcome) -> str:
         if one.tolerance
     ]
     reasons = [f"  - {printable(reason)}" for reason in outcome.reasons]
+    if outcome.diagnosis:
+        reasons += [f"  {WHAT_TO_LOOK_AT}:", *(f"    {one}" for one in numbered(outcome.diagnosis))]
     return "\n".join([f"{outcome.row.name}: {outcome.verdict}", *scores, *reasons])
 
 

@@ -45,9 +45,11 @@ class TableRow:
         verdict: "reproduced", "differs", "not run", "unverified" or "".
         ours: measure -> our score, percent, as far as it was run.
         detail: such as what is missing; what stands between backticks is shown as code.
+        findings: what may have made ours another score, the most likely first; the same.
     """
 
     published: Result
     verdict: str
     ours: Mapping[str, float] = field(default_factory=dict)
     detail: str = ""
+    findings: Sequence[str] = ()

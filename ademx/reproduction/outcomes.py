@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from ademx.forms import NUMBER, TEXT, misfit
 from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
 from ademx.reports.page import write_report
 from ademx.reports.runs import RunToShow, TableRow
+from ademx.reproduction.diagnosis import Finding
 from ademx.reproduction.tolerance import Tolerance
 from ademx.testing.record import read_record
 from ademx.text import printable
@@ -28,6 +28,7 @@ from iters.lists import find_samples
 from symbols.levels import check_choice
 
 TITLE = "Published results beside ours"
+WHAT_TO_LOOK_AT = "What to look at, most likely first"
 # From the best to the worst; the last two are failures.
 VERDICTS = ("reproduced", "unverified", "not run", "differs", "failed")
 
@@ -54,6 +55,8 @@ class Outcome:
         reasons: why it is that verdict, such as what is missing and the command that checks it.
         ours: metric -> our score, percent; none where it was not tested.
         tolerances: metric -> how far that may be from the published one.
+        diagnosis: where a score is another one, what the tests for known causes showed, the most
+            likely first.
         data_root: the dataset's folder; None where nothing was tested, and so on below.
         weights: the file of weights.
         weights_md5: its MD5, or "".
@@ -66,6 +69,7 @@ class Outcome:
     reasons: tuple[str, ...] = ()
     ours: Mapping[str, float] = field(default_factory=dict)
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
+    diagnosis: tuple[Finding, ...] = ()
     data_root: Path | None = None
     weights: Path | None = None
     weights_md5: str = ""
@@ -84,6 +88,11 @@ class Outcome:
     def difference(self, metric: str) -> float | None:
         """Return ours minus the published score, percentage points; None if it was not tested."""
         return self.ours[metric] - self.row.values[metric] if metric in self.ours else None
+
+    def is_same_test(self, other: Outcome) -> bool:
+        """Return whether another outcome has the same scores of the same test."""
+        ours, theirs = self.as_json(), other.as_json()
+        return all(ours[name] == theirs[name] for name in ("metrics", "weights_md5", "command"))
 
     def texts(self) -> list[MetricTexts]:
         """Return what tables show of each metric."""
@@ -108,6 +117,7 @@ class Outcome:
             "verdict": self.verdict,
             "reasons": list(self.reasons),
             "metrics": {name: self._metric_json(name) for name in self.row.values},
+            "diagnosis": [{**asdict(one), "state": one.state} for one in self.diagnosis],
             "setting": self.row.setting,
             "source": self.row.source,
             "data_root": str(self.data_root) if self.data_root else None,
@@ -123,7 +133,7 @@ class Outcome:
             "published": self.row.values[name],
             "ours": self.ours.get(name),
             "difference": self.difference(name),
-            "tolerance": dataclasses.asdict(tolerance) if tolerance else None,
+            "tolerance": asdict(tolerance) if tolerance else None,
         }
 
     @classmethod
@@ -137,7 +147,9 @@ class Outcome:
         check_choice("verdict", value["verdict"], VERDICTS)
         tested = {name: metrics[name] for name in row.values if name in metrics}
         tested = {name: one for name, one in tested.items() if one.get("ours") is not None}
-        problem = misfit([one.get("tolerance") for one in tested.values()], [_TOLERANCE], row.name)
+        problem = misfit(
+            [one.get("tolerance") for one in tested.values()], [_TOLERANCE], row.name
+        ) or misfit(value.get("diagnosis", []), [_FINDING], "diagnosis")
         if problem:
             raise InputError(problem)
         return cls(
@@ -149,6 +161,10 @@ class Outcome:
                 name: Tolerance(**{part: one["tolerance"][part] for part in _TOLERANCE})
                 for name, one in tested.items()
             },
+            diagnosis=tuple(
+                Finding(**{part.name: one[part.name] for part in fields(Finding)})
+                for one in value.get("diagnosis", ())
+            ),
             data_root=Path(value["data_root"]) if value["data_root"] else None,
             weights=Path(value["weights"]) if value["weights"] else None,
             weights_md5=value["weights_md5"],
@@ -188,6 +204,10 @@ class Reports:
         with locked(self._folder, "--output", wait=True):
             self._outcomes = _read_outcomes(self._folder / "report.json")
             yield
+
+    def outcome(self, row: Result) -> Outcome | None:
+        """Return what became of a row before, if anything did."""
+        return self._outcomes.get(row.name)
 
     def write_html(self) -> None:
         """Write `report.html`."""
@@ -236,6 +256,7 @@ def _read_outcomes(path: Path) -> dict[str, Outcome]:
 
 
 _TOLERANCE = {"rounding": NUMBER, "numerics": NUMBER, "cause": TEXT}
+_FINDING = {"cause": TEXT, "made": (bool,), "likelihood": NUMBER, "finding": TEXT}
 _TEXT_OR_NULL = (str, type(None))
 _ROW = {
     "row": TEXT,
@@ -253,7 +274,8 @@ _ROW = {
 def _table_row(outcome: Outcome) -> TableRow:
     tolerances = [f"{one.metric} {one.tolerance}" for one in outcome.texts() if one.tolerance]
     detail = [*outcome.reasons, *([f"tolerance: {'; '.join(tolerances)}"] if tolerances else [])]
-    return TableRow(outcome.row, outcome.verdict, outcome.ours, "; ".join(detail))
+    findings = [one.text for one in outcome.diagnosis]
+    return TableRow(outcome.row, outcome.verdict, outcome.ours, "; ".join(detail), findings)
 
 
 def markdown(outcomes: list[Outcome]) -> str:
@@ -313,4 +335,12 @@ def _markdown_details(outcome: Outcome) -> list[str]:
         facts.append(f"the same by `{outcome.command}`")
     facts.append(f"judged {outcome.date}")
     lines = [f"- {printable(fact)}" for fact in facts]
-    return [f"## {outcome.row.name}: {outcome.verdict}", "", *lines]
+    lines = [f"## {outcome.row.name}: {outcome.verdict}", "", *lines]
+    if outcome.diagnosis:
+        lines += ["", f"{WHAT_TO_LOOK_AT}:", "", *numbered(outcome.diagnosis)]
+    return lines
+
+
+def numbered(diagnosis: Iterable[Finding]) -> list[str]:
+    """Return a line for each finding, with its place."""
+    return [f"{place}. {printable(one.text)}" for place, one in enumerate(diagnosis, start=1)]

@@ -24,6 +24,8 @@ import numpy as np
 from ademx.errors import InputError, UserError
 from ademx.options import command_line
 from ademx.published import METRIC_NAMES, Result
+from ademx.reproduction.case import Case
+from ademx.reproduction.diagnosis import diagnose
 from ademx.reproduction.inputs import FoundInput, find_data, find_row_weights
 from ademx.reproduction.options import ReproduceOptions
 from ademx.reproduction.outcomes import Outcome, Reports
@@ -84,7 +86,7 @@ def reproduce(options: ReproduceOptions) -> Iterator[Outcome]:
             waiting.append(plan)
     reports.write_html()
     for plan in waiting:
-        outcome = _tested_outcome(plan, options)
+        outcome = _tested_outcome(plan, options, reports.outcome(plan.row))
         reports.add(outcome)
         reports.write_html()
         yield outcome
@@ -131,12 +133,12 @@ def _untested_outcome(plan: _Plan) -> Outcome:
     return Outcome(plan.row, "not run", tuple(reasons))
 
 
-def _tested_outcome(plan: _Plan, options: ReproduceOptions) -> Outcome:
+def _tested_outcome(plan: _Plan, options: ReproduceOptions, earlier: Outcome | None) -> Outcome:
     """Test a row, or take what an earlier call found with the same settings."""
     run = _RowTest(plan, options)
     _log.info("%s: `%s`", plan.row.name, run.command)
     try:
-        return run.outcome()
+        return run.outcome(None if options.overwrite else earlier)
     # RuntimeError is what MXNet and PyTorch raise, of memory that does not suffice, say.
     except (UserError, OSError, RuntimeError) as error:
         _log.error("%s: %s", plan.row.name, error)
@@ -167,8 +169,12 @@ class _RowTest:
         options = self._evaluation
         return shlex.join(["ademx", "evaluate", options.task, *command_line(options)])
 
-    def outcome(self) -> Outcome:
-        """Return the verdict on the scores, computed or found."""
+    def outcome(self, earlier: Outcome | None) -> Outcome:
+        """Return the verdict on the scores, computed or found.
+
+        Args:
+            earlier: what an earlier call made of the row; the same scores have the same causes.
+        """
         options = replace(self._evaluation, **self._options.of_machine())
         if isinstance(options, SegmentationOptions):
             options = replace(options, near_ties=True)
@@ -177,8 +183,9 @@ class _RowTest:
         # There are none where no image could be tested.
         ours = {name: score for name, score in scores.items() if not math.isnan(score)}
         tolerances = self._tolerances(record) if ours else {}
-        verdict, reasons = self._verdict(record, ours, tolerances)
-        return Outcome(
+        far = self._far(ours, tolerances)
+        verdict, reasons = self._verdict(record, far)
+        outcome = Outcome(
             self._row,
             verdict,
             (*reasons, *self._plan.doubts, *self._plan.notes),
@@ -189,10 +196,24 @@ class _RowTest:
             weights_md5=record.weights[0].md5,
             command=self.command,
         )
+        if not far or record.num_broken:
+            return outcome
+        if earlier is not None and earlier.diagnosis and earlier.is_same_test(outcome):
+            return replace(outcome, diagnosis=earlier.diagnosis)
+        _log.info("%s: looking for what makes its score another one", self._row.name)
+        return replace(outcome, diagnosis=diagnose(Case(self._row, ours, record, options)))
 
-    def _verdict(
-        self, record: RunRecord, ours: Mapping[str, float], allowed: Mapping[str, Tolerance]
-    ) -> tuple[str, tuple[str, ...]]:
+    def _far(self, ours: Mapping[str, float], allowed: Mapping[str, Tolerance]) -> list[str]:
+        """Return which scores lie beyond the tolerance, in words."""
+        return [
+            f"{METRIC_NAMES[name]} {abs(score - self._row.values[name]):.2f} "
+            f"{'above' if score > self._row.values[name] else 'below'} the published "
+            f"{self._row.printed(name)}"
+            for name, score in ours.items()
+            if not abs(score - self._row.values[name]) <= allowed[name].total
+        ]
+
+    def _verdict(self, record: RunRecord, far: list[str]) -> tuple[str, tuple[str, ...]]:
         broken = record.num_broken
         if broken:
             first = record.broken[0].error
@@ -200,12 +221,6 @@ class _RowTest:
             return "failed", (reason,)
         if self._plan.doubts:
             return "unverified", ()
-        far = [
-            f"{METRIC_NAMES[name]} {abs(ours[name] - value):.2f} "
-            f"{'above' if ours[name] > value else 'below'} the published {self._row.printed(name)}"
-            for name, value in self._row.values.items()
-            if not abs(ours[name] - value) <= allowed[name].total
-        ]
         return ("differs", tuple(far)) if far else ("reproduced", ())
 
     def _tolerances(self, record: RunRecord) -> dict[str, Tolerance]:

@@ -1,0 +1,159 @@
+"""A handful of a row's images tested again, as they were and in another way, by the same weights.
+
+A test in the right way scores higher than one in a wrong way on nearly every image, so that few
+images tell which is right: each is held against itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ademx.metrics import confusion_matrix, segmentation_scores
+from ademx.networks.graph import network_stride
+from ademx.testing.options import ClassificationOptions, SegmentationOptions
+from ademx.testing.score_maps import ScoreResizer, best_class
+from ademx.testing.session import Session
+from iters import transforms
+from iters.datasets import decode_label
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from iters.samples import Sample
+
+# Network inputs together have at most so many pixels, but there are three images at least: eight
+# images of VOC, three of Cityscapes. Classifiers take a tenth of the time for a pixel.
+_PIXELS = {"segmentation": 8 * 504**2, "classification": 32 * 320**2}
+_IMAGES = {"segmentation": (3, 8), "classification": (8, 32)}
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to test; the defaults are what the row says.
+
+    Attributes:
+        scale: factor of the test scale.
+        other_filter: bicubic always where the row's filter is chosen by the sizes, or the reverse.
+        crop: of a classifier: "centre", "three" along the longer side, "zoomed" to the centre of
+            an image enlarged by 8/7, or "squashed", the whole image as a square.
+        is_bgr: the red and the blue of the image exchanged.
+        other_normalization: that of the other family of networks.
+        pool: geometry of max pooling; None is the row's.
+    """
+
+    scale: float = 1.0
+    other_filter: bool = False
+    crop: str = "centre"
+    is_bgr: bool = False
+    other_normalization: bool = False
+    pool: str | None = None
+
+
+AS_TESTED = Way()
+
+
+class Handful:
+    """A few images of a split, spread over it, and their scores by any way of testing them.
+
+    Neither mirror images nor steps between two cells are computed, by no way.
+
+    Args:
+        options: how the row is tested.
+        samples: of the split.
+
+    Raises:
+        ValueError, OSError: see :class:`ademx.testing.session.Session`; an image is broken.
+    """
+
+    def __init__(
+        self, options: ClassificationOptions | SegmentationOptions, samples: Sequence[Sample]
+    ) -> None:
+        self._options = options
+        self._scale = max(options.test_scales)
+        least, most = _IMAGES[options.task]
+        wanted = min(max(_PIXELS[options.task] // self._scale**2, least), most, len(samples))
+        places = np.linspace(0, len(samples) - 1, wanted).round().astype(int)
+        self._session = self._open(options.pool)
+        self._samples = [self._session.load_sample(samples[place]) for place in places]
+        self._labels = [samples[place].label for place in places]
+        self._known: dict[Way, NDArray[np.float64]] = {}
+
+    def __len__(self) -> int:
+        """Return how many images there are."""
+        return len(self._samples)
+
+    def scores(self, way: Way = AS_TESTED) -> NDArray[np.float64]:
+        """Return each image's score in two kinds, percent, more is better, (N, 2).
+
+        Of a segmented image both are its mean IoU. Of a classified one the first is 100 where its
+        likeliest class is the true one, else 0, and the second, which tells small changes, the
+        true class's probability.
+
+        Raises:
+            ValueError: the network's output is not finite.
+        """
+        if way not in self._known:
+            session = self._session if way.pool is None else self._open(way.pool)
+            score = self._segmented if self._options.task == "segmentation" else self._classified
+            found = [score(session, number, way) for number in range(len(self))]
+            self._known[way] = np.array(found, np.float64)
+        return self._known[way]
+
+    def _open(self, pool: str) -> Session:
+        return Session(replace(self._options, pool=pool, compile=False))
+
+    def _segmented(self, session: Session, number: int, way: Way) -> tuple[float, float]:
+        loaded, dataset = self._samples[number], session.dataset
+        if loaded.stored is None:
+            return math.nan, math.nan
+        choose = self._options.choose_interp_method != way.other_filter
+        scale = round(self._scale * way.scale)
+        image = transforms.resize_longer(loaded.image, scale, choose=choose)
+        stride = network_stride(session.label)
+        size = (image.shape[0], image.shape[1])
+        canvas = transforms.canvas_size(
+            dataset.canvas, test_scale=scale, image_size=size, stride=stride
+        )
+        data = transforms.shifted_canvas(
+            self._normalized(session, image, way), canvas=canvas, stride=stride, steps=1, iy=0, ix=0
+        )
+        maps = session.predict([data])[0]
+        resizer = ScoreResizer(
+            grid=maps.shape[1:],
+            canvas=canvas,
+            image=size,
+            original=loaded.image.shape[:2],
+            filter_name=None if choose else "bicubic",
+        )
+        truth = decode_label(dataset, loaded.stored)
+        confusion = confusion_matrix(truth, best_class([(resizer, maps)]), dataset.num_classes)
+        iou = segmentation_scores(confusion).mean_iou
+        return iou, iou
+
+    def _classified(self, session: Session, number: int, way: Way) -> tuple[float, float]:
+        choose = self._options.choose_interp_method != way.other_filter
+        scale, image = round(self._scale * way.scale), self._samples[number].image
+        if way.crop == "squashed":
+            crops = [transforms.resize(image, (scale, scale), choose=choose)]
+        else:
+            zoomed = round(scale * 8 / 7) if way.crop == "zoomed" else scale
+            image = transforms.resize_shorter(image, zoomed, choose=choose)
+            three = transforms.three_crops(image, scale)
+            crops = three if way.crop == "three" else three[1:2]
+        inputs = [self._normalized(session, crop, way) for crop in crops]
+        probabilities = session.predict(inputs).mean(axis=0)
+        label = self._labels[number]
+        return 100.0 * (probabilities.argmax() == label), 100.0 * float(probabilities[label])
+
+    def _normalized(
+        self, session: Session, image: NDArray[np.uint8], way: Way
+    ) -> NDArray[np.float32]:
+        kind = session.normalization
+        if way.other_normalization:
+            kind = transforms.RN if kind == transforms.RNA else transforms.RNA
+        return transforms.normalize(image[:, :, ::-1] if way.is_bgr else image, kind)
