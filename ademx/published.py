@@ -170,7 +170,7 @@ RESULTS: tuple[Result, ...] = (
         setting="1 conv, VOC+SBD, scale 500, flip",
         values=_percent(mean_iou=78.76),
         source=_PAPER,
-        options=_options(500, test_flipping=True),
+        options=_options(500, test_flipping=True, pool="full"),
     ),
     _released(
         "voc-a1",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 from ademx.compat import import_mxnet
@@ -111,6 +111,8 @@ def _dropout(layer: Layer, data: Symbol) -> Symbol:
 
 
 def _max_pool(layer: Layer, data: Symbol) -> Symbol:
+    if layer.dilation > 1:
+        return _dilated_max_pool(layer, data)
     return mx.sym.Pooling(
         data,
         pool_type="max",
@@ -120,6 +122,25 @@ def _max_pool(layer: Layer, data: Symbol) -> Symbol:
         pooling_convention="full" if layer.ceil else "valid",
         name=layer.name,
     )
+
+
+def _dilated_max_pool(layer: Layer, data: Symbol) -> Symbol:
+    """Return the maximum of shifted slices, across and then down: MXNet's pooling never dilates.
+
+    The gradient goes to the first of equals in order of rows, as PyTorch's does.
+    """
+    reach, last = layer.dilation, layer.dilation * (layer.kernel - 1)
+    margin = (layer.padding,) * 4
+    data = mx.sym.pad(
+        data, mode="constant", pad_width=(0,) * 4 + margin, constant_value=float("-inf")
+    )
+    for axis in (3, 2):
+        slices = [
+            mx.sym.slice_axis(data, axis=axis, begin=shift, end=shift - last or None)
+            for shift in range(0, last + 1, reach)
+        ]
+        data = reduce(mx.sym.maximum, slices)
+    return mx.sym.identity(data, name=layer.name)
 
 
 def _global_pool(layer: Layer, data: Symbol) -> Symbol:

@@ -212,8 +212,13 @@ class _Builder:
             bias=True,
         )
 
-    def max_pool(self, data: str, name: str, *, stride: int) -> str:
-        """Append 3×3 pooling; one that lost its stride keeps its size, whatever the geometry."""
+    def max_pool(self, data: str, name: str, *, stride: int, dilation: int = 1) -> str:
+        """Append 3×3 pooling; one that lost its stride keeps its size, whatever the geometry.
+
+        Its windows are then centred, and the network's output, taken at every stride-th cell, is
+        that of the network that strides: from the first cell where pooling pads, from the last
+        cell of the first stride where it does not ("full").
+        """
         padded = self.pool == "pad" or stride == 1
         return self.add(
             "max_pool",
@@ -221,7 +226,8 @@ class _Builder:
             data,
             kernel=3,
             stride=stride,
-            padding=int(padded),
+            dilation=dilation,
+            padding=dilation * padded,
             ceil=self.pool == "full" and not padded,
         )
 
@@ -231,7 +237,11 @@ class _Builder:
         for level in network.levels:
             self.level = str(level.index)
             if level.pooled:
-                data = self.max_pool(data, f"pool{level.index - 1}", stride=level.stride)
+                data = self.max_pool(
+                    *(data, f"pool{level.index - 1}"),
+                    stride=level.stride,
+                    dilation=level.entry_dilation,
+                )
             for block, first in self.blocks(level):
                 data = self._rna_block(data, level, block, first=first)
         last = network.levels[-1].index
@@ -312,5 +322,7 @@ def _stages(
     """Yield name, channels, kernel, stride and dilation of each convolution of a block."""
     for position, (name, channels, kernel) in enumerate(zip(names, level.channels, level.kernels)):
         entry = first and position == 0
-        stride = level.stride if entry and not level.pooled else 1
-        yield name, channels, kernel, stride, level.entry_dilation if entry else level.dilation
+        if entry and not level.pooled:
+            yield name, channels, kernel, level.stride, level.entry_dilation
+        else:
+            yield name, channels, kernel, 1, level.dilation

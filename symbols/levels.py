@@ -39,8 +39,9 @@ class LevelSpec:
             the first block's convolutions stride.
         project: whether the first block's shortcut is a projection.
         dropout: fraction dropped before a block's last convolution, in segmentation graphs.
-        entry_dilation: dilation of the first block's first convolution.
-        dilation: dilation of every other 3×3 convolution.
+        entry_dilation: dilation of the pooling if there is one, else of the first block's first
+            convolution.
+        dilation: dilation of all other 3×3 convolutions.
     """
 
     index: int
@@ -257,8 +258,8 @@ def native_stride(network: Network) -> int:
 def with_output_stride(network: Network, output_stride: int) -> Network:
     """Return the network with its last down-samplings turned into dilation.
 
-    Entering a level that way, the first block's first convolution keeps the dilation so far and
-    everything after it doubles it (SPEC §2).
+    What would have strided keeps the dilation so far, and everything after it doubles it: on
+    entry to a level the first block's first convolution, or the pooling before it (SPEC §2).
 
     Args:
         network: a row of the tables above.
@@ -266,8 +267,7 @@ def with_output_stride(network: Network, output_stride: int) -> Network:
             the network itself: a label without a stride says 32.
 
     Raises:
-        ValueError: another output stride, or one that would dilate a pooling by more than 1,
-            which MXNet's pooling cannot (Model A at stride 8).
+        ValueError: another output stride.
     """
     if output_stride not in (8, 16, 32):
         raise InputError(f"{network.name}: output stride {output_stride}: choose 8, 16 or 32")
@@ -278,11 +278,6 @@ def with_output_stride(network: Network, output_stride: int) -> Network:
     for level in network.levels:
         entry_dilation = dilation
         if level.stride > 1 and stride >= kept:
-            if level.pooled and dilation > 1:
-                raise InputError(
-                    f"{network.name}: output stride {output_stride} needs a dilated pooling, "
-                    "which does not exist: choose 16 or 32, or a network that strides (rna-a1)"
-                )
             dilation *= level.stride
             level = dataclasses.replace(level, stride=1)
         stride *= level.stride

@@ -98,7 +98,15 @@ def test_only_what_the_release_states_is_its_own():
     assert known == {"ilsvrc-a"}  # the one time that is stated
 
 
-@pytest.mark.parametrize("name", ["voc-a1", "ade20k-a1", "ade20k-a2", "context-a2"])
+def test_model_a_pools_as_its_weights_do_with_one_convolution_at_the_top():
+    for stage in RECIPES["voc-a-1conv"].stages:
+        label, options = stage.options.label, stage.options
+        assert (label.network, label.output_stride) == ("rna-a", 8)
+        assert (options.head, options.pool, options.split) == ("1conv", "full", "train+")
+    assert get_result("voc-a-1conv").options["pool"] == "full"
+
+
+@pytest.mark.parametrize("name", ["voc-a-1conv", "voc-a1", "ade20k-a1", "ade20k-a2", "context-a2"])
 def test_ours_have_as_many_updates_as_on_cityscapes(name):
     for ours, theirs in zip(RECIPES[name].stages, RECIPES["cityscapes-a1"].stages):
         wanted = theirs.options.to_epoch * updates_of_an_epoch(theirs)
@@ -130,7 +138,7 @@ def test_recipes_are_for_the_networks_of_their_rows():
             assert (row.dataset, row.network) == (label.dataset, label.network)
             assert find_recipe(row) is recipe
     assert {row.name for row in RESULTS if row.label} <= set(RECIPES)
-    assert find_recipe(get_result("voc-a-1conv")) is None
+    assert find_recipe(get_result("voc-test-a1")) is None
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_without_data_and_weights_every_row_says_what_is_missing(tmp_path):
     assert "server" in told["voc-test-a1"] and "never released" in told["voc-test-a1"]
     assert "--split test`" in told["cityscapes-test-a2-scales"]
     assert "`ademx reproduce --train ilsvrc-resnet50`" in told["ilsvrc-resnet50"]
-    assert "no weights were released" in told["voc-a-1conv"]
+    assert "`ademx reproduce --train voc-a-1conv`" in told["voc-a-1conv"]
     assert "names no scale" in told["context-a2"] and "--train context-a2" in told["context-a2"]
     for file in ("report.md", "report.html"):
         text = (tmp_path / "out" / file).read_text(encoding="utf-8")

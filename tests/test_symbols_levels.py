@@ -7,6 +7,7 @@ import math
 import pytest
 
 import ademx
+from ademx.networks.graph import list_layers
 from symbols import levels
 from symbols.levels import get_network, parse_block_spec, with_output_stride, with_width
 
@@ -211,9 +212,13 @@ def test_model_a_at_stride_16_keeps_the_size_where_it_lost_its_last_stride(pool)
     assert outputs["softmax_output"] == (1, 21, 14, 14)
 
 
-def test_model_a_at_stride_8_is_refused():
-    with pytest.raises(ValueError, match="rna-a: output stride 8 needs a dilated pooling"):
-        ademx.build_symbol("voc_rna-a_cls21_s8")
+def test_a_pooling_that_lost_its_stride_dilates_all_that_follows_it():
+    """Also its level's first convolution, which keeps its dilation where it lost the stride."""
+    layers = {layer.name: layer for layer in list_layers("voc_rna-a_cls21_s8")}
+    expected = {"pool3": 1, "pool4": 1, "res5a_branch2a": 2, "res5b2_branch2b1": 2, "pool5": 2}
+    expected |= {"res6a_branch2a": 1, "res6a_branch2b1": 4, "res7a_branch2b1": 4}
+    assert {name: layers[name].dilation for name in expected} == expected
+    assert (layers["pool3"].stride, layers["pool5"].stride, layers["pool5"].padding) == (2, 1, 2)
 
 
 @pytest.mark.parametrize("stride", [0, 4, 12, 64])

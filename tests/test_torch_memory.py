@@ -26,6 +26,7 @@ LABELS = [
     "ilsvrc-cls_rna-a1_cls10",
     "voc_rna-a1_cls21_s8",
     "ilsvrc-cls_rna-a_cls10",
+    "voc_rna-a_cls21_s8",
     "ilsvrc-cls_rn-50_cls10",
 ]
 

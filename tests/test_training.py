@@ -463,6 +463,7 @@ def test_models_may_share_a_folder(scenes, tmp_path):
         ({"stop_epoch": 9}, "expected --from-epoch < --stop-epoch <= --to-epoch"),
         ({"resume": True, "overwrite": True}, "--resume and --overwrite: choose one"),
         ({"scale_rate_range": (1.3, 0.7)}, "expected 0 < low <= high"),
+        ({"model": "voc_rna-a_cls21_s8", "pool": "caffe"}, "--pool caffe: rna-a then has fewer"),
         ({"base_lr": 0.0}, "--base-lr 0.0: expected a rate above 0"),
     ],
 )

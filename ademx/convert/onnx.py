@@ -274,7 +274,6 @@ def _attributes(layer: Layer) -> dict[str, Any]:
         "kernel_shape": [layer.kernel] * 2,
         "strides": [layer.stride] * 2,
         "pads": [layer.padding] * 4,
+        "dilations": [layer.dilation] * 2,
     }
-    if layer.kind == "convolution":
-        return {**windows, "dilations": [layer.dilation] * 2}
-    return {**windows, "ceil_mode": int(layer.ceil)}
+    return windows if layer.kind == "convolution" else {**windows, "ceil_mode": int(layer.ceil)}

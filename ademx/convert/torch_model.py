@@ -148,6 +148,18 @@ class _ZeroPad(nn.Module):
         return functional.pad(data, (0, 0, 0, 0, 0, self.channels))
 
 
+class _DilatedMaxPool(nn.MaxPool2d):
+    """Pads by itself: PyTorch's pooling pads by half of its kernel at the most."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer.kernel, layer.stride, dilation=layer.dilation)
+        self._margin = (layer.padding,) * 4
+
+    def forward(self, data: Tensor) -> Tensor:
+        output: Tensor = super().forward(functional.pad(data, self._margin, value=float("-inf")))
+        return output
+
+
 class _NarrowStrided(nn.Conv2d):
     """A 1×1 convolution with a stride as one without it, of every stride-th row and column.
 
@@ -169,6 +181,8 @@ def _module(layer: Layer, *, norm: type[nn.BatchNorm2d]) -> nn.Module:
     if layer.kind == "batch_norm":
         return norm(layer.channels, eps=BN_EPSILON, momentum=_BN_MOMENTUM)
     if layer.kind == "max_pool":
+        if layer.dilation > 1:
+            return _DilatedMaxPool(layer)
         return nn.MaxPool2d(*window, layer.padding, ceil_mode=layer.ceil)
     makers: dict[str, Callable[[], nn.Module]] = {
         "relu": lambda: nn.ReLU(inplace=True),  # no other layer reads what it reads

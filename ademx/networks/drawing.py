@@ -183,7 +183,7 @@ def _text(layer: Layer) -> str:
         **_TEXTS,
         "convolution": f"{layer.name}: {window}, {layer.channels}{dilation}",
         "linear": f"{layer.name}: {layer.channels}",
-        "max_pool": f"{layer.name}: max {window}",
+        "max_pool": f"{layer.name}: max {window}{dilation}",
         "global_pool": f"{layer.name}: avg all",
         "dropout": f"Dropout {layer.rate}",
     }[layer.kind]

@@ -110,6 +110,7 @@ def _cityscapes_way(
     dataset: str | None = None,
     last_split: str | None = None,
     origin_size: int = 500,
+    **others: Any,
 ) -> tuple[Stage, Stage]:
     """Return two stages as in the release's Cityscapes recipe: a fixed rate, half of it falling.
 
@@ -121,6 +122,7 @@ def _cityscapes_way(
         dataset: None: the label's.
         last_split: that of the second stage, where it is another one.
         origin_size: longer side of an image at scale 1, pixels.
+        others: options of both stages.
     """
     first = SegmentationTrainOptions(
         data_root=_LATER,
@@ -129,6 +131,7 @@ def _cityscapes_way(
         split=split,
         to_epoch=epochs[0],
         origin_size=origin_size,
+        **others,
     )
     second = replace(
         first,
@@ -223,6 +226,16 @@ _RECIPES = (
             origin_size=2048,
         ),
         hardware="four GPUs",
+    ),
+    _ours(
+        "voc-a-1conv",
+        "voc_rna-a_cls21_s8_1conv",
+        "ilsvrc-cls_rna-a_cls1000",
+        dataset="voc-sbd",
+        split="train+",
+        epochs=(39, 18),
+        pool="full",
+        head="1conv",
     ),
     _ours(
         "voc-a1",

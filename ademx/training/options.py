@@ -20,6 +20,7 @@ from ademx.engines.trainer import KVSTORES, PRECISIONS
 from ademx.errors import InputError
 from ademx.files import md5
 from ademx.labels import Label, parse_label
+from ademx.networks.graph import list_layers
 from ademx.options import option, other_default
 from ademx.schedule import LR_TYPES, Schedule, make_schedule
 from ademx.training.initial import same_label
@@ -321,6 +322,11 @@ class SegmentationTrainOptions(TrainOptions):
         low, high = self.scale_rate_range
         if not 0 < low <= high:
             raise InputError(f"--scale-rate-range {low},{high}: expected 0 < low <= high")
+        if self.pool == "caffe" and any(one.kind == "max_pool" for one in list_layers(self.label)):
+            raise InputError(
+                f"--pool caffe: {self.label.network} then has fewer cells than there are labels, "
+                "for want of the last row and column: train with pad or full"
+            )
 
     @property
     def stop_lr(self) -> float:
