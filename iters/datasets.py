@@ -102,7 +102,8 @@ _VOC = Dataset(
     class_names=class_names.VOC,
     palette=palettes.VOC,
     max_shape=(500, 500),
-    splits={"train": 1464, "val": 1449, "trainval": 2913, "test": 1456},
+    # The last is not VOC's own: its train with SBD's labels, as others list the release's train+.
+    splits={"train": 1464, "val": 1449, "trainval": 2913, "test": 1456, "trainaug": 10582},
     layout=(
         "VOCdevkit/VOC2012/JPEGImages/*.jpg",
         "VOCdevkit/VOC2012/SegmentationClass/*.png",
@@ -139,7 +140,7 @@ _CONTEXT = Dataset(
     layout=(
         "VOCdevkit/VOC2010/JPEGImages/*.jpg",
         "VOCdevkit/VOC2010/ImageSets/Main/{train,val}.txt",
-        "trainval/*.mat (the labels of 459 classes)",
+        "trainval/*.mat (the labels of 459 classes), or trainval_merged.json (the Detail API's)",
     ),
     list_prefix="pascal-context_",  # VOC's root; both numbers of classes have the same list
 )
@@ -195,6 +196,7 @@ DATASETS: dict[str, Dataset] = {
             *_VOC.layout,
             "benchmark_RELEASE/dataset/cls/*.mat",
             "benchmark_RELEASE/dataset/{train,val}.txt",
+            "or VOC2012/SegmentationClassAug/*.png, ImageSets/Segmentation/trainaug.txt",
         ),
     ),
     "coco": _COCO,

@@ -18,6 +18,7 @@ from iters.files import read_text
 from iters.find_dataset import get_dataset
 from iters.samples import Sample
 from iters.sources import read_record_file
+from iters.variants import explain_files
 
 _Pairs = list[tuple[Path, "Path | int | None"]]
 
@@ -85,6 +86,9 @@ def _look_for_samples(dataset: Dataset, root: Path, split: str) -> list[Sample]:
     pairs = _find_class_folders(dataset, root, split) if task == "classification" else []
     if pairs:
         return _make_samples(pairs)
+    instead = explain_files(dataset, root, split)
+    if instead:
+        raise MissingFile(f"no {split!r} split of {dataset.name} in {root}: {instead}")
     places = [layout.description] if layout else []
     places += _list_names(dataset, "<split>")
     places += ["<split>/<class>/*.JPEG"] if task == "classification" else []
@@ -101,10 +105,21 @@ def find_official_samples(dataset: Dataset, root: Path, split: str) -> list[Samp
 
     None where they are not there, or where that layout needs a list (all but VOC, Cityscapes and
     ADE20K).
+
+    Raises:
+        ValueError: its labels are a known variant's, which is not read; the message says what to
+            do.
     """
     layout = _LAYOUTS.get(dataset.name)
     found = layout.find(root, split) if layout else []
-    return _make_samples(_with_labels(found, split)) if found else []
+    pairs = _with_labels(found, split)
+    if split != "test" and not any(
+        label.is_file() for _, label in pairs if isinstance(label, Path)
+    ):
+        instead = explain_files(dataset, root, split) if pairs else ""
+        if instead:
+            raise InputError(f"no label of {dataset.name}'s {split!r} in {root}: {instead}")
+    return _make_samples(pairs) if pairs else []
 
 
 def _list_names(dataset: Dataset, split: str) -> list[str]:
@@ -228,18 +243,43 @@ def voc_folders(root: Path, year: str = "2012") -> tuple[Path, ...]:
 
 def _find_voc(root: Path, split: str) -> _Candidates:
     for base in voc_folders(root):
-        names_file = base / "ImageSets" / "Segmentation" / f"{split}.txt"
-        if names_file.is_file():
-            # By custom SBD's labels lie in the second folder; VOC's own go first.
-            folders = [base / "SegmentationClass", base / "SegmentationClassAug"]
+        names = read_voc_names(base, split)
+        # By custom SBD's labels lie in the second folder; VOC's own go first.
+        folders = [base / "SegmentationClass", base / "SegmentationClassAug"]
+        if names:
             return [
                 (
                     base / "JPEGImages" / f"{name}.jpg",
                     [folder / f"{name}.png" for folder in folders],
                 )
-                for name in read_text(names_file).split()
+                for name in names
             ]
     return []
+
+
+def voc_image_set(base: Path, split: str) -> Path | None:
+    """Return the file that names the images of one of VOC's splits; None where it is not there."""
+    sets = base / "ImageSets"
+    places = [sets / "Segmentation" / f"{split}.txt"]
+    if split == "trainaug":  # not VOC's own
+        names = ("trainaug.txt", "train_aug.txt")
+        folders = (sets / "Segmentation", sets / "SegmentationAug")
+        places = [folder / name for folder in folders for name in names]
+    return next((place for place in places if place.is_file()), None)
+
+
+def read_voc_names(base: Path, split: str) -> list[str]:
+    """Return the names of the images of one of VOC's splits; none where its file is not there.
+
+    Lists of "trainaug" also come with the paths of image and label in a line.
+    """
+    path = voc_image_set(base, split)
+    if path is None:
+        return []
+    text = read_text(path)
+    if split == "trainaug" and "/" in text:
+        return [Path(line.split()[0]).stem for line in text.split("\n") if line.strip()]
+    return text.split()
 
 
 def _find_cityscapes(root: Path, split: str, *, kind: str = "gtFine") -> _Candidates:
@@ -313,8 +353,9 @@ def check_class_folders(dataset: Dataset, folder: Path, names: Sequence[str]) ->
         raise InputError(
             f"{folder}: found class folders that are no synsets: {', '.join(others[:3])}"
             f"{', …' if len(others) > 3 else ''}: expected n########, such as n01440764, whose "
-            "sorted order numbers the classes: rename them to their synsets, or give a list of "
-            "index, class id and image; classes of your own are described by a YAML file"
+            "sorted order numbers the classes: say which is which by `ademx data lists ilsvrc-cls "
+            "--class-ids FILE`, with the folder of each class a line, in the order of the synsets; "
+            "classes of your own are described by a YAML file"
         )
 
 

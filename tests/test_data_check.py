@@ -14,10 +14,11 @@ from PIL import Image
 
 from ademx.cli import main
 from ademx.data.check.dataset import check_dataset
-from ademx.data.check.label_values import allowed_values, explain_values
+from ademx.data.check.label_values import allowed_values
 from iters.datasets import DATASETS, VOID
 from iters.decode import BrokenImage
 from iters.images import load_image, load_label
+from iters.variants import explain_values
 
 WIDTH, HEIGHT = 24, 16
 
@@ -447,7 +448,8 @@ def test_train_ids_in_place_of_label_ids(tmp_path):
     train_ids = [label.trainId % 256 for label in helpers.labels if 0 <= label.id <= 12]
     save_label(make_cityscapes(tmp_path) / "gtFine/train/ulm/a_gtFine_labelIds.png", train_ids)
     assert hints_of("cityscapes", tmp_path) == [
-        "these are train ids: take *_labelIds.png, not *_labelTrainIds.png"
+        "these are train ids: take *_labelIds.png, which gtFine_trainvaltest.zip has too, not "
+        "*_labelTrainIds.png"
     ]
 
 

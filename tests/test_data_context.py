@@ -164,7 +164,9 @@ def test_missing_files(tmp_path):
         make_lists("pascal-context", tmp_path)
     for path in folder.iterdir():
         path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"no label maps \(looked in .*VOC2010/trainval"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no labels \(looked for trainval/\*\.mat .*VOC2010"
+    ):
         make_lists("pascal-context", tmp_path)
     (tmp_path / BASE / "ImageSets/Main/val.txt").unlink()
     assert not (tmp_path / BASE / "SegmentationClassContext").exists()

@@ -73,7 +73,10 @@ def test_numbers_of_images():
     assert {name: row.splits for name, row in DATASETS.items()} == {
         "ilsvrc-cls": {"train": 1281167, "val": 50000, "test": 100000},
         "places": {"train": 1803460, "val": 36500, "test": 328500},
-        "voc": {"train": 1464, "val": 1449, "trainval": 1464 + 1449, "test": 1456},
+        "voc": {
+            **{"train": 1464, "val": 1449, "trainval": 1464 + 1449, "test": 1456},
+            "trainaug": 10582,
+        },
         "voc-sbd": {"train+": 10582, "val": 1449},
         "coco": {"train2014": 82783, "val2014": 40504, "train2017": 118287, "val2017": 5000},
         # Nobody published how many images show one of the 20 classes.

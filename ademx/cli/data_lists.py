@@ -20,6 +20,7 @@ _ONLY_FOR = {
     "sbd": ("voc-sbd",),
     "coco": ("voc-sbd",),
     "min_pixels": ("coco20",),
+    "class_ids": ("ilsvrc-cls",),
     "rec": ("ilsvrc-cls", "places"),
 }
 
@@ -48,6 +49,12 @@ _ONLY_FOR = {
     type=click.IntRange(min=0),
     help="coco20: list images with more labelled pixels than this.  [default: 1000]",
 )
+@click.option(
+    "--class-ids",
+    type=shared.EXISTING_FILE,
+    help="ilsvrc-cls: which folder is which class: the folders' names, one a line, in the order "
+    "of the synsets.  [default: the folders are the synsets]",
+)
 @click.option("--rec", is_flag=True, help="Classification: RecordIO files (.rec, .idx) too.")
 @click.option(
     "--jobs", type=click.IntRange(min=1), help="Processes that make labels.  [default: the cores]"
@@ -60,6 +67,7 @@ def lists(
     sbd: Path | None,
     coco: Path | None,
     min_pixels: int | None,
+    class_ids: Path | None,
     rec: bool,
     jobs: int | None,
 ) -> None:
@@ -80,7 +88,12 @@ def lists(
     stopped: remove them to have them made anew.
 
     voc-sbd makes train+ (VOC's train and all of SBD but VOC's val), with VOC's own labels where
-    VOC has some. With --coco it makes train++, that is train+ and all of coco20.
+    VOC has some. Without SBD's own files its labels are taken from SegmentationClassAug/*.png and
+    the names from ImageSets/Segmentation/trainaug.txt. With --coco it makes train++, that is
+    train+ and all of coco20.
+
+    pascal-context takes labels from the distribution's trainval/*.mat, from the Detail API's
+    trainval_merged.json, or PNGs of 60 classes in SegmentationClassContext.
 
     coco20 is COCO with labels of VOC's 20 classes. The release trained on it and never says how
     it was made. This is our reading: the 20 categories that VOC has too, the first annotation
@@ -88,11 +101,14 @@ def lists(
     it is what gluoncv does to pre-train for VOC.
 
     ilsvrc-cls numbers the classes in the sorted order of their synsets. With the development kit
-    it also writes class_ids.txt, for `ademx evaluate classification --class-ids`.
+    it also writes class_ids.txt, for `ademx evaluate classification --class-ids`. Folders that are
+    called 1 to 1000, or by names, have another order: --class-ids says which is which. Where they
+    are the server's numbers, class_ids.txt is such a file.
     """
     from ademx.data.lists.write import MIN_PIXELS, make_lists
 
     given = {"sbd": sbd, "coco": coco, "min_pixels": min_pixels, "rec": rec or None}
+    given["class_ids"] = class_ids
     for name, names in _ONLY_FOR.items():
         if given[name] is not None and dataset not in names:
             option = name.replace("_", "-")
@@ -105,6 +121,7 @@ def lists(
         sbd=sbd,
         coco=coco,
         min_pixels=MIN_PIXELS if min_pixels is None else min_pixels,
+        class_ids=class_ids,
         records=rec,
         jobs=jobs,
     )

@@ -43,6 +43,7 @@ from iters.find_dataset import get_dataset
 from iters.images import Loaded, load_sample
 from iters.lists import find_samples
 from iters.samples import Sample
+from iters.variants import explain_count
 
 if TYPE_CHECKING:
     from ademx.engines.torch.predict import TorchPredictor
@@ -315,6 +316,9 @@ class Session(RunInputs):
             ", ".join(map(str, self.options.test_scales)),
             self.options.output,
         )
+        known = explain_count(self.dataset, options.split, len(self.samples))
+        if known is not None:
+            _log.warning("%d images: %s", len(self.samples), known.message)
 
 
 def _checked_label(options: EvaluationOptions, path: Path) -> Label:

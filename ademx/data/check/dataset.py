@@ -23,6 +23,7 @@ from iters.datasets import VOID, Dataset
 from iters.find_dataset import get_dataset
 from iters.lists import find_samples, folder_names
 from iters.samples import Sample
+from iters.variants import explain_count, explain_files, explain_split_values
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -170,10 +171,16 @@ class _Checker:
                     self._dataset, self._root, split, list_file=list_files.get(split)
                 )
             except FileNotFoundError as error:
+                if asked is None and split == "trainaug":  # which the distribution has not
+                    continue
                 absent.append(Problem("split", split, None, str(error)))
             except (UserError, OSError) as error:
                 self._problems.append(Problem("list", split, None, str(error)))
         nothing_there = not self._splits and not self._problems
+        instead = "" if self._splits else explain_files(self._dataset, self._root)
+        if instead:  # which is said once, not of each split
+            whole = Problem("split", None, None, f"none of {self._dataset.name}: {instead}")
+            absent = [whole] if nothing_there else []
         is_required = asked is not None or nothing_there
         (self._problems if is_required else self._remarks).extend(absent)
         self._folders = Folders({**self._unchecked(known), **self._splits})
@@ -194,7 +201,11 @@ class _Checker:
             expected = self._dataset.splits.get(split)
             if expect_counts and expected not in (None, len(samples)):
                 detail = f"{len(samples):,} images: expected {expected:,}"
-                self._problems.append(Problem("count", split, None, detail, _REDUCED))
+                known = explain_count(self._dataset, split, len(samples))
+                hint = _REDUCED if known is None else known.message
+                is_whole = known is not None and known.is_whole
+                found = self._remarks if is_whole else self._problems
+                found.append(Problem("count", split, None, detail, hint))
             unlabelled = sum(sample.label is None for sample in samples)
             if unlabelled and split != "test":
                 detail = f"{unlabelled:,} of {len(samples):,} images"
@@ -314,6 +325,11 @@ class _Checker:
             ids = dataset.stored_ids or range(dataset.num_classes)
             present = {class_id for class_id, stored in enumerate(ids) if stored in tally.values}
             self._remark_empty(split, present, what="pixel")
+            hint = explain_split_values(dataset, tally.values)
+            if hint:
+                numbers = first_few([str(value) for value in sorted(tally.values)[-3:]])
+                detail = f"of {tally.num_labels:,} labels, whose highest numbers are {numbers}"
+                self._problems.append(Problem("value", split, None, detail, hint))
         if split == "val" and dataset.name in _WITH_BORDERS:
             hint = (
                 f"{len(tally.without_void):,} of {tally.num_labels:,} labels have none: copies "

@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from PIL import UnidentifiedImageError
 
-from ademx.data.check.label_values import (
-    allowed_values,
-    count_values,
-    explain_colours,
-    explain_values,
-)
+from ademx.data.check.label_values import allowed_values, count_values
 from ademx.data.check.problems import Problem, first_few
 from iters.datasets import Dataset
 from iters.decode import (
@@ -29,6 +24,7 @@ from iters.decode import (
 from iters.exif import described, orientation, upright_size
 from iters.samples import Sample
 from iters.sources import read_bytes
+from iters.variants import explain_colours, explain_values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -29,7 +29,7 @@ _WRITERS: dict[str, Callable[[Drawing], None]] = {
 }
 
 # Not made: what other splits are put together to, and COCO's older year.
-_OTHER_SPLITS = ("trainval", "train2014", "val2014")
+_OTHER_SPLITS = ("trainval", "trainaug", "train2014", "val2014")
 
 
 def make_dataset(

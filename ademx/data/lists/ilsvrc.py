@@ -6,6 +6,7 @@ Classes are numbered in the sorted order of their synsets ("n01440764"), as in t
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,15 +48,17 @@ def plan_ilsvrc(request: Request) -> Plan:
     """
     files = _find_files(request)
     classes = _find_classes(files, request)
+    synsets = _find_synsets(files) if request.class_ids else classes
     if len(classes) != request.dataset.num_classes:
         _log.warning(
             "found %d classes, expected %d: class ids are those of the classes that are here",
             *(len(classes), request.dataset.num_classes),
         )
-    entries = _find_entries(files, {name: i for i, name in enumerate(classes)}, request)
+    ids = {name: i for names in (synsets, classes) for i, name in enumerate(names)}
+    entries = _find_entries(files, ids, request)
     texts = {}
-    if set(classes) <= set(files.devkit_ids):
-        texts["class_ids.txt"] = "".join(f"{files.devkit_ids[name]}\n" for name in classes)
+    if synsets and set(synsets) <= set(files.devkit_ids):
+        texts["class_ids.txt"] = "".join(f"{files.devkit_ids[name]}\n" for name in synsets)
     return Plan([PlannedList(split, entries[split]) for split in entries], texts)
 
 
@@ -113,21 +116,42 @@ def _read_meta(path: Path) -> dict[str, int]:
 
 
 def _find_classes(files: _Files, request: Request) -> list[str]:
-    """Return the synsets in the order of their class ids."""
+    """Return the names of the classes' folders, the synsets, in the order of their class ids."""
+    if request.class_ids is not None:
+        return _read_classes(request.class_ids, files)
     for split in ("train", "val"):
         names = folder_names(files.base / split)
         check_class_folders(request.dataset, files.base / split, names)
     folders = folder_names(files.base / "train")
-    if folders:
-        return folders
+    names = folders or _find_synsets(files) or folder_names(files.base / "val")
+    if names:
+        return names
+    raise request.not_found("neither class folders nor a list of the synsets")
+
+
+def _find_synsets(files: _Files) -> list[str]:
+    """Return the synsets that the development kit or Kaggle's list has, sorted; none without."""
     if files.devkit_ids:
         return sorted(files.devkit_ids)
     if files.mapping.is_file():
         return sorted(line.split()[0] for line in read_lines(files.mapping))
-    folders = folder_names(files.base / "val")
-    if folders:
-        return folders
-    raise request.not_found("neither class folders nor a list of the synsets")
+    return []
+
+
+def _read_classes(path: Path, files: _Files) -> list[str]:
+    """Return the names of the classes' folders that a file gives in the order of the classes."""
+    names = read_lines(path)
+    again = [name for name, count in Counter(names).items() if count > 1]
+    if again:
+        raise InputError(f"{path}: names {again[0]!r} more than once: expected each folder once")
+    for folder in (files.base / "train", files.base / "val"):
+        strange = sorted(set(folder_names(folder)) - set(names))
+        if strange:
+            raise InputError(
+                f"{path}: has no line for the folder {folder / strange[0]}: expected the names of "
+                "all folders, one a line, in the order of the classes"
+            )
+    return names
 
 
 def _val_entries(

@@ -1,4 +1,4 @@
-"""PASCAL Context's lists, and labels of 59 classes from the distribution's 459.
+"""PASCAL Context's lists, and labels of 59 classes from the distribution's 459, or from others.
 
 Source: Mottaghi et al., "The Role of Context for Object Detection and Semantic Segmentation in
 the Wild", CVPR 2014: the 59 most frequent classes are told apart, the others are background.
@@ -6,15 +6,21 @@ the Wild", CVPR 2014: the 59 most frequent classes are told apart, the others ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from ademx.data.lists.label_files import checked_label, import_data_library, read_matlab
 from ademx.data.lists.plans import (
     Entry,
+    LabelSource,
     Plan,
     PlannedList,
     Request,
@@ -22,13 +28,23 @@ from ademx.data.lists.plans import (
     read_lines,
 )
 from ademx.errors import InputError
-from iters.datasets import DATASETS
+from iters.datasets import DATASETS, VOID
+from iters.decode import DECODING_ERRORS
+from iters.files import read_file
+from iters.images import load_label
 from iters.lists import voc_folders
+from iters.variants import explain_split_values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_log = logging.getLogger(__name__)
+
 _NUM_LABELS = 459
+_LABELS = "SegmentationClassContext"  # folder of our PNGs, and of those of the usual converters
+_LABELS_BESIDE = "labels60"  # of ours, where the converters' are in the other
+_DETAIL = "trainval_merged.json"
+_NUM_LOOKED_AT = 200  # PNGs, to find out how they number the classes
 
 # What the distribution's label maps store for each of the 59 classes.
 LABEL_IDS = {
@@ -73,46 +89,220 @@ class ContextLabel:
         return classes
 
 
+@dataclass(frozen=True)
+class DetailLabel:
+    """The annotations of an image in the Detail API's form, from which its label is drawn.
+
+    Attributes:
+        file: the annotation file, for messages.
+        height: of the image, pixels.
+        width: the same.
+        masks: class id and run lengths, as pycocotools reads them, of each annotation.
+    """
+
+    file: Path
+    height: int
+    width: int
+    masks: tuple[tuple[int, dict[str, Any]], ...]
+
+    def read(self) -> NDArray[np.uint8]:
+        """Return the class ids, (H, W) uint8; see :class:`ademx.data.lists.plans.LabelSource`.
+
+        Where annotations overlap the last one wins, as in the Detail API.
+        """
+        decode = import_data_library("pycocotools.mask").decode
+        classes = np.zeros((self.height, self.width), np.uint8)
+        for class_id, runs in self.masks:
+            try:
+                classes[decode(runs).astype(bool)] = class_id
+            except Exception as error:  # pycocotools raises plain exceptions of several kinds
+                raise InputError(
+                    f"{self.file}: an annotation of an image of {self.width}×{self.height} pixels "
+                    f"cannot be drawn: {error!r}"
+                ) from error
+        return classes
+
+
+@dataclass(frozen=True)
+class ConvertedLabel:
+    """A label as the usual converters (mmsegmentation's, gluoncv's) write it.
+
+    Attributes:
+        path: a grey PNG of class numbers in the alphabetical order of the 59 names.
+        first: the number of the first class: 1, where the background is 0, or 0, where it is 255.
+    """
+
+    path: Path
+    first: int
+
+    def read(self) -> NDArray[np.uint8]:
+        """Return the class ids, (H, W) uint8; see :class:`ademx.data.lists.plans.LabelSource`."""
+        names = sorted(LABEL_IDS)
+        table = np.full(256, VOID, np.uint8)
+        ids = [DATASETS["pascal-context"].class_names.index(name) for name in names]
+        table[self.first : self.first + len(ids)] = ids
+        table[0 if self.first else VOID] = 0
+        numbers = load_label(self.path)
+        classes: NDArray[np.uint8] = table[numbers]
+        if VOID in classes:
+            raise InputError(
+                f"{self.path}: found class {numbers[classes == VOID][0]}: expected {self.first} to "
+                f"{self.first + len(ids) - 1} and {0 if self.first else VOID}"
+            )
+        return classes
+
+
 def plan_pascal_context(request: Request) -> Plan:
-    """Return the lists of VOC 2010's images that have a label map.
+    """Return the lists of VOC 2010's images that have a label.
+
+    Labels are the distribution's label maps, else the Detail API's annotations, else PNGs that a
+    converter has left.
 
     Raises:
-        FileNotFoundError: VOC 2010 or the label maps are missing.
-        ValueError: the distribution numbers its labels in another way.
-        MissingDependency: scipy is not installed.
+        FileNotFoundError: VOC 2010 or the labels are missing.
+        ValueError: the labels are numbered in another way, or damaged.
+        MissingDependency: scipy or pycocotools is not installed.
     """
-    import_data_library("scipy.io")
     bases = [f for f in voc_folders(request.root, "2010") if (f / "JPEGImages").is_dir()]
     if not bases:
         raise request.not_found("no images")
     base = bases[0]
-    maps = _find_maps(base, request)
-    _check_names(maps)
-    names_with_map = {path.stem for path in maps.glob("*.mat")}
+    folders = list(dict.fromkeys([request.root, base, base.parent]))
+    maps = next((f / "trainval" for f in folders if any((f / "trainval").glob("*.mat"))), None)
+    merged = next((f / _DETAIL for f in folders if (f / _DETAIL).is_file()), None)
+    first = _first_number(base / _LABELS, request)
+    labels = base / (_LABELS if first is None else _LABELS_BESIDE)
+    if maps is not None:
+        found = _label_maps(maps)
+    elif merged is not None:
+        found = _detail_labels(merged)
+    elif any((base / _LABELS).glob("*.png")):
+        found = _pngs(base, first)
+    else:
+        looked = ", ".join(map(str, folders))
+        raise request.not_found(
+            f"no labels (looked for trainval/*.mat and {_DETAIL} in {looked}, and for "
+            f"{base / _LABELS}/*.png)"
+        )
     lists = []
     for split in request.dataset.splits:
-        names_file = base / "ImageSets" / "Main" / f"{split}.txt"
-        check_files([names_file], request)
         entries = [
-            Entry(
-                base / "JPEGImages" / f"{name}.jpg",
-                base / "SegmentationClassContext" / f"{name}.png",
-                ContextLabel(maps / f"{name}.mat"),
-            )
-            for name in read_lines(names_file)
-            if name in names_with_map
+            Entry(base / "JPEGImages" / f"{name}.jpg", labels / f"{name}.png", found.sources[name])
+            for name in _names(base, split, found, request)
         ]
         check_files((entry.image for entry in entries), request)
         lists.append(PlannedList(split, entries))
     return Plan(lists)
 
 
-def _find_maps(base: Path, request: Request) -> Path:
-    folders = [folder / "trainval" for folder in dict.fromkeys([request.root, base, base.parent])]
-    for folder in folders:
-        if any(folder.glob("*.mat")):
-            return folder
-    raise request.not_found(f"no label maps (looked in {', '.join(map(str, folders))})")
+@dataclass(frozen=True)
+class _Found:
+    """The labels that were found.
+
+    Attributes:
+        sources: name of an image -> what its label is made from; None where it is used as it is.
+        splits: split -> names of its images; a split that is not there has those of `lists`.
+        lists: folders in ImageSets that may have the lists, the first that does decides.
+    """
+
+    sources: Mapping[str, LabelSource | None]
+    splits: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    lists: tuple[str, ...] = ("Main",)
+
+
+def _names(base: Path, split: str, found: _Found, request: Request) -> Sequence[str]:
+    """Return the names of a split's images that have a label."""
+    if split in found.splits:
+        return found.splits[split]
+    places = [base / "ImageSets" / folder / f"{split}.txt" for folder in found.lists]
+    path = next((path for path in places if path.is_file()), places[-1])
+    check_files([path], request)
+    return [name for name in read_lines(path) if name in found.sources]
+
+
+def _label_maps(maps: Path) -> _Found:
+    """Return the label maps of 459 classes."""
+    import_data_library("scipy.io")
+    _check_names(maps)
+    return _Found({path.stem: ContextLabel(path) for path in maps.glob("*.mat")})
+
+
+def _pngs(base: Path, first: int | None) -> _Found:
+    """Return the PNGs, ours or a converter's, which has lists of its own beside them."""
+    paths = (base / _LABELS).glob("*.png")
+    sources = {p.stem: None if first is None else ConvertedLabel(p, first) for p in paths}
+    return _Found(sources, lists=("SegmentationContext", "Main"))
+
+
+def _first_number(folder: Path, request: Request) -> int | None:
+    """Return the number of the first class in a converter's PNGs; None where there are none.
+
+    Ours, and the authors' own of 59 classes, have a palette, and number the classes otherwise.
+
+    Raises:
+        ValueError: PNGs with a palette number the classes from 0.
+    """
+    paths = sorted(folder.glob("*.png"))
+    seen: dict[bool, set[int]] = {True: set(), False: set()}
+    for path in paths[:: max(1, len(paths) // _NUM_LOOKED_AT)]:
+        with contextlib.suppress(*DECODING_ERRORS):  # a damaged one is found where it is read
+            with Image.open(path) as image:
+                has_palette = image.mode == "P"
+            seen[has_palette].update(np.unique(load_label(path)).tolist())
+    if not seen[False]:
+        hint = explain_split_values(request.dataset, seen[True])
+        if hint:
+            raise InputError(f"{folder}: {hint}")
+        return None
+    first = 0 if VOID in seen[False] and len(LABEL_IDS) not in seen[False] else 1
+    _log.warning(
+        "%s: grey PNGs, as mmsegmentation and gluoncv write them: classes in alphabetical order, "
+        "from %d, the background %d: labels in this project's order go into %s",
+        *(folder, first, 0 if first else VOID, folder.with_name(_LABELS_BESIDE)),
+    )
+    return first
+
+
+def _detail_labels(path: Path) -> _Found:
+    """Return the labels of the Detail API's annotation file.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    import_data_library("pycocotools.mask")
+    _log.info("reading %s", path)
+    try:
+        content = json.loads(read_file(path))
+        classes = _detail_classes(content["categories"])
+        masks: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+        for part in content["annos_segmentation"]:
+            mask = (classes.get(part["category_id"], 0), part["segmentation"])
+            masks.setdefault(part["image_id"], []).append(mask)
+        sources: dict[str, LabelSource | None] = {}
+        splits: dict[str, list[str]] = {"train": [], "val": []}
+        for image in content["images"]:
+            if image["phase"] in splits:
+                name, drawn = Path(image["file_name"]).stem, tuple(masks.get(image["image_id"], ()))
+                splits[image["phase"]].append(name)
+                sources[name] = DetailLabel(path, image["height"], image["width"], drawn)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: not the Detail API's annotation file: {error!r}") from error
+    return _Found(sources, {split: sorted(names) for split, names in splits.items()})
+
+
+def _detail_classes(categories: Iterable[Mapping[str, Any]]) -> dict[int, int]:
+    """Return the class id of each category of the Detail API; its others are background."""
+    names = DATASETS["pascal-context"].class_names
+    by_name = {name: class_id for class_id, name in enumerate(names)}
+    by_label = {LABEL_IDS[name]: class_id for name, class_id in by_name.items() if class_id}
+    classes = {}
+    for category in categories:
+        number, name = category["category_id"], _OTHER_NAMES.get(category["name"], category["name"])
+        classes[number] = by_name.get(name, by_label.get(number, 0))
+    missing = sorted(set(range(1, len(names))) - set(classes.values()))
+    if missing:
+        raise InputError(f"no category is {names[missing[0]]!r}")
+    return classes
 
 
 def _check_names(maps: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, Union
 
 from ademx.errors import InputError, MissingFile
 from iters.files import read_text
+from iters.variants import explain_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,6 +87,7 @@ class Request:
         root: its folder, absolute.
         sbd: SBD's folder; None looks for it in the root and beside VOC.
         coco: a root of COCO that has lists of `coco20`, for "train++"; None makes no such list.
+        class_ids: for `ilsvrc-cls`, a file that names the folder of each class.
         min_pixels: for `coco20`, see :class:`PlannedList`.
     """
 
@@ -93,10 +95,14 @@ class Request:
     root: Path
     sbd: Path | None = None
     coco: Path | None = None
+    class_ids: Path | None = None
     min_pixels: int = 0
 
     def not_found(self, what: str) -> MissingFile:
-        """Return the error for a distribution that is not in the root."""
+        """Return the error for a distribution that is not in the root, or in another form."""
+        instead = explain_files(self.dataset, self.root)
+        if instead:
+            return MissingFile(f"{what} of {self.dataset.name} in {self.root}: {instead}")
         return MissingFile(
             f"{what} of {self.dataset.name} in {self.root}: looked there for "
             f"{'; '.join(self.dataset.layout)}: correct --root, or unpack the official files there"

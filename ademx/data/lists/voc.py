@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ademx.data.check.problems import first_few
 from ademx.data.lists.label_files import checked_label, import_data_library, read_matlab
 from ademx.data.lists.plans import (
     Entry,
@@ -27,7 +29,7 @@ from ademx.data.lists.plans import (
 )
 from ademx.errors import InputError, MissingFile
 from iters.datasets import DATASETS
-from iters.lists import read_list_file, voc_folders
+from iters.lists import read_list_file, read_voc_names, voc_folders, voc_image_set
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,21 +87,28 @@ def plan_voc(request: Request) -> Plan:
 def plan_voc_sbd(request: Request) -> Plan:
     """Return the lists "train+" and "val", and with a root of COCO "train++".
 
+    Where SBD is not there, its labels may be as PNGs, in SegmentationClassAug, and the names of
+    "train+" in trainaug.txt.
+
     Raises:
         FileNotFoundError: VOC, SBD or COCO's lists are missing, or images or labels of them.
         MissingDependency: scipy is not installed.
     """
-    import_data_library("scipy.io")
     base = _find_voc(request)
     sbd = _find_sbd(base, request)
-    if sbd is None:
+    aug = voc_image_set(base, "trainaug")
+    if sbd is None and (aug is None or request.sbd is not None):
         raise MissingFile(
             f"no SBD: looked for cls, train.txt and val.txt in "
-            f"{_shown(_sbd_folders(base, request))}: give its folder with --sbd"
+            f"{_shown(_sbd_folders(base, request))}: give its folder with --sbd, or put its labels "
+            f"as PNGs into {base / 'SegmentationClassAug'} and their names into "
+            f"{base / 'ImageSets' / 'Segmentation' / 'trainaug.txt'}"
         )
     for path in (_image_set(base, "train"), _image_set(base, "val")):
         check_files([path], request)
-    larger = _train_plus(base, sbd, request)
+    larger = _train_aug(base, request) if sbd is None else _train_plus(base, sbd, request)
+    if aug is not None:
+        _compare_names(aug, read_voc_names(base, "trainaug"), larger)
     lists = [
         PlannedList("train+", larger),
         PlannedList("val", _voc_entries(base, "val", request)),
@@ -111,8 +120,36 @@ def plan_voc_sbd(request: Request) -> Plan:
     return Plan(lists)
 
 
+def _train_aug(base: Path, request: Request) -> list[Entry]:
+    """Return the samples of "train+", in the order of their names, by trainaug.txt and PNGs."""
+    entries = {
+        entry.image.stem: entry
+        for split in ("trainaug", "train")
+        for entry in _voc_entries(base, split, request)
+    }
+    for name in read_lines(_image_set(base, "val")):
+        entries.pop(name, None)
+    _log.info("train+: by trainaug.txt and SegmentationClassAug, for want of SBD's own files")
+    return [entries[name] for name in sorted(entries)]
+
+
+def _compare_names(path: Path, names: Sequence[str], larger: Sequence[Entry]) -> None:
+    """Say where the names in trainaug.txt differ from those of "train+"."""
+    ours, theirs = {entry.image.stem for entry in larger}, set(names)
+    if ours == theirs:
+        _log.info("%s: the same %d names as train+", path, len(ours))
+        return
+    _log.warning(
+        "%s: its %d names are not the %d of train+, which is VOC's train and SBD without VOC's "
+        "val; only the former has %s; only the latter has %s",
+        *(path, len(theirs), len(ours)),
+        *(first_few(sorted(rest)) or "none" for rest in (theirs - ours, ours - theirs)),
+    )
+
+
 def _train_plus(base: Path, sbd: Path, request: Request) -> list[Entry]:
     """Return the samples of "train+", in the order of their names."""
+    import_data_library("scipy.io")
     train, val = (set(read_lines(_image_set(base, split))) for split in ("train", "val"))
     others = {name for split in ("train", "val") for name in read_lines(sbd / f"{split}.txt")}
     others -= train | val
@@ -133,13 +170,16 @@ def _train_plus(base: Path, sbd: Path, request: Request) -> list[Entry]:
 
 
 def _voc_entries(base: Path, split: str, request: Request) -> list[Entry]:
-    """Return the samples of one of VOC's splits with VOC's own labels."""
-    names = read_lines(_image_set(base, split))
+    """Return the samples of one of VOC's splits with VOC's own labels, where it has some."""
+    names = read_voc_names(base, split) or read_lines(_image_set(base, split))
     images = [base / "JPEGImages" / f"{name}.jpg" for name in names]
     check_files(images, request)
     if split == "test":
         return [Entry(image, None) for image in images]
     labels = [base / "SegmentationClass" / f"{name}.png" for name in names]
+    if split == "trainaug":  # the others' are SBD's
+        aug = base / "SegmentationClassAug"
+        labels = [path if path.is_file() else aug / path.name for path in labels]
     check_files(labels, request)
     return [Entry(image, label) for image, label in zip(images, labels)]
 
@@ -168,7 +208,7 @@ def _coco_list(split: str) -> str:
 
 
 def _image_set(base: Path, split: str) -> Path:
-    return base / "ImageSets" / "Segmentation" / f"{split}.txt"
+    return voc_image_set(base, split) or base / "ImageSets" / "Segmentation" / f"{split}.txt"
 
 
 def _find_voc(request: Request) -> Path:

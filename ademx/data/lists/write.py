@@ -24,6 +24,7 @@ from iters.datasets import Dataset
 from iters.files import read_file
 from iters.find_dataset import get_dataset
 from iters.sources import write_records
+from iters.variants import explain_count
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +54,8 @@ class WrittenList:
         path: its file.
         split: name of the split.
         num_samples: its lines.
-        expected: published number of images of the split; None where there is none.
+        expected: published number of images of the split, or that of a known variant that is
+            whole; None where there is none.
     """
 
     path: Path
@@ -76,6 +78,7 @@ def make_lists(
     sbd: str | Path | None = None,
     coco: str | Path | None = None,
     min_pixels: int = MIN_PIXELS,
+    class_ids: str | Path | None = None,
     records: bool = False,
     jobs: int | None = None,
 ) -> list[WrittenList]:
@@ -93,6 +96,8 @@ def make_lists(
         sbd: for `voc-sbd`: folder of SBD; None looks in the root and beside VOC.
         coco: for `voc-sbd`: a root with lists of `coco20`, to make "train++" too.
         min_pixels: for `coco20`: images with no more labelled pixels are left out.
+        class_ids: for `ilsvrc-cls`: a file with the name of each class's folder, one a line in the
+            order of the classes; None takes the folders for synsets, sorted.
         records: for classification: write RecordIO files too.
         jobs: processes that make label images; None is one for each core.
 
@@ -110,8 +115,10 @@ def make_lists(
     root = Path(root).absolute()
     if not root.is_dir():
         raise MissingFile(f"{root}: no such folder: give the root of {name}")
-    sbd, coco = (None if path is None else Path(path).absolute() for path in (sbd, coco))
-    plan = _PLANNERS[name](Request(dataset, root, sbd, coco, min_pixels))
+    sbd, coco, class_ids = (
+        None if path is None else Path(path).absolute() for path in (sbd, coco, class_ids)
+    )
+    plan = _PLANNERS[name](Request(dataset, root, sbd, coco, class_ids, min_pixels))
     folder = root if output is None else Path(output).absolute()
     if not overwrite:
         _check_existing(plan, dataset, folder, root=root, records=records)
@@ -235,7 +242,10 @@ def _written(
     planned: PlannedList, path: Path, dataset: Dataset, *, num_samples: int
 ) -> WrittenList:
     expected = dataset.splits.get(planned.split)
-    written = WrittenList(path, planned.split, num_samples, expected)
-    if not written.agrees:
-        _log.warning("%s: %d samples, expected %d", written.path, num_samples, expected)
-    return written
+    known = explain_count(dataset, planned.split, num_samples)
+    if expected not in (None, num_samples):
+        reason = "" if known is None else f": {known.message}"
+        _log.warning("%s: %d samples, expected %d%s", path, num_samples, expected, reason)
+    if known is not None and known.is_whole:
+        expected = num_samples
+    return WrittenList(path, planned.split, num_samples, expected)
