@@ -227,7 +227,8 @@ def test_a_turned_jpeg_stays_one(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     image = encoded(smooth.copy(), "JPEG", exif=exif, quality=95)
-    annotate(tmp_path / "source", "a", [box("cat", 0, 0, 5, 5)], image=image, imagePath="a.png")
+    annotate(tmp_path / "source", "a", [box("cat", 0, 0, 5, 5)], image=False, imagePath="b.jpg")
+    (tmp_path / "source/b.jpg").write_bytes(image)
     import_labelme(tmp_path / "source", ImportOptions(tmp_path / "made"))
     with Image.open(tmp_path / "made/images/a.jpg") as found:
         assert (found.format, found.size) == ("JPEG", (WIDTH, HEIGHT))

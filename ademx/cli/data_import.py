@@ -11,7 +11,7 @@ import click
 
 from ademx.cli import options as shared
 from ademx.cli.tables import aligned
-from ademx.data.imports.write import ImportOptions
+from ademx.data.imports.write import CocoImportOptions, ImportOptions
 from ademx.files import write_json
 from ademx.text import printable
 
@@ -60,6 +60,31 @@ def labelme(source: Path, json_file: Path | None, **arguments: Any) -> None:
     _tell(import_labelme(source, options), options, json_file)
 
 
+@import_.command()
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@shared.from_class(CocoImportOptions)
+@json_file
+def coco(source: Path, json_file: Path | None, **arguments: Any) -> None:
+    """Import annotations in the form of COCO's instances, of any categories.
+
+    SOURCE is an annotation file, or a folder with instances_*.json, or others, in it, in
+    annotations/ or beside the images of each split. Several files are a split each. The images
+    are looked for beside the file, in its folder's parent, and there in folders called as the
+    split or images, unless --images says where they are.
+
+    Polygons, run lengths and crowds are drawn as pycocotools draws them. What encloses nothing
+    (polygons of fewer than three points, boxes alone, run lengths of another size) is left out
+    and counted. The classes have the order of the category ids. All categories are classes, those
+    without an annotation too. An image is turned by its EXIF data where only that fits the size
+    that the file states.
+    """
+    from ademx.data.imports.coco import import_coco
+
+    options = CocoImportOptions(**arguments)
+    shared.check_writable([json_file], overwrite=False)
+    _tell(import_coco(source, options), options, json_file)
+
+
 def _tell(imported: Imported, options: ImportOptions, json_file: Path | None) -> None:
     if json_file is not None:
         write_json(json_file, _record(imported))
@@ -67,8 +92,10 @@ def _tell(imported: Imported, options: ImportOptions, json_file: Path | None) ->
     if imported.skipped:
         parts = (f"{number:,} × {what}" for what, number in imported.skipped.items())
         click.echo(printable(f"\nshapes that were left out: {'; '.join(parts)}"))
+    if imported.empty:
+        click.echo(f"\nimages without a shape: {imported.empty:,}")
     if imported.turned:
-        click.echo(f"\nset upright by their EXIF data: {imported.turned:,} images")
+        click.echo(f"\nimages set upright by their EXIF data: {imported.turned:,}")
     where = (
         f"--dataset {shlex.quote(str(imported.description))} "
         f"--data-root {shlex.quote(str(options.output))}"

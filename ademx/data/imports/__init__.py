@@ -1,4 +1,4 @@
 """Datasets made from what annotation tools write."""
 
 # The modules that other rooms may import.
-__all__ = ["labelme", "write"]
+__all__ = ["coco", "labelme", "write"]

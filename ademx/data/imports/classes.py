@@ -80,7 +80,7 @@ def choose_classes(
         )
         if unused:
             _log.warning("%s: classes without a shape: %s", labels, first_few(unused))
-    if all(ids.get(label, VOID) == VOID for label in counts):
+    if all(ids.get(label, VOID) == VOID for label, number in counts.items() if number):
         raise InputError("found no shape with the label of a class: there is nothing to learn")
     if unlisted == "void":
         ids = {**dict.fromkeys(counts, VOID), **ids}
@@ -152,7 +152,7 @@ def _are_alike(one: str, other: str, counts: Mapping[str, int]) -> bool:
     if _key(one) == _key(other):
         return True
     few, many = sorted((counts[one], counts[other]))
-    return few * _RARE <= many and difflib.SequenceMatcher(None, one, other).ratio() >= _ALIKE
+    return 0 < few * _RARE <= many and difflib.SequenceMatcher(None, one, other).ratio() >= _ALIKE
 
 
 def _key(label: str) -> str:

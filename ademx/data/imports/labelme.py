@@ -18,16 +18,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ademx import forms
-from ademx.data.imports.write import (
-    Imported,
-    ImportOptions,
-    Picture,
-    Rule,
-    Source,
-    fits,
-    import_dataset,
-    usable,
-)
+from ademx.data.imports.source import Picture, Rule, Source, fits, stated_size, usable
+from ademx.data.imports.write import Imported, ImportOptions, import_dataset
 from ademx.errors import InputError, MissingFile
 from iters.decode import DECODING_ERRORS, BrokenImage, decode_numbers
 from iters.files import read_file, read_text
@@ -188,12 +180,11 @@ def _read_picture(file: Path, folder: Path, rule: str, skipped: Counter[str]) ->
     read = partial(_embedded, file) if path is None else partial(read_file, path)
     try:
         encoded = _embedded(file, content) if path is None else read()
-        size, turned = fits(encoded, stated=_stated_size(content), rule=rule)
+        stated = stated_size(content.get("imageHeight"), content.get("imageWidth"))
+        fit = fits(encoded, stated=stated, rule=rule)
     except InputError as error:
         raise InputError(f"{file}: its image {path or '(embedded)'} {error}") from None
     suffix = _embedded_suffix(encoded) if path is None else path.suffix
-    if turned:
-        suffix = ".jpg" if encoded.startswith(b"\xff\xd8") else ".png"
     shapes, wrong = _shapes(content["shapes"])
     skipped.update(wrong)
     return Picture(
@@ -201,9 +192,9 @@ def _read_picture(file: Path, folder: Path, rule: str, skipped: Counter[str]) ->
         file=path,
         read=read,
         suffix=suffix,
-        turned=turned,
+        fit=fit,
         counts=Counter(shape.label for shape in shapes),
-        labelled=partial(LabelmeLabel, *size, shapes),
+        labelled=partial(LabelmeLabel, *fit.size, shapes),
     )
 
 
@@ -242,11 +233,6 @@ def _embedded(file: Path, content: Mapping[str, Any] | None = None) -> bytes:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, TypeError, ValueError) as error:
         raise InputError(f"cannot be decoded: imageData: {error}") from None
-
-
-def _stated_size(content: Mapping[str, Any]) -> tuple[int, int] | None:
-    height, width = content.get("imageHeight"), content.get("imageWidth")
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def _embedded_suffix(encoded: bytes) -> str:

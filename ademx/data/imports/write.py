@@ -8,25 +8,25 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import yaml
 
 from ademx import options as declare
 from ademx.data.check.problems import first_few
 from ademx.data.imports.classes import Classes, choose_classes
+from ademx.data.imports.source import JPEG_SUFFIXES, Picture, Rule, Source
 from ademx.data.lists.label_files import make_labels
-from ademx.data.lists.plans import Entry, LabelSource, PlannedList
+from ademx.data.lists.plans import Entry, PlannedList
 from ademx.data.lists.write import list_content
 from ademx.data.new_folder import new_folder
-from ademx.errors import InputError, UserError
+from ademx.errors import InputError
 from ademx.iteration import progress_bar
 from ademx.options import option
-from iters import exif, palettes
+from iters import palettes
 from iters.datasets import DATASETS
-from iters.decode import decode_image, image_size, is_turned
+from iters.decode import decode_image
 from iters.exif import RULES
 from iters.own_dataset import make_dataset
 
@@ -34,8 +34,6 @@ _log = logging.getLogger(__name__)
 
 DESCRIPTION = "dataset.yaml"
 _JPEG_QUALITY = 95  # of images that are set upright
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,9 @@ class ImportOptions:
         "Which shape wins where they overlap.  [default: last for labelme, first for coco]",
         choices=("first", "last"),
     )
-    split: float = option(0.8, "Part of the images for train; the others are val.")
+    split: float = option(
+        0.8, "Part of the images for train, the others are val, where one file has all of them."
+    )
     seed: int = option(0, "Splits differently.", least=0)
     exif: str | None = option(
         None,
@@ -101,58 +101,12 @@ class ImportOptions:
 
 
 @dataclass(frozen=True)
-class Rule:
-    """How shapes become a label image.
+class CocoImportOptions(ImportOptions):
+    """The same of annotations in COCO's form."""
 
-    Attributes:
-        ids: stored id of each label whose shapes are drawn.
-        unlabelled: stored id where there is no shape.
-        order: which of overlapping shapes wins, "first" or "last".
-    """
-
-    ids: Mapping[str, int]
-    unlabelled: int
-    order: str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An annotated image.
-
-    Attributes:
-        name: its path in the dataset without suffix, "/" between folders.
-        file: the image's file; None where its bytes come from elsewhere.
-        read: returns the encoded image.
-        suffix: of its file, such as ".jpg".
-        turned: whether it is set upright, as its EXIF data say.
-        counts: number of shapes of each label.
-        labelled: returns what the label image is made from.
-        split: None where the import splits.
-    """
-
-    name: str
-    file: Path | None
-    read: Callable[[], bytes]
-    suffix: str
-    turned: bool
-    counts: Mapping[str, int]
-    labelled: Callable[[Rule], LabelSource]
-    split: str | None = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """All that was found to import.
-
-    Attributes:
-        pictures: the images.
-        labels: in the order of their classes, where no file says it.
-        skipped: number of shapes that cannot be drawn, by what is wrong with them.
-    """
-
-    pictures: Sequence[Picture]
-    labels: Sequence[str]
-    skipped: Mapping[str, int] = field(default_factory=dict)
+    images: Path | None = option(
+        None, "Folder of the images.  [default: looked for, see above]", path="folder"
+    )
 
 
 @dataclass(frozen=True)
@@ -186,6 +140,7 @@ class Imported:
         labels: those that were found, in order of their stored ids.
         skipped: number of shapes that could not be drawn, by what is wrong with them.
         turned: number of images that were set upright.
+        empty: number of images without a shape.
     """
 
     description: Path
@@ -195,6 +150,7 @@ class Imported:
     labels: Sequence[LabelCount]
     skipped: Mapping[str, int]
     turned: int
+    empty: int
 
 
 def import_dataset(read: Callable[[], Source], options: ImportOptions, *, order: str) -> Imported:
@@ -227,6 +183,7 @@ def import_dataset(read: Callable[[], Source], options: ImportOptions, *, order:
         _write_images(entries, [one for part in splits.values() for one in part], options.link)
     rows = _label_counts(counts, splits, classes)
     _warn_of_untrained(rows, classes)
+    _warn_of_turns(source.pictures)
     return Imported(
         options.output / DESCRIPTION,
         options.dataset_name,
@@ -234,76 +191,9 @@ def import_dataset(read: Callable[[], Source], options: ImportOptions, *, order:
         {split: len(pictures) for split, pictures in splits.items()},
         rows,
         dict(source.skipped),
-        sum(picture.turned for picture in source.pictures),
+        sum(picture.fit.turned for picture in source.pictures),
+        sum(not picture.counts for picture in source.pictures),
     )
-
-
-def usable(
-    items: Sequence[T], read: Callable[[T], Picture], *, skip_broken: bool, unit: str
-) -> list[Picture]:
-    """Return the picture of each item that can be used.
-
-    Raises:
-        ValueError: some cannot, and are not to be skipped; all are logged.
-    """
-    pictures: list[Picture] = []
-    problems: list[str] = []
-    with progress_bar(total=len(items), desc="reading", unit=unit) as bar:
-        for item in items:
-            try:
-                pictures.append(read(item))
-            except (UserError, OSError) as error:
-                problems.append(str(error))
-            bar.update()
-    names = Counter(picture.name for picture in pictures)
-    files = Counter(picture.file for picture in pictures if picture.file)
-    problems += [
-        f"{file}: annotated {number} times" for file, number in files.items() if number > 1
-    ]
-    problems += [
-        f"{name}: the name of {number} images" for name, number in names.items() if number > 1
-    ]
-    pictures = [
-        one for one in pictures if names[one.name] == 1 and not (one.file and files[one.file] > 1)
-    ]
-    for problem in problems:
-        _log.warning("%s%s", "left out: " if skip_broken else "", problem)
-    if problems and not (skip_broken and pictures):
-        raise InputError(
-            f"{len(problems):,} of {len(items):,} {unit}s cannot be used, the first: {problems[0]}"
-            ": mend them, or leave them out by --skip-broken"
-        )
-    return pictures
-
-
-def fits(
-    encoded: bytes, *, stated: tuple[int, int] | None, rule: str
-) -> tuple[tuple[int, int], bool]:
-    """Return height and width that an image's label has, and whether the image is turned for it.
-
-    Args:
-        encoded: the image's file.
-        stated: height and width by the annotations; None where they do not say.
-        rule: one of :data:`iters.exif.RULES`.
-
-    Raises:
-        ValueError: it is no image, or has another size than is stated.
-    """
-    size = image_size(encoded)
-    turned = is_turned(encoded, stated, rule)
-    if turned:
-        size = exif.upright_size(size, exif.orientation(encoded))
-    if stated is not None and stated != size:
-        why = (
-            "that is how it is stored, which --exif auto takes"
-            if turned and stated == image_size(encoded)
-            else "it was resized or changed since"
-        )
-        raise InputError(
-            f"is {size[0]}×{size[1]} pixels (height × width), its annotations are of "
-            f"{stated[0]}×{stated[1]}: {why}"
-        )
-    return size, turned
 
 
 def _split(pictures: Sequence[Picture], options: ImportOptions) -> dict[str, list[Picture]]:
@@ -340,7 +230,7 @@ def _write_lists(
     for split, pictures in splits.items():
         part = [
             Entry(
-                folder / "images" / f"{picture.name}{picture.suffix}",
+                folder / "images" / picture.file_name,
                 folder / "labels" / f"{picture.name}.png",
                 picture.labelled(rule),
             )
@@ -364,19 +254,21 @@ def _write_images(entries: Sequence[Entry], pictures: Sequence[Picture], link: b
     with progress_bar(total=len(pictures), desc="images", unit="image") as bar:
         for entry, picture in zip(entries, pictures):
             entry.image.parent.mkdir(parents=True, exist_ok=True)
-            if link and picture.file is not None and not picture.turned:
+            if link and picture.file is not None and not picture.fit.turned:
                 entry.image.symlink_to(picture.file.absolute())
             else:
                 encoded = picture.read()
-                entry.image.write_bytes(upright(encoded) if picture.turned else encoded)
+                if picture.fit.turned:
+                    encoded = _upright(encoded, entry.image.suffix)
+                entry.image.write_bytes(encoded)
             bar.update()
 
 
-def upright(encoded: bytes) -> bytes:
-    """Return an image as it is shown, without EXIF data, as JPEG if it was one, else as PNG."""
+def _upright(encoded: bytes, suffix: str) -> bytes:
+    """Return an image as it is shown, without EXIF data."""
     made = io.BytesIO()
     image = decode_image(encoded, turned=True)
-    if encoded.startswith(b"\xff\xd8"):
+    if suffix.lower() in JPEG_SUFFIXES:
         image.save(made, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
     else:
         image.save(made, "PNG")
@@ -406,4 +298,15 @@ def _warn_of_untrained(rows: Sequence[LabelCount], classes: Classes) -> None:
         _log.warning(
             "no image of train has %s: another --seed splits differently",
             first_few(sorted(found - seen)),
+        )
+
+
+def _warn_of_turns(pictures: Sequence[Picture]) -> None:
+    """Tell of images that viewers turn and whose annotations were taken for the stored ones."""
+    kept = [one.name for one in pictures if one.fit.orientation != 1 and not one.fit.turned]
+    if kept:
+        _log.warning(
+            "images taken as they are stored, though their EXIF data turn them: %d (%s): look at "
+            "one with its label; --exif turn sets them upright",
+            *(len(kept), first_few(kept)),
         )

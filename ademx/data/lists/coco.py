@@ -48,6 +48,8 @@ class CocoLabel:
         width: the same.
         annotations: of the image, in the order of the file.
         stored_ids: stored id of each category id that is drawn.
+        unlabelled: stored id where there is no annotation.
+        order: which of overlapping annotations wins, "first" or "last".
     """
 
     file: Path
@@ -55,21 +57,23 @@ class CocoLabel:
     width: int
     annotations: tuple[dict[str, Any], ...]
     stored_ids: Mapping[int, int]
+    unlabelled: int = 0
+    order: str = "first"
 
     def read(self) -> NDArray[np.uint8]:
         """Return the stored ids, (H, W) uint8; see :class:`ademx.data.lists.plans.LabelSource`.
 
-        Where objects overlap the first annotation wins; crowds are drawn as any object.
+        Crowds are drawn as any object.
 
-        Source: gluoncv, COCOSegmentation, which pre-trains for VOC by the same rule.
+        Source: gluoncv, COCOSegmentation, which pre-trains for VOC by the same rule, the first.
         """
         coco = import_data_library("pycocotools.coco").COCO()
-        stored = np.zeros((self.height, self.width), np.uint8)
-        for annotation in self.annotations:
+        stored = np.full((self.height, self.width), self.unlabelled, np.uint8)
+        for annotation in self.annotations if self.order == "last" else self.annotations[::-1]:
             coco.imgs[annotation["image_id"]] = {"height": self.height, "width": self.width}
             try:
                 mask = coco.annToMask(annotation).astype(bool)
-                stored[mask & (stored == 0)] = self.stored_ids[annotation["category_id"]]
+                stored[mask] = self.stored_ids[annotation["category_id"]]
             except Exception as error:  # pycocotools raises plain exceptions of several kinds
                 raise InputError(
                     f"{self.file}: annotation {annotation.get('id')} of image "
@@ -134,7 +138,7 @@ def _entries(request: Request, split: str) -> list[Entry]:
     path = _annotation_file(request.root, split)
     stored_ids = category_ids(request.dataset.name)
     folder = request.root / ("labels20" if request.dataset.name == "coco20" else "labels81") / split
-    coco = _read_annotations(path)
+    coco = read_annotations(path)
     try:
         _check_categories(coco.cats, path)
         entries: list[Entry] = []
@@ -147,7 +151,7 @@ def _entries(request: Request, split: str) -> list[Entry]:
             file = request.root / split / image["file_name"]
             entries.append(Entry(file, folder / f"{file.stem}.png", source))
     except (KeyError, TypeError, AttributeError) as error:
-        raise _malformed(path, error) from error
+        raise malformed(path, error) from error
     if skipped:
         _log.warning(
             "%s: skipped %d polygons of fewer than three points, or of points that lie nowhere: %s",
@@ -168,7 +172,7 @@ def _without_degenerate(
     for annotation in annotations:
         shape = annotation.get("segmentation")
         if isinstance(shape, list):  # of polygons; else run lengths
-            kept = [polygon for polygon in shape if not _is_degenerate(polygon)]
+            kept = [polygon for polygon in shape if not is_degenerate(polygon)]
             if len(kept) < len(shape) or not kept:
                 name = f"annotation {annotation.get('id')} of image {annotation['image_id']}"
                 _log.debug("skipped polygons of %s", name)
@@ -179,7 +183,7 @@ def _without_degenerate(
         yield annotation
 
 
-def _is_degenerate(polygon: Any) -> bool:
+def is_degenerate(polygon: Any) -> bool:
     """Return whether a list of x, y, x, y, … is no polygon; what is no list is found later."""
     if not isinstance(polygon, list):
         return False
@@ -189,7 +193,7 @@ def _is_degenerate(polygon: Any) -> bool:
     )
 
 
-def _read_annotations(path: Path) -> Any:
+def read_annotations(path: Path) -> Any:
     """Return pycocotools' index of an annotation file."""
     _log.info("reading %s", path)
     library = import_data_library("pycocotools.coco")
@@ -200,10 +204,11 @@ def _read_annotations(path: Path) -> Any:
     except OSError:
         raise
     except Exception as error:  # of JSON, of missing keys, and pycocotools' own assertions
-        raise _malformed(path, error) from error
+        raise malformed(path, error) from error
 
 
-def _malformed(path: Path, error: Exception) -> InputError:
+def malformed(path: Path, error: Exception) -> InputError:
+    """Return the error for a file that is none of COCO's instances."""
     return InputError(f"{path}: not an annotation file of COCO's instances: {error!r}")
 
 
@@ -211,9 +216,11 @@ def _check_categories(categories: Mapping[int, dict[str, Any]], path: Path) -> N
     """Raise ValueError where the file numbers other categories than COCO's."""
     coco = DATASETS["coco"]
     names = dict(zip(coco.stored_ids or (), coco.class_names))
+    del names[0]  # the background, which is no category
     for number, category in categories.items():
         if category["name"] != names.get(number):
+            expected = repr(names[number]) if number in names else "no such number"
             raise InputError(
-                f"{path}: category {number} is {category['name']!r}: expected "
-                f"{names.get(number)!r}: these are not COCO's instances"
+                f"{path}: category {number} is {category['name']!r}: expected {expected}: another "
+                "set of categories than COCO's: `ademx data import coco` makes a dataset of it"
             )

@@ -1,0 +1,235 @@
+"""Annotations in the form of COCO's instances, whatever their categories."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ademx.data.imports.source import Picture, Rule, Source, fits, stated_size, usable
+from ademx.data.imports.write import CocoImportOptions, Imported, import_dataset
+from ademx.data.lists.coco import CocoLabel, is_degenerate, malformed, read_annotations
+from ademx.errors import InputError, MissingFile
+from iters.files import read_file
+
+_SPLITS = ("train", "val", "test")
+
+
+def import_coco(source: Path, options: CocoImportOptions) -> Imported:
+    """Make a dataset of annotations in COCO's form; see :func:`import_dataset`.
+
+    Args:
+        source: an annotation file, or a folder with one for each split.
+        options: what to make.
+
+    Raises:
+        ValueError, OSError: see :func:`import_dataset`.
+        ademx.compat.MissingDependency: pycocotools is not installed.
+    """
+    return import_dataset(lambda: _read(source, options), options, order="first")
+
+
+def _read(source: Path, options: CocoImportOptions) -> Source:
+    paths = _annotation_files(source) if source.is_dir() else [source]
+    pictures: list[Picture] = []
+    labels: dict[str, None] = {}
+    skipped: Counter[str] = Counter()
+    for path, said, split in zip(paths, _said_splits(paths), _splits(paths)):
+        folders = [options.images] if options.images else _image_folders(path, said)
+        index = read_annotations(path)
+        try:
+            images = list(index.imgs.values())
+            file = _File(path, split, index, _names(index), folders, options.exif or "auto")
+            _check_images(file)
+            if lost := sum(len(index.imgToAnns[key]) for key in {*index.imgToAnns} - {*index.imgs}):
+                skipped["annotation of an image that the file does not list"] += lost
+            labels.update(dict.fromkeys(file.names.values()))
+            pictures += usable(
+                images,
+                partial(file.read, skipped=skipped),
+                skip_broken=options.skip_broken,
+                unit="image",
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise malformed(path, error) from error
+    return Source(pictures, list(labels), skipped)
+
+
+@dataclass(frozen=True)
+class _File:
+    """An annotation file.
+
+    Attributes:
+        path: its path.
+        split: of its images; None where the import splits.
+        index: pycocotools' index of it.
+        names: of the category ids.
+        folders: where its images may be.
+        rule: when an image is turned.
+    """
+
+    path: Path
+    split: str | None
+    index: Any
+    names: Mapping[Any, str]
+    folders: Sequence[Path]
+    rule: str
+
+    def read(self, image: Mapping[str, Any], *, skipped: Counter[str]) -> Picture:
+        """Return an image with its annotations, and note those that cannot be drawn.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            ValueError: it has another size than the file states, or is damaged.
+        """
+        path = self._find(image["file_name"])
+        try:
+            stated = stated_size(image.get("height"), image.get("width"))
+            fit = fits(read_file(path), stated=stated, rule=self.rule)
+        except InputError as error:
+            raise InputError(f"{path} {error}") from None
+        annotations = tuple(_drawable(self.index.imgToAnns[image["id"]], fit.size, skipped))
+        parts = PurePosixPath(image["file_name"].replace("\\", "/")).parts
+        inner = [part for part in parts if part not in ("/", "..") and ":" not in part]
+        name = PurePosixPath(self.split or "", *inner).with_suffix("").as_posix()
+        return Picture(
+            name=name,
+            file=path,
+            read=partial(read_file, path),
+            suffix=path.suffix,
+            fit=fit,
+            counts=Counter(self.names[one["category_id"]] for one in annotations),
+            labelled=partial(self._labelled, fit.size, annotations),
+            split=self.split,
+        )
+
+    def _find(self, said: str) -> Path:
+        """Return the image of this name in the first of the folders that has it."""
+        slashed = said.replace("\\", "/")
+        for name in (said, slashed, slashed.rpartition("/")[2]):
+            for folder in self.folders:
+                if (folder / name).is_file():
+                    return folder / name
+        places = ", ".join(str(folder) for folder in self.folders if folder.is_dir())
+        raise MissingFile(f"{said}: no such image in {places}: --images says where they are")
+
+    def _labelled(
+        self, size: tuple[int, int], annotations: Iterable[dict[str, Any]], rule: Rule
+    ) -> CocoLabel:
+        ids = {number: rule.ids[name] for number, name in self.names.items() if name in rule.ids}
+        drawn = tuple(one for one in annotations if one["category_id"] in ids)
+        return CocoLabel(self.path, *size, drawn, ids, rule.unlabelled, rule.order)
+
+
+def _check_images(file: _File) -> None:
+    """Raise ValueError where there is no image, or where one has the id of another."""
+    listed = file.index.dataset.get("images", [])
+    if not listed:
+        raise InputError(
+            f"{file.path}: no images: expected annotations in COCO's form; those of labelme are "
+            "imported by `ademx data import labelme`"
+        )
+    if len(listed) != len(file.index.imgs):
+        (number, count), *_ = Counter(image["id"] for image in listed).most_common(1)
+        raise InputError(f"{file.path}: {count} images have the id {number}: expected one each")
+
+
+def _names(index: Any) -> dict[Any, str]:
+    """Return a name for each category id, those of the file first, in order of the ids."""
+    numbers = list(index.cats)
+    if all(isinstance(number, int) for number in numbers):
+        numbers.sort()
+    used = (one["category_id"] for one in index.dataset.get("annotations", []))
+    found: dict[Any, str] = {}
+    for number in dict.fromkeys([*numbers, *used]):
+        name = index.cats.get(number, {}).get("name")
+        is_named = isinstance(name, str) and name.strip()
+        found[number] = name if is_named else f"category {number}"
+    return found
+
+
+def _drawable(
+    annotations: Iterable[dict[str, Any]], size: tuple[int, int], skipped: Counter[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the annotations that pycocotools can draw, without what encloses nothing."""
+    for annotation in annotations:
+        shape = annotation.get("segmentation")
+        if isinstance(shape, list):
+            kept = [polygon for polygon in shape if _is_polygon(polygon)]
+            if len(kept) < len(shape):
+                skipped["polygon of fewer than three points, or that lies nowhere"] += len(
+                    shape
+                ) - len(kept)
+            if kept:
+                yield {**annotation, "segmentation": kept}
+        if not shape:
+            skipped["annotation without an outline, of a box alone"] += 1
+        elif isinstance(shape, dict) and _fits_run_lengths(shape, size):
+            yield annotation
+        elif not isinstance(shape, list):
+            skipped["run lengths of another size than the image"] += 1
+
+
+def _is_polygon(polygon: Any) -> bool:
+    return (
+        isinstance(polygon, list)
+        and all(isinstance(value, (int, float)) for value in polygon)
+        and not is_degenerate(polygon)
+    )
+
+
+def _fits_run_lengths(shape: Mapping[str, Any], size: tuple[int, int]) -> bool:
+    """Return whether run lengths are of an image of this size, so far as they can be counted."""
+    counts = shape.get("counts")
+    if list(shape.get("size") or ()) != list(size):
+        return False
+    if isinstance(counts, list):
+        return all(type(one) is int and one >= 0 for one in counts) and sum(counts) == math.prod(
+            size
+        )
+    return isinstance(counts, str)
+
+
+def _annotation_files(folder: Path) -> list[Path]:
+    """Return the annotation files in a folder, in those in it, and in annotations/."""
+    found = sorted({*folder.glob("*.json"), *folder.glob("*/*.json")})
+    instances = [path for path in found if path.name.startswith("instances_")]
+    if not found:
+        raise MissingFile(
+            f"{folder}: no .json file: expected annotations in COCO's form in it, in "
+            "annotations/ or in a folder for each split"
+        )
+    return instances or found
+
+
+def _said_splits(paths: Sequence[Path]) -> list[str]:
+    """Return what the splits are called by the files, or by their folders if all are alike."""
+    stems = [path.stem.replace("instances_", "") for path in paths]
+    are_alike = len(paths) > 1 and len(set(stems)) == 1
+    return [path.parent.name for path in paths] if are_alike else stems
+
+
+def _splits(paths: Sequence[Path]) -> list[str | None]:
+    """Return the split of each file: train, val or test if its name begins so and is alone."""
+    if len(paths) == 1:
+        return [None]
+    said = [re.sub(r"[^\w-]+", "-", name) for name in _said_splits(paths)]
+    short = [next((one for one in _SPLITS if name.startswith(one)), name) for name in said]
+    splits = [one if short.count(one) == 1 else name for one, name in zip(short, said)]
+    if len(set(splits)) < len(splits):
+        raise InputError(
+            f"{', '.join(map(str, paths))}: expected a name of its own for each split: import one "
+            "at a time"
+        )
+    return list(splits)
+
+
+def _image_folders(path: Path, split: str) -> list[Path]:
+    """Return where the images of an annotation file may be."""
+    bases = dict.fromkeys([path.parent, path.parent.parent])
+    return [base / inner for base in bases for inner in ("", split, "images", f"images/{split}")]

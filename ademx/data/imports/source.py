@@ -1,0 +1,179 @@
+"""What an import finds: annotated images, and how a label lies on each."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ademx.data.lists.plans import LabelSource
+from ademx.errors import InputError, UserError
+from ademx.iteration import progress_bar
+from iters import exif
+from iters.decode import image_size, is_turned
+
+_log = logging.getLogger(__name__)
+
+_NUM_SHOWN = 20  # problems that are told one by one
+
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How shapes become a label image.
+
+    Attributes:
+        ids: stored id of each label whose shapes are drawn.
+        unlabelled: stored id where there is no shape.
+        order: which of overlapping shapes wins, "first" or "last".
+    """
+
+    ids: Mapping[str, int]
+    unlabelled: int
+    order: str
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a label lies on its image.
+
+    Attributes:
+        size: of the label, height and width, pixels.
+        orientation: the image's by its EXIF data; 1 is upright.
+        turned: whether the image is set upright for it.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+    turned: bool
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An annotated image.
+
+    Attributes:
+        name: its path in the dataset without suffix, "/" between folders.
+        file: the image's file; None where its bytes come from elsewhere.
+        read: returns the encoded image.
+        suffix: of its file, such as ".jpg".
+        fit: how its label lies on it.
+        counts: number of shapes of each label.
+        labelled: returns what the label image is made from.
+        split: None where the import splits.
+    """
+
+    name: str
+    file: Path | None
+    read: Callable[[], bytes]
+    suffix: str
+    fit: Fit
+    counts: Mapping[str, int]
+    labelled: Callable[[Rule], LabelSource]
+    split: str | None = None
+
+    @property
+    def file_name(self) -> str:
+        """Its path in the dataset; what is set upright is saved anew, as JPEG or as PNG."""
+        is_kept = not self.fit.turned or self.suffix.lower() in JPEG_SUFFIXES
+        return f"{self.name}{self.suffix if is_kept else '.png'}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """All that was found to import.
+
+    Attributes:
+        pictures: the images.
+        labels: in the order of their classes, where no file says it.
+        skipped: number of shapes that cannot be drawn, by what is wrong with them.
+    """
+
+    pictures: Sequence[Picture]
+    labels: Sequence[str]
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+
+def usable(
+    items: Sequence[T], read: Callable[[T], Picture], *, skip_broken: bool, unit: str
+) -> list[Picture]:
+    """Return the picture of each item that can be used.
+
+    Raises:
+        ValueError: some cannot, and are not to be skipped; all are logged.
+    """
+    pictures: list[Picture] = []
+    problems: list[str] = []
+    with progress_bar(total=len(items), desc="reading", unit=unit) as bar:
+        for item in items:
+            try:
+                pictures.append(read(item))
+            except (UserError, OSError) as error:
+                problems.append(str(error))
+            bar.update()
+    names = Counter(picture.name for picture in pictures)
+    files = Counter(picture.file for picture in pictures if picture.file)
+    problems += [
+        f"{file}: annotated {number} times" for file, number in files.items() if number > 1
+    ]
+    problems += [
+        f"{name}: the name of {number} images" for name, number in names.items() if number > 1
+    ]
+    pictures = [
+        one for one in pictures if names[one.name] == 1 and not (one.file and files[one.file] > 1)
+    ]
+    for problem in problems[:_NUM_SHOWN]:
+        _log.warning("%s%s", "left out: " if skip_broken else "", problem)
+    if len(problems) > _NUM_SHOWN:
+        _log.warning("… and %d more", len(problems) - _NUM_SHOWN)
+    if problems and not (skip_broken and pictures):
+        raise InputError(
+            f"{len(problems):,} of {len(items):,} {unit}s cannot be used, the first: {problems[0]}"
+            ": mend them, or leave them out by --skip-broken"
+        )
+    return pictures
+
+
+def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
+    """Return what annotations say of an image's size; None where they give no two numbers."""
+    try:
+        return int(height), int(width)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def fits(encoded: bytes, *, stated: tuple[int, int] | None, rule: str) -> Fit:
+    """Return how an image's label lies on it.
+
+    Args:
+        encoded: the image's file.
+        stated: height and width by the annotations; None where they do not say.
+        rule: one of :data:`iters.exif.RULES`.
+
+    Raises:
+        ValueError: it is no image, or has another size than is stated.
+    """
+    stored, orientation = image_size(encoded), exif.orientation(encoded)
+    turned = is_turned(encoded, stated, rule)
+    size = exif.upright_size(stored, orientation) if turned else stored
+    if stated not in (None, size):
+        why = (
+            "that is how it is stored, which --exif auto takes"
+            if stated == stored
+            else "it was resized or changed since"
+        )
+        raise InputError(
+            f"is {_pixels(size)} pixels (height × width), its annotations are of "
+            f"{_pixels(stated)}: {why}"
+        )
+    return Fit(size, orientation, turned)
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    return f"{size[0]}×{size[1]}"
