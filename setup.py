@@ -54,6 +54,7 @@ setup(
         "ademx.reproduction",
         "ademx.testing",
         "ademx.training",
+        "ademx.unravelling",
         "symbols",
         "iters",
     ],

@@ -1,11 +1,21 @@
-"""Pictures of results: coloured label maps, over the image and beside the truth."""
+"""Pictures of results: coloured label maps, over the image and beside the truth; figures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from ademx.compat import import_optional
+from ademx.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Of figures.
+FORMATS = ("pdf", "png", "svg")
 
 _MARGIN = 6  # pixels between panels
 _CAPTION = 16
@@ -52,3 +62,23 @@ def side_by_side(panels: Sequence[tuple[str, np.ndarray]], *, zoom: int = 1) -> 
         panel = Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
         canvas.paste(panel, (left, _CAPTION))
     return canvas
+
+
+def check_format(picture_format: str) -> None:
+    """Raise InputError unless it is one of :data:`FORMATS`."""
+    if picture_format not in FORMATS:
+        raise InputError(f"picture format {picture_format!r}: choose one of {', '.join(FORMATS)}")
+
+
+def new_figure() -> Figure:
+    """Return an empty figure that arranges its panels by itself.
+
+    Raises:
+        MissingDependency: matplotlib is not installed.
+    """
+    module = import_optional(
+        "matplotlib.figure",
+        "drawing curves needs matplotlib, which is not installed: run `pip install 'ademx[plot]'`",
+    )
+    figure: Figure = module.Figure(layout="constrained")
+    return figure

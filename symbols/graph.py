@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
 from typing import TYPE_CHECKING
 
@@ -55,7 +55,29 @@ def to_symbol(
         "batch_norm": partial(_batch_norm, frozen=learning.frozen_statistics),
         "softmax": partial(_loss, loss=loss, segmentation=segmentation),
     }
-    outputs = {DATA: mx.sym.Variable(DATA)}
+    outputs = _connect(layers, DATA, operators, learning)
+    return outputs[layers[-1].name]
+
+
+def to_outputs(layers: Sequence[Layer], data: str) -> dict[str, Symbol]:
+    """Return the outputs of a part of a network by their layers' names, with frozen statistics.
+
+    Args:
+        layers: in order of computation, no loss among them.
+        data: name of what the first of them reads, which is the graph's input "data".
+    """
+    operators = {**_OPERATORS, "batch_norm": partial(_batch_norm, frozen=True)}
+    return _connect(layers, data, operators, get_learning("classification"))
+
+
+def _connect(
+    layers: Sequence[Layer],
+    data: str,
+    operators: Mapping[str, Callable[..., Symbol]],
+    learning: Learning,
+) -> dict[str, Symbol]:
+    """Return the layers' outputs by their names; `data` is the name of what they read."""
+    outputs = {data: mx.sym.Variable(DATA)}
     for layer in layers:
         inputs = [outputs[name] for name in layer.inputs]
         parameters = {
@@ -64,7 +86,7 @@ def to_symbol(
             if "_moving_" not in name
         }
         outputs[layer.name] = operators[layer.kind](layer, *inputs, **parameters)
-    return outputs[layers[-1].name]
+    return outputs
 
 
 def _variable(name: str, learning: Learning) -> Symbol:

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "training": GROUND | {"networks", "convert", "engines", "testing"},
     "testing": GROUND | {"networks", "convert", "engines"},
     "prediction": GROUND | {"networks", "convert", "engines", "testing"},
+    "unravelling": GROUND | {"networks", "convert", "engines", "testing", "prediction"},
     "reports": GROUND | {"testing"},
     "reproduction": GROUND
     | {"networks", "convert", "engines", "data", "testing", "training", "reports"},

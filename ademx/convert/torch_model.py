@@ -111,6 +111,11 @@ class Block(nn.Module):
         return output
 
 
+def module_name(layer: Layer) -> str:
+    """Return the name of a layer's module within the network: `res2a.bn_branch2a`, `conv1a`."""
+    return f"res{layer.block}.{_child_name(layer)}" if layer.block else layer.name
+
+
 def _child_name(layer: Layer) -> str:
     """Return a layer's name within its block: `branch2a`, `bn_branch2a`."""
     if layer.kind == "dropout":

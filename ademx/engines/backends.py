@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,14 @@ from ademx.gpus import Gpu, find_gpus, no_mxnet_code
 from symbols.levels import check_choice
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from ademx.engines.torch.predict import TorchPredictor
     from ademx.labels import Label
     from ademx.networks.memory import TrainingMemory
     from ademx.networks.summary import Graph
+    from ademx.networks.unravel import Engine
+    from symbols.layers import Layer
 
 BACKENDS = ("mxnet", "torch")
 CHOICES = ("auto", *BACKENDS)
@@ -182,6 +186,34 @@ def open_trainer(
     else:
         import ademx.engines.mxnet.train as engine
     return engine.open_trainer(label, choices, **options)
+
+
+def open_segments(
+    layers: Sequence[Layer],
+    parameters: Mapping[str, npt.NDArray[Any]],
+    *,
+    backend: str,
+    devices: Devices,
+) -> Engine:
+    """Return what computes the segments of a network.
+
+    Args:
+        layers: of the network, the softmax last.
+        parameters: released name -> array.
+        backend: "mxnet" or "torch".
+        devices: where to compute: the first.
+
+    Raises:
+        MissingDependency: the backend is not installed.
+    """
+    if backend == "torch":
+        import_torch()
+        from ademx.engines.torch.segments import TorchSegments
+
+        return TorchSegments(layers, parameters, devices=devices)
+    from ademx.engines.mxnet.segments import MxnetSegments
+
+    return MxnetSegments(layers, parameters, devices=devices)
 
 
 def training_memory(backend: str, graph: Graph, *, backward_do_mirror: bool) -> TrainingMemory:

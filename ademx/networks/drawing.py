@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import graphviz
 
-from ademx.errors import InputError, MissingDependency
+from ademx.errors import MissingDependency
 from ademx.networks.summary import Graph
+from ademx.pictures import check_format
 from symbols.layers import DATA, Layer
-
-FORMATS = ("pdf", "png", "svg")
 
 # Kind of layer -> fill: ColorBrewer's Set3, which MXNet's plot_network uses too.
 _COLOURS = {
@@ -104,8 +103,7 @@ def draw(graph: Graph, file_format: str) -> bytes:
         ValueError: another format.
         ademx.compat.MissingDependency: the `dot` program is not installed.
     """
-    if file_format not in FORMATS:
-        raise InputError(f"picture format {file_format!r}: choose one of {', '.join(FORMATS)}")
+    check_format(file_format)
     picture = _picture(graph)
     try:
         return bytes(picture.pipe(file_format))

@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ademx.compat import import_optional
 from ademx.errors import InputError, MissingFile
+from ademx.pictures import check_format, new_figure
 from ademx.training.progress import METRICS_FILE, parse_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-FORMATS = ("pdf", "png", "svg")
 
 _POSITION = ("epoch", "update", "seconds")  # where a line is, not what was measured
 _RATE = "lr"
@@ -102,15 +99,14 @@ def draw(runs: Sequence[Run], file: BinaryIO, picture_format: str) -> None:
     Args:
         runs: as :func:`load_runs` returns them.
         file: to write the picture to.
-        picture_format: one of :data:`FORMATS`.
+        picture_format: one of :data:`ademx.pictures.FORMATS`.
 
     Raises:
         ValueError: an unknown format.
         MissingDependency: matplotlib is not installed.
     """
-    if picture_format not in FORMATS:
-        raise InputError(f"picture format {picture_format!r}: choose one of {', '.join(FORMATS)}")
-    figure = _figure()
+    check_format(picture_format)
+    figure = new_figure()
     names = _panels(runs)
     columns = 1 if len(names) == 1 else 2
     rows = math.ceil(len(names) / columns)
@@ -120,15 +116,6 @@ def draw(runs: Sequence[Run], file: BinaryIO, picture_format: str) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(file, format=picture_format, dpi=120)
-
-
-def _figure() -> Figure:
-    module = import_optional(
-        "matplotlib.figure",
-        "drawing curves needs matplotlib, which is not installed: run `pip install 'ademx[plot]'`",
-    )
-    figure: Figure = module.Figure(layout="constrained")
-    return figure
 
 
 def _panels(runs: Sequence[Run]) -> list[str]:

@@ -63,10 +63,7 @@ class TorchPredictor(SharingPredictor):
         compiled: bool = False,
     ) -> None:
         check_precision(precision, devices, backend="torch")
-        if threads := num_threads(1):
-            torch.set_num_threads(threads)
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"  # for the whole process
-        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        set_up(precision)
         weights.check_fit()
         state = to_torch(*split(weights.parameters), "native")
         self.starts = []
@@ -151,6 +148,14 @@ def _can_compile() -> bool:
         " or ".join(names),
     )
     return False
+
+
+def set_up(precision: str) -> None:
+    """Let PyTorch compute by every core, and on GPUs in this precision, in the whole process."""
+    if threads := num_threads(1):
+        torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
 
 
 def torch_devices(devices: Devices) -> list[torch.device]:

@@ -1,0 +1,276 @@
+"""The unravelled view of a residual network: its gradient as a sum over paths, by their length.
+
+A unit maps x to f(x) + s(x), branch and shortcut, so that a gradient goes back through it in two
+ways. Through n units there are 2ⁿ paths; a path's length is the number of branches on it. Grouped
+by length they need not be walked one by one: with gₖ the sum of those that passed k branches so
+far, a unit maps (g₀ … gₘ) to gₖ·(Jacobian of s) + gₖ₋₁·(Jacobian of f), k from 0 to m + 1.
+
+What computes is an engine's; here are only sums, on NumPy arrays. Source: arXiv:1611.10080, §3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, groupby
+from math import comb
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from symbols.layers import Layer, without_dropout
+
+Array = npt.NDArray[Any]
+Path = tuple[bool, ...]  # of every unit, from the input on: whether its branch is taken
+
+# Gradients that are held at a time.
+_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A unit, or a stretch of layers between two of them, before the first or after the last.
+
+    In the paper's own networks the first BatchNorm and ReLU of a block with a projection are read
+    by both ways, and are part of both. The ReLU after the addition (`rn`) and poolings between
+    blocks are no unit's: every path goes through them.
+
+    Attributes:
+        name: of the block, such as "res4b1", or of the last layer.
+        layers: in order of computation, without the addition.
+        data: name of what it reads.
+        branch: name of a branch's output; "" for what is no unit.
+        shortcut: name of the shortcut's output, which is `data` where that is the identity.
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+    data: str
+    branch: str = ""
+    shortcut: str = ""
+
+    @property
+    def is_unit(self) -> bool:
+        """Whether there are two ways through it."""
+        return bool(self.branch)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of what is added up to its output."""
+        return (self.branch, self.shortcut) if self.is_unit else (self.name,)
+
+    def layers_of(self, output: str) -> tuple[Layer, ...]:
+        """Return the layers that one of the outputs depends on."""
+        needed = {output}
+        for layer in reversed(self.layers):
+            if layer.name in needed:
+                needed.update(layer.inputs)
+        return tuple(layer for layer in self.layers if layer.name in needed)
+
+
+class Engine(Protocol):
+    """What computes segments, with moving statistics and no dropout."""
+
+    def forward(self, segment: Segment, data: Array, output: str) -> Array:
+        """Return one of a segment's outputs of its input `data`, (N, …) both."""
+
+    def pull(
+        self, segment: Segment, data: Array, gradients: Iterable[Array], output: str
+    ) -> Iterator[Array]:
+        """Yield what gradients, each of one of a segment's outputs, are of its input at `data`."""
+
+
+def cut(layers: Sequence[Layer]) -> tuple[Segment, ...]:
+    """Return a network, from its input to its scores, as segments one after the other.
+
+    Args:
+        layers: from :func:`ademx.networks.graph.list_layers`; the last, the softmax, is left out.
+    """
+    segments: list[Segment] = []
+    between: list[Layer] = []
+
+    def close() -> None:
+        if between:
+            last, first = between[-1].name, between[0].inputs[0]
+            segments.append(Segment(last, tuple(between), first))
+            between.clear()
+
+    for _, group in groupby(without_dropout(layers[:-1]), key=lambda layer: layer.block):
+        block = list(group)
+        addition = next((layer for layer in block if layer.kind == "add"), None)
+        if addition is not None:
+            close()
+            place = block.index(addition)
+            unit = tuple(block[:place])
+            segments.append(Segment(addition.name, unit, unit[0].inputs[0], *addition.inputs))
+            block = block[place + 1 :]
+        between += block
+    close()
+    return tuple(segments)
+
+
+def run(engine: Engine, segments: Sequence[Segment], data: Array) -> list[Array]:
+    """Return what every segment reads, and the output of the last."""
+    values = [data]
+    for segment in segments:
+        values.append(through(engine, segment, values[-1]))
+    return values
+
+
+def through(engine: Engine, segment: Segment, data: Array) -> Array:
+    """Return a segment's output."""
+    first, *second = (engine.forward(segment, data, output) for output in segment.outputs)
+    return first + second[0] if second else first
+
+
+@dataclass(frozen=True)
+class Split:
+    """The gradient of a loss, split by length.
+
+    Attributes:
+        lengths: of each length from 0 on, with respect to the first unit's input, (N, C, H, W).
+        received: unit -> what its branch's output receives along all paths, the norm, (N,).
+    """
+
+    lengths: tuple[Array, ...]
+    received: dict[str, Array]
+
+
+def split_by_length(
+    engine: Engine, segments: Sequence[Segment], values: Sequence[Array], gradient: Array
+) -> Split:
+    """Return the gradient with respect to the first unit's input, split by length exactly.
+
+    Args:
+        engine: what computes.
+        segments: of the network, with units among them.
+        values: what each of them reads, as :func:`run` returns it.
+        gradient: of the loss, with respect to the network's output.
+    """
+    lengths = [gradient]
+    received = {}
+    for segment, data in _backwards(segments, values):
+        if not segment.is_unit:
+            lengths = list(engine.pull(segment, data, lengths, segment.name))
+            continue
+        received[segment.name] = norms(sum(lengths[1:], start=lengths[0]))
+        longer = engine.pull(segment, data, lengths, segment.branch)
+        same = engine.pull(segment, data, lengths, segment.shortcut)
+        pulled: list[Array] = []
+        passed: Array | None = None  # along the branch, by the paths of the length before
+        for along_branch, along_shortcut in zip(longer, same):
+            pulled.append(along_shortcut if passed is None else along_shortcut + passed)
+            passed = along_branch
+        lengths = [*pulled, *([] if passed is None else [passed])]
+    return Split(tuple(lengths), dict(reversed(received.items())))
+
+
+def whole_gradient(
+    engine: Engine, segments: Sequence[Segment], values: Sequence[Array], gradient: Array
+) -> Array:
+    """Return the ordinary gradient with respect to the first unit's input; see above."""
+    for segment, data in _backwards(segments, values):
+        first, *second = (
+            next(engine.pull(segment, data, [gradient], output)) for output in segment.outputs
+        )
+        gradient = first + second[0] if second else first
+    return gradient
+
+
+def path_norms(
+    engine: Engine,
+    segments: Sequence[Segment],
+    values: Sequence[Array],
+    gradient: Array,
+    paths: Iterable[Path],
+) -> dict[Path, float]:
+    """Return the norm of the gradient along single paths, for a batch of one.
+
+    What paths have in common at their end is walked once. See :func:`split_by_length` for the
+    other arguments.
+    """
+    first = values[first_unit(segments)]
+    ordered = sorted(set(paths), key=lambda path: path[::-1])
+    at_a_time = max(1, _BYTES // first.nbytes)
+    found: dict[Path, float] = {}
+    for start in range(0, len(ordered), at_a_time):
+        group = ordered[start : start + at_a_time]
+        found |= _norms_of_group(engine, segments, values, gradient, group)
+    return found
+
+
+def _norms_of_group(
+    engine: Engine,
+    segments: Sequence[Segment],
+    values: Sequence[Array],
+    gradient: Array,
+    paths: Sequence[Path],
+) -> dict[Path, float]:
+    walked: dict[Path, Array] = {(): gradient}  # the last units of paths -> their gradient
+    left = len(paths[0])
+    for segment, data in _backwards(segments, values):
+        if not segment.is_unit:
+            pulled = engine.pull(segment, data, walked.values(), segment.name)
+            walked = dict(zip(walked, pulled))
+            continue
+        left -= 1
+        ends = dict.fromkeys(path[left:] for path in paths)
+        further: dict[Path, Array] = {}
+        for taken, output in ((True, segment.branch), (False, segment.shortcut)):
+            chosen = [end for end in ends if end[0] is taken]
+            gradients = (walked[end[1:]] for end in chosen)
+            further |= zip(chosen, engine.pull(segment, data, gradients, output))
+        walked = further
+    return {path: float(norms(value)[0]) for path, value in walked.items()}
+
+
+def choose_paths(
+    units: int, length: int, *, images: int, at_most: int, seed: int
+) -> list[tuple[int, Path]]:
+    """Return paths of a length, each with the number of the image that it is walked for.
+
+    They are all that there are if these are at most so many, else so many drawn with equal
+    chances, the images in turn.
+    """
+    if images * comb(units, length) <= at_most:
+        return [
+            (image, _path(units, branches))
+            for branches in combinations(range(units), length)
+            for image in range(images)
+        ]
+    rng = np.random.default_rng((seed, length))
+    return [
+        (draw % images, _path(units, rng.choice(units, length, replace=False).tolist()))
+        for draw in range(at_most)
+    ]
+
+
+def _path(units: int, branches: Sequence[int]) -> Path:
+    return tuple(unit in branches for unit in range(units))
+
+
+def first_unit(segments: Sequence[Segment]) -> int:
+    """Return which segment is the first unit."""
+    return next(index for index, segment in enumerate(segments) if segment.is_unit)
+
+
+def _backwards(
+    segments: Sequence[Segment], values: Sequence[Array]
+) -> Iterator[tuple[Segment, Array]]:
+    """Yield the segments from the last to the first unit, each with what it reads."""
+    pairs = list(zip(segments, values))
+    return reversed(pairs[first_unit(segments) :])
+
+
+def norms(gradient: Array) -> Array:
+    """Return the Euclidean norm of each image's gradient, (N,) float64."""
+    flat = gradient.reshape(len(gradient), -1)
+    squares: Array = np.einsum("ij,ij->i", flat, flat, dtype=np.float64)
+    return np.sqrt(squares)
+
+
+def effective_depth(norms_by_length: Sequence[float], share: float) -> int:
+    """Return the smallest length up to which a share of the sum of all norms lies."""
+    reached = np.cumsum(norms_by_length)
+    return int(np.argmax(reached >= share * reached[-1]))

@@ -1,0 +1,4 @@
+"""The unravelled view of trained networks: which lengths of paths their gradients take."""
+
+# The modules that other rooms may import.
+__all__ = ["figure", "options", "run"]

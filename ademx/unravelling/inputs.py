@@ -1,0 +1,169 @@
+"""The images that a network is unravelled at, with their labels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ademx.errors import InputError
+from ademx.labels import Label
+from ademx.networks.graph import input_normalization, network_stride
+from ademx.prediction.images import find_images
+from ademx.testing.options import default_test_scale
+from ademx.testing.session import find_dataset
+from ademx.unravelling.options import UnravelOptions
+from iters import transforms
+from iters.datasets import VOID, Dataset, decode_label
+from iters.decode import BrokenImage
+from iters.images import load_image, load_sample
+from iters.lists import find_samples
+from iters.samples import Sample
+from symbols.levels import get_network
+
+_log = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image as the network reads it.
+
+    Attributes:
+        name: of its file.
+        data: (3, H, W) float32, normalised.
+        target: its class, () int64, or those of the output's cells, (h, w) int64, VOID where
+            there is none; None where the truth is not known.
+    """
+
+    name: str
+    data: Array
+    target: Array | None
+
+
+def load_examples(options: UnravelOptions, label: Label) -> Iterator[Example]:
+    """Yield as many images as are asked for, drawn with equal chances; fewer if there are not.
+
+    What cannot be read, or has no labelled pixel in its crop, is logged and another one drawn.
+
+    Raises:
+        ValueError, FileNotFoundError: there is no such dataset or folder, it does not fit the
+            label, or none of its images can be used.
+    """
+    crop = _Crop(options, label)
+    makers = list(_makers(options, label, crop))
+    order = np.random.default_rng(options.seed).permutation(len(makers))
+    found = 0
+    for index in order:
+        name, make = makers[index]
+        try:
+            data, target = make()
+        except (BrokenImage, OSError) as error:
+            _log.error("left out: %s", error)
+            continue
+        if target is not None and (target == VOID).all() and target.ndim:
+            _log.warning("left out: %s: no labelled pixel in the crop", name)
+            continue
+        yield Example(name, data, target)
+        found += 1
+        if found == options.images:
+            return
+    if not found:
+        raise InputError(f"none of {len(makers)} images can be used: see above")
+    _log.warning("--images %d: there are %d that can be used", options.images, found)
+
+
+_Made = tuple[Array, "Array | None"]
+
+
+def _makers(
+    options: UnravelOptions, label: Label, crop: _Crop
+) -> Iterator[tuple[str, Callable[[], _Made]]]:
+    """Yield each image's name and what reads it."""
+    if options.data_root is None:
+        turned = options.exif != "ignore"
+        for path in find_images(options.pictures):
+            yield str(path), partial(_picture, path, turned, crop)
+        return
+    dataset = find_dataset(label, options.dataset)
+    samples = find_samples(dataset, options.data_root, options.split, list_file=options.list_file)
+    for sample in samples:
+        yield str(sample), partial(_sample, sample, options.exif, dataset, crop)
+
+
+def _picture(path: Any, turned: bool, crop: _Crop) -> _Made:
+    return crop(load_image(path, turned=turned, over_white=True), None)
+
+
+def _sample(sample: Sample, rule: str, dataset: Dataset, crop: _Crop) -> _Made:
+    loaded = load_sample(sample, rule=rule)
+    if loaded.stored is not None:
+        truth = decode_label(dataset, loaded.stored)
+        if truth.shape != loaded.image.shape[:2]:
+            raise BrokenImage(
+                f"{sample.label}: {truth.shape[1]}×{truth.shape[0]} pixels, but its image has "
+                f"{loaded.image.shape[1]}×{loaded.image.shape[0]}"
+            )
+        return crop(loaded.image, truth)
+    data, _ = crop(loaded.image, None)
+    if isinstance(sample.label, int):
+        if not 0 <= sample.label < dataset.num_classes:
+            raise InputError(
+                f"{sample}: label {sample.label} in the list, but {dataset.name} has classes 0 to "
+                f"{dataset.num_classes - 1}"
+            )
+        return data, np.array(sample.label)
+    return data, None
+
+
+class _Crop:
+    """Resizes and crops images and labels as they are tested, but to one size for all."""
+
+    def __init__(self, options: UnravelOptions, label: Label) -> None:
+        self._segments = label.task == "segmentation"
+        side = options.crop_size or (
+            224 if self._segments else get_network(label.family, label.variant).crop
+        )
+        self._stride = network_stride(label)
+        self._size = -(-side // self._stride) * self._stride if self._segments else side
+        default = default_test_scale(label, options.dataset) if self._segments else side
+        self._origin = options.origin_size or default
+        if not self._segments and self._origin < side:
+            raise InputError(
+                f"--origin-size {self._origin}: a shorter side below --crop-size {side}: expected "
+                "at least as much"
+            )
+        self._choose = options.choose_interp_method
+        self._normalization = input_normalization(label)
+
+    def __call__(self, image: Array, truth: Array | None) -> _Made:
+        """Return an (H, W, 3) uint8 image as network input, and (H, W) class ids as its target."""
+        if not self._segments:
+            resized = transforms.resize_shorter(image, self._origin, choose=self._choose)
+            crop = transforms.center_crop(resized, self._size)
+            return transforms.normalize(crop, self._normalization), None
+        resized = transforms.resize_longer(image, self._origin, choose=self._choose)
+        data = _window(transforms.normalize(resized, self._normalization), self._size, 0)
+        if truth is None:
+            return data, None
+        height, width = resized.shape[:2]
+        label = Image.fromarray(truth).resize((width, height), Image.Resampling.NEAREST)
+        first = self._stride // 2
+        cells = _window(np.array(label), self._size, VOID)[first :: self._stride]
+        return data, cells[:, first :: self._stride].astype(np.int64)
+
+
+def _window(values: Array, size: int, filling: int) -> Array:
+    """Return the middle (…, size, size) of an array, filled up at the bottom and the right."""
+    height, width = (min(size, side) for side in values.shape[-2:])
+    top, left = (values.shape[-2] - height) // 2, (values.shape[-1] - width) // 2
+    result = np.full((*values.shape[:-2], size, size), filling, values.dtype)
+    result[..., :height, :width] = values[..., top : top + height, left : left + width]
+    return result
