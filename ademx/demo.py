@@ -17,7 +17,8 @@ from ademx.files import replacing, write_json
 from ademx.pictures import colourise, overlay, side_by_side
 from ademx.reports.page import write_run_report
 from ademx.testing.options import SegmentationOptions
-from ademx.testing.segmentation import SegmentationReport, evaluate_segmentation
+from ademx.testing.record import Report
+from ademx.testing.segmentation import evaluate_segmentation
 from ademx.training import curves
 from ademx.versions import versions
 from iters.datasets import DATASETS
@@ -51,7 +52,7 @@ class DemoResult:
     """
 
     weights: Path
-    report: SegmentationReport
+    report: Report
     page: Path
     pictures: tuple[Path, ...]
     curves: Path | None

@@ -51,8 +51,7 @@ def options_of(command: Sequence[str]) -> object:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ademx.testing.classification.evaluate_classification", take)
-        patch.setattr("ademx.testing.segmentation.evaluate_segmentation", take)
+        patch.setattr("ademx.testing.evaluate.evaluate", take)
         patch.setattr("ademx.training.run.train", take)
         result = make_runner().invoke(main, [*map(str, command)])
     assert taken, result.output

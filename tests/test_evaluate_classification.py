@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -459,6 +460,12 @@ def _rows_done(path: Path) -> int:
 def test_a_finished_run_resumed_computes_nothing(weights, data, finished, tmp_path):
     output = tmp_path / "out"
     shutil.copytree(finished, output)
+    os.utime(output / "scores.json")  # written last, however coarse the clock
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*.*")}
+    assert evaluate(weights, data, output, "--resume") == scores_of(finished)
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*.*")} == before
+
+    (output / "scores.json").unlink()  # it is made again of what was predicted
     scores = evaluate(weights, data, output, "--resume")
     assert scores["images_per_second"] == 0
     for key in ("top1_error", "top5_error", "scales"):

@@ -23,8 +23,7 @@ from ademx.reports.choice import ClassificationImages, SegmentationImages, choos
 from ademx.reports.page import write_report, write_run_report
 from ademx.reports.pictures import Panels, PictureEncoder
 from ademx.reports.runs import RunToShow, TableRow
-from ademx.testing.record import RunRecord, RunSettings, WeightsRead
-from ademx.testing.segmentation import SegmentationReport
+from ademx.testing.record import Report, RunRecord, RunSettings, WeightsRead
 from iters.datasets import DATASETS, Dataset
 
 SIZE = (12, 20)
@@ -608,9 +607,7 @@ def test_a_pillow_without_webp_is_a_missing_dependency(tmp_path, monkeypatch):
 
 def test_a_report_of_one_run_is_named_after_its_weights_and_split(tmp_path):
     run = write_segmentation_run(tmp_path / "run", pairs(2))
-    found = SegmentationReport(
-        None, np.empty(0), (), None, run.record, run.dataset, tuple(run.samples)
-    )
+    found = Report(run.record, run.dataset, run.samples)
     write_run_report(tmp_path / "report.html", found, run.folder)
     page = Page(tmp_path / "report.html")
     assert "<h1>voc_rna-a1_cls21_s8 on voc val</h1>" in page.source

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ademx.cli import options as shared
-from ademx.cli.evaluate import segmentation_table
+from ademx.cli.evaluate import scores_table
 
 
 @click.command()
@@ -29,7 +29,7 @@ def demo(output: Path, seed: int, resume: bool) -> None:
     from ademx.demo import run_demo
 
     result = run_demo(output, resume=resume, seed=seed)
-    click.echo(segmentation_table(result.report))
+    click.echo(scores_table(result.report.record))
     click.echo(f"\nweights   {result.weights}")
     click.echo(f"scores    {output / 'val' / 'scores.json'}")
     click.echo(f"report    {result.page}")

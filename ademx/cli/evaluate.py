@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,11 +26,10 @@ from ademx.testing.options import (
 from ademx.text import printable
 
 if TYPE_CHECKING:
-    from ademx.testing.classification import ClassificationReport
-    from ademx.testing.segmentation import SegmentationReport
+    from ademx.testing.record import RunRecord
     from ademx.testing.submissions import Submission
 
-T = TypeVar("T")
+_ERRORS = ("top1_error", "top5_error")
 
 # Release: options of its one script for both phases that say nothing about testing.
 _WITHOUT_EFFECT = (
@@ -104,11 +103,7 @@ def classification(**arguments: Any) -> None:
     Writes DIR/predictions/<scale>.npy, the (N, classes) probabilities, and for splits without
     labels DIR/submission.txt, five guesses a line.
     """
-    from ademx.testing.classification import evaluate_classification
-
-    files = _prepare(arguments)
-    report = evaluate_classification(_checked(ClassificationOptions, arguments))
-    _finish(report, classification_table(report), files, arguments["output"])
+    _run(ClassificationOptions, arguments, _prepare(arguments))
 
 
 @evaluate.command()
@@ -126,50 +121,44 @@ def segmentation(**arguments: Any) -> None:
     Writes DIR/labels/<image>.png in the dataset's own label ids and DIR/correct/<image>.png (127
     correct, 0 wrong, 255 void); for splits without labels DIR/submission/, what the server takes.
     """
-    from ademx.testing.segmentation import evaluate_segmentation
-
     files = _prepare(arguments)
     arguments["crf"] = _crf_parameters(arguments["crf"], arguments.pop("crf_params"))
-    report = evaluate_segmentation(_checked(SegmentationOptions, arguments))
-    _finish(report, segmentation_table(report), files, arguments["output"])
+    _run(SegmentationOptions, arguments, files)
 
 
-def classification_table(report: ClassificationReport) -> str:
-    """Return the errors, by scale and of their mean, with the published ones beside them."""
-    if report.errors is None:
+def scores_table(record: RunRecord) -> str:
+    """Return the scores of a test, in parts and overall, with the published ones beside them."""
+    if not record.scores:
         return "no labels in this split: predictions only"
+    if "mean_iou" in record.scores:
+        return _segmentation_table(record)
+    scales = record.scales or {}
+    of = [*scales.items(), *([("mean", record.scores)] if len(scales) > 1 else [])]
     rows = [("scale", "top-1 error %", "top-5 error %")]
-    rows += [
-        (str(scale), _percent(errors[1]), _percent(errors[5]))
-        for scale, errors in report.scale_errors.items()
-    ]
-    if len(report.scale_errors) > 1:
-        rows.append(("mean", _percent(report.errors[1]), _percent(report.errors[5])))
-    if report.published:
-        printed = report.published.printed
-        rows.append(("published", printed("top1_error"), printed("top5_error")))
+    rows += [(str(name), *(_percent(errors[error]) for error in _ERRORS)) for name, errors in of]
+    if record.published:
+        rows.append(("published", *map(record.published.printed, _ERRORS)))
     return aligned(rows)
 
 
-def segmentation_table(report: SegmentationReport) -> str:
-    """Return the scores class by class and overall, with the published ones beside them."""
-    if report.scores is None:
-        return "no labels in this split: predictions only"
-    scores = report.scores
+def _segmentation_table(record: RunRecord) -> str:
+    mean_iou, mean_accuracy, pixel_accuracy = (
+        _percent(record.scores[name]) for name in ("mean_iou", "mean_accuracy", "pixel_accuracy")
+    )
+    accuracies = record.class_accuracy or {}
     rows = [("class", "IoU %", "accuracy %")]
     rows += [
-        (name, _percent(iou), _percent(accuracy))
-        for name, iou, accuracy in zip(report.class_names, scores.class_iou, scores.class_accuracy)
+        (name, _percent(iou), _percent(accuracies.get(name)))
+        for name, iou in (record.class_iou or {}).items()
     ]
-    rows.append(("mean", _percent(scores.mean_iou), _percent(scores.mean_accuracy)))
-    lines = [aligned(rows), "", f"pixel accuracy  {_percent(scores.pixel_accuracy)} %"]
-    counted = {"skip": "are left out of the means", "zero": "count 0"}[scores.absent_classes]
-    lines.append(f"mean IoU        {_percent(scores.mean_iou)} %  (absent classes {counted})")
-    if report.published:
-        for metric in report.published.values:
+    rows.append(("mean", mean_iou, mean_accuracy))
+    lines = [aligned(rows), "", f"pixel accuracy  {pixel_accuracy} %"]
+    counted = {"skip": "are left out of the means", "zero": "count 0"}[record.absent_classes]
+    lines.append(f"mean IoU        {mean_iou} %  (absent classes {counted})")
+    if record.published:
+        for metric in record.published.values:
             name = METRIC_NAMES[metric]
-            lines.append(f"published {name}  {report.published.printed(metric)} %")
-    record = report.record
+            lines.append(f"published {name}  {record.published.printed(metric)} %")
     if record.cityscapes is not None:
         for kind, values in score_tables(record.cityscapes, record.class_iou or {}).items():
             rows = [(kind, "IoU %", "iIoU %")]
@@ -210,14 +199,6 @@ def _crf_parameters(wanted: bool, text: str | None) -> CrfParameters | None:
         raise click.UsageError(str(error)) from error
 
 
-def _checked(options: type[T], arguments: dict[str, Any]) -> T:
-    """Return the options object; arguments that contradict each other are a usage error."""
-    try:
-        return options(**arguments)
-    except InputError as error:
-        raise click.UsageError(str(error)) from error
-
-
 def submission_text(submission: Submission) -> str:
     """Return which file to send where, what it was found to hold, and what speaks against it."""
     rows = [
@@ -229,18 +210,27 @@ def submission_text(submission: Submission) -> str:
     return "\n".join(f"{name:<12}{text}" for name, text in rows)
 
 
-def _finish(
-    report: ClassificationReport | SegmentationReport, table: str, files: _Files, output: Path
+def _run(
+    kind: type[ClassificationOptions | SegmentationOptions],
+    arguments: dict[str, Any],
+    files: _Files,
 ) -> None:
-    """Write and print what was found: first the files, as stdout may have no reader any more."""
-    record = report.record
+    """Test, then write and print what was found: first files, as stdout may have no reader."""
+    from ademx.testing.evaluate import evaluate
+
+    try:
+        options = kind(**arguments)
+    except InputError as error:  # arguments that contradict each other
+        raise click.UsageError(str(error)) from error
+    report = evaluate(options)
+    record, output = report.record, options.output
     if files.json is not None:
         write_json(files.json, record.to_json())
     if files.report is not None:
         from ademx.reports.page import write_run_report
 
         write_run_report(files.report, report, output)
-    click.echo(table)
+    click.echo(scores_table(record))
     if report.submission is not None:
         click.echo(submission_text(report.submission))
     click.echo(f"\nscores and predictions: {printable(output)}", err=True)

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Union
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from markupsafe import Markup
 
@@ -42,10 +42,7 @@ from ademx.text import isolated
 from iters.decode import BrokenImage
 
 if TYPE_CHECKING:
-    from ademx.testing.classification import ClassificationReport
-    from ademx.testing.segmentation import SegmentationReport
-
-    Report = Union[SegmentationReport, ClassificationReport]
+    from ademx.testing.record import Report
 
 _FILE_BYTES = 16_000_000  # of the whole report, about
 _SECTION_BYTES = 400_000  # of a run's tables and its confusion matrix: 150 × 150 numbers

@@ -178,7 +178,7 @@ class _RowTest:
         options = replace(self._evaluation, **self._options.of_machine())
         if isinstance(options, SegmentationOptions):
             options = replace(options, near_ties=True)
-        record = evaluate(options)
+        record = evaluate(options).record
         scores = {name: record.scores.get(name, math.nan) for name in self._row.values}
         # There are none where no image could be tested.
         ours = {name: score for name, score in scores.items() if not math.isnan(score)}

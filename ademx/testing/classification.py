@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,47 +13,20 @@ from ademx.arrays import DAMAGED_ARRAYS
 from ademx.errors import InputError
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import likeliest, topk_errors
-from ademx.published import Result
 from ademx.testing.image_counts import ImageLabels, save_image_labels
 from ademx.testing.options import ClassificationOptions, training_crop
-from ademx.testing.record import RunRecord
+from ademx.testing.record import Report
 from ademx.testing.session import Session
 from ademx.testing.submissions import Submission, write_guesses
 from iters import transforms
-from iters.datasets import Dataset
 from iters.files import read_text
 from iters.samples import Sample
 
 _RANKS = (1, 5)
 
 
-@dataclass(frozen=True)
-class ClassificationReport:
-    """What a test of a classifier found.
-
-    Attributes:
-        errors: rank (1, 5) -> error in percent, of the mean over the scales; None where the split
-            has no labels.
-        scale_errors: the same for each scale alone.
-        published: the published result with the same label, split and options, if any.
-        record: the whole of `scores.json`.
-        dataset: what was tested on.
-        samples: the split's, those that could not be tested among them.
-        submission: of a test split, what the dataset's server takes; None where none is known,
-            or images could not be tested.
-    """
-
-    errors: dict[int, float] | None
-    scale_errors: dict[int, dict[int, float]]
-    published: Result | None
-    record: RunRecord
-    dataset: Dataset
-    samples: tuple[Sample, ...]
-    submission: Submission | None = None
-
-
-def evaluate_classification(options: ClassificationOptions) -> ClassificationReport:
-    """Test weights on a split, write probabilities and scores, return the errors.
+def evaluate_classification(options: ClassificationOptions) -> Report:
+    """Test weights on a split, write probabilities and scores, return what was found.
 
     Images that cannot be read are left out, named in the log and listed in the report; their
     rows of `predictions/<scale>.npy` are nan.
@@ -114,30 +86,19 @@ class _ClassificationTester:
         os.replace(partial, self._folder / f"{scale}.npy")
         return np.array(rows)
 
-    def report(self, probabilities: list[np.ndarray]) -> ClassificationReport:
+    def report(self, probabilities: list[np.ndarray]) -> Report:
         """Return the report of every scale's probabilities and write it to `scores.json`."""
         mean = np.mean(probabilities, axis=0)
-        published = self._session.published()
-        errors, scale_errors, found = None, {}, {}
+        found = {}
         if self._session.has_labels:
-            errors = self._errors(mean)
-            for scale, rows in zip(self._options.test_scales, probabilities):
-                scale_errors[scale] = self._errors(rows)
-            scales = {scale: _error_record(rates) for scale, rates in scale_errors.items()}
-            found = {"scores": _error_record(errors), "scales": scales}
+            by_scale = zip(self._options.test_scales, map(self._errors, probabilities))
+            found = {"scores": self._errors(mean), "scales": dict(by_scale)}
             names = tuple(sample.name for sample in self._session.samples)
             save_image_labels(self._options.output, ImageLabels(names, self._truth))
-        record = self._session.record(published, **found)
+        record = self._session.record(self._session.published(), **found)
         record.write(self._options.output)
-        return ClassificationReport(
-            errors,
-            scale_errors,
-            published,
-            record,
-            self._session.dataset,
-            tuple(self._session.samples),
-            self._submission(mean),
-        )
+        submission = self._submission(mean)
+        return Report(record, self._session.dataset, self._session.samples, submission)
 
     def _open_rows(self, partial: Path, complete: Path) -> np.memmap:
         """Return the file of a scale's rows, nan where an image is yet to be tested."""
@@ -181,9 +142,11 @@ class _ClassificationTester:
         outputs = self._session.predict(chw for image in inputs for chw in image)
         return outputs.reshape(len(inputs), -1, self._num_classes).mean(axis=1)
 
-    def _errors(self, probabilities: np.ndarray) -> dict[int, float]:
+    def _errors(self, probabilities: np.ndarray) -> dict[str, float]:
+        """Return the errors in percent, by the names that they have in `scores.json`."""
         tested = ~_untested(probabilities)
-        return topk_errors(probabilities[tested], self._truth[tested], ks=_RANKS)
+        errors = topk_errors(probabilities[tested], self._truth[tested], ks=_RANKS)
+        return {f"top{rank}_error": error for rank, error in errors.items()}
 
     def _checked_labels(self) -> np.ndarray:
         """Return the (N,) true classes, none where the split has no labels."""
@@ -218,10 +181,6 @@ def _untested(rows: np.ndarray) -> np.ndarray:
     They are nan, or what a crash of the machine left of them.
     """
     return ~(np.abs(rows.sum(axis=1) - 1) < 0.05)
-
-
-def _error_record(errors: dict[int, float]) -> dict[str, float]:
-    return {f"top{rank}_error": error for rank, error in errors.items()}
 
 
 def _read_class_ids(path: Path | None, num_classes: int) -> list[int]:

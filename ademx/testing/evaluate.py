@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from ademx.errors import UserError
 from ademx.testing import classification, segmentation
 from ademx.testing.finished_runs import load_run
 from ademx.testing.image_counts import load_image_counts
 from ademx.testing.options import ClassificationOptions, SegmentationOptions
-from ademx.testing.record import RunRecord
+from ademx.testing.record import Report, record_file
 from ademx.testing.session import RunInputs
+from iters.samples import Sample
 
 _log = logging.getLogger(__name__)
 
 
-def evaluate(options: ClassificationOptions | SegmentationOptions) -> RunRecord:
-    """Return the record of a test; one that is finished is not computed again, but by overwriting.
+def evaluate(options: ClassificationOptions | SegmentationOptions) -> Report:
+    """Return the report of a test; one that is finished is not computed again, but by overwriting.
 
     Raises:
         ValueError, FileNotFoundError: as :func:`ademx.testing.segmentation.evaluate_segmentation`
@@ -24,20 +28,21 @@ def evaluate(options: ClassificationOptions | SegmentationOptions) -> RunRecord:
     """
     finished = _finished(options) if options.resume else None
     if finished is not None:
+        _log.info("%s: finished before: nothing is computed again", options.output)
         return finished
     if isinstance(options, ClassificationOptions):
-        return classification.evaluate_classification(options).record
-    return segmentation.evaluate_segmentation(options).record
+        return classification.evaluate_classification(options)
+    return segmentation.evaluate_segmentation(options)
 
 
-def _finished(options: ClassificationOptions | SegmentationOptions) -> RunRecord | None:
-    """Return the record of a complete run with just these options, if the folder holds one."""
-    inputs = RunInputs(options)
+def _finished(options: ClassificationOptions | SegmentationOptions) -> Report | None:
+    """Return the report of a complete run with just these options, if the folder holds one."""
     try:
         record = load_run(options.output).record
     except (UserError, OSError) as error:  # to be gone on with, or damaged: made again
         _log.debug("%s: %s", options.output, error)
         return None
+    inputs = RunInputs(options)
     if not record.is_finished_with(inputs.settings):
         return None
     if isinstance(options, SegmentationOptions):
@@ -51,4 +56,35 @@ def _finished(options: ClassificationOptions | SegmentationOptions) -> RunRecord
                 options.output,
             )
             return None
-    return record
+    if not _is_as_recorded(options, inputs.samples):
+        return None
+    return Report(record, inputs.dataset, inputs.samples)
+
+
+def _is_as_recorded(
+    options: ClassificationOptions | SegmentationOptions, samples: Sequence[Sample]
+) -> bool:
+    """Return whether neither a result nor a label image has changed since the scores were written.
+
+    A label image that an archive or a copy brought may have an old time, but not of its arrival.
+    """
+    labels = [sample.label for sample in samples if isinstance(sample.label, Path)]
+    try:
+        written = record_file(options.output).stat().st_mtime_ns
+        results = [path.stat() for path in _results(options)]
+        arrivals = [label.stat().st_ctime_ns for label in labels]
+    except OSError:
+        return False
+    whole = all(one.st_size or stat.S_ISDIR(one.st_mode) for one in results)
+    return whole and max(arrivals + [one.st_mtime_ns for one in results], default=0) < written
+
+
+def _results(options: ClassificationOptions | SegmentationOptions) -> Iterator[Path]:
+    """Yield a run's files for images, and their folders, whose times tell of what was removed."""
+    folders = ["predictions"]
+    if isinstance(options, SegmentationOptions):
+        folders = ["labels", "correct"] if options.save_results else []
+        folders += ["scores"] if options.save_predictions else []
+    for folder in folders:
+        yield options.output / folder
+        yield from (options.output / folder).rglob("*")

@@ -6,13 +6,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ademx.errors import InputError, MissingFile
 from ademx.files import write_json
 from ademx.forms import NUMBER, TEXT, WHOLE, misfit, shown
 from ademx.metrics import ABSENT_CLASSES
 from ademx.published import METRIC_NAMES, Result
+from iters.datasets import Dataset
+from iters.samples import Sample
+
+if TYPE_CHECKING:
+    from ademx.testing.submissions import Submission
 
 _FILE = "scores.json"
 
@@ -46,6 +51,10 @@ class PublishedScores:
     def of(cls, result: Result) -> PublishedScores:
         """Return what is recorded of a row."""
         return cls(result.values, result.decimals, result.setting, result.source)
+
+    def printed(self, metric: str) -> str:
+        """Return a value as the source prints it; see :meth:`ademx.published.Result.printed`."""
+        return f"{self.values[metric]:.{self.decimals}f}"
 
     def to_json(self) -> dict[str, Any]:
         """Return it as the file has it."""
@@ -171,6 +180,29 @@ class RunRecord:
     def write(self, folder: Path) -> None:
         """Write it to a run's folder."""
         write_json(folder / _FILE, self.to_json())
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a test found.
+
+    Attributes:
+        record: the whole of `scores.json`.
+        dataset: what was tested on.
+        samples: the split's, those that could not be tested among them.
+        submission: of a test split, what the dataset's server takes; None where it has none, or
+            images could not be tested.
+    """
+
+    record: RunRecord
+    dataset: Dataset
+    samples: Sequence[Sample]
+    submission: Submission | None = None
+
+
+def record_file(folder: Path) -> Path:
+    """Return the file of a run's folder that holds its record."""
+    return folder / _FILE
 
 
 def read_record(folder: Path) -> RunRecord:

@@ -27,12 +27,12 @@ from ademx.testing.crf import import_crf_library, refine
 from ademx.testing.image_counts import ImageCounts, NearTies, save_image_counts
 from ademx.testing.numerics import SCORE_MARGIN
 from ademx.testing.options import SegmentationOptions
-from ademx.testing.record import RunRecord
+from ademx.testing.record import Report
 from ademx.testing.score_maps import ScorePart, best_class, best_class_and_ties, mean_scores
 from ademx.testing.scorer import Scaled, Scorer
 from ademx.testing.session import Session
 from ademx.testing.submissions import Submission, pack_labels
-from iters.datasets import VOID, Dataset, decode_label, encode_label
+from iters.datasets import VOID, decode_label, encode_label
 from iters.decode import BrokenImage
 from iters.images import class_ids, load_label
 from iters.samples import Sample
@@ -41,32 +41,6 @@ from iters.samples import Sample
 _CORRECT, _WRONG = 127, 0
 # The key of a text in it.
 _TIES = "near ties"
-
-
-@dataclass(frozen=True)
-class SegmentationReport:
-    """What a test of a segmentation network found.
-
-    Attributes:
-        scores: in percent; None where the split has no labels.
-        confusion: (C, C) int64, rows are truth.
-        class_names: a name for each class.
-        published: the published result with the same label, split and options, if any.
-        record: the whole of `scores.json`.
-        dataset: what was tested on.
-        samples: the split's, those that could not be tested among them.
-        submission: of a test split, what the dataset's server takes; None where it has none, or
-            images could not be tested.
-    """
-
-    scores: SegmentationScores | None
-    confusion: np.ndarray
-    class_names: tuple[str, ...]
-    published: Result | None
-    record: RunRecord
-    dataset: Dataset
-    samples: tuple[Sample, ...]
-    submission: Submission | None = None
 
 
 @dataclass(frozen=True)
@@ -97,8 +71,8 @@ class _Counted:
     ties: np.ndarray | None = None
 
 
-def evaluate_segmentation(options: SegmentationOptions) -> SegmentationReport:
-    """Test weights on a split, write labels and scores under `options.output`, return the scores.
+def evaluate_segmentation(options: SegmentationOptions) -> Report:
+    """Test weights on a split, write labels and scores under `options.output`, return the report.
 
     Images that cannot be read are left out, named in the log and listed in the report.
 
@@ -171,14 +145,12 @@ class _SegmentationTester:
                     bar.set_postfix(mean_iou=f"{self._scores(total).mean_iou:.2f}", refresh=False)
         return total
 
-    def report(self, confusion: np.ndarray) -> SegmentationReport:
+    def report(self, confusion: np.ndarray) -> Report:
         """Return the report of a confusion matrix and write it to `scores.json`."""
         session = self._session
-        names = session.dataset.class_names
-        scores = self._scores(confusion) if session.has_labels else None
-        published = self._published()
         found: dict[str, Any] = {}
-        if scores is not None:
+        if session.has_labels:
+            names, scores = session.dataset.class_names, self._scores(confusion)
             measures = ("pixel_accuracy", "mean_accuracy", "mean_iou")
             found = {
                 "scores": {name: getattr(scores, name) for name in measures},
@@ -189,18 +161,9 @@ class _SegmentationTester:
                 "cityscapes": self._cityscapes_scores(),
             }
             self._save_image_counts()
-        record = session.record(published, **found)
+        record = session.record(self._published(), **found)
         record.write(self._options.output)
-        return SegmentationReport(
-            scores,
-            confusion,
-            names,
-            published,
-            record,
-            session.dataset,
-            tuple(session.samples),
-            self._submission(),
-        )
+        return Report(record, session.dataset, session.samples, self._submission())
 
     def _cityscapes_scores(self) -> dict[str, Any] | None:
         """Return what only Cityscapes' own tool knows, from the label images that were written."""
