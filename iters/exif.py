@@ -69,7 +69,7 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
 
 def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     """Return height and width of an image of these sides once it is set upright."""
-    return size[::-1] if orientation >= 5 else size
+    return size[::-1] if shows(orientation) else size
 
 
 def described(orientation: int) -> str:
@@ -77,11 +77,20 @@ def described(orientation: int) -> str:
     return f"EXIF orientation {orientation}, {_TURNS[orientation][1]}"
 
 
+def shows(orientation: int) -> bool:
+    """Return whether an image's sides show it: half a turn and mirrors leave them as they are."""
+    return orientation >= 5
+
+
 class Watch:
-    """Warns of the first image that the default rule decides on, and keeps count of all."""
+    """Warns of the first image that the default rule decides on, and keeps count of all.
+
+    The first that no size shows to be turned is warned of too.
+    """
 
     def __init__(self) -> None:
         self._turned: dict[str, bool] = {}  # an image's name -> whether it was set upright
+        self._told: set[bool] = set()
         self._lock = threading.Lock()
 
     @property
@@ -93,12 +102,14 @@ class Watch:
     def note(self, name: str, orientation: int, *, turned: bool) -> None:
         """Count an image that is not upright by its EXIF data; one that comes again counts once."""
         with self._lock:
-            is_first = not self._turned
+            is_first = shows(orientation) not in self._told
+            self._told.add(shows(orientation))
             self._turned[name] = turned
         if is_first:
             done = "set upright, which alone fits its label" if turned else "taken as it is stored"
+            done += "" if shows(orientation) else ", for no size shows which way its label lies"
             _log.warning(
-                "%s: %s: %s. That is the rule for all images; --exif turn and --exif ignore set "
-                "another, and `ademx data check` lists the images",
+                "%s: %s: %s. An image is set upright where only that fits its label's size; --exif "
+                "turn and --exif ignore set another rule, and `ademx data check` lists the images",
                 *(name, described(orientation), done),
             )

@@ -241,7 +241,7 @@ _COCO20 = (
     ),
 )
 
-_VARIANTS: Mapping[str, tuple[Variant, ...]] = {
+_VARIANTS: dict[str, tuple[Variant, ...]] = {
     "voc": _VOC,
     "voc-sbd": _VOC,
     "coco": _COCO,

@@ -189,31 +189,34 @@ def test_a_sample_is_turned_where_only_that_fits_its_label(tmp_path, rule):
 
 
 @pytest.mark.parametrize(
-    ("lies", "label_lies", "detail"),
+    ("lies", "label_lies", "kind", "detail"),
     [
-        (6, False, "orientation 6, turned by 90°: its label has the size of the turned image"),
-        (6, True, "orientation 6, turned by 90°: its label has the size of the stored image"),
-        (3, False, "orientation 3, turned by 180°: its label's size does not show"),
+        (6, False, "exif", "6, turned by 90°: its label has the size of the turned image"),
+        (6, True, "exif", "6, turned by 90°: its label has the size of the stored image"),
+        (3, False, "unseen", "3, turned by 180°: its label's size does not show"),
     ],
 )
-def test_check_reports_what_exif_data_turn(tmp_path, lies, label_lies, detail):
+def test_check_reports_what_exif_data_turn(tmp_path, lies, label_lies, kind, detail):
     write_sample(tmp_path, lies=lies, label_lies=label_lies)
     found = check_dataset("voc", tmp_path, splits=["val"], expect_counts=False)
     assert found.ok
-    (remark,) = (remark for remark in found.remarks if remark.kind == "exif")
+    (remark,) = (remark for remark in found.remarks if remark.kind in ("exif", "unseen"))
+    assert remark.kind == kind
     assert remark.path == str(tmp_path / "JPEGImages/a.jpg")
     assert detail in remark.detail
 
 
-def test_the_first_image_is_warned_of_and_all_are_counted(caplog):
+def test_the_first_of_each_kind_is_warned_of_and_all_are_counted(caplog):
     watch = Watch()
     with caplog.at_level(logging.WARNING):
         watch.note("a.jpg", 3, turned=False)
         watch.note("b.jpg", 6, turned=True)
         watch.note("b.jpg", 6, turned=True)
-    (message,) = caplog.messages
-    assert "a.jpg: EXIF orientation 3, turned by 180°: taken as it is stored" in message
-    assert watch.counts == {"turned": 1, "as_stored": 1}
+        watch.note("c.jpg", 3, turned=False)
+    half, quarter = caplog.messages
+    assert "a.jpg: EXIF orientation 3, turned by 180°: taken as it is stored, for no size" in half
+    assert "b.jpg: EXIF orientation 6, turned by 90°: set upright" in quarter
+    assert watch.counts == {"turned": 1, "as_stored": 2}
 
 
 def segmentation_sample(image, label, *, rule):

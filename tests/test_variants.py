@@ -13,6 +13,7 @@ from ademx.data.check.dataset import check_dataset
 from ademx.data.drawn.make import make_dataset
 from ademx.data.lists.pascal_context import LABEL_IDS
 from ademx.data.lists.write import make_lists
+from iters import variants
 from iters.datasets import DATASETS
 from iters.images import load_label
 from iters.lists import find_samples
@@ -155,6 +156,16 @@ def test_another_years_folder_as_the_root_is_told_by_its_numbers(tmp_path, caplo
     found = check_dataset("voc", root, quick=True)
     (problem,) = [one for one in found.problems if one.kind == "count"]
     assert problem.hint.startswith("this is VOC 2010: ")
+
+
+def test_evaluate_warns_of_such_a_number(tmp_path, weights, monkeypatch):
+    """Of two images, as it would of VOC 2010's 964."""
+    make_dataset("voc", tmp_path / "data", images=2)
+    variant = variants.Variant("these are two images: take all", counts={"val": 2})
+    monkeypatch.setitem(variants._VARIANTS, "voc", (variant,))
+    result = run_evaluate("segmentation", weights, tmp_path / "data", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "WARNING 2 images: these are two images: take all" in result.stderr
 
 
 # ---- ILSVRC's folders by a file that says which is which ----------------------------------------

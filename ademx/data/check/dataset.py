@@ -37,10 +37,6 @@ _ENDINGS = {
 # Collected from the web: an image may be in the official files twice, under two names.
 _COLLECTED = ("ilsvrc-cls", "places")
 _WITH_BORDERS = ("voc", "voc-sbd")  # every object in VOC's own labels has a void border
-_BY_EXIF = (
-    "evaluate and train turn an image where only that fits its label's size; "
-    "--exif turn and --exif ignore say otherwise"
-)
 _GROUP = 256  # images that are handed to the threads at a time
 _RENAME = "rename it, or correct the list"
 _REDUCED = "unpack the official files anew; check a copy that was reduced or drawn with --no-counts"
@@ -272,8 +268,7 @@ class _Checker:
             for problem in found.problems:
                 is_missing = problem.kind == "missing"
                 self._problems.append(self._explain(problem, sample) if is_missing else problem)
-            if found.exif:
-                self._remarks.append(Problem("exif", split, str(sample), found.exif, _BY_EXIF))
+            self._remarks += [] if found.exif is None else [found.exif]
             if found.digest is not None:
                 self._digests[str(sample)] = found.digest
             if found.values is not None:

@@ -17,6 +17,7 @@ KINDS = {
     "size": "labels of another size than their image",
     "value": "labels with numbers that are not the dataset's",
     "exif": "images that their EXIF data turn",
+    "unseen": "images that their EXIF data turn, though no size shows whether to",
     "void": "val labels without a void pixel",
     "duplicate": "images that occur again",
     "unlabelled": "images without a label",

@@ -31,6 +31,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_BY_EXIF = (
+    "evaluate and train turn an image where only that fits its label's size; "
+    "--exif turn and --exif ignore say otherwise"
+)
+_UNSEEN = (
+    "look at one beside its label: evaluate and train take them as they are stored, but for "
+    "--exif turn"
+)
+
 
 class Found(NamedTuple):
     """What reading a sample's files showed.
@@ -39,14 +48,13 @@ class Found(NamedTuple):
         problems: what is wrong with them.
         digest: of the image's file; None where it was not opened or cannot be decoded.
         values: number in the label -> pixels; None where there is no label that was read.
-        exif: what the image's EXIF data turn it by, and which way its label lies; "" where they
-            turn nothing.
+        exif: a remark on an image that its EXIF data turn.
     """
 
     problems: list[Problem]
     digest: bytes | None = None
     values: dict[int, int] | None = None
-    exif: str = ""
+    exif: Problem | None = None
 
 
 def look_for_files(job: tuple[str, Sample]) -> Found:
@@ -68,11 +76,11 @@ def read_files(dataset: Dataset, job: tuple[str, Sample]) -> Found:
     problems = [image] if isinstance(image, Problem) else []
     digest = None if known is None else known.digest
     if not isinstance(sample.label, Path):
-        return Found(problems, digest, exif=_described(known, None))
+        return Found(problems, digest, exif=_turned(split, sample, known, None))
     path = sample.label
     label = _attempt(partial(_read_label, path), split, str(path))
     if isinstance(label, Problem):
-        return Found([*problems, label], digest, exif=_described(known, None))
+        return Found([*problems, label], digest, exif=_turned(split, sample, known, None))
     fits = known is None or label.size in (
         known.size,
         upright_size(known.size, known.orientation),
@@ -81,7 +89,7 @@ def read_files(dataset: Dataset, job: tuple[str, Sample]) -> Found:
         sides = (*label.size[::-1], *known.size[::-1])
         detail = "{}×{} pixels, the image {}×{} (width × height)".format(*sides)
         problems.append(Problem("size", split, str(path), detail))
-    exif = _described(known, label.size)
+    exif = _turned(split, sample, known, label.size)
     if label.numbers is None:
         hint = explain_colours(dataset)
         problems.append(Problem("value", split, str(path), label.colours, hint))
@@ -138,20 +146,25 @@ def _read_label(path: Path) -> _Label:
         return _Label(size, None, str(error))
 
 
-def _described(image: _Image | None, label_size: Size | None) -> str:
+def _turned(
+    split: str, sample: Sample, image: _Image | None, label_size: Size | None
+) -> Problem | None:
     """Return what an image's EXIF data turn it by, and which way its label lies."""
     if image is None or image.orientation == 1:
-        return ""
+        return None
     turned = upright_size(image.size, image.orientation)
+    kind, hint = "exif", _BY_EXIF
     if label_size is None:
         lies = "it has no label that would show whether to turn it"
     elif turned == image.size:
         lies = "its label's size does not show whether to turn it"
+        kind, hint = "unseen", _UNSEEN
     elif label_size == turned:
         lies = "its label has the size of the turned image"
     else:
         lies = "its label has the size of the stored image"
-    return f"{described(image.orientation)}: {lies}"
+    detail = f"{described(image.orientation)}: {lies}"
+    return Problem(kind, split, str(sample), detail, hint)
 
 
 def _attempt(read: Callable[[], T], split: str, path: str) -> T | Problem:
