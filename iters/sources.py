@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -101,26 +102,46 @@ def read_record_file(path: str | Path) -> list[Record]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it or its index is malformed, or an image has several labels; the message
-            names the file and the line or the record.
+        ValueError: it or its index is malformed, or holds something else than images of one
+            class each; the message names the file and the line or the record.
+    """
+    path = Path(path)
+    index = path.with_suffix(".idx")
+    if not path.exists() or not index.exists():
+        records = [record for record, _ in walk_records(path)]
+        _log.info(
+            "%s: no such file: took the %d records in their order; `ademx data index %s` keeps it",
+            *(index, len(records), shlex.quote(str(path))),
+        )
+        return records
+    with open_file(path) as file:
+        size = _size(path, file)
+        return [_find(path, file, size, *place)[0] for place in _read_index(index)]
+
+
+def walk_records(path: str | Path) -> Iterator[tuple[Record, int]]:
+    """Yield the records of a RecordIO file in its order, numbered so, and where each ends, bytes.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_record_file`.
     """
     path = Path(path)
     if not path.exists():
         raise MissingFile(f"RecordIO file {path}: no such file")
-    index = path.with_suffix(".idx")
     with open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if not size:
-            raise InputError(f"{path}: the file is empty: pack it again")
-        if index.exists():
-            return [_find(path, file, size, *place)[0] for place in _read_index(index)]
-        records: list[Record] = []
-        end = 0
+        size = _size(path, file)
+        number = end = 0
         while end < size:
-            record, end = _find(path, file, size, len(records), end)
-            records.append(record)
-    _log.info("%s: no such file: took the %d records in their order", index, len(records))
-    return records
+            record, end = _find(path, file, size, number, end)
+            yield record, end
+            number += 1
+
+
+def _size(path: Path, file: BinaryIO) -> int:
+    size = os.fstat(file.fileno()).st_size
+    if not size:
+        raise InputError(f"{path}: the file is empty: pack it again")
+    return size
 
 
 def _find(path: Path, file: BinaryIO, size: int, key: int, offset: int) -> tuple[Record, int]:
@@ -128,10 +149,77 @@ def _find(path: Path, file: BinaryIO, size: int, key: int, offset: int) -> tuple
     try:
         label, end = _read_label(file, offset, size)
     except (InputError, struct.error) as error:
+        other = _something_else(file, offset, size)
         raise InputError(
-            f"{path}, record {key} at byte {offset}: {error}: pack the file again"
+            f"{path}, record {key} at byte {offset}: "
+            + (
+                f"found {other}: expected one class id, as im2rec packs it"
+                if other
+                else f"{error}: pack the file again"
+            )
         ) from None
     return Record(key, offset, label), end
+
+
+def _something_else(file: BinaryIO, offset: int, size: int) -> str:
+    """Return what is here in place of an image of one class, or "" for a damaged record."""
+    head = os.pread(file.fileno(), 13, offset) if 0 <= offset < size else b""
+    if len(head) == 13 and head[:4] != _MAGIC:
+        (length,) = struct.unpack_from("<Q", head)
+        # Length, its checksum, a protobuf message whose first field is the first, a checksum.
+        is_tensorflow = length + 16 <= size and head[12] == 0x0A
+        return "a record of TensorFlow's (TFRecord)" if is_tensorflow else ""
+    try:
+        file.seek(offset)
+        data = _read_record(file)
+        if _is_protobuf(data):
+            return "a protobuf message, such as SageMaker's"
+        num_labels = _HEADER.unpack_from(data)[0]
+        if num_labels <= 1:
+            return ""
+        labels = struct.unpack_from(f"<{num_labels}f", data, _HEADER.size)
+    except (InputError, struct.error, MemoryError):
+        return ""
+    if len(data) == _HEADER.size + 4 * num_labels:
+        return f"{num_labels} labels and no image, as InsightFace's files of faces begin"
+    # How wide the header of the labels is, and each object: class, box, perhaps more.
+    header, width = labels[:2]
+    if header >= 2 and width >= 5 and (num_labels - header) % width == 0:
+        return f"boxes of {(num_labels - header) / width:.0f} objects, for detection"
+    return f"{num_labels} labels"
+
+
+def _is_protobuf(data: bytes) -> bool:
+    """Return whether all of the data are fields of a protobuf message.
+
+    What im2rec packs is none: zeros follow the first byte, and no field has the number 0.
+
+    Source: Protocol Buffers, "Encoding".
+    """
+    place = 0
+    while place < len(data):
+        key, place = _varint(data, place)
+        kind = key & 7
+        if kind not in (0, 1, 2, 5) or not 1 <= key >> 3 < 1 << 29:
+            return False
+        if kind == 0:
+            _, place = _varint(data, place)
+        elif kind == 2:
+            length, place = _varint(data, place)
+            place += length
+        else:
+            place += 8 if kind == 1 else 4
+    return place == len(data) > 0
+
+
+def _varint(data: bytes, place: int) -> tuple[int, int]:
+    """Return the number that begins here, in groups of 7 bits, and where it ends."""
+    value = 0
+    for shift, byte in enumerate(data[place : place + 10]):
+        value |= (byte & 127) << (7 * shift)
+        if byte < 128:
+            return value, place + shift + 1
+    return 0, len(data) + 1
 
 
 def write_records(

@@ -5,8 +5,10 @@ import random
 import struct
 
 import pytest
+from commands import make_runner
 
 import ademx  # noqa: F401  # makes numpy ready for MXNet
+from ademx.cli import main
 from iters.decode import BrokenImage
 from iters.lists import find_samples, read_list_file
 from iters.sources import read_bytes, read_record_file, write_records
@@ -46,6 +48,71 @@ def test_label_array_of_one_counts_as_a_label(tmp_path):
     (record,) = read_record_file(path)
     assert record.label == 5
     assert read_bytes(path, record.offset) == b"image"
+
+
+def protobuf():
+    """A message of protobuf's own library, a map of names to numbers as SageMaker's."""
+    struct_pb2 = pytest.importorskip("google.protobuf.struct_pb2")
+    message = struct_pb2.Struct()
+    message.update({"values": [1.5, 2.5] * 20, "label": 3})
+    return message.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("label", "image", "message"),
+    [
+        ([2, 5, 1, 0.1, 0.1, 0.5, 0.5, 3, 0.2, 0.2, 0.9, 0.9], b"image", "boxes of 2 objects"),
+        ([4, 6, 640, 480, 1, 0.1, 0.1, 0.5, 0.5, 0], b"image", "boxes of 1 objects, for detection"),
+        ([1, 0, 0, 1], b"image", "found 4 labels: expected"),
+        ([3804847, 3890011], b"", "found 2 labels and no image, as InsightFace's"),
+    ],
+)
+def test_records_of_other_tasks_are_named(tmp_path, label, image, message):
+    path = write_records_by_mxnet(tmp_path, [b"first", image], labels=[0, label])
+    with pytest.raises(ValueError, match=rf"record 1 at byte 40: .*{message}.*one class id"):
+        read_record_file(path)
+
+
+def test_records_of_other_software_are_named(tmp_path):
+    mx = pytest.importorskip("mxnet")
+    writer = mx.recordio.MXRecordIO(str(tmp_path / "sage.rec"), "w")
+    writer.write(protobuf())
+    writer.close()
+    with pytest.raises(ValueError, match=r"sage\.rec, record 0 .* found a protobuf message"):
+        read_record_file(tmp_path / "sage.rec")
+    # TensorFlow's: length, its checksum, a message, its checksum.
+    message = protobuf()
+    framed = struct.pack("<QI", len(message), 0) + message + bytes(4)
+    (tmp_path / "flow.rec").write_bytes(framed * 2)
+    with pytest.raises(ValueError, match=r"flow\.rec, record 0 .* TensorFlow's \(TFRecord\)"):
+        read_record_file(tmp_path / "flow.rec")
+    (tmp_path / "zip.rec").write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(
+        ValueError, match=r"zip\.rec, record 0 .* found 504b0304: expected 0a23d7ce"
+    ):
+        read_record_file(tmp_path / "zip.rec")
+
+
+def test_an_index_that_is_made_is_mxnets(tmp_path):
+    path = write_records_by_mxnet(tmp_path, contents())
+    index = path.with_suffix(".idx")
+    by_mxnet = index.read_bytes()
+    found = make_runner().invoke(main, ["data", "index", str(path)])
+    assert found.exit_code == 1 and "train.idx exists: add --overwrite" in found.stderr
+    index.unlink()
+    found = make_runner().invoke(main, ["data", "index", str(path)])
+    assert found.exit_code == 0 and "train.idx: 11 records" in found.stdout
+    assert index.read_bytes() == by_mxnet
+
+
+def test_no_index_is_left_of_a_damaged_file(tmp_path):
+    path = write_records_by_mxnet(tmp_path, contents())
+    path.write_bytes(path.read_bytes()[:-8])
+    path.with_suffix(".idx").unlink()
+    found = make_runner().invoke(main, ["data", "index", str(path)])
+    assert found.exit_code == 1
+    assert "record 10 at byte " in found.stderr and "pack the file again" in found.stderr
+    assert os.listdir(tmp_path) == ["train.rec"]
 
 
 def test_a_file_of_its_own(tmp_path):

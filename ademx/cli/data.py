@@ -6,6 +6,7 @@ import click
 
 from ademx.cli.data_check import check
 from ademx.cli.data_import import import_
+from ademx.cli.data_index import index
 from ademx.cli.data_lists import lists
 from ademx.cli.data_make import make
 
@@ -15,5 +16,5 @@ def data() -> None:
     """Datasets on disk: the release's lists, one of your own, checks of files, drawn ones."""
 
 
-for _command in (lists, import_, check, make):
+for _command in (lists, import_, index, check, make):
     data.add_command(_command)
