@@ -321,8 +321,6 @@ def _stages(
 ) -> Iterator[tuple[str, int, int, int, int]]:
     """Yield name, channels, kernel, stride and dilation of each convolution of a block."""
     for position, (name, channels, kernel) in enumerate(zip(names, level.channels, level.kernels)):
-        entry = first and position == 0
-        if entry and not level.pooled:
-            yield name, channels, kernel, level.stride, level.entry_dilation
-        else:
-            yield name, channels, kernel, 1, level.dilation
+        entry = first and not level.pooled and position <= level.strider
+        stride = level.stride if entry and position == level.strider else 1
+        yield name, channels, kernel, stride, level.entry_dilation if entry else level.dilation

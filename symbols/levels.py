@@ -37,10 +37,11 @@ class LevelSpec:
         stride: factor of down-sampling *on entry* to this level (1 or 2).
         pooled: whether the down-sampling is a max pooling at the end of the level before; else
             the first block's convolutions stride.
+        strider: which convolution of the first block then strides, 0 for the first.
         project: whether the first block's shortcut is a projection.
         dropout: fraction dropped before a block's last convolution, in segmentation graphs.
-        entry_dilation: dilation of the pooling if there is one, else of the first block's first
-            convolution.
+        entry_dilation: dilation of the pooling if there is one, else of the first block's
+            convolutions up to the one that strides.
         dilation: dilation of all other 3×3 convolutions.
     """
 
@@ -50,6 +51,7 @@ class LevelSpec:
     kernels: tuple[int, ...]
     stride: int = 1
     pooled: bool = False
+    strider: int = 0
     project: bool = True
     dropout: float = 0.0
     entry_dilation: int = 1
@@ -180,20 +182,24 @@ RNA_NETWORKS = {
     "c": parse_block_spec("c", "224-0-1-1-1-3-1-1", origin="reconstructed"),
 }
 
-# Blocks of levels 2 to 5, basic or bottleneck block, shortcut option (arXiv:1512.03385, Table 1).
+# Blocks of levels 2 to 5, basic or bottleneck block, shortcut option (arXiv:1512.03385, Table 1),
+# and which convolution strides: in torchvision's bottlenecks, ours with a "b", the 3×3 one.
 _RN_ROWS = {
-    "plain34": ((3, 4, 6, 3), "basic", "none"),
-    "34a": ((3, 4, 6, 3), "basic", "A"),
-    "34b": ((3, 4, 6, 3), "basic", "B"),
-    "34c": ((3, 4, 6, 3), "basic", "C"),
-    "50": ((3, 4, 6, 3), "bottleneck", "B"),
-    "101": ((3, 4, 23, 3), "bottleneck", "B"),
-    "152": ((3, 8, 36, 3), "bottleneck", "B"),
+    "plain34": ((3, 4, 6, 3), "basic", "none", 0),
+    "34a": ((3, 4, 6, 3), "basic", "A", 0),
+    "34b": ((3, 4, 6, 3), "basic", "B", 0),
+    "34c": ((3, 4, 6, 3), "basic", "C", 0),
+    "50": ((3, 4, 6, 3), "bottleneck", "B", 0),
+    "101": ((3, 4, 23, 3), "bottleneck", "B", 0),
+    "152": ((3, 8, 36, 3), "bottleneck", "B", 0),
+    "50b": ((3, 4, 6, 3), "bottleneck", "B", 1),
+    "101b": ((3, 4, 23, 3), "bottleneck", "B", 1),
+    "152b": ((3, 8, 36, 3), "bottleneck", "B", 1),
 }
 
 
 def _rn_network(variant: str) -> Network:
-    blocks, kind, shortcut = _RN_ROWS[variant]
+    blocks, kind, shortcut, strider = _RN_ROWS[variant]
     kernels = {"basic": (3, 3), "bottleneck": (1, 3, 1)}[kind]
     levels = []
     for position, count in enumerate(blocks):
@@ -207,6 +213,7 @@ def _rn_network(variant: str) -> Network:
                 channels=channels,
                 kernels=kernels,
                 stride=2 if position > 0 else 1,
+                strider=strider,
                 project=shortcut == "C" or (shortcut == "B" and grows),
             )
         )

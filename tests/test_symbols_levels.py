@@ -72,10 +72,13 @@ SIZES = {
     "rn-34a": (RN_34B - sum_projections(*GROWING), 34),
     "rn-34b": (RN_34B, 34),
     "rn-34c": (RN_34B + sum_projections(*STAYING), 34),
-    # As torchvision counts its resnet50, 101 and 152.
+    # As torchvision counts its resnet50, 101 and 152, which are those with a "b".
     "rn-50": (25_557_032, 50),
     "rn-101": (44_549_160, 101),
     "rn-152": (60_192_808, 152),
+    "rn-50b": (25_557_032, 50),
+    "rn-101b": (44_549_160, 101),
+    "rn-152b": (60_192_808, 152),
 }
 
 

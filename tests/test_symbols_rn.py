@@ -16,7 +16,8 @@ F = torch.nn.functional
 TOLERANCE = 1e-5
 BN_EPSILON = 1.001e-5
 
-# Blocks on levels 2 to 5, bottleneck or not, shortcut option (arXiv:1512.03385, Table 1).
+# Blocks on levels 2 to 5, bottleneck or not, shortcut option (arXiv:1512.03385, Table 1). With a
+# "b" the bottleneck's second convolution strides, as in torchvision.
 NETWORKS = {
     "plain34": ((3, 4, 6, 3), False, None),
     "34a": ((3, 4, 6, 3), False, "A"),
@@ -25,8 +26,10 @@ NETWORKS = {
     "50": ((3, 4, 6, 3), True, "B"),
     "101": ((3, 4, 23, 3), True, "B"),
     "152": ((3, 8, 36, 3), True, "B"),
+    "50b": ((3, 4, 6, 3), True, "B"),
+    "101b": ((3, 4, 23, 3), True, "B"),
 }
-# (stride, dilation of the first block's first convolution, dilation of the rest) by level.
+# (stride, dilation of the first block's convolution that strides, of the rest) by level.
 NATIVE = {2: (1, 1, 1), 3: (2, 1, 1), 4: (2, 1, 1), 5: (2, 1, 1)}
 STRIDE_16 = NATIVE | {5: (1, 1, 2)}
 STRIDE_8 = NATIVE | {4: (1, 1, 2), 5: (1, 2, 4)}
@@ -84,15 +87,14 @@ class Referee:
         keys = ("moving_mean", "moving_var", "gamma", "beta")
         return F.batch_norm(x, *(self.p[f"{name}_{key}"] for key in keys), eps=BN_EPSILON)
 
-    def block(self, x, name, stages, *, stride, entry_dilation, dilation, shortcut):
+    def block(self, x, name, stages, *, strider, stride, entry_dilation, dilation, shortcut):
         y = x
-        for number, stage in enumerate(stages):
-            first = number == 0
+        for stage in stages:
             y = self.conv(
                 y,
                 f"res{name}_branch2{stage}",
-                stride=stride if first else 1,
-                dilation=entry_dilation if first else dilation,
+                stride=stride if stage == strider else 1,
+                dilation=entry_dilation if stage == strider else dilation,
             )
             y = self.norm(y, f"bn{name}_branch2{stage}")
             y = y if stage == stages[-1] else F.relu(y)
@@ -118,6 +120,7 @@ class Referee:
                     x,
                     f"{level}a" if first else f"{level}b{number}",
                     "abc" if bottleneck else "ab",
+                    strider="b" if variant in ("50b", "101b") else "a",
                     stride=stride if first else 1,
                     entry_dilation=entry_dilation if first else dilation,
                     dilation=dilation,
@@ -156,7 +159,8 @@ def test_classification_scores_are_those_of_torch(variant):
 
 
 @pytest.mark.parametrize(
-    ("variant", "stride", "levels"), [("50", 8, STRIDE_8), ("34b", 16, STRIDE_16)]
+    ("variant", "stride", "levels"),
+    [("50", 8, STRIDE_8), ("50b", 8, STRIDE_8), ("34b", 16, STRIDE_16)],
 )
 def test_dilated_segmentation_scores_are_those_of_torch(variant, stride, levels):
     data = image_batch(64, 96, batch=1)

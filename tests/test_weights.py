@@ -349,7 +349,7 @@ def test_statistics_over_several_blocks(tmp_path):
         ("voc_rna-a2_cls21_s8", ("rna-a", "rna-a1", "rna-a2")),
         ("cityscapes_rna-b_cls19_s8", ("rna-b",)),
         ("places_rna-56-2-1-2-1-3-1-2_cls365", ("rna-224-2-1-2-1-3-1-2",)),
-        ("ilsvrc-cls_rn-101_cls1000", ("rn-101",)),
+        ("ilsvrc-cls_rn-101_cls1000", ("rn-101", "rn-101b")),
         ("ilsvrc-cls_rn-34a_cls1000", ("rn-plain34", "rn-34a")),
     ],
 )

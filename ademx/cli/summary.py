@@ -70,7 +70,8 @@ def summary(
 
     LABEL is a model label (voc_rna-a1_cls21_s8), a block spec (rna-224-0-3-3-6-3-1-1) or a
     network's name: a, a1, a2, b, c (B and C were never released: our reading of the paper),
-    rn-plain34, rn-34a, rn-34b, rn-34c, rn-50, rn-101, rn-152.
+    rn-plain34, rn-34a, rn-34b, rn-34c, rn-50, rn-101, rn-152, and rn-50b, rn-101b, rn-152b, whose
+    3×3 convolutions stride as in torchvision.
     """
     from ademx.networks.summary import load_graph, summarise
 
