@@ -37,6 +37,17 @@ def printable(text: object, *, keep: str = "") -> str:
     )
 
 
+def one_line(error: BaseException) -> str:
+    """Return the line of an error's message that says what is wrong, which in MXNet's is the last.
+
+    Its errors begin with what stood on the stack.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[-1] if lines[0].startswith("Traceback") else lines[0]
+
+
 def isolated(text: object) -> str:
     """Return a printable text that does not change the order of what stands beside it.
 

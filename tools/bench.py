@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 from bench_convert import convert
 from bench_evaluation import evaluation
 from bench_iterators import iterators
+from bench_networks import networks
 from bench_params import params
 from bench_training import training
 
+from ademx.errors import UserError
 
-@click.group()
+
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a user's mistake becomes one line on stderr and exit status 1."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group)
 def main() -> None:
-    """Measure how fast parts of ademx are, as ratios between two things run in turns."""
+    """Measure how fast parts of ademx are, most as ratios between two things run in turns."""
 
 
 main.add_command(convert)
 main.add_command(evaluation)
 main.add_command(iterators)
+main.add_command(networks)
 main.add_command(params)
 main.add_command(training)
 

@@ -7,6 +7,7 @@ weights are drawn and the images are noise: time does not depend on them. An upd
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import re
 import statistics
@@ -20,6 +21,11 @@ from bench_rows import Row, report
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ademx.engines.trainer import Trainer
 
 LABEL = "ilsvrc-cls_rna-a1_cls1000"
 BATCH = 4
@@ -105,32 +111,71 @@ class _Child:
 
 
 def _make_updates(connection: Connection, engine: str, precision: str) -> None:
-    import numpy as np
-
-    from ademx.training import ClassificationTrainOptions, start_trainer
-
     backend, _, mirror = engine.partition(" ")
-    options = ClassificationTrainOptions(
-        data_root=Path(),
-        to_epoch=1,
-        model=LABEL,
-        batch_images=BATCH,
+    trainer, data, label = noise_updates(
+        LABEL,
+        (BATCH, 3, SIZE, SIZE),
         backend=backend,
         precision=precision,
         backward_do_mirror=bool(mirror),
     )
-    shape = (BATCH, 3, SIZE, SIZE)
-    trainer = start_trainer(options, data_shape=shape, num_batches=100)
-    random = np.random.default_rng(0)
-    data = random.standard_normal(shape, np.float32)
-    label = random.integers(0, 1000, BATCH).astype(np.float32)
     connection.send("ready")
     while connection.recv() == "update":
         start = time.perf_counter()
         trainer.step(data, label)
         connection.send(time.perf_counter() - start)
-    status = Path("/proc/self/status").read_text()
-    connection.send(int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024)
+    connection.send(peak_bytes())
+
+
+def noise_updates(
+    label: str, shape: tuple[int, int, int, int], **options: Any
+) -> tuple[Trainer, NDArray[np.float32], NDArray[np.float32]]:
+    """Return a trainer of a network with drawn weights, a batch of noise and its truth.
+
+    Args:
+        label: of the network.
+        shape: (N, 3, H, W) of the batch.
+        options: of :class:`ademx.training.TrainOptions`.
+    """
+    import numpy as np
+
+    from ademx.labels import parse_label
+    from ademx.networks.graph import network_stride
+    from ademx.training import (
+        ClassificationTrainOptions,
+        SegmentationTrainOptions,
+        start_trainer,
+    )
+
+    parsed = parse_label(label)
+    truth_shape, kind = (shape[0],), ClassificationTrainOptions
+    if parsed.task == "segmentation":
+        cells = [-(-side // network_stride(parsed)) for side in shape[2:]]
+        truth_shape, kind = (shape[0], cells[0] * cells[1]), SegmentationTrainOptions
+    given = kind(data_root=Path(), to_epoch=1, model=label, batch_images=shape[0], **options)
+    trainer = start_trainer(given, data_shape=shape, num_batches=100)
+    random = np.random.default_rng(0)
+    data = random.standard_normal(shape, np.float32)
+    truth = random.integers(0, parsed.num_classes, truth_shape).astype(np.float32)
+    return trainer, data, truth
+
+
+def peak_bytes(name: str = "VmHWM") -> int | None:
+    """Return the most memory that this process has held, or by "VmRSS" what it holds, bytes.
+
+    It is None where the system does not tell.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    return int(re.findall(rf"{name}:\s+(\d+) kB", status)[0]) * 1024
+
+
+def reset_peak() -> None:
+    """Have :func:`peak_bytes` begin anew, where the system lets it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def wait_share() -> str:

@@ -25,6 +25,7 @@ from ademx.published import RELEASED_FILES
 from ademx.reproduction.case import Case
 from ademx.reproduction.retest import Way
 from ademx.testing.finished_runs import FinishedRun
+from ademx.text import one_line
 from iters.datasets import VOID
 from symbols.levels import POOL_GEOMETRIES
 
@@ -97,7 +98,7 @@ def _finding(cause: str, test: Callable[[Case], _Told], case: Case) -> Finding:
     # RuntimeError is what MXNet and PyTorch raise, of memory that does not suffice, say.
     except (UserError, OSError, RuntimeError) as error:
         _log.debug("%s", cause, exc_info=True)
-        told = _Told(f"because the test failed: {str(error).splitlines()[0]}", None)
+        told = _Told(f"because the test failed: {one_line(error)}", None)
     made = told.likelihood is not None
     return Finding(cause, made, told.likelihood or 0.0, told.finding)
 
