@@ -118,7 +118,9 @@ def find_official_samples(dataset: Dataset, root: Path, split: str) -> list[Samp
     ):
         instead = explain_files(dataset, root, split) if pairs else ""
         if instead:
-            raise InputError(f"no label of {dataset.name}'s {split!r} in {root}: {instead}")
+            raise InputError(
+                f"no label of the {split!r} split of {dataset.name} in {root}: {instead}"
+            )
     return _make_samples(pairs) if pairs else []
 
 

@@ -6,6 +6,7 @@ or the colours of its labels. Who finds something missing or odd asks here what 
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,11 +43,15 @@ class Variant:
     in_colours: bool = False
 
 
-def explain_files(dataset: Dataset, root: Path, split: str = "*") -> str:
-    """Return what lies in a root in place of a split, and what to do; "" where that is open."""
+def explain_files(dataset: Dataset, root: Path, split: str | None = None) -> str:
+    """Return what lies in a root in place of a split, and what to do; "" where that is open.
+
+    None is any split.
+    """
+    name = "*" if split is None else glob.escape(split)
     for variant in _variants(dataset):
-        if not _find(root, variant.unless, split):
-            found = _find(root, variant.files, split)
+        if not _find(root, variant.unless, name):
+            found = _find(root, variant.files, name)
             if found is not None:
                 return f"found {found}: {variant.message}"
     return ""
@@ -174,8 +179,8 @@ def _cityscapes(kind: str, archive: str) -> tuple[Variant, ...]:
 
 _ADE20K = (
     Variant(
-        "this is the full ADE20K, with thousands of classes in RGB and JSON: take SceneParsing's "
-        "150, ADEChallengeData2016.zip, not *_seg.png of the full ADE20K",
+        "labels in RGB and JSON are those of the full ADE20K, of thousands of classes: take "
+        "SceneParsing's of 150, ADEChallengeData2016.zip, not *_seg.png",
         files=(
             *("index_ade20k.*", "ADE20K_20*", "images/ADE/*"),
             *("images/*/*_seg.png", "images/*/*/*/*_seg.png"),

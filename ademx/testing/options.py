@@ -172,7 +172,7 @@ class SegmentationOptions(EvaluationOptions):
     save_predictions: bool = option(False, "Write DIR/scores/<image>.npz.", decides=False)
     save_results: bool = option(
         True,
-        "Write no label images; such a run cannot be resumed.",
+        "Write no label images; such a run cannot be resumed, and has no iIoU of Cityscapes.",
         names=("--no-save-results",),
         decides=False,
     )
