@@ -205,7 +205,8 @@ def test_two_workers_are_two_devices_of_mxnet_and_no_two_runs_differ(tmp_path):
         output.mkdir()
         launch([torch_updates.__file__, output])
         found.append({path.stem: dict(np.load(path)) for path in output.glob("*.npz")})
-    assert found[0].keys() == found[1].keys() and len(found[0]) == 4
+    assert found[0].keys() == found[1].keys() and len(found[0]) == 6
+    assert [found[0][f"ranks-{rank}"]["ranks"].tolist() for rank in (0, 1)] == [[0, 1], [0, 1]]
     for name, arrays in found[0].items():
         for key, value in arrays.items():
             np.testing.assert_array_equal(value, found[1][name][key], err_msg=f"{name} {key}")

@@ -19,6 +19,7 @@ from machine import needs_bfloat16
 from sums_by_hand import classifier_sums
 from tiny_training import (
     CLASSIFIER,
+    OWN_CLASSIFIER,
     SEGMENTER,
     WIDTH,
     assert_same_bits,
@@ -26,6 +27,7 @@ from tiny_training import (
     classification,
     interrupt_at,
     make_data,
+    make_own,
     metrics,
     segmentation,
     start,
@@ -543,6 +545,9 @@ def test_two_workers(photos, tmp_path, kvstore):
     output = tmp_path / "two"
     # Statistics that are not those of the data let features grow: hence the small rate.
     common = {"frozen_statistics": True, "to_epoch": 4, "check_start": 4, "base_lr": 1e-3}
+    if kvstore == "dist_sync":  # one of them tests, and the other waits for it
+        own = {"model": OWN_CLASSIFIER, "dataset": str(make_own(photos))}
+        common |= {**own, "validate_every": 4, "validate_scales": (48,)}
     script = WORKER.format(
         tests=str(Path(__file__).parent),
         data=str(photos),
@@ -551,7 +556,7 @@ def test_two_workers(photos, tmp_path, kvstore):
     )
     exits = launch(tmp_path, script, 2)
     assert [code for code, _ in exits] == [0, 0], exits
-    (found,) = output.glob("*.params")  # of worker 0 alone
+    (found,) = output.glob("*_ep-*.params")  # of worker 0 alone
     assert sum("params_path=None" in text for _, text in exits) == 1
     lines = [json.loads(text) for text in (output / "metrics.jsonl").read_text().splitlines()]
     assert [line["update"] for line in lines if line["kind"] == "update"] == list(range(1, 13))
@@ -563,8 +568,9 @@ def test_two_workers(photos, tmp_path, kvstore):
     one = train(classification(photos, tmp_path / "one", **common))
     for name, value in weights(one.params_path).items():
         np.testing.assert_allclose(weights(found)[name], value, atol=1e-5, err_msg=name)
-    single = [json.loads(t) for t in (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()]
-    assert lines[-1]["loss"] == pytest.approx(single[-1]["loss"], rel=1e-4)
+    (epochs, single) = (metrics(folder, "epoch") for folder in (output, tmp_path / "one"))
+    assert epochs[-1]["loss"] == pytest.approx(single[-1]["loss"], rel=1e-4)
+    assert [line["epoch"] for line in metrics(output, "val")] == [4]
     exits = launch(tmp_path, script.replace(str(output), str(tmp_path / "again")), 2)
     assert [code for code, _ in exits] == [0, 0], exits
     assert _without_times(tmp_path / "again") == _without_times(output)

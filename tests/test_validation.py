@@ -13,11 +13,14 @@ from types import SimpleNamespace
 
 import pytest
 from tiny_training import (
+    OWN_CLASSIFIER,
     SEGMENTER,
     assert_same_bits,
     classification,
     interrupt_at,
     make_data,
+    make_own,
+    make_val,
     metrics,
     segmentation,
 )
@@ -34,20 +37,13 @@ from ademx.training import validation
 from ademx.training.run import train
 
 BOTH = pytest.mark.parametrize("backend", ["mxnet", "torch"])
-OWN = "own-photos-cls_rna-224-0-1-1-1-1-1-1_cls4"
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     data = make_data(tmp_path_factory.mktemp("data") / "scenes", task="segmentation")
-    write_val(data)
+    make_val(data)
     return data
-
-
-def write_val(data: Path) -> None:
-    """Make a val split of the last four samples."""
-    lines = (data / "train.lst").read_text().splitlines()
-    (data / "val.lst").write_text("\n".join(lines[2:]) + "\n")
 
 
 def quick(data, output, **changes):
@@ -118,18 +114,13 @@ def test_scores_are_those_of_evaluate_and_the_weights_those_of_a_run_without(
 
 def test_the_best_classifier_has_the_lowest_error(tmp_path):
     data = make_data(tmp_path / "data", task="classification")
-    write_val(data)
-    own = data / "photos.yaml"
-    own.write_text(
-        "name: photos\ntask: classification\nclasses: [a, b, c, d]\n"
-        "lists: {train: train.lst, val: val.lst}\n"
-    )
-    options = {"model": OWN, "dataset": str(own), "to_epoch": 3, "base_lr": 0.05}
+    own = make_own(data)
+    options = {"model": OWN_CLASSIFIER, "dataset": str(own), "to_epoch": 3, "base_lr": 0.05}
     validated = {"validate_every": 2, "validate_scales": (48,)}
     train(classification(data, tmp_path / "out", **options, **validated))
     found = {}
     for line in metrics(tmp_path / "out", "val"):
-        weights = checkpoints.epoch_path(tmp_path / "out", OWN, line["epoch"])
+        weights = checkpoints.epoch_path(tmp_path / "out", OWN_CLASSIFIER, line["epoch"])
         tested = evaluate_classification(
             ClassificationOptions(
                 weights=(weights,),
@@ -144,7 +135,7 @@ def test_the_best_classifier_has_the_lowest_error(tmp_path):
         assert line["top1_error"] == pytest.approx(tested.errors[1])
         found[line["epoch"]] = tested.errors[1]
     assert list(found) == [2, 3]  # the second, and the last
-    told = json.loads(checkpoints.best_paths(tmp_path / "out", OWN)[1].read_text())
+    told = json.loads(checkpoints.best_paths(tmp_path / "out", OWN_CLASSIFIER)[1].read_text())
     assert (told["epoch"], told["metric"]) == (min(found, key=found.get), "top1_error")
 
 

@@ -18,6 +18,8 @@ from ademx.training.options import ClassificationTrainOptions, SegmentationTrain
 
 CLASSIFIER = "ilsvrc-cls_rna-224-0-1-1-1-1-1-1_cls4"
 SEGMENTER = "voc_rna-224-0-1-1-1-1-1-1_cls21_s8"
+# Of a dataset whose YAML file `make_own` writes.
+OWN_CLASSIFIER = "own-photos-cls_rna-224-0-1-1-1-1-1-1_cls4"
 WIDTH = 1 / 16
 
 COMMON = {"width": WIDTH, "crop_size": 32, "prefetcher": "thread", "check_step": 1}
@@ -39,6 +41,23 @@ def make_data(folder: Path, *, task: str, num_images: int = 6, size: int = 48) -
             lines[-1] = f"{number}.png\t{number}_label.png"
     (folder / "train.lst").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def make_val(data: Path) -> None:
+    """Make a "val" split of the last four samples of six."""
+    lines = (data / "train.lst").read_text().splitlines()
+    (data / "val.lst").write_text("\n".join(lines[2:]) + "\n")
+
+
+def make_own(data: Path) -> Path:
+    """Make a "val" split, and the YAML file of photographs as a dataset of one's own."""
+    make_val(data)
+    path = data / "photos.yaml"
+    path.write_text(
+        "name: photos\ntask: classification\nclasses: [a, b, c, d]\n"
+        "lists: {train: train.lst, val: val.lst}\n"
+    )
+    return path
 
 
 def segmentation_options(data: Path, output: Path, **changes: Any) -> dict[str, Any]:
