@@ -130,6 +130,8 @@ def _train(data: Path, output: Path, *, resume: bool, seed: int) -> Path:
             model=LABEL,
             to_epoch=_EPOCHS,
             check_step=_CHECK_STEP,
+            validate_every=_CHECK_STEP,
+            validate_scales=_TEST_SCALES[:1],
             batch_images=8,
             crop_size=96,
             origin_size=128,

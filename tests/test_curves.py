@@ -103,6 +103,30 @@ def test_runs_of_different_lengths_and_metrics_share_a_picture(tmp_path):
     }
 
 
+def test_the_val_score_is_below_the_loss_over_the_same_axis(tmp_path):
+    lines = [line(n) for n in range(1, 91)]
+    lines += [
+        {"kind": "val", "epoch": n, "update": 10 * n, "mean_iou": 50 + n, "error": "no"}
+        for n in (3, 5)
+    ]
+    (loaded,) = load_runs([write_run(tmp_path / "a", lines)])
+    assert loaded.curves["val"] == {"mean_iou": {30: 53.0, 50: 55.0}}
+    picture = tmp_path / "curves.svg"
+    assert run(tmp_path / "a", "--output", picture).exit_code == 0
+    parser = ElementTree.XMLParser(target=ElementTree.TreeBuilder(insert_comments=True))
+    panels = {}
+    for group in ElementTree.fromstring(picture.read_bytes(), parser).iter():
+        if group.get("id", "").startswith("axes_"):
+            comments = [one.text.strip() for one in group.iter() if one.tag is ElementTree.Comment]
+            frame = next(one.get("d") for one in group.iter() if one.get("d"))
+            left, top = map(float, frame.split()[1:3])
+            panels[comments[-1]] = (left, top, comments[: comments.index("update")])
+    loss, score = panels["cross-entropy"], panels["mean IoU, val dashed"]
+    assert loss[0] == pytest.approx(score[0], abs=1) and loss[1] < score[1]
+    assert min(one[1] for one in panels.values() if one[1] > loss[1]) == score[1]
+    assert loss[2] == score[2] and "80" in loss[2]  # as many updates, although none is tested
+
+
 def test_the_loss_is_drawn_where_it_should_be(tmp_path):
     """A falling line in the only panel: dark pixels go from top left to bottom right."""
     lines = [{"update": n, "loss": 10.0 - n} for n in range(11)]

@@ -118,6 +118,7 @@ def test_a_second_run_starts_afresh_and_replaces_the_demo_alone(run, monkeypatch
     (output / "notes.txt").write_text("mine")
     monkeypatch.setattr(demo, "_EPOCHS", 1)
     result = demo.run_demo(output, seed=4)
-    assert [path.name for path in (output / "models").glob("*.params")] == [result.weights.name]
+    names = [result.weights.name, f"{demo.LABEL}_best.params"]
+    assert sorted(path.name for path in (output / "models").glob("*.params")) == sorted(names)
     assert len(result.pictures) == 16
     assert (output / "notes.txt").read_text() == "mine"

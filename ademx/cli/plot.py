@@ -21,7 +21,11 @@ from ademx.files import replacing
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 def plot(runs: tuple[Path, ...], output: Path, overwrite: bool) -> None:
-    """Draw loss, learning rate, metrics and speed of each RUN, an --output folder of training."""
+    """Draw loss, val score, learning rate and speed of each RUN, an --output folder of training.
+
+    All are drawn over updates. Thin lines are parts of an epoch, dots whole epochs, dashed lines
+    the val split, of runs that `ademx train --validate-every` tested on it.
+    """
     from ademx.training.curves import draw, load_runs
 
     shared.check_writable([output], overwrite=overwrite)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ademx.errors import InputError, MissingFile
 from ademx.pictures import check_format, new_figure
+from ademx.published import METRIC_NAMES
 from ademx.training.progress import METRICS_FILE, parse_line
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 _POSITION = ("epoch", "update", "seconds")  # where a line is, not what was measured
 _RATE = "lr"
+_VALIDATION = "val"
 _TITLES = {
+    **METRIC_NAMES,
     "lr": "learning rate",
     "data_wait": "share of time waiting for data",
     "images_per_second": "images per second",
@@ -31,7 +34,7 @@ class Run:
 
     Attributes:
         name: for the legend.
-        curves: kind of line ("update" or "epoch") -> what was measured -> update -> value.
+        curves: kind of line ("update", "epoch" or "val") -> what was measured -> update -> value.
     """
 
     name: str
@@ -94,7 +97,8 @@ def _is_number(value: Any) -> bool:
 def draw(runs: Sequence[Run], file: BinaryIO, picture_format: str) -> None:
     """Draw one panel for each thing measured, over updates, with all runs that measured it.
 
-    Thin lines are parts of an epoch, dots whole epochs.
+    Thin lines are parts of an epoch, dots whole epochs, dashed lines the val split. All panels
+    have the same axis of updates; the val split's score, if any, is below the loss.
 
     Args:
         runs: as :func:`load_runs` returns them.
@@ -111,20 +115,24 @@ def draw(runs: Sequence[Run], file: BinaryIO, picture_format: str) -> None:
     columns = 1 if len(names) == 1 else 2
     rows = math.ceil(len(names) / columns)
     figure.set_size_inches(_PANEL[0] * columns, _PANEL[1] * rows + 0.4)
-    for position, name in enumerate(names, 1):
-        _draw_panel(figure.add_subplot(rows, columns, position), runs, name)
+    first: Axes | None = None
+    for number, name in enumerate(names):
+        column, row = divmod(number, rows)
+        place = figure.add_subplot(rows, columns, 1 + row * columns + column, sharex=first)
+        _draw_panel(place, runs, name)
+        first = first or place
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(file, format=picture_format, dpi=120)
 
 
 def _panels(runs: Sequence[Run]) -> list[str]:
-    """Return what any run measured: the loss, which is first in the files, the rate, the rest."""
+    """Return what any run measured: the loss, the val split's first score, the rate, the rest."""
     names = list(dict.fromkeys(name for run in runs for name in run.measured()))
-    if _RATE in names:
-        names.remove(_RATE)
-        names.insert(1, _RATE)
-    return names
+    scores = [name for run in runs for name in run.curves.get(_VALIDATION, ())]
+    # The rate is first in the files, and the loss next.
+    first = [*[name for name in names if name != _RATE][:1], *scores[:1], _RATE]
+    return [name for name in dict.fromkeys((*first, *names)) if name in names]
 
 
 def _draw_panel(axes: Axes, runs: Sequence[Run], name: str) -> None:
@@ -132,10 +140,20 @@ def _draw_panel(axes: Axes, runs: Sequence[Run], name: str) -> None:
         colour = f"C{number}"
         parts = run.curves.get("update", {}).get(name, {})
         epochs = run.curves.get("epoch", {}).get(name, {})
+        tested = run.curves.get(_VALIDATION, {}).get(name, {})
         # Each run has a line in each panel, even an empty one, for the legend of them all.
         axes.plot(*_points(parts), color=colour, linewidth=1, label=run.name)
         axes.plot(*_points(epochs), color=colour, linestyle="", marker="o", markersize=4)
-    axes.set_title(_TITLES.get(name, name.replace("_", " ")), fontsize="medium")
+        style: dict[str, Any] = {
+            "linestyle": "--",
+            "marker": "D",
+            "markersize": 4,
+            "markeredgecolor": "black",
+        }
+        axes.plot(*_points(tested), color=colour, **style)
+    is_tested = any(name in run.curves.get(_VALIDATION, ()) for run in runs)
+    title = _TITLES.get(name, name.replace("_", " ")) + (", val dashed" if is_tested else "")
+    axes.set_title(title, fontsize="medium")
     axes.set_xlabel("update")
     axes.grid(alpha=0.3)
 

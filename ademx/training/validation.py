@@ -105,7 +105,7 @@ class Validator:
             with stop.interrupting(), _only_warnings():
                 if stop.agreed:
                     raise Interrupted
-                record = evaluate(_test_options(self._options, weights, self._folder))
+                record = evaluate(_test_options(self._options, weights, self._folder)).record
                 told = self._keep_if_best(epoch, weights, record)
         except Interrupted:
             self.is_unfinished = True
