@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from commands import run_evaluate
 from tiny_training import (
     OWN_CLASSIFIER,
     SEGMENTER,
@@ -26,9 +27,7 @@ from tiny_training import (
 )
 
 from ademx.devices import Devices
-from ademx.testing.classification import evaluate_classification
-from ademx.testing.options import ClassificationOptions, SegmentationOptions
-from ademx.testing.segmentation import evaluate_segmentation
+from ademx.testing.record import RunRecord
 from ademx.training import checkpoints
 
 pytest.importorskip("mxnet")
@@ -91,19 +90,12 @@ def test_scores_are_those_of_evaluate_and_the_weights_those_of_a_run_without(
     found = {}
     for line in lines:
         weights = checkpoints.epoch_path(tmp_path / "out", SEGMENTER, line["epoch"])
-        tested = evaluate_segmentation(
-            SegmentationOptions(
-                weights=(weights,),
-                data_root=scenes,
-                output=tmp_path / "test",
-                test_scales=(40, 48),
-                overwrite=True,
-                **common,
-            )
-        )
-        found[line["epoch"]] = tested.scores.mean_iou
+        options = ["--test-scales", "40,48", "--cpus", 2, "--backend", backend]
+        run_evaluate("segmentation", weights, scenes, tmp_path / "test", *options, "--overwrite")
+        tested = json.loads((tmp_path / "test" / "scores.json").read_text())
+        found[line["epoch"]] = tested["mean_iou"]
         for name in ("mean_iou", "mean_accuracy", "pixel_accuracy"):
-            assert line[name] == pytest.approx(getattr(tested.scores, name), abs=1e-6)
+            assert line[name] == pytest.approx(tested[name], abs=1e-6)
     assert len(set(found.values())) == 3
     best = max(found, key=found.get)
     path, facts = checkpoints.best_paths(tmp_path / "out", SEGMENTER)
@@ -121,19 +113,11 @@ def test_the_best_classifier_has_the_lowest_error(tmp_path):
     found = {}
     for line in metrics(tmp_path / "out", "val"):
         weights = checkpoints.epoch_path(tmp_path / "out", OWN_CLASSIFIER, line["epoch"])
-        tested = evaluate_classification(
-            ClassificationOptions(
-                weights=(weights,),
-                data_root=data,
-                dataset=str(own),
-                output=tmp_path / "test",
-                test_scales=(48,),
-                overwrite=True,
-                devices=Devices(),
-            )
-        )
-        assert line["top1_error"] == pytest.approx(tested.errors[1])
-        found[line["epoch"]] = tested.errors[1]
+        options = ["--test-scales", 48, "--dataset", own, "--overwrite"]
+        run_evaluate("classification", weights, data, tmp_path / "test", *options)
+        tested = json.loads((tmp_path / "test" / "scores.json").read_text())
+        assert line["top1_error"] == pytest.approx(tested["top1_error"])
+        found[line["epoch"]] = tested["top1_error"]
     assert list(found) == [2, 3]  # the second, and the last
     told = json.loads(checkpoints.best_paths(tmp_path / "out", OWN_CLASSIFIER)[1].read_text())
     assert (told["epoch"], told["metric"]) == (min(found, key=found.get), "top1_error")
@@ -151,7 +135,7 @@ def test_of_equal_scores_the_earliest_is_the_best(tmp_path, task, found, best):
     for epoch, score in enumerate(found, 1):
         weights = tmp_path / f"{epoch}.params"
         weights.write_text(str(epoch))
-        record = validation.RunRecord(scores={metric: score})
+        record = RunRecord(scores={metric: score})
         validator._keep_if_best(epoch, weights, record)
     path, facts = checkpoints.best_paths(tmp_path, str(options.label))
     assert path.read_text() == str(best)
