@@ -21,6 +21,10 @@ TASKS = {
 # A dataset of one's own that a YAML file describes; with "-cls" at the end for classification.
 _OWN = re.compile(r"own-[a-z0-9-]+")
 
+# The tag of a ResNet whose input is normalised by mean and standard deviation, as most projects
+# do; without it the mean is subtracted alone, as its paper does.
+MEAN_STD = "meanstd"
+
 _FORM = "<dataset>_<rna|rn>-<variant>_cls<classes>[_s<stride>][_<tag>…]"
 _EXAMPLE = "cityscapes_rna-a1_cls19_s8"
 _SUFFIXES = (".params", ".pth", ".safetensors", ".onnx", ".json")
@@ -40,7 +44,7 @@ class Label:
         variant: "a1", "50", or a block spec such as "224-0-3-3-6-3-1-1".
         num_classes: classes that the network tells apart.
         output_stride: pixels per cell of the output, 32 where the label names none.
-        tags: what follows, such as "coco" or "x1-140".
+        tags: what follows, such as "coco", "x1-140" or :data:`MEAN_STD`.
         epoch: number of the checkpoint, where the name had one.
     """
 

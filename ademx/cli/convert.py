@@ -67,6 +67,10 @@ def convert(
     fc8_seg_conv1 and fc8_seg_conv2), wider_resnet and wider_resnet_a2 (mapillary/inplace_abn,
     NVIDIA/semantic-segmentation), gluoncv (its WiderResNetA2; .params). What names do not show is
     warned of on stderr.
+
+    ResNets are read from torchvision (layout torchvision: 50 is rn-50b here) and gluoncv (v1 and
+    v1b). Their input is divided by the standard deviation, which labels tell by _meanstd:
+    ilsvrc-cls_rn-50b_cls1000_meanstd. Biases before normalisations go into the moving means.
     """
     from ademx.convert import files
 

@@ -17,8 +17,9 @@ import numpy.typing as npt
 from ademx.compat import import_optional
 from ademx.convert import caveats, layouts
 from ademx.convert.recognise import Recognised, is_first_layer, recognise
+from ademx.convert.resnets import fold_biases, resnet_label
 from ademx.errors import InputError
-from ademx.labels import Label, parse_label
+from ademx.labels import MEAN_STD, Label, parse_label
 from ademx.text import printable
 
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ def from_torch(
 
     Args:
         state_dict: key -> tensor.
-        layout: one of :data:`ademx.convert.layouts.LAYOUTS`; by default it is recognised, and the
-            label says which of the two `wider_resnet` it is.
+        layout: one of :data:`ademx.convert.layouts.SOURCE_LAYOUTS`; by default it is recognised,
+            and the label says which of the two `wider_resnet` it is.
         label: of the network that the parameters are for, for the warnings.
         drop_extra: leave out what is not the network's, such as other projects' heads.
 
@@ -102,7 +103,12 @@ def from_torch(
     tensors = find_tensors(state_dict)
     label = label if label is None or isinstance(label, Label) else parse_label(label)
     found = recognise(tensors, layout, drop_extra=drop_extra, label=label)
-    parameters = {name: as_array(key, tensors[key]) for key, name in found.names.items()}
+    parameters = fold_biases(
+        {name: as_array(key, tensors[key]) for key, name in found.names.items()},
+        {mean: as_array(key, tensors[key]) for key, mean in found.biases.items()},
+    )
+    if found.resnet:
+        label = resnet_label(found.resnet, parameters, label)
     report_reading(found, parameters, label=label)
     return split(parameters)
 
@@ -139,6 +145,14 @@ def report_reading(
     """
     if found.extra:
         _log.warning("left out: %s", ", ".join(map(printable, found.extra)))
+    if found.resnet:
+        name = f"{label or f'…_{found.resnet}_…_{MEAN_STD}'}_ep-0001.params"
+        _log.warning(
+            "%s: a ResNet as %s, whose input is divided by the standard deviation too, which the "
+            "name of the weights tells: call them %s",
+            *(found.layout, found.resnet, name),
+        )
+        return
     for caveat in caveats.reading_caveats(
         found.layout, parameters, label, layout_known=found.known, written_from=written_from
     ):

@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from ademx import params
 from ademx.convert import report_reading, split, to_layout
-from ademx.convert.layouts import LAYOUTS, WIDER_LAYOUTS, is_head
+from ademx.convert.layouts import SOURCE_LAYOUTS, WIDER_LAYOUTS, is_head
 from ademx.convert.recognise import Recognised, recognise
+from ademx.convert.resnets import fold_biases, resnet_label
 from ademx.convert.safetensors_files import (
     open_safetensors,
     starts_like_safetensors,
@@ -29,7 +30,7 @@ from ademx.convert.safetensors_files import (
 from ademx.convert.torch_files import TorchFile, open_torch, write_torch
 from ademx.errors import InputError
 from ademx.files import PathLike
-from ademx.labels import Label, parse_label
+from ademx.labels import MEAN_STD, Label, parse_label
 from ademx.networks.graph import (
     find_head,
     find_width,
@@ -56,7 +57,7 @@ class Reading:
         None,
         "Parameter names in the weights' file.  [default: recognised; the label chooses between "
         "the two wider_resnet]",
-        choices=LAYOUTS,
+        choices=SOURCE_LAYOUTS,
     )
     drop_extra: bool = option(
         False, "Leave out what is not the network's, such as other projects' heads."
@@ -183,10 +184,16 @@ def read_weights(
         stated = label_in(file.metadata.get("label", ""))
         known = label or stated or label_in(path)
         try:
+            _check_input(label, stated or label_in(path))
             found = recognise_file(file, label=known, reading=reading, complete=complete)
             _check_size(path, (file.entries[key].nbytes for key in found.names))
             digest = file.start_md5()
-            parameters = {name: file[key] for key, name in found.names.items()}
+            parameters = fold_biases(
+                {name: file[key] for key, name in found.names.items()},
+                {mean: file[key] for key, mean in found.biases.items()},
+            )
+            if found.resnet:
+                known = resnet_label(found.resnet, parameters, known)
         except params.ParamsError:
             raise
         except InputError as error:
@@ -195,7 +202,8 @@ def read_weights(
         for name in filter(lambda name: name.endswith("_gamma"), parameters):
             parameters[name] = np.abs(parameters[name])
     report_reading(found, parameters, label=known, written_from=stated)
-    return NetworkWeights(parameters, os.fspath(path), label, found.layout, file.metadata, digest)
+    metadata = {**file.metadata, **({"label": str(known)} if found.resnet and known else {})}
+    return NetworkWeights(parameters, os.fspath(path), label, found.layout, metadata, digest)
 
 
 def recognise_file(
@@ -227,7 +235,23 @@ def recognise_file(
             drop_extra=reading.drop_extra,
             label=label,
         )
-    return dataclasses.replace(found, names={stored[k]: n for k, n in found.names.items()})
+    return dataclasses.replace(
+        found,
+        names={stored[key]: name for key, name in found.names.items()},
+        biases={stored[key]: mean for key, mean in found.biases.items()},
+    )
+
+
+def _check_input(label: Label | None, stated: Label | None) -> None:
+    """Raise unless a label normalises the input as the one that weights state."""
+    if label is None or stated is None or label.family != stated.family:
+        return
+    if input_normalization(label) != input_normalization(stated):
+        raise InputError(
+            f"the weights are of {stated} and wanted as {label}: one of the two divides its input "
+            f"by the standard deviation ({MEAN_STD}), the other does not; name a label that does "
+            "as the weights' own"
+        )
 
 
 def _check_size(path: PathLike, sizes: Iterable[int]) -> None:

@@ -4,13 +4,16 @@ A layout is a way to name parameters; shapes and numbers are the same in all. `r
 `.params` files' own, `native` that of :func:`ademx.convert.torch_model.build`, `resnet38d` that
 of jiwoon-ahn/psa and what is built on it, `wider_resnet` and `wider_resnet_a2` those of
 mapillary/inplace_abn and NVIDIA/semantic-segmentation (the two have the same names; their
-networks down-sample differently), `gluoncv` that of gluoncv's WiderResNetA2, in MXNet.
+networks down-sample differently), `gluoncv` that of gluoncv's WiderResNetA2, in MXNet. Two are
+read and not written, ResNets': `gluoncv` of its `resnet50_v1` and kin, and `torchvision`.
 
     release          res4b1_branch2a_weight             bn4b1_branch2b1_moving_var
     native           res4b1.branch2a.weight             res4b1.bn_branch2b1.running_var
     resnet38d        b4_1.conv_branch2a.weight          b4_1.bn_branch2b1.running_var
     wider_resnet*    mod4.block2.convs.conv1.weight     mod4.block2.convs.bn2.running_var
     gluoncv          mod4.1.convs.0.weight              mod4.1.convs.1.0.running_var
+      a ResNet       features.6.1.body.0.weight         features.6.1.body.4.running_var
+    torchvision      layer3.1.conv1.weight              layer3.1.bn2.running_var
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from ademx.text import printable
 from symbols.levels import check_choice
 
 LAYOUTS = ("release", "native", "resnet38d", "wider_resnet", "wider_resnet_a2", "gluoncv")
+SOURCE_LAYOUTS = (*LAYOUTS, "torchvision")
 WIDER_LAYOUTS = LAYOUTS[3:5]
 # Of networks without our segmentation top, whose files have a classifier or nothing.
 _CLASSIFIERS = ("wider_resnet", "wider_resnet_a2", "gluoncv")
@@ -233,6 +237,33 @@ def _gluoncv_key(name: str, place: Place, top: str) -> str:
         module = f"convs.{2 * position - 1}.0" if position else "bn1.0"
     else:  # before the last of three convolutions there is a dropout
         module = f"convs.{2 * position + (position == 2)}"
+    return f"{block}.{module}.{parameter}"
+
+
+def resnet_key(name: str, place: Place, layout: str, *, in_mxnet: bool) -> str:
+    """Return the key of a ResNet's released name in layout `gluoncv` or `torchvision`.
+
+    Args:
+        name: released name; the head's has none here.
+        place: its place.
+        layout: one of the two.
+        in_mxnet: whether normalisations' parameters have MXNet's words, as in gluoncv's files.
+    """
+    words = {"weight": "gamma", "bias": "beta"} if in_mxnet and place.is_bn else {}
+    parameter = words.get(place.parameter, place.parameter)
+    first = place.module in ("conv1", "bn_conv1")
+    position = "abc".index(place.stage[-1]) if place.stage.startswith("branch2") else 0
+    if layout == "torchvision":
+        module = f"{'bn' if place.is_bn else 'conv'}{position + 1}"
+        block = f"layer{place.level - 1}.{place.number}"
+    else:
+        module = f"body.{3 * position + place.is_bn}"
+        block = f"features.{place.level + 2}.{place.number}"
+    if first:
+        module = module if layout == "torchvision" else f"features.{int(place.is_bn)}"
+        return f"{module}.{parameter}"
+    if place.stage == "branch1":
+        module = f"downsample.{int(place.is_bn)}"
     return f"{block}.{module}.{parameter}"
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ademx.convert.layouts import (
     LAYOUTS,
+    SOURCE_LAYOUTS,
     WIDER_LAYOUTS,
     LayoutError,
     count_blocks,
@@ -19,7 +20,9 @@ from ademx.convert.layouts import (
     is_head,
     key_of,
     listed,
+    resnet_key,
 )
+from ademx.convert.resnets import RESNETS
 from ademx.labels import Label
 from ademx.networks.graph import parameter_shapes
 from ademx.params import HasShape
@@ -28,12 +31,14 @@ from symbols.levels import RN_NETWORKS, check_choice
 
 # The head's keys in any layout, and which layouts have a spelling for themselves.
 _HEAD_KEY = re.compile(
-    r"(linear\d+|conv6a|classifier\.fc|classifier\.1|fc8_seg_conv[12])[._]"
+    r"(linear\d+|conv6a|classifier\.fc|classifier\.1|fc8_seg_conv[12]|fc|output)[._]"
     r"(weight|bias)"
 )
 _OWN_HEADS = {
     "classifier.fc": WIDER_LAYOUTS,
     "classifier.1": ("gluoncv",),
+    "output": ("gluoncv",),
+    "fc": ("torchvision",),
     "fc8_seg_conv1": ("resnet38d",),
     "fc8_seg_conv2": ("resnet38d",),
 }
@@ -42,7 +47,8 @@ _OUTER_HEAD = re.compile(r"(?:.*\.)?(fc8_seg_conv[12]\.(?:weight|bias))")
 # A network's first layer, by which it is found whatever stands before its keys.
 _FIRST_LAYER = re.compile(
     r"(?:.*\.)?"
-    r"(?=(?:conv1a[._]weight|mod1\.conv1\.weight|mod1\.0\.weight|bn_conv1(?:\.weight|_gamma))$)"
+    r"(?=(?:conv1a[._]weight|mod1\.conv1\.weight|mod1\.0\.weight|bn_conv1(?:\.weight|_gamma)|"
+    r"layer1\.0\.conv1\.weight|features\.4\.0\.body\.0\.weight)$)"
 )
 _MAX_NETWORKS = 20  # in one file: each is looked at in every layout
 _BN_SUFFIX = re.compile(r"mod2\.block1\.bn1(.*)\.running_mean")
@@ -57,12 +63,18 @@ class Recognised:
         names: key -> released name, of the network's parameters.
         extra: keys of something else, such as other projects' heads.
         known: whether the layout is; else `wider_resnet` stands for `wider_resnet_a2` too.
+        biases: key -> released name of the moving mean that has to be less by it, of convolutions
+            that have a bias there and none here.
+        resnet: network of ours that computes what another project's ResNet does, such as
+            "rn-50b"; "" for other networks.
     """
 
     layout: str
     names: Mapping[str, str]
     extra: tuple[str, ...] = ()
     known: bool = True
+    biases: Mapping[str, str] = field(default_factory=dict)
+    resnet: str = ""
 
 
 def recognise(
@@ -81,7 +93,7 @@ def recognise(
 
     Args:
         state: key -> array.
-        layout: one of :data:`LAYOUTS`; by default it is recognised by its keys.
+        layout: one of :data:`SOURCE_LAYOUTS`; by default it is recognised by its keys.
         drop_extra: accept keys of something else, and leave them out.
         label: of the network that they are for; it chooses between the two layouts that share
             their keys.
@@ -91,9 +103,9 @@ def recognise(
             networks; the message has the first that do not fit.
     """
     if layout is not None:
-        check_choice("layout", layout, LAYOUTS)
+        check_choice("layout", layout, SOURCE_LAYOUTS)
     state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    choices = tuple(name for name in LAYOUTS if name != "wider_resnet_a2")
+    choices = tuple(name for name in SOURCE_LAYOUTS if name != "wider_resnet_a2")
     ways = [
         _Way(prefix, state, choice)
         for prefix in _prefixes(state)
@@ -111,13 +123,15 @@ def recognise(
         (way for way in ways if not whole or way.prefix in whole),
         key=lambda way: len(way.missing) + len(way.unexpected),
     )
-    extra = [key for key in state if key not in best.names]
+    extra = [key for key in state if key not in best.names and key not in best.biases]
     _check_once(best.names)
     _check_way(best, extra, len(state), layout, drop_extra=drop_extra)
     known, found = layout is not None or best.layout not in WIDER_LAYOUTS, best.layout
     if not known and label and label.network in ("rna-a", "rna-a2"):
         known, found = True, "wider_resnet" if label.variant == "a" else "wider_resnet_a2"
-    return Recognised(found, best.names, tuple(extra), known=known)
+    return Recognised(
+        found, best.names, tuple(extra), known=known, biases=best.biases, resnet=best.resnet
+    )
 
 
 def _check_once(names: Mapping[str, str]) -> None:
@@ -135,7 +149,7 @@ def _check_way(
     """Raise LayoutError unless a way explains the keys."""
     if len(extra) == count:
         shown = first_keys(extra) if extra else "none"
-        asked = f"layout {layout}" if layout else f"any of the layouts {listed(LAYOUTS)}"
+        asked = f"layout {layout}" if layout else f"any of the layouts {listed(SOURCE_LAYOUTS)}"
         raise LayoutError(f"the keys are not of {asked}: the first are {shown}")
     problems = [("do not fit: ", extra), ("are missing: ", way.missing)]
     lines = [f"{len(keys)} {text}{first_keys(keys)}" for text, keys in problems if keys]
@@ -150,8 +164,10 @@ class _Way:
 
     Attributes:
         prefix: what stands before the network's keys.
-        layout: one of :data:`LAYOUTS`.
+        layout: one of :data:`SOURCE_LAYOUTS`.
         names: key -> released name.
+        biases: see :class:`Recognised`.
+        resnet: the same.
         missing: keys that the network should have.
         unexpected: keys behind the prefix that it has not.
     """
@@ -160,11 +176,16 @@ class _Way:
         inner = {k[len(prefix) :]: k for k in state if k.startswith(prefix)}
         for match in filter(None, map(_OUTER_HEAD.fullmatch, state)):
             inner.setdefault(match[1], match[0])
-        expected = _expected({short: state[key] for short, key in inner.items()}, layout)
+        shapes = {short: state[key] for short, key in inner.items()}
+        network, expected = _expected(shapes, layout)
+        is_resnet = layout in RESNETS and network.family == "rn"
+        biases = _biases(shapes, expected) if is_resnet else {}
         self.prefix, self.layout = prefix, layout
         self.missing = [prefix + short for short in expected if short not in inner]
-        self.unexpected = [key for short, key in inner.items() if short not in expected]
+        self.unexpected = [k for short, k in inner.items() if short not in {**expected, **biases}]
         self.names = {key: expected[short] for short, key in inner.items() if short in expected}
+        self.biases = {inner[short]: mean for short, mean in biases.items()}
+        self.resnet = network.network if is_resnet else ""
 
 
 def is_first_layer(key: str) -> bool:
@@ -180,30 +201,50 @@ def _prefixes(state: Iterable[str]) -> list[str]:
     return sorted(found) or [""]
 
 
-def _expected(state: Mapping[str, HasShape], layout: str) -> dict[str, str]:
-    """Return key -> released name of the network whose blocks and head the keys have."""
+def _expected(state: Mapping[str, HasShape], layout: str) -> tuple[Label, dict[str, str]]:
+    """Return the network whose blocks and head the keys have, and key -> its released name."""
     heads = _heads(state, layout)
     suffix = ""
     if layout in WIDER_LAYOUTS:
         suffix = next((m[1] for m in map(_BN_SUFFIX.fullmatch, state) if m), "")
+    in_mxnet = any(key.endswith(".gamma") for key in state)
     candidates = []
     for variant in _variants(state, layout):
+        is_resnet = layout in RESNETS and variant.family == "rn"
         body = {
-            key_of(name, place, layout, suffix, top=""): name
+            resnet_key(name, place, layout, in_mxnet=in_mxnet)
+            if is_resnet
+            else key_of(name, place, layout, suffix, top=""): name
             for name in parameter_shapes(variant)
             if not is_head(name) and (place := find_place(name))
         }
         last = [key for key, name in body.items() if name.startswith("bn7_")]
         if layout not in LAYOUTS[:2] and not heads and not any(key in state for key in last):
             body = {key: name for key, name in body.items() if key not in last}
-        candidates.append({**body, **heads})
-    return min(candidates, key=lambda names: len(names.keys() ^ state.keys()))
+        candidates.append((variant, {**body, **heads}))
+    return min(candidates, key=lambda candidate: len(candidate[1].keys() ^ state.keys()))
+
+
+def _biases(state: Mapping[str, HasShape], expected: Mapping[str, str]) -> dict[str, str]:
+    """Return key -> the moving mean behind it, of biases that convolutions here have not."""
+    found = {}
+    for key, name in expected.items():
+        bias = re.sub("weight$", "bias", key)
+        if name.startswith(("res", "conv1")) and bias in state:
+            module = name.removesuffix("_weight")
+            mean = f"bn_{module}" if module == "conv1" else module.replace("res", "bn", 1)
+            found[bias] = f"{mean}_moving_mean"
+    return found
 
 
 def _variants(state: Mapping[str, HasShape], layout: str) -> list[Label]:
     """Return labels of the networks that the keys can be of."""
     if layout in LAYOUTS[:2] and any(key.startswith("bn_conv1") for key in state):
         networks = [("rn", variant) for variant in RN_NETWORKS]
+    elif layout == "torchvision" or (
+        layout == "gluoncv" and any(key.startswith("features.") for key in state)
+    ):
+        networks = [("rn", variant) for variant in RESNETS[layout]]
     else:
         first, *others = count_blocks(state, layout)
         blocks = "-".join(str(max(1, count)) for count in others)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ademx.labels import Label, parse_label
+from ademx.labels import MEAN_STD, Label, parse_label
 from ademx.params import HasShape
 from iters import transforms
 from symbols import layers
@@ -105,7 +105,7 @@ def network_stride(label: Label) -> int:
 
 def input_normalization(label: Label) -> transforms.Normalization:
     """Return how a label's network wants the pixels of its input normalised."""
-    return transforms.RN if label.family == "rn" else transforms.RNA
+    return transforms.RN if label.family == "rn" and MEAN_STD not in label.tags else transforms.RNA
 
 
 def find_width(label: Label, parameters: Mapping[str, HasShape]) -> float:

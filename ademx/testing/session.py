@@ -372,6 +372,7 @@ def _facts_of_outputs(*labels: Label) -> dict[str, tuple[Any, ...]]:
     """Return what the labels' networks must have in common, of each of them."""
     names = ("dataset", "family", "num_classes")
     facts = {name: tuple(getattr(label, name) for label in labels) for name in names}
+    facts["input normalisation"] = tuple(map(input_normalization, labels))
     if labels[0].task == "segmentation":
         facts["output_stride"] = tuple(map(network_stride, labels))
     return facts
