@@ -72,6 +72,15 @@ def test_options_shape_the_keys(weights, tmp_path):
     assert "linear1000.bias" in torch.load(target, weights_only=True)
 
 
+def test_an_old_pytorch_gets_its_format(weights, tmp_path):
+    target = tmp_path / "a1.pth"
+    assert run("convert", weights, target, "--legacy").exit_code == 0
+    assert target.read_bytes()[:2] == b"\x80\x02"  # a pickle's
+    assert "conv1a.weight" in torch.load(target, weights_only=True)
+    result = run("convert", weights, tmp_path / "a.safetensors", "--legacy")
+    assert result.exit_code == 1 and "--legacy: a .safetensors file has one" in result.output
+
+
 def test_layouts_have_defaults(weights, tmp_path):
     for name, key in (("a.safetensors", "res2a.branch2a.weight"), ("b.params", "conv1a_weight")):
         assert run("convert", weights, tmp_path / name).exit_code == 0

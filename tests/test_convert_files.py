@@ -8,6 +8,7 @@ import datetime
 import hashlib
 import json
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def assert_same_parameters(path, source):
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_there_and_back_is_bit_identical(source, suffix, layout, tmp_path):
     middle, back = tmp_path / f"weights{suffix}", tmp_path / "back.params"
-    files.convert(source, middle, layout=layout, with_head=True)
+    files.convert(source, middle, writing=files.Writing(layout=layout, with_head=True))
     assert (
         files.read_weights(middle).parameters.keys() == files.read_weights(source).parameters.keys()
     )
@@ -83,6 +84,19 @@ def test_a_file_is_opened_once_and_hashed_as_it_is_read(suffix, tmp_path, monkey
     assert found == (label, WIDTH, "2conv", 8)
 
 
+def test_a_legacy_file_is_a_pickle_as_before_pytorch_1_6_that_all_read(source, tmp_path):
+    path = tmp_path / "a.pth"
+    writing = files.Writing(layout="resnet38d", with_head=True, wrap_state_dict=True, legacy=True)
+    files.convert(source, path, writing=writing)
+    with open(path, "rb") as file:  # PyTorch's magic number, version, and platform
+        assert [pickle.load(file) for _ in range(2)] == [0x1950A86A20F9469CFC6C, 1001]
+    state = torch.load(path, weights_only=True)["state_dict"]
+    weight = params.load(source)[0]["conv1a_weight"]
+    assert np.array_equal(state["conv1a.weight"].numpy(), weight)
+    files.convert(path, tmp_path / "b.params")
+    assert_same_parameters(tmp_path / "b.params", source)
+
+
 def test_a_chain_through_every_kind_is_bit_identical(source, tmp_path):
     chain = [
         ("a.pth", {"layout": "wider_resnet", "norm_suffix": ".0", "module_prefix": True}),
@@ -92,7 +106,7 @@ def test_a_chain_through_every_kind_is_bit_identical(source, tmp_path):
     ]
     previous = source
     for name, options in chain:
-        files.convert(previous, tmp_path / name, **options)
+        files.convert(previous, tmp_path / name, writing=files.Writing(**options))
         previous = tmp_path / name
     assert_same_parameters(previous, source)
 
@@ -100,7 +114,7 @@ def test_a_chain_through_every_kind_is_bit_identical(source, tmp_path):
 def test_safetensors_reads_what_is_written(source, tmp_path):
     safetensors = pytest.importorskip("safetensors")
     path = tmp_path / "a1.safetensors"
-    files.convert(source, path, layout="resnet38d", with_head=True)
+    files.convert(source, path, writing=files.Writing(layout="resnet38d", with_head=True))
     arg_params, aux_params = params.load(source)
     with safetensors.safe_open(path, "np") as file:
         metadata = file.metadata()
@@ -148,7 +162,7 @@ def test_bfloat16_is_widened_exactly(tmp_path):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_torch_files_are_read_by_their_content(source, zipped, tmp_path):
-    files.convert(source, tmp_path / "a.pth", layout="native")
+    files.convert(source, tmp_path / "a.pth", writing=files.Writing(layout="native"))
     state = torch.load(tmp_path / "a.pth", weights_only=True)
     assert torch.equal(
         state["conv1a.weight"], torch.from_numpy(params.load(source)[0]["conv1a_weight"])
@@ -183,7 +197,7 @@ def test_a_torch_file_that_is_no_state_dict_is_named(content, message, tmp_path,
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_harmless_values_beside_the_weights_are_passed_over(source, zipped, tmp_path):
-    files.convert(source, tmp_path / "a.pth", layout="native")
+    files.convert(source, tmp_path / "a.pth", writing=files.Writing(layout="native"))
     state = torch.load(tmp_path / "a.pth", weights_only=True)
     beside = {
         "mean_iu": np.nanmean([0.5, np.nan]),
@@ -281,7 +295,7 @@ def test_few_numbers_cannot_be_many(source, tmp_path):
     torch.save({"conv1a.weight": torch.zeros(1).expand(1 << 40)}, path)
     with pytest.raises(ValueError, match=r"'conv1a\.weight' has 4,398,046,511,104 bytes, the file"):
         files.read_arrays(path)
-    files.convert(source, path, layout="native")
+    files.convert(source, path, writing=files.Writing(layout="native"))
     state = torch.load(path, weights_only=True)
     largest = max(value.numel() for value in state.values())
     pool = torch.zeros(largest)
@@ -310,7 +324,7 @@ def test_types_that_no_weights_have_are_told_from_damage(dtype, source, tmp_path
 def test_a_head_of_another_type_can_be_dropped(source, tmp_path):
     torch_format = pytest.importorskip("safetensors.torch")
     path = tmp_path / "x.safetensors"
-    files.convert(source, tmp_path / "a.pth", layout="native")
+    files.convert(source, tmp_path / "a.pth", writing=files.Writing(layout="native"))
     state = torch.load(tmp_path / "a.pth", weights_only=True)
     torch_format.save_file({**state, "ids": torch.zeros(3, dtype=torch.int16)}, path)
     files.convert(path, tmp_path / "b.params", reading=files.Reading(drop_extra=True))
@@ -321,7 +335,7 @@ def test_absolute_weights_of_inplace_abn(source, tmp_path):
     arg_params, aux_params = params.load(source)
     arg_params["bn7_gamma"][:2] = (-2, 0.5)
     params.save(source, arg_params, aux_params)
-    files.convert(source, tmp_path / "a.pth", layout="wider_resnet_a2")
+    files.convert(source, tmp_path / "a.pth", writing=files.Writing(layout="wider_resnet_a2"))
     reading = files.Reading(abn=True, source_layout="wider_resnet_a2")
     found = files.read_weights(tmp_path / "a.pth", reading=reading)
     assert found.layout == "wider_resnet_a2"
@@ -333,7 +347,7 @@ def test_absolute_weights_of_inplace_abn(source, tmp_path):
 @pytest.mark.parametrize("layout", ["resnet38d", "wider_resnet", "wider_resnet_a2", "gluoncv"])
 def test_what_comes_back_to_its_own_label_is_not_warned_of(layout, source, tmp_path, caplog):
     """A safetensors file says which network its weights are of."""
-    files.convert(source, tmp_path / "a.safetensors", layout=layout)
+    files.convert(source, tmp_path / "a.safetensors", writing=files.Writing(layout=layout))
     caplog.clear()
     files.convert(tmp_path / "a.safetensors", tmp_path / "b.params", label=A1)
     assert not caplog.records
@@ -392,7 +406,7 @@ def test_a_damaged_safetensors_file_is_named(content, message, tmp_path):
 
 def test_truncated_files_of_every_kind_are_refused(source, tmp_path):
     for name in ("a.pth", "a.safetensors"):
-        files.convert(source, tmp_path / name, layout="native")
+        files.convert(source, tmp_path / name, writing=files.Writing(layout="native"))
         whole = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
         with pytest.raises(ValueError, match=rf"{name}: "):
@@ -425,7 +439,7 @@ def test_the_label_is_found_and_held_against_the_weights(source, tmp_path):
 
 
 def test_weights_without_a_head_keep_their_label(source, tmp_path):
-    files.convert(source, tmp_path / "a.safetensors", layout="resnet38d")
+    files.convert(source, tmp_path / "a.safetensors", writing=files.Writing(layout="resnet38d"))
     found = files.convert(tmp_path / "a.safetensors", tmp_path / "b.params")
     assert str(found) == A1
     assert not any(name.startswith("linear") for name in params.load(tmp_path / "b.params")[0])
@@ -437,6 +451,7 @@ def test_weights_without_a_head_keep_their_label(source, tmp_path):
         ("x.onnx2", {}, r"cannot write \.onnx2; expected a name that ends in \.params, \.pth"),
         ("x.params", {"layout": "native"}, "take layout release"),
         ("x.safetensors", {"wrap_state_dict": True}, "no place for a `state_dict` key"),
+        ("x.params", {"legacy": True}, "--legacy: a .params file has one format only"),
         ("x.pth", {"layout": "native", "norm_suffix": ".0"}, "layout native has none"),
     ],
 )
@@ -444,7 +459,7 @@ def test_choices_that_do_not_fit_are_refused_before_writing(
     source, name, options, message, tmp_path
 ):
     with pytest.raises(ValueError, match=message):
-        files.convert(source, tmp_path / name, **options)
+        files.convert(source, tmp_path / name, writing=files.Writing(**options))
     assert not (tmp_path / name).exists()
 
 
@@ -466,8 +481,8 @@ def test_safetensors_need_neither_torch_nor_mxnet(source, tmp_path):
     script = """
 import sys
 sys.modules["mxnet"] = sys.modules["torch"] = None  # makes importing them fail
-from ademx.convert.files import convert
-convert(sys.argv[1], sys.argv[2], layout="resnet38d", with_head=True)
+from ademx.convert.files import Writing, convert
+convert(sys.argv[1], sys.argv[2], writing=Writing(layout="resnet38d", with_head=True))
 convert(sys.argv[2], sys.argv[3])
 """
     middle, back = tmp_path / "a.safetensors", tmp_path / "b.params"

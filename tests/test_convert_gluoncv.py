@@ -73,7 +73,7 @@ def test_our_weights_run_in_gluoncv_and_come_back(gluoncv_network, tmp_path):
     source = tmp_path / f"{A2}_ep-0001.params"
     params.save(source, {n: v for n, v in values.items() if n not in aux}, aux)
 
-    files.convert(source, tmp_path / "gluon.params", layout="gluoncv")
+    files.convert(source, tmp_path / "gluon.params", writing=files.Writing(layout="gluoncv"))
     gluoncv_network.load_parameters(str(tmp_path / "gluon.params"))  # strict
     found = gluoncv_network(mx.nd.array(image_batch((2, 3, 96, 128)))).asnumpy()
     expected = features(A2, source)

@@ -20,7 +20,7 @@ from commands import make_runner
 
 from ademx import params
 from ademx.cli import main
-from ademx.convert.files import convert
+from ademx.convert.files import Writing, convert
 from ademx.convert.genuine import file_size, guess_model, released_files, statistics, verify
 from ademx.networks.graph import parameter_shapes
 from ademx.published import RELEASED_FILES
@@ -226,7 +226,9 @@ def test_other_kinds_and_layouts_are_verified_and_shown(tmp_path, suffix):
     pytest.importorskip("torch")
     name = "voc_rna-a1_cls21_s8_x1-64_ep-0064"
     path = tmp_path / f"{name}{suffix}"
-    convert(write(tmp_path, f"{name}.params"), path, layout="resnet38d", with_head=True)
+    convert(
+        write(tmp_path, f"{name}.params"), path, writing=Writing(layout="resnet38d", with_head=True)
+    )
     result = run("verify", path)
     assert result.exit_code == 0, result.output
     assert "21 classes, segmentation (voc); 2conv head; width 0.0625" in result.stdout
@@ -239,7 +241,7 @@ def test_other_kinds_and_layouts_are_verified_and_shown(tmp_path, suffix):
 def test_heads_of_other_projects_are_named_and_dropped(tmp_path):
     torch = pytest.importorskip("torch")
     source, path = write(tmp_path, ILSVRC), tmp_path / "seam.pth"
-    convert(source, path, layout="resnet38d")
+    convert(source, path, writing=Writing(layout="resnet38d"))
     state = {**torch.load(path), "fc8.weight": torch.zeros(20, 256, 1, 1)}
     torch.save(state, path)
     options = ("verify", path, "--model", "voc_rna-a1_cls21_s8")

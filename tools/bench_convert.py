@@ -32,9 +32,9 @@ LIMITS = {
 CONVERT = """
 import sys
 import torch
-from ademx.convert.files import convert
+from ademx.convert.files import Writing, convert
 if sys.argv[1:]:
-    convert(sys.argv[1], sys.argv[2], layout="resnet38d", with_head=True)
+    convert(sys.argv[1], sys.argv[2], writing=Writing(layout="resnet38d", with_head=True))
 """
 
 

@@ -28,6 +28,7 @@ _COMMANDS = {
     "predict": ("ademx.cli.predict", "Label images: five best classes, or a class each pixel."),
     "reproduce": ("ademx.cli.reproduce", "The published table beside ours: test or train a row."),
     "summary": ("ademx.cli.summary", "Parameters, operations, memory and depth, per level."),
+    "symbol": ("ademx.cli.symbol", "The graph beside the weights, for plain MXNet."),
     "unravel": ("ademx.cli.unravel", "Lengths of the paths that gradients take; lesions."),
     "weights": ("ademx.cli.weights", "The released weights: list, verify, show."),
 }

@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ademx import options as declare
 from ademx.cli import options as shared
-from ademx.convert.layouts import LAYOUTS
+from ademx.convert import files
+from ademx.convert.files import Reading, Writing
 from ademx.errors import FileInTheWay
-
-if TYPE_CHECKING:
-    from ademx.convert.files import Reading
 
 
 @click.command()
 @click.argument("src", type=shared.EXISTING_FILE)
 @click.argument("dst", type=shared.ANY_PATH)
-@click.option(
-    "--layout",
-    type=click.Choice(LAYOUTS),
-    help="Parameter names in DST.  [default: release for .params, else native]",
-)
+@shared.from_class(Writing)
 @click.option("--label", help="Model label of the weights.  [default: from a file's name]")
-@click.option(
-    "--with-head/--without-head",
-    default=None,
-    help="Keep the classifier.  [default: where the layout's own network has one]",
-)
-@click.option(
-    "--norm-suffix",
-    default="",
-    help="After the normalisations' names in wider_resnet layouts: \".0\" for NVIDIA's.",
-)
-@click.option("--module-prefix", is_flag=True, help="Write `module.` before every key.")
-@click.option("--wrap-state-dict", is_flag=True, help='Write {"state_dict": …} (.pth).')
 @click.option(
     *("--input", "input_size"),
     metavar="HxW|free",
@@ -54,7 +36,7 @@ def convert(
     pool: str | None,
     reading: Reading,
     overwrite: bool,
-    **of_layout: Any,
+    **arguments: Any,
 ) -> None:
     """Write the weights in SRC to DST: a .params, .pth or .safetensors file each.
 
@@ -72,14 +54,13 @@ def convert(
     v1b). Their input is divided by the standard deviation, which labels tell by _meanstd:
     ilsvrc-cls_rn-50b_cls1000_meanstd. Biases before normalisations go into the moving means.
     """
-    from ademx.convert import files
-
+    writing = Writing(**arguments)
     if dst.exists() and not overwrite:
         raise FileInTheWay(f"{dst} exists: choose another name or add --overwrite")
     if dst.suffix == ".onnx":
         from ademx.convert.onnx import convert_to_onnx
 
-        if any(of_layout.values()) or of_layout["with_head"] is not None:
+        if writing != Writing():
             raise click.UsageError(f"{dst}: an .onnx file has its own names and always a head")
         built = convert_to_onnx(
             src, dst, label=label, input_size=input_size, pool=pool or "pad", reading=reading
@@ -88,6 +69,6 @@ def convert(
         return
     if input_size or pool:
         raise click.UsageError(f"{dst}: --input and --pool are for .onnx files")
-    found = files.convert(src, dst, label=label, reading=reading, **of_layout)
+    found = files.convert(src, dst, label=label, reading=reading, writing=writing)
     checked = f"names and shapes are those of {found}" if found else "no label to check it against"
     click.echo(f"{dst}: {checked}")

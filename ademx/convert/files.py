@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ademx import params
 from ademx.convert import report_reading, split, to_layout
-from ademx.convert.layouts import SOURCE_LAYOUTS, WIDER_LAYOUTS, is_head
+from ademx.convert.layouts import LAYOUTS, SOURCE_LAYOUTS, WIDER_LAYOUTS, is_head
 from ademx.convert.recognise import Recognised, recognise
 from ademx.convert.resnets import fold_biases, resnet_label
 from ademx.convert.safetensors_files import (
@@ -38,7 +38,7 @@ from ademx.networks.graph import (
     network_stride,
     parameter_shapes,
 )
-from ademx.options import option
+from ademx.options import check, option
 from ademx.params import ParamsFile
 from iters.files import open_unbuffered
 
@@ -69,6 +69,33 @@ class Reading:
     def settings(self) -> dict[str, bool]:
         """Return what of it changes the numbers, as a run's folder keeps it."""
         return {"abn": True} if self.abn else {}
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a file of weights is written."""
+
+    layout: str | None = option(
+        None,
+        "Parameter names in DST.  [default: release for .params, else native]",
+        choices=LAYOUTS,
+    )
+    with_head: bool | None = option(
+        None,
+        "Keep the classifier.  [default: where the layout's own network has one]",
+        names=("--with-head/--without-head",),
+    )
+    norm_suffix: str = option(
+        "", "After the normalisations' names in wider_resnet layouts: \".0\" for NVIDIA's."
+    )
+    module_prefix: bool = option(False, "Write `module.` before every key.")
+    wrap_state_dict: bool = option(False, 'Write {"state_dict": …} (.pth).')
+    legacy: bool = option(
+        False, "Write the format of PyTorch before 1.6, which reads no other (.pth)."
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -279,12 +306,8 @@ def convert(
     source: PathLike,
     target: PathLike,
     *,
-    layout: str | None = None,
     label: str | None = None,
-    with_head: bool | None = None,
-    norm_suffix: str = "",
-    module_prefix: bool = False,
-    wrap_state_dict: bool = False,
+    writing: Writing | None = None,
     reading: Reading | None = None,
 ) -> Label | None:
     """Write the weights of one file to another, in the kind that its name says.
@@ -295,14 +318,9 @@ def convert(
     Args:
         source: a `.params`, `.pth` or `.safetensors` file, in any layout.
         target: a path that ends in one of these.
-        layout: of the target, one of :data:`ademx.convert.layouts.LAYOUTS`; by default `release`
-            for a `.params` file and else `native`.
         label: of the network; by default that of the source's name, of its metadata or of the
             target's name. Names and shapes are held against it.
-        with_head: see :func:`ademx.convert.layouts.rename_to`.
-        norm_suffix: the same.
-        module_prefix: write `module.` before every key, as DataParallel has it.
-        wrap_state_dict: write `{"state_dict": …}`, in a `.pth` file.
+        writing: how the target is written; see :func:`ademx.convert.layouts.rename_to` too.
         reading: what the source does not say of itself.
 
     Returns:
@@ -313,23 +331,28 @@ def convert(
         ValueError: a file or a choice that does not fit.
         ademx.params.CheckpointMismatch: the weights are not those of the label.
     """
+    writing = writing or Writing()
     kind = _target_kind(target)
-    layout = layout or ("release" if kind == ".params" else "native")
-    _check_choices(kind, layout, module_prefix=module_prefix, wrap_state_dict=wrap_state_dict)
+    layout = writing.layout or ("release" if kind == ".params" else "native")
+    _check_choices(kind, layout, writing)
     known = parse_label(label) if label else label_in(source)
     weights = read_weights(source, label=known or label_in(target), reading=reading)
     known = known or label_in(weights.metadata.get("label", "")) or label_in(target)
     if known:
         dataclasses.replace(weights, given=known).check_fit(allow_headless=True)
     state = to_layout(
-        weights.parameters, layout, label=known, with_head=with_head, norm_suffix=norm_suffix
+        weights.parameters,
+        layout,
+        label=known,
+        with_head=writing.with_head,
+        norm_suffix=writing.norm_suffix,
     )
-    if module_prefix:
+    if writing.module_prefix:
         state = {f"module.{key}": value for key, value in state.items()}
     if kind == ".params":
         params.save(target, *split(state), prefixed=layout == "release")
     elif kind == ".pth":
-        write_torch(target, state, wrap_state_dict=wrap_state_dict)
+        write_torch(target, state, wrapped=writing.wrap_state_dict, legacy=writing.legacy)
     else:
         write_safetensors(target, state, _metadata(known, layout), source_md5=weights.digest)
     return known
@@ -345,13 +368,15 @@ def _target_kind(path: PathLike) -> str:
     return kind
 
 
-def _check_choices(kind: str, layout: str, *, module_prefix: bool, wrap_state_dict: bool) -> None:
-    if kind == ".params" and (layout not in ("release", "gluoncv") or module_prefix):
+def _check_choices(kind: str, layout: str, writing: Writing) -> None:
+    if kind == ".params" and (layout not in ("release", "gluoncv") or writing.module_prefix):
         raise InputError(
             "a .params file has MXNet's names: take layout release or gluoncv, no prefix"
         )
-    if wrap_state_dict and kind != ".pth":
+    if writing.wrap_state_dict and kind != ".pth":
         raise InputError(f"a {kind} file has no place for a `state_dict` key: write a .pth file")
+    if writing.legacy and kind != ".pth":
+        raise InputError(f"--legacy: a {kind} file has one format only: write a .pth file")
 
 
 def label_in(name: PathLike) -> Label | None:

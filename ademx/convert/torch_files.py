@@ -118,18 +118,22 @@ def open_torch(path: PathLike, file: FileIO) -> TorchFile:
         raise InputError(f"{os.fspath(path)}: {error}") from None
 
 
-def write_torch(path: PathLike, arrays: Mapping[str, Array], *, wrap_state_dict: bool) -> None:
+def write_torch(
+    path: PathLike, arrays: Mapping[str, Array], *, wrapped: bool = False, legacy: bool = False
+) -> None:
     """Write a checkpoint; what was there before stays whole until the new one is.
 
     Args:
         path: where to.
         arrays: key -> array.
-        wrap_state_dict: write `{"state_dict": …}`.
+        wrapped: write `{"state_dict": …}`.
+        legacy: write what PyTorch wrote before 1.6, a pickle; later versions read both.
     """
     torch = import_torch()
     state: dict[str, Any] = {key: torch.from_numpy(value) for key, value in arrays.items()}
+    content = {"state_dict": state} if wrapped else state
     with replacing(path) as file:
-        torch.save({"state_dict": state} if wrap_state_dict else state, file)
+        torch.save(content, file, _use_new_zipfile_serialization=not legacy)
 
 
 def _check_archive(file: FileIO) -> None:

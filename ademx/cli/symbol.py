@@ -1,0 +1,57 @@
+"""`ademx symbol`: a network's graph as the JSON file that plain MXNet reads beside the weights."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from ademx import options as declare
+from ademx.cli import options as shared
+from ademx.files import replacing
+
+
+@click.command()
+@click.argument("label")
+@click.option(
+    *("-o", "--output"),
+    type=shared.ANY_PATH,
+    help="The file.  [default: LABEL_ep-symbol.json, beside a FILE of weights]",
+)
+@shared.from_field("width", declare.width())
+@shared.from_field("pool", declare.pool())
+@shared.from_field("head", declare.head("Top of a segmentation network."))
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+def symbol(
+    label: str, output: Path | None, width: float, pool: str, head: str, overwrite: bool
+) -> None:
+    """Write the graph of LABEL, with which plain MXNet runs the weights.
+
+    LABEL is a model label, or a FILE of weights whose name is one and which tells width and head.
+    Beside models/LABEL_ep-0001.params, a file in the release's layout,
+
+    mx.model.load_checkpoint("models/LABEL_ep", 1) and mx.mod.Module.load("models/LABEL_ep", 1)
+
+    read both. The input "data" is (batch, 3, height, width) float32, RGB, normalised;
+    "softmax_output" has the probabilities; parameters have their learning-rate multipliers as
+    attributes. On CPUs set MXNET_SUBGRAPH_BACKEND=NONE: MXNet 1.9.1 fuses layers, and computes
+    networks with blocks on level 1, such as B, wrongly.
+    """
+    from ademx.convert.files import read_weights
+    from ademx.labels import parse_label
+    from ademx.networks.graph import build_symbol
+
+    parsed, path = parse_label(label), Path(label)
+    prefix = f"{parsed}_ep"
+    if path.is_file():
+        weights = read_weights(path, label=parsed, complete=False)
+        weights.check_fit()
+        width, head = weights.width, weights.head
+        prefix = re.sub(r"-\d{4}$", "", path.stem)
+    target = output or path.parent / f"{prefix}-symbol.json"
+    shared.check_writable([target], overwrite=overwrite)
+    graph = build_symbol(parsed, width=width, pool=pool, head=head)
+    with replacing(target) as file:
+        file.write(graph.tojson().encode())
+    click.echo(target)
