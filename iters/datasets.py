@@ -37,6 +37,7 @@ class Dataset:
         palette: RGB colours, 0 to 255, one for each *stored* id; None for classification.
         stored_ids: the stored id of each class id; None where both are the same.
         void_id: the stored id that a pixel without a class is written as.
+        other_void: numbers without a class that official label files store beside it.
         canvas: "square" (side: the test scale) or "image" (the image's own sides), each rounded
             up to the stride.
         max_shape: height of the tallest and width of the widest image, pixels; None: any.
@@ -59,6 +60,7 @@ class Dataset:
     palette: tuple[Colour, ...] | None = None
     stored_ids: tuple[int, ...] | None = None
     void_id: int = VOID
+    other_void: tuple[int, ...] = ()
     canvas: str = "square"
     max_shape: tuple[int, int] | None = None
     origin_size: int = 500
@@ -119,6 +121,7 @@ _CITYSCAPES = Dataset(
     palette=palettes.CITYSCAPES,
     stored_ids=_CITYSCAPES_IDS,
     void_id=0,
+    other_void=tuple(range(-1, 34)),  # all label ids; that of a licence plate is -1
     canvas="image",
     max_shape=(1024, 2048),
     origin_size=2048,
@@ -246,8 +249,14 @@ DATASETS: dict[str, Dataset] = {
         class_names=class_names.CONTEXT[1:],
         stored_ids=tuple(range(1, 60)),
         void_id=0,
+        other_void=(VOID,),
     ),
 }
+
+
+def allowed_values(dataset: Dataset) -> frozenset[int]:
+    """Return the numbers that a label file of a dataset for segmentation may store."""
+    return frozenset([*_stored_ids(dataset), dataset.void_id, *dataset.other_void])
 
 
 def decode_label(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:

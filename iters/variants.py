@@ -7,12 +7,20 @@ or the colours of its labels. Who finds something missing or odd asks here what 
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Collection, Iterable, Mapping
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from iters import palettes
-from iters.datasets import VOID, Dataset
+from iters.datasets import VOID, Dataset, allowed_values
+from iters.decode import BrokenImage, ColouredLabel, decode_numbers
+from iters.samples import Sample
+from iters.sources import read_bytes
+
+_log = logging.getLogger(__name__)
 
 Values = Collection[int]
 
@@ -26,6 +34,7 @@ class Variant:
         files: patterns below the root, with `{split}` in them; a file or folder that one of them
             finds shows it,
         unless: unless one of these finds something.
+        is_listed: `ademx data lists` reads it, and what it makes is read by the others.
         counts: split -> the number of images that shows it.
         is_whole: nothing is missing where the counts are these.
         values: whether the numbers of a label, some of which are not allowed, show it.
@@ -36,6 +45,7 @@ class Variant:
     message: str
     files: tuple[str, ...] = ()
     unless: tuple[str, ...] = ()
+    is_listed: bool = False
     counts: Mapping[str, int] = field(default_factory=dict)
     is_whole: bool = False
     values: Callable[[Values], bool] | None = None
@@ -43,14 +53,20 @@ class Variant:
     in_colours: bool = False
 
 
-def explain_files(dataset: Dataset, root: Path, split: str | None = None) -> str:
+def explain_files(
+    dataset: Dataset, root: Path, split: str | None = None, *, by_lists: bool = False
+) -> str:
     """Return what lies in a root in place of a split, and what to do; "" where that is open.
 
-    None is any split.
+    Args:
+        dataset: the dataset.
+        root: its folder.
+        split: None is any.
+        by_lists: it is `ademx data lists` that asks, which reads more.
     """
     name = "*" if split is None else glob.escape(split)
     for variant in _variants(dataset):
-        if not _find(root, variant.unless, name):
+        if not (by_lists and variant.is_listed) and not _find(root, variant.unless, name):
             found = _find(root, variant.files, name)
             if found is not None:
                 return f"found {found}: {variant.message}"
@@ -60,6 +76,23 @@ def explain_files(dataset: Dataset, root: Path, split: str | None = None) -> str
 def _find(root: Path, patterns: Iterable[str], split: str) -> Path | None:
     found = (path for pattern in patterns for path in root.glob(pattern.format(split=split)))
     return next(found, None)
+
+
+def warn_of_labels(dataset: Dataset, samples: Sequence[Sample]) -> None:
+    """Log what a split's first label probably is, where it is known not to be the dataset's."""
+    path = samples[0].label
+    if not isinstance(path, Path):
+        return
+    hint = ""
+    try:
+        values = set(np.unique(decode_numbers(read_bytes(path))).tolist())
+        hint = explain_values(dataset, values) if values - allowed_values(dataset) else ""
+    except ColouredLabel:
+        hint = explain_colours(dataset)
+    except (BrokenImage, OSError):  # said where it is read for its own sake
+        return
+    if hint:
+        _log.warning("%s: %s", path, hint)
 
 
 def explain_count(dataset: Dataset, split: str, number: int) -> Variant | None:
@@ -199,7 +232,22 @@ _ADE20K = (
     ),
 )
 
+_CONTEXT_FOLDERS = ("", "VOCdevkit/", "VOC2010/", "VOCdevkit/VOC2010/")
 _CONTEXT = (
+    Variant(
+        "this is PASCAL Context as the Detail API has it: make labels and lists of it by `ademx "
+        "data lists pascal-context`",
+        files=tuple(f"{folder}trainval_merged.json" for folder in _CONTEXT_FOLDERS),
+        unless=("trainval", "VOCdevkit/trainval"),
+        is_listed=True,
+    ),
+    Variant(
+        "these are the lists of a converter, whose PNGs have the classes in another order: make "
+        "labels and lists of them by `ademx data lists pascal-context`",
+        files=tuple(f"{folder}ImageSets/SegmentationContext" for folder in _CONTEXT_FOLDERS),
+        unless=("trainval", "VOCdevkit/trainval"),
+        is_listed=True,
+    ),
     Variant(
         "this is VOC 2012: Context labels the images of VOC 2010, and splits them so: unpack "
         "VOCtrainval_03-May-2010.tar there",

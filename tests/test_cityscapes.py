@@ -15,7 +15,7 @@ from narrow import write_weights
 from PIL import Image
 
 from ademx.data.drawn.make import make_dataset
-from ademx.testing.cityscapes import further_scores
+from ademx.testing.cityscapes import can_be_added, further_scores
 
 official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
 
@@ -122,11 +122,14 @@ def test_the_script_says_the_same_of_a_run(drawn, tmp_path):
     assert ["flat", flat, "–"] in lines and ["mean", *mean] in lines
     assert f"flat {flat} –" in main_text(page)
 
-    # Going on finds the same without computing anything.
-    (run / "scores.json").unlink()
+    # Going on with a run that is finished but for these scores adds them.
+    record = json.loads((run / "scores.json").read_text())
+    del record["cityscapes"]
+    (run / "scores.json").write_text(json.dumps(record))
     again = invoke(weights, drawn, run, "--resume")
     assert again.exit_code == 0, again.output
     assert json.loads((run / "scores.json").read_text())["cityscapes"] == scores["cityscapes"]
+    assert "nothing is computed again" in invoke(weights, drawn, run, "--resume").stderr
 
 
 @pytest.fixture
@@ -153,6 +156,7 @@ def test_without_the_package_one_line_says_what_installs_it(guess, caplog, monke
     monkeypatch.setitem(sys.modules, "cityscapesscripts", None)
     with caplog.at_level(logging.WARNING):
         assert further_scores(guess) is None
+        assert not can_be_added(None, list(guess))
     (record,) = caplog.records
     assert "pip install 'ademx[cityscapes]'" in record.getMessage()
 
@@ -162,6 +166,7 @@ def test_without_instances_there_are_categories_alone(guess, caplog):
     path.with_name(path.name.replace("label", "instance")).unlink()
     with caplog.at_level(logging.WARNING):
         scores = further_scores(guess)
+        assert not can_be_added(scores, list(guess))
     assert set(scores) == {"category_iou", "mean_category_iou"}
     (record,) = caplog.records
     assert f"1 of {IMAGES} images lack" in record.getMessage()

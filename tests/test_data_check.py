@@ -14,8 +14,7 @@ from PIL import Image
 
 from ademx.cli import main
 from ademx.data.check.dataset import check_dataset
-from ademx.data.check.label_values import allowed_values
-from iters.datasets import DATASETS, VOID
+from iters.datasets import DATASETS, VOID, allowed_values
 from iters.decode import BrokenImage
 from iters.images import load_image, load_label
 from iters.variants import explain_values

@@ -17,6 +17,7 @@ from iters import variants
 from iters.datasets import DATASETS
 from iters.images import load_label
 from iters.lists import find_samples
+from iters.samples import Sample
 
 SHAPE = (8, 12)
 
@@ -166,6 +167,24 @@ def test_evaluate_warns_of_such_a_number(tmp_path, weights, monkeypatch):
     result = run_evaluate("segmentation", weights, tmp_path / "data", tmp_path / "out")
     assert result.exit_code == 0
     assert "WARNING 2 images: these are two images: take all" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "told"),
+    [
+        ("cityscapes", np.array([[0, 18, 255]], np.uint8), "these are train ids"),
+        ("cityscapes", np.array([[7, 26001]], np.uint16), "these are instance ids"),
+        ("voc", np.zeros((4, 4, 3), np.uint8), "not copies that were saved in RGB"),
+        ("cityscapes", np.array([[0, 18, 33]], np.uint8), ""),
+        ("voc", np.array([[0, 77]], np.uint8), ""),  # nothing that is known
+    ],
+)
+def test_the_first_label_is_looked_at_before_a_long_run(tmp_path, caplog, name, pixels, told):
+    samples = [Sample(0, tmp_path / "a.jpg", tmp_path / "a.png", "a")]
+    variants.warn_of_labels(DATASETS[name], samples)  # whoever reads it says that it is missing
+    save(tmp_path / "a.png", pixels)
+    variants.warn_of_labels(DATASETS[name], samples)
+    assert [told in message for message in caplog.messages] == ([True] if told else [])
 
 
 # ---- ILSVRC's folders by a file that says which is which ----------------------------------------
@@ -338,6 +357,23 @@ def test_context_in_the_detail_apis_form(context):
     assert found.keys() == expected.keys()
     for name, label in expected.items():
         np.testing.assert_array_equal(found[name], label)
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("trainval_merged.json", "as the Detail API has it"),
+        ("ImageSets/SegmentationContext/val.txt", "the lists of a converter"),
+    ],
+)
+def test_what_lists_reads_is_told_by_the_others(tmp_path, file, told):
+    write(tmp_path / "VOCdevkit/VOC2010" / file, "{}")
+    with pytest.raises(FileNotFoundError, match=f"{told}.*by `ademx data lists pascal-context`"):
+        find_samples("pascal-context", tmp_path, "val")
+    (problem,) = check_dataset("pascal-context", tmp_path).problems
+    assert told in problem.detail
+    result = lists("pascal-context", "--root", tmp_path)  # which needs the images
+    assert "no images of pascal-context" in result.stderr and told not in result.stderr
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"categories": []}', '{"categories": [{}]}'])

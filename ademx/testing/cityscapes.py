@@ -12,7 +12,7 @@ import argparse
 import contextlib
 import io
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -43,10 +43,19 @@ def further_scores(predictions: Mapping[Path, Path]) -> dict[str, Any] | None:
     """
     try:
         tool = _import_tool()
-        return _official_scores(tool, predictions, has_instances=_has_instances(predictions))
+        return _official_scores(tool, predictions, has_instances=_has_instances(predictions.keys()))
     except (MissingDependency, InputError) as error:
         _log.warning("no iIoU and no IoU of categories: %s", error)
         return None
+
+
+def can_be_added(found: Mapping[str, Any] | None, truths: Collection[Path]) -> bool:
+    """Return whether :func:`further_scores` now finds more than it did, without the log's line."""
+    try:
+        _import_tool()
+    except (MissingDependency, InputError):
+        return False
+    return found is None or ("class_iiou" not in found and not _without_instances(truths))
 
 
 def score_tables(
@@ -87,19 +96,24 @@ def _import_tool() -> ModuleType:
         raise InputError(str(error)) from error
 
 
-def _has_instances(truths: Iterable[Path]) -> bool:
-    """Return whether the instances' file of every label is there, where the tool looks for it."""
-    # It replaces the word wherever it stands in the path.
-    paths = [Path(str(path).replace("labelIds", "instanceIds")) for path in truths]
-    missing = [path for path in paths if not path.is_file()]
+def _has_instances(truths: Collection[Path]) -> bool:
+    """Return whether the instances' file of every label is there; log that some are not."""
+    missing = _without_instances(truths)
     if missing:
         _log.warning(
             "no iIoU: %d of %d images lack the file of their instances, such as %s: unpack "
             "*_instanceIds.png of gtFine_trainvaltest.zip, then run this command with --resume, "
             "which adds it",
-            *(len(missing), len(paths), missing[0]),
+            *(len(missing), len(truths), missing[0]),
         )
     return not missing
+
+
+def _without_instances(truths: Collection[Path]) -> list[Path]:
+    """Return the instances' files that are not there, where the tool looks for them."""
+    # It replaces the word wherever it stands in the path.
+    paths = (Path(str(path).replace("labelIds", "instanceIds")) for path in truths)
+    return [path for path in paths if not path.is_file()]
 
 
 def _official_scores(

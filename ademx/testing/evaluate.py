@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ademx.errors import UserError
 from ademx.testing import classification, segmentation
+from ademx.testing.cityscapes import can_be_added
 from ademx.testing.finished_runs import load_run
 from ademx.testing.image_counts import load_image_counts
 from ademx.testing.options import ClassificationOptions, SegmentationOptions
@@ -56,6 +57,10 @@ def _finished(options: ClassificationOptions | SegmentationOptions) -> Report | 
                 options.output,
             )
             return None
+        if inputs.dataset.name == "cityscapes" and options.save_results:
+            truths = [one.label for one in inputs.samples if isinstance(one.label, Path)]
+            if can_be_added(record.cityscapes, truths):
+                return None
     if not _is_as_recorded(options, inputs.samples):
         return None
     return Report(record, inputs.dataset, inputs.samples)

@@ -43,7 +43,7 @@ from iters.find_dataset import get_dataset
 from iters.images import Loaded, load_sample
 from iters.lists import find_samples
 from iters.samples import Sample
-from iters.variants import explain_count
+from iters.variants import explain_count, warn_of_labels
 
 if TYPE_CHECKING:
     from ademx.engines.torch.predict import TorchPredictor
@@ -319,6 +319,7 @@ class Session(RunInputs):
         known = explain_count(self.dataset, options.split, len(self.samples))
         if known is not None:
             _log.warning("%d images: %s", len(self.samples), known.message)
+        warn_of_labels(self.dataset, self.samples)
 
 
 def _checked_label(options: EvaluationOptions, path: Path) -> Label:

@@ -20,6 +20,7 @@ from iters.exif import Watch, orientation
 from iters.lists import find_samples
 from iters.samples import Sample
 from iters.sources import read_bytes
+from iters.variants import warn_of_labels
 
 _LOOKED_AT = 100  # images, for EXIF data
 
@@ -41,6 +42,7 @@ def find_labelled_samples(options: TrainOptions, dataset: Dataset) -> list[Sampl
                 f"{worst}: class {worst.label}; {options.label} has classes 0 to "
                 f"{options.label.num_classes - 1}: name a label with more, or mend the list"
             )
+    warn_of_labels(dataset, samples)
     warn_of_exif(samples, options.exif)
     return samples
 

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import numpy as np
 from PIL import UnidentifiedImageError
 
-from ademx.data.check.label_values import allowed_values, count_values
 from ademx.data.check.problems import Problem, first_few
-from iters.datasets import Dataset
+from iters.datasets import Dataset, allowed_values
 from iters.decode import (
     DECODING_ERRORS,
     ColouredLabel,
@@ -94,12 +94,24 @@ def read_files(dataset: Dataset, job: tuple[str, Sample]) -> Found:
         hint = explain_colours(dataset)
         problems.append(Problem("value", split, str(path), label.colours, hint))
         return Found(problems, digest, exif=exif)
-    values = count_values(label.numbers)
+    values = _count_values(label.numbers)
     wrong = {value: values[value] for value in values.keys() - allowed_values(dataset)}
     if wrong:
         hint = explain_values(dataset, values)
         problems.append(Problem("value", split, str(path), _wrong_values(wrong), hint))
     return Found(problems, digest, values, exif)
+
+
+def _count_values(numbers: NDArray[Any]) -> dict[int, int]:
+    """Return the numbers in a label -> how many pixels.
+
+    Numbers above 255, which the iterators take as void, are told apart.
+    """
+    if numbers.dtype == np.uint8:  # fifteen times as fast
+        counts = np.bincount(numbers.reshape(-1), minlength=256)
+        return {value: count for value, count in enumerate(counts.tolist()) if count}
+    values, counts = np.unique(numbers, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist()))
 
 
 def _wrong_values(wrong: Mapping[int, int]) -> str:

@@ -100,7 +100,7 @@ class Request:
 
     def not_found(self, what: str) -> MissingFile:
         """Return the error for a distribution that is not in the root, or in another form."""
-        instead = explain_files(self.dataset, self.root)
+        instead = explain_files(self.dataset, self.root, by_lists=True)
         if instead:
             return MissingFile(f"{what} of {self.dataset.name} in {self.root}: {instead}")
         return MissingFile(
