@@ -72,13 +72,13 @@ class Dataset:
 
     @property
     def settings(self) -> str | dict[str, Any]:
-        """What run settings keep: the name, and what decides results if a YAML file says it."""
+        """What run settings keep, as in JSON: the name, or what decides of what a YAML file says."""
         if not self.lists:
             return self.name
         return {
             "name": self.name,
-            "classes": self.class_names,
-            "stored_ids": self.stored_ids,
+            "classes": list(self.class_names),
+            "stored_ids": self.stored_ids and list(self.stored_ids),
             "void": self.void_id,
         }
 

@@ -175,7 +175,7 @@ class RunRecord:
 
     def is_finished_with(self, settings: Mapping[str, Any]) -> bool:
         """Return whether every image was tested, with just these settings."""
-        return not self.num_broken and self.settings.as_json == json.loads(json.dumps(settings))
+        return not self.num_broken and self.settings.as_json == settings
 
     def write(self, folder: Path) -> None:
         """Write it to a run's folder."""

@@ -35,7 +35,6 @@ def open_folder(path: Path, settings: dict[str, Any], *, resume: bool, overwrite
             other settings (the message lists the differences), or not by this command.
         OSError: the folder cannot be made or written to.
     """
-    settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
     results = [name for name in _RESULTS if _holds_something(path / name)]
     stored = _stored_settings(path)
     if (stored or {}).get("command") != settings["command"] and (stored is not None or results):

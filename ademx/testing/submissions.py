@@ -192,13 +192,20 @@ def pack_labels(
     with replacing(path) as file:
         _write_archive(file, _pictures(members, output, server), server.archive)
         file.flush()
-        _raise_faults(path, _archive_faults(Path(file.name), samples, server, rule))
+        check_archive(Path(file.name), samples, dataset.name, rule=rule, named=path)
     return Submission(
         path, server.address, _content(server, len(samples)), _warnings(samples, server, rule)
     )
 
 
-def check_archive(path: Path, samples: Sequence[Sample], dataset: str) -> None:
+def check_archive(
+    path: Path,
+    samples: Sequence[Sample],
+    dataset: str,
+    *,
+    rule: str = "auto",
+    named: Path | None = None,
+) -> None:
     """Check a file for a dataset's server.
 
     The archive has one PNG of 8 bits a pixel for each image of the test set, as large as the
@@ -218,6 +225,8 @@ def check_archive(path: Path, samples: Sequence[Sample], dataset: str) -> None:
         path: the archive.
         samples: the test set.
         dataset: its name; one that has a server.
+        rule: when images were set upright, see :func:`iters.decode.is_turned`.
+        named: what messages call the file.
 
     Raises:
         ValueError: a rule is broken; the message names the files, ten at most, and what was
@@ -227,7 +236,7 @@ def check_archive(path: Path, samples: Sequence[Sample], dataset: str) -> None:
         the benchmark's submission page and cityscapesScripts, evalPixelLevelSemanticLabeling; the
         development kit of the Scene Parsing benchmark of ADE20K, "Submission format".
     """
-    _raise_faults(path, _archive_faults(path, samples, _SERVERS[dataset]))
+    _raise_faults(named or path, _archive_faults(path, samples, _SERVERS[dataset], rule))
 
 
 def _content(server: _Server, num_images: int) -> str:
@@ -311,9 +320,7 @@ def _read_archive(path: Path, name: str) -> Iterator[tuple[str, bytes]]:
                 yield info.filename, archive.read(info)
 
 
-def _archive_faults(
-    path: Path, samples: Sequence[Sample], server: _Server, rule: str = "auto"
-) -> list[str]:
+def _archive_faults(path: Path, samples: Sequence[Sample], server: _Server, rule: str) -> list[str]:
     """Return what keeps the server from taking an archive, a sentence each."""
     missing = {server.image(server.member(sample)): sample for sample in samples}
     done: set[str | None] = set()
@@ -416,7 +423,7 @@ def write_guesses(
         file.writelines(" ".join(map(str, row)).encode() + b"\n" for row in guesses.tolist())
         file.flush()
         if is_ilsvrc:
-            _raise_faults(path, _guess_faults(Path(file.name), len(samples)))
+            check_ilsvrc(Path(file.name), len(samples), named=path)
     if not is_ilsvrc:
         _log.info("%s: no server is known for %s", path, dataset.name)
         return None
@@ -434,7 +441,7 @@ def write_guesses(
     return Submission(path, _ILSVRC, content, warnings)
 
 
-def check_ilsvrc(path: Path, num_images: int) -> None:
+def check_ilsvrc(path: Path, num_images: int, *, named: Path | None = None) -> None:
     """Check a file for the server of ILSVRC's classification task.
 
     Its rules: a text file with one line for each image of the test set, in the order of the
@@ -444,16 +451,13 @@ def check_ilsvrc(path: Path, num_images: int) -> None:
     Args:
         path: the text file.
         num_images: of the test set.
+        named: what messages call the file.
 
     Raises:
         ValueError: as :func:`check_archive`.
 
     Source: the development kit of ILSVRC 2012, "Submission format".
     """
-    _raise_faults(path, _guess_faults(path, num_images))
-
-
-def _guess_faults(path: Path, num_images: int) -> list[str]:
     lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     faults = []
     if len(lines) != num_images:
@@ -466,7 +470,7 @@ def _guess_faults(path: Path, num_images: int) -> list[str]:
                 f"line {number}: {line[:40]!r}, expected {_ILSVRC_GUESSES} different whole "
                 f"numbers from 1 to {_ILSVRC_CLASSES}"
             )
-    return faults
+    _raise_faults(named or path, faults)
 
 
 def _is_class(text: str) -> bool:

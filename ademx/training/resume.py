@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -39,7 +38,7 @@ def conditions_of(
 ) -> Conditions:
     """Return the conditions of a run on this machine."""
     return Conditions(
-        settings=json.loads(json.dumps(options.settings(samples))),
+        settings=options.settings(samples),
         hardware={
             "backend": options.engine,
             "workers": num_workers,
@@ -97,7 +96,7 @@ def find_finished(options: TrainOptions) -> Path | None:
     if options.weights is not None and not options.weights.is_file():
         return None
     held = checkpoint.state.record["settings"]
-    settings = json.loads(json.dumps(options.settings([])))
+    settings = options.settings([])
     del settings["samples_md5"], settings["labels_md5"]
     same = all(held.get(name) == value for name, value in settings.items())
     return checkpoint.params_path if same else None
