@@ -13,8 +13,11 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -139,7 +142,8 @@ def import_mxnet() -> ModuleType:
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
         cuda_libraries.load_libraries()
     try:
-        return importlib.import_module("mxnet")
+        with _loaded_later("scipy.stats", "onnx"):
+            return importlib.import_module("mxnet")
     except ModuleNotFoundError as error:
         if error.name != "mxnet":  # such as distutils, which Python 3.12 dropped
             package = {"distutils": "setuptools"}.get(str(error.name), error.name)
@@ -156,6 +160,28 @@ def import_mxnet() -> ModuleType:
         raise MissingDependency(
             f"MXNet is installed but does not load ({error}): {(cures or [_REINSTALL])[0]}"
         ) from error
+
+
+class _Later(ModuleType):
+    """Stands for a module that is loaded when something of it is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@contextmanager
+def _loaded_later(*names: str) -> Iterator[None]:
+    """Keep what is imported here from loading modules, if they are there, before it uses them.
+
+    MXNet would take half of its start for what its quantization and its tests may need.
+    """
+    absent = [n for n in names if n not in sys.modules and find_spec(n.partition(".")[0])]
+    sys.modules.update({name: _Later(name) for name in absent})
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 def usable_cores() -> int | None:

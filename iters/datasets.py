@@ -72,7 +72,7 @@ class Dataset:
 
     @property
     def settings(self) -> str | dict[str, Any]:
-        """What run settings keep, as in JSON: the name, or what decides of what a YAML file says."""
+        """What run settings keep, as JSON: the name, or what decides of what a YAML file says."""
         if not self.lists:
             return self.name
         return {

@@ -85,6 +85,21 @@ def test_help_needs_no_mxnet():
     assert "--plot" in output_of(WITHOUT_MXNET, code)
 
 
+def test_what_mxnet_hardly_needs_is_loaded_when_it_is_used():
+    for name in ("mxnet", "onnx", "scipy"):
+        pytest.importorskip(name)
+    code = """
+        import sys
+        from ademx.compat import import_mxnet
+        quantization = import_mxnet().contrib.quantization
+        print({"scipy.stats", "onnx"} & set(sys.modules))
+        print(round(quantization.stats.entropy([0.5, 0.5]), 4))  # ln 2
+        import onnx, scipy.stats
+        print(onnx.defs.onnx_opset_version() > 12, scipy.stats is sys.modules["scipy.stats"])
+    """
+    assert output_of(code).splitlines() == ["set()", "0.6931", "True True"]
+
+
 def test_mxnet_imports_after_ademx():
     pytest.importorskip("mxnet")
     assert output_of("import ademx, mxnet\nprint(mxnet.nd.ones((2, 3)).sum().asscalar())") == "6.0"

@@ -517,7 +517,7 @@ def launch(folder: Path, script: str, workers: int) -> list[tuple[int, str]]:
     path = folder / "worker.py"
     path.write_text(script)
     server = folder / "server.py"
-    server.write_text("import ademx, mxnet")
+    server.write_text("from ademx.compat import import_mxnet\nimport_mxnet()")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
