@@ -327,6 +327,15 @@ def broken(content, change):
             ),
             "annotation 71 of image 1 cannot be drawn",
         ),
+        (
+            lambda text: broken(
+                text,
+                lambda v: v["annotations"][0].update(
+                    segmentation={"size": [HEIGHT, WIDTH], "counts": "garbage"}
+                ),
+            ),
+            "annotation 71 of image 1 cannot be drawn: .*run lengths of another size",
+        ),
     ],
 )
 def test_a_damaged_annotation_file_is_named(tmp_path, change, message):

@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from ademx.cli import main
 from ademx.data.imports.coco import import_coco
 from ademx.data.imports.write import CocoImportOptions
+from ademx.data.lists.coco import fits_run_lengths
 from iters.images import load_label
 from iters.lists import find_samples
 from iters.own_dataset import read_dataset
@@ -147,6 +148,9 @@ def test_what_encloses_nothing_is_left_out_and_counted(tmp_path):
         *([], None, [[]], [[3.0, 4.0]], [[3, 4, 20, 9]], [[3, 4, 20, 9, 5]], [3, 4, 20, 9, 30, 9]),
         *([[3, 4, 20, 9, 1e12, 3]], [["3", 4, 20, 9, 30, 3]], lengths, {"counts": [2400]}, "none"),
         {"size": [3, 3], "counts": [0, 9]},
+        # Compressed: of another length, below 0, unfinished, of other characters, of none.
+        *({"size": [HEIGHT, WIDTH], "counts": text} for text in ("8", "@", "X", "é", "", "o" * 99)),
+        {"size": [HEIGHT, WIDTH], "counts": [-1, 2401]},
         [[30, 30, 50, 35], *rectangle(40, 20, 50, 30)],
     ]
     annotations = [annotation(number, 1, 0, shape) for number, shape in enumerate(shapes)]
@@ -166,9 +170,22 @@ def test_what_encloses_nothing_is_left_out_and_counted(tmp_path):
         "annotation without an outline, of a box alone": 2,
         # Seven numbers that are no lists count each.
         "polygon of fewer than three points, or that lies nowhere": 4 + 6 + 2 + 1,
-        "run lengths of another size than the image": 4,
+        "run lengths of another size than the image": 4 + 6 + 1,
     }
     assert [row["shapes"] for row in record["labels"]] == [1, 1, 0]
+
+
+def test_compressed_run_lengths_are_counted_as_pycocotools_packs_them():
+    source = random.Random(4)
+    for _ in range(200):
+        shape = run_lengths(source)
+        if source.random() < 0.5:  # differences of many digits, also below 0
+            shape = {"size": [HEIGHT, WIDTH], "counts": [1000, 1, 1, 1200, 1, 197]}
+        packed = coco_mask.frPyObjects(shape, HEIGHT, WIDTH)
+        text = packed["counts"].decode()
+        assert fits_run_lengths({"size": [HEIGHT, WIDTH], "counts": text}, (HEIGHT, WIDTH))
+        assert not fits_run_lengths({"size": [HEIGHT, WIDTH], "counts": text[:-1]}, (HEIGHT, WIDTH))
+        assert not fits_run_lengths({"size": [WIDTH, HEIGHT], "counts": text}, (HEIGHT, WIDTH))
 
 
 def test_categories_without_a_name(tmp_path):

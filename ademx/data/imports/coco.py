@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,13 @@ from typing import Any
 
 from ademx.data.imports.source import Picture, Rule, Source, fits, stated_size, usable
 from ademx.data.imports.write import CocoImportOptions, Imported, import_dataset
-from ademx.data.lists.coco import CocoLabel, is_degenerate, malformed, read_annotations
+from ademx.data.lists.coco import (
+    CocoLabel,
+    fits_run_lengths,
+    is_degenerate,
+    malformed,
+    read_annotations,
+)
 from ademx.errors import InputError, MissingFile
 from iters.files import read_file
 
@@ -169,7 +174,7 @@ def _drawable(
                 yield {**annotation, "segmentation": kept}
         if not shape:
             skipped["annotation without an outline, of a box alone"] += 1
-        elif isinstance(shape, dict) and _fits_run_lengths(shape, size):
+        elif isinstance(shape, dict) and fits_run_lengths(shape, size):
             yield annotation
         elif not isinstance(shape, list):
             skipped["run lengths of another size than the image"] += 1
@@ -181,18 +186,6 @@ def _is_polygon(polygon: Any) -> bool:
         and all(isinstance(value, (int, float)) for value in polygon)
         and not is_degenerate(polygon)
     )
-
-
-def _fits_run_lengths(shape: Mapping[str, Any], size: tuple[int, int]) -> bool:
-    """Return whether run lengths are of an image of this size, so far as they can be counted."""
-    counts = shape.get("counts")
-    if list(shape.get("size") or ()) != list(size):
-        return False
-    if isinstance(counts, list):
-        return all(type(one) is int and one >= 0 for one in counts) and sum(counts) == math.prod(
-            size
-        )
-    return isinstance(counts, str)
 
 
 def _annotation_files(folder: Path) -> list[Path]:

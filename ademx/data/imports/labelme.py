@@ -245,7 +245,7 @@ def _shapes(items: Sequence[Mapping[str, Any]]) -> tuple[tuple[Shape, ...], Coun
     shapes: list[Shape] = []
     wrong: Counter[str] = Counter()
     for item in items:
-        kind = item.get("shape_type") or "polygon"
+        kind = str(item.get("shape_type") or "polygon")
         points = tuple(tuple(point) for point in item["points"])
         problem = _problem(kind, item["label"], points)
         mask = b""
@@ -259,7 +259,7 @@ def _shapes(items: Sequence[Mapping[str, Any]]) -> tuple[tuple[Shape, ...], Coun
     return tuple(shapes), wrong
 
 
-def _problem(kind: Any, label: str, points: Sequence[Sequence[float]]) -> str:
+def _problem(kind: str, label: str, points: Sequence[Sequence[float]]) -> str:
     """Return why a shape cannot be drawn, or ""."""
     if kind in _WITHOUT_AREA:
         return f"{kind}: has no area"
@@ -269,7 +269,9 @@ def _problem(kind: Any, label: str, points: Sequence[Sequence[float]]) -> str:
         return f"{kind}: without a label"
     if len(points) < _AREAS[kind] or (kind == "circle" and len(points) > 2):
         return f"{kind}: {len(points)} points, expected {_AREAS[kind]}"
-    if any(len(point) != 2 or not abs(value) <= _FARTHEST for point in points for value in point):
+    if not all(
+        len(point) == 2 and all(abs(value) <= _FARTHEST for value in point) for point in points
+    ):
         return f"{kind}: points that lie nowhere"
     return ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -72,6 +73,9 @@ class CocoLabel:
         for annotation in self.annotations if self.order == "last" else self.annotations[::-1]:
             coco.imgs[annotation["image_id"]] = {"height": self.height, "width": self.width}
             try:
+                shape, size = annotation["segmentation"], (self.height, self.width)
+                if isinstance(shape, dict) and not fits_run_lengths(shape, size):
+                    raise InputError("run lengths of another size")
                 mask = coco.annToMask(annotation).astype(bool)
                 stored[mask] = self.stored_ids[annotation["category_id"]]
             except Exception as error:  # pycocotools raises plain exceptions of several kinds
@@ -191,6 +195,47 @@ def is_degenerate(polygon: Any) -> bool:
     return is_short or any(
         isinstance(value, (int, float)) and not abs(value) <= _FARTHEST for value in polygon
     )
+
+
+def fits_run_lengths(shape: Mapping[str, Any], size: tuple[int, int]) -> bool:
+    """Return whether run lengths, as numbers or compressed, are of an image of this size.
+
+    Pycocotools writes beyond its memory where they are not.
+    """
+    counts = shape.get("counts")
+    if not isinstance(shape.get("size"), list) or tuple(shape["size"]) != size:
+        return False
+    if isinstance(counts, str):
+        counts = _unpacked(counts)
+    return (
+        isinstance(counts, list)
+        and all(type(count) is int and count >= 0 for count in counts)
+        and sum(counts) == math.prod(size)
+    )
+
+
+def _unpacked(text: str) -> list[int]:
+    """Return compressed run lengths as numbers; of a damaged text none, or some below 0.
+
+    A character above "0" holds five bits of a number, the lowest first, and a sixth where another
+    follows; the last one's highest bit is the sign. From the fourth on, numbers are differences
+    to the second last one before.
+
+    Source: COCO API, maskApi.c, rleFrString.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - ord("0")
+        if not 0 <= bits < 64 or shift > 25:
+            return []
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) << (shift - 4)
+            counts.append(value + counts[-2] if len(counts) > 2 else value)
+            value = shift = 0
+    return [] if shift else counts
 
 
 def read_annotations(path: Path) -> Any:
