@@ -376,6 +376,22 @@ def test_what_lists_reads_is_told_by_the_others(tmp_path, file, told):
     assert "no images of pascal-context" in result.stderr and told not in result.stderr
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"size": [3, 3]}, {"size": None}, {"counts": "~~~"}, {"counts": ""}, {"counts": [1, 2]}],
+)
+def test_run_lengths_of_another_size_are_one_line(context, change):
+    """pycocotools would end the process."""
+    maps = label_maps(context)
+    expected_labels(context)
+    path = write_detail(context, maps, left_out="")
+    content = json.loads(path.read_text())
+    content["annos_segmentation"][0]["segmentation"].update(change)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"trainval_merged.json: annotation .* cannot be drawn"):
+        make_lists("pascal-context", context)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"categories": []}', '{"categories": [{}]}'])
 def test_a_damaged_detail_file_is_one_line(context, content):
     expected_labels(context)

@@ -92,8 +92,10 @@ def lists(
     the names from ImageSets/Segmentation/trainaug.txt. With --coco it makes train++, that is
     train+ and all of coco20.
 
-    pascal-context takes labels from the distribution's trainval/*.mat, from the Detail API's
-    trainval_merged.json, or PNGs of 60 classes in SegmentationClassContext.
+    pascal-context takes labels from the distribution's trainval/*.mat, else from the Detail API's
+    trainval_merged.json, else from the PNGs that a converter left in SegmentationClassContext. Grey
+    ones, of 59 or 60 classes in alphabetical order as mmsegmentation and gluoncv write them, stay:
+    this project's order then goes into labels60.
 
     coco20 is COCO with labels of VOC's 20 classes. The release trained on it and never says how
     it was made. This is our reading: the 20 categories that VOC has too, the first annotation

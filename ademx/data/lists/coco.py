@@ -79,9 +79,10 @@ class CocoLabel:
                 mask = coco.annToMask(annotation).astype(bool)
                 stored[mask] = self.stored_ids[annotation["category_id"]]
             except Exception as error:  # pycocotools raises plain exceptions of several kinds
+                cause = error if isinstance(error, InputError) else repr(error)
                 raise InputError(
                     f"{self.file}: annotation {annotation.get('id')} of image "
-                    f"{annotation['image_id']} cannot be drawn: {error!r}"
+                    f"{annotation['image_id']} cannot be drawn: {cause}"
                 ) from error
         return stored
 

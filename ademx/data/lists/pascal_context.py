@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ademx.data.lists.coco import CocoLabel
 from ademx.data.lists.label_files import checked_label, import_data_library, read_matlab
 from ademx.data.lists.plans import (
     Entry,
@@ -44,6 +45,7 @@ _NUM_LABELS = 459
 _LABELS = "SegmentationClassContext"  # folder of our PNGs, and of those of the usual converters
 _LABELS_BESIDE = "labels60"  # of ours, where the converters' are in the other
 _DETAIL = "trainval_merged.json"
+_MAX_SIDE = 10_000  # pixels; VOC's images have 500
 _NUM_LOOKED_AT = 200  # PNGs, to find out how they number the classes
 
 # What the distribution's label maps store for each of the 59 classes.
@@ -86,40 +88,6 @@ class ContextLabel:
         for class_id, name in enumerate(DATASETS["pascal-context"].class_names[1:], start=1):
             table[LABEL_IDS[name]] = class_id
         classes: NDArray[np.uint8] = table[stored]
-        return classes
-
-
-@dataclass(frozen=True)
-class DetailLabel:
-    """The annotations of an image in the Detail API's form, from which its label is drawn.
-
-    Attributes:
-        file: the annotation file, for messages.
-        height: of the image, pixels.
-        width: the same.
-        masks: class id and run lengths, as pycocotools reads them, of each annotation.
-    """
-
-    file: Path
-    height: int
-    width: int
-    masks: tuple[tuple[int, dict[str, Any]], ...]
-
-    def read(self) -> NDArray[np.uint8]:
-        """Return the class ids, (H, W) uint8; see :class:`ademx.data.lists.plans.LabelSource`.
-
-        Where annotations overlap the last one wins, as in the Detail API.
-        """
-        decode = import_data_library("pycocotools.mask").decode
-        classes = np.zeros((self.height, self.width), np.uint8)
-        for class_id, runs in self.masks:
-            try:
-                classes[decode(runs).astype(bool)] = class_id
-            except Exception as error:  # pycocotools raises plain exceptions of several kinds
-                raise InputError(
-                    f"{self.file}: an annotation of an image of {self.width}×{self.height} pixels "
-                    f"cannot be drawn: {error!r}"
-                ) from error
         return classes
 
 
@@ -264,27 +232,30 @@ def _first_number(folder: Path, request: Request) -> int | None:
 
 
 def _detail_labels(path: Path) -> _Found:
-    """Return the labels of the Detail API's annotation file.
+    """Return the labels of the Detail API's annotation file, drawn as it does, the last on top.
 
     Raises:
         ValueError: it is no such file.
     """
-    import_data_library("pycocotools.mask")
+    import_data_library("pycocotools.coco")
     _log.info("reading %s", path)
     try:
         content = json.loads(read_file(path))
         classes = _detail_classes(content["categories"])
-        masks: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+        masks: dict[int, list[dict[str, Any]]] = {}
         for part in content["annos_segmentation"]:
-            mask = (classes.get(part["category_id"], 0), part["segmentation"])
-            masks.setdefault(part["image_id"], []).append(mask)
+            drawn = {name: part[name] for name in ("image_id", "category_id", "segmentation")}
+            masks.setdefault(part["image_id"], []).append({"id": part.get("id"), **drawn})
         sources: dict[str, LabelSource | None] = {}
         splits: dict[str, list[str]] = {"train": [], "val": []}
         for image in content["images"]:
             if image["phase"] in splits:
-                name, drawn = Path(image["file_name"]).stem, tuple(masks.get(image["image_id"], ()))
+                name, parts = Path(image["file_name"]).stem, tuple(masks.get(image["image_id"], ()))
+                height, width = int(image["height"]), int(image["width"])
+                if not (0 < height < _MAX_SIDE and 0 < width < _MAX_SIDE):
+                    raise InputError(f"{name} has {width}×{height} pixels")
                 splits[image["phase"]].append(name)
-                sources[name] = DetailLabel(path, image["height"], image["width"], drawn)
+                sources[name] = CocoLabel(path, height, width, parts, classes, order="last")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not the Detail API's annotation file: {error!r}") from error
     return _Found(sources, {split: sorted(names) for split, names in splits.items()})
