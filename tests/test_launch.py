@@ -88,14 +88,6 @@ def finish(launcher, mark):
     return output, errors
 
 
-def test_workers_meet_and_worker_0_is_heard_as_it_is():
-    launcher, mark = start(MEETS)
-    output, errors = finish(launcher, mark)
-    assert launcher.returncode == 0, errors
-    assert output == "rank 0 of 2 found 3\n"
-    assert "[worker 1] rank 1 of 2 found 3\n" in errors
-
-
 def test_servers_update_by_the_projects_optimiser():
     code = """if True:
         from ademx.compat import import_mxnet
@@ -312,7 +304,7 @@ def test_the_slurm_script_gives_each_node_its_roles(tmp_path):
     ]
 
 
-def test_servers_leave_signals_to_the_workers(tmp_path):
+def test_workers_meet_worker_0_is_heard_as_it_is_and_servers_leave_signals_to_them(tmp_path):
     code = MEETS.replace(
         "store.init",
         f"""
@@ -331,3 +323,4 @@ store.init""",
     (tmp_path / "go").touch()
     output, errors = finish(launcher, mark)
     assert (launcher.returncode, output) == (0, "rank 0 of 2 found 3\n"), errors
+    assert "[worker 1] rank 1 of 2 found 3\n" in errors

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -64,20 +65,22 @@ def _modules() -> dict[str, Path]:
 MODULES = _modules()
 
 
+@cache
 def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-class _WithoutAnnotations(ast.NodeTransformer):
-    """Takes out what is imported for annotations alone."""
+def _without_annotations(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes of code, but for what it imports for annotations alone."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+            yield from _without_annotations(node)
 
-    def visit_If(self, node: ast.If) -> ast.AST | None:
-        return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
 
-
-def _imports(tree: ast.Module) -> Iterator[str]:
-    """Yield the modules that code imports anywhere, in functions and for annotations too."""
-    for node in ast.walk(tree):
+def _imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Yield the modules that nodes of code import."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -85,9 +88,6 @@ def _imports(tree: ast.Module) -> Iterator[str]:
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
                 yield full if full in MODULES else str(node.module)
-
-
-IMPORTS = {name: set(_imports(_tree(path))) for name, path in MODULES.items()}
 
 
 def _room(module: str) -> str:
@@ -98,8 +98,19 @@ def _room(module: str) -> str:
     return first if first in MAY_IMPORT else "small"
 
 
+@cache
 def _ours(module: str) -> set[str]:
-    return {name for name in IMPORTS[module] if name in MODULES and name != module}
+    """Return the modules here that one imports anywhere, in functions and for annotations too."""
+    found = _imports(ast.walk(_tree(MODULES[module])))
+    return {name for name in found if name in MODULES and name != module}
+
+
+@cache
+def _loaded_and_called(module: str) -> tuple[set[str], set[str]]:
+    """Return what a module imports but for annotations, and the names of what it calls."""
+    nodes = list(_without_annotations(_tree(MODULES[module])))
+    called = (node.func for node in nodes if isinstance(node, ast.Call))
+    return set(_imports(nodes)), {getattr(one, "attr", getattr(one, "id", "")) for one in called}
 
 
 def test_imports_go_down() -> None:
@@ -157,14 +168,10 @@ def test_no_circles() -> None:
 def test_frameworks_stay_in_their_rooms(framework: str, rooms: tuple[str, ...]) -> None:
     getter = {"mxnet": "import_mxnet", "torch": "import_torch"}.get(framework, "import_onnx")
     wrong = []
-    for module, path in MODULES.items():
-        tree = _WithoutAnnotations().visit(_tree(path))
-        named = any(name.split(".")[0] == framework for name in _imports(tree))
-        called = any(
-            isinstance(node, ast.Call) and ast.unparse(node.func).endswith(getter)
-            for node in ast.walk(tree)
-        )
-        if (named or called) and not f"{module}.".startswith(rooms):
+    for module in MODULES:
+        loaded, called = _loaded_and_called(module)
+        named = framework in {name.split(".")[0] for name in loaded}
+        if (named or getter in called) and not f"{module}.".startswith(rooms):
             wrong.append(module)
     assert not wrong, f"{framework} is imported by {wrong}"
 
