@@ -31,6 +31,7 @@ LABEL = "voc_rna-a1_cls21_s8"
 _WIDTH = 1 / 16
 _NUM_DEVICES = 2
 _TEST_SCALES = (128, 160)
+_IMAGES = {"train": 96, "val": 16}
 _EPOCHS = 90
 _CHECK_STEP = 15
 _BASE_LR = 0.05
@@ -78,7 +79,7 @@ def run_demo(output: Path, *, resume: bool = False, seed: int = 0) -> DemoResult
     data = output / "data"
     _log.info("drawing a dataset in VOC's layout: %s", data)
     shutil.rmtree(data, ignore_errors=True)  # the same is drawn again
-    make_dataset("voc", data, images={"train": 96, "val": 16}, seed=seed)
+    make_dataset("voc", data, images=_IMAGES, seed=seed)
     weights = _train(data, output / "models", resume=resume, seed=seed)
     report = evaluate_segmentation(
         SegmentationOptions(

@@ -120,28 +120,32 @@ def label_images(folder):
 
 
 HIDES_MXNET = """
-import sys
+import json, sys
 sys.modules["mxnet"] = None  # makes `import mxnet` fail
 from ademx.cli import main
-main(sys.argv[1:])
+for arguments in json.loads(sys.argv[1]):
+    main(arguments, standalone_mode=False)
 """
 
 
-@pytest.mark.parametrize("suffix", [".params", ".pth", ".safetensors"])
-def test_evaluation_by_torch_needs_no_mxnet(suffix, golden, tmp_path):
-    weights = write_weights(tmp_path, VOC, width=1 / 32)
-    if suffix != ".params":
-        source, weights = weights, weights.with_suffix(suffix)
-        options = ("--layout", "resnet38d", "--with-head")
-        assert run("convert", source, weights, *options).exit_code == 0
-    arguments = evaluate(weights, golden / "voc_val", tmp_path / "out", "--backend", "torch")
-    command = [sys.executable, "-c", HIDES_MXNET, *map(str, arguments)]
+def test_evaluation_by_torch_needs_no_mxnet(golden, tmp_path):
+    source = write_weights(tmp_path, VOC, width=1 / 32)
+    commands = []
+    for suffix in (".params", ".pth", ".safetensors"):
+        weights, output = source.with_suffix(suffix), tmp_path / suffix[1:]
+        if suffix != ".params":
+            options = ("--layout", "resnet38d", "--with-head")
+            assert run("convert", source, weights, *options).exit_code == 0
+        arguments = evaluate(weights, golden / "voc_val", output, "--backend", "torch")
+        commands.append(list(map(str, arguments)))
+    command = [sys.executable, "-c", HIDES_MXNET, json.dumps(commands)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
-    assert scores["settings"]["backend"] == "torch"
-    assert scores["versions"]["torch"] == metadata.version("torch")
-    assert len(label_images(tmp_path / "out")) == 3
+    for name in ("params", "pth", "safetensors"):
+        scores = json.loads((tmp_path / name / "scores.json").read_text())
+        assert scores["settings"]["backend"] == "torch"
+        assert scores["versions"]["torch"] == metadata.version("torch")
+        assert len(label_images(tmp_path / name)) == 3
 
 
 @pytest.fixture

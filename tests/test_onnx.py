@@ -124,7 +124,7 @@ def test_one_convolution_at_the_top():
 
 @pytest.mark.full_width
 def test_full_width():
-    check_same("ilsvrc-cls_rna-a1_cls1000", width=1, count=1)
+    check_same("ilsvrc-cls_rna-224-1-1-1-1-1-1-1_cls1000", width=1, count=1)
 
 
 @pytest.mark.parametrize("input_size", [None, (97, 129)])
