@@ -16,6 +16,7 @@ from PIL import Image
 
 from ademx.data.drawn.make import make_dataset
 from ademx.testing.cityscapes import can_be_added, further_scores
+from iters import variants
 
 official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
 
@@ -103,11 +104,14 @@ def test_drawn_instances_are_the_drawn_objects(drawn):
     assert {0, 1} <= numbers  # some image has two objects of a class
 
 
-def test_the_script_says_the_same_of_a_run(drawn, tmp_path):
+def test_the_script_says_the_same_of_a_run(drawn, tmp_path, monkeypatch):
+    known = variants.Variant("part of it", counts={"val": IMAGES})
+    monkeypatch.setitem(variants._VARIANTS, "cityscapes", (known,))
     weights = write_weights(tmp_path, "cityscapes_rna-a1_cls19_s8")
     run, page = tmp_path / "run", tmp_path / "page.html"
     result = invoke(weights, drawn, run, "--report", page)
     assert result.exit_code == 0, result.output
+    assert f"WARNING {IMAGES} images: part of it" in result.stderr
     scores = json.loads((run / "scores.json").read_text())
     name = "gtFine_labelIds"
     pairs = {
