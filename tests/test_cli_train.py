@@ -104,6 +104,7 @@ def test_a_loss_of_nan_is_one_message_without_traceback(tmp_path):
         (["--precision", "float16"], 1, "CPUs compute float32 and bfloat16 only"),
         (["--model", CLASSIFIER], 1, "ademx train classification"),
         (["--kvstore", "dist_sync"], 1, "ademx launch"),
+        (["--gpus", "93"], 1, "--gpus 93: MXNet finds "),
     ],
 )
 def test_mistakes_are_explained(tmp_path, arguments, code, message):
@@ -114,3 +115,4 @@ def test_mistakes_are_explained(tmp_path, arguments, code, message):
     )
     assert result.exit_code == code
     assert message in " ".join((result.stdout + result.stderr).split())
+    assert not (tmp_path / "out").exists()

@@ -384,19 +384,17 @@ def test_the_cause_that_was_put_into_a_classifiers_row_comes_first(put_in, cause
     ]
 
 
-def test_a_damaged_label_is_no_end_and_the_findings_are_kept(voc):
+def test_a_damaged_image_is_no_end_and_the_findings_are_kept(voc):
     """What failed is told; a call that finds the same scores does not test again."""
     filled_borders(voc)
     assert voc.diagnosis()[0]["state"] == "found"
-    content = voc.labels[0].read_bytes()
-    voc.labels[0].write_bytes(b"no label")
-    assert voc.diagnosis()[0]["state"] == "found"
+    voc.images[0].write_bytes(b"no image")
+    assert names_of(voc.diagnosis(), "not looked at") == ["another pooling geometry"]
     path = voc.folder / "out" / "report.json"
     report = json.loads(path.read_text())
     report["rows"][0]["diagnosis"] = []
     path.write_text(json.dumps(report))
     findings = {one["cause"]: one for one in voc.diagnosis()}
-    filled = findings["labels with filled borders"]
-    assert filled["state"] == "not looked at" and voc.labels[0].name in filled["finding"]
-    assert findings["absent classes"]["state"] == "not found"
-    voc.labels[0].write_bytes(content)
+    assert findings["labels with filled borders"]["state"] == "found"
+    colours = findings["RGB and BGR or the normalisation mixed up"]
+    assert colours["state"] == "not looked at" and voc.images[0].name in colours["finding"]

@@ -10,12 +10,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from commands import make_runner
 from fake_workers import wait_until
 
 from ademx.cli import main
+from ademx.engines import backends
+from ademx.gpus import Gpu
 from ademx.training.launch import launch
 
 pytest.importorskip("mxnet")
@@ -39,6 +42,7 @@ print("rank", store.rank, "of", store.num_workers, "found", int(value.asscalar()
 WAITS = """
 import os, signal, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 folder = Path(sys.argv[1])
 def leave(number, frame):
     (folder / f"saved-{os.getpid()}").touch()
@@ -266,6 +270,50 @@ def test_the_command_refuses_workers_that_would_not_meet():
     result = make_runner().invoke(main, ["launch", "--", "train", "segmentation"])
     assert result.exit_code == 2
     assert "without --kvstore dist_sync" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "on_gpus", "expected"),
+    [
+        ([], True, None),  # PyTorch's workers have no servers
+        ([], False, 1),
+        (["--gpus", "0,1"], True, None),
+        (["--gpus="], True, 1),
+        (["--cpus", "2"], True, 1),
+        (["--backend", "mxnet"], True, 1),
+        (["--backend=torch"], False, None),
+        (["--precision", "no such", "--backend", "torch"], False, None),
+    ],
+    ids=str,
+)
+def test_the_command_finds_the_engine_as_train_does(arguments, on_gpus, expected, monkeypatch):
+    """On a machine with two GPUs that MXNet has no code for, or with none."""
+    pytest.importorskip("torch")
+    found, started = [Gpu(number, "NVIDIA H100", (9, 0)) for number in range(2)], []
+    monkeypatch.setattr(backends, "find_gpus", lambda: found if on_gpus else [])
+    cuda = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: True))
+    monkeypatch.setattr(backends, "import_torch", lambda: cuda)
+    monkeypatch.setattr(
+        "ademx.cli.launch.run", lambda *_, servers, **others: started.append(servers) or 0
+    )
+    command = ["launch", "--", "train", "segmentation", "--kvstore", "dist_sync", *arguments]
+    result = make_runner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    assert started == [expected]
+
+
+def test_what_all_workers_find_wrong_is_told_once(tmp_path):
+    places = ("--data-root", tmp_path, "--output", tmp_path / "out", "--to-epoch", "1")
+    command = ["train", "segmentation", "--model", "voc_rna-a1_cls21_s8", *places]
+    launcher = subprocess.run(
+        [sys.executable, "-m", "ademx", "launch", "--workers", "3", "--", *map(str, command)]
+        + ["--kvstore", "dist_sync", "--lr-type", "cosine"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert launcher.returncode == 2
+    assert (launcher.stdout + launcher.stderr).count("'cosine' is not one of") == 1
 
 
 def test_the_slurm_script_gives_each_node_its_roles(tmp_path):

@@ -456,6 +456,22 @@ def test_damaged_weights(models, tmp_path):
         list(predict([picture(tmp_path / "x.png")], options))
 
 
+def test_pytorch_compiles_where_it_is_asked_to(models, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network, **_: compiled.append(1) or network)
+    monkeypatch.setattr("ademx.engines.torch.predict._can_compile", lambda: True)
+    weights, image = models / f"{ILSVRC}_ep-0001.params", picture(tmp_path / "x.png")
+    command = ["predict", image, "--weights", weights, "--test-scales", "64", "--output"]
+    for name, options in {"plain": [], "compiled": ["--compile"]}.items():
+        run(*command, tmp_path / name, "--backend", "torch", *options, ok=True)
+        assert bool(compiled) == (name == "compiled")
+    found = run(*command, tmp_path / "mxnet", "--backend", "mxnet", "--compile")
+    assert found.exit_code == 1
+    assert "--compile: mxnet compiles nothing: add --backend torch" in found.stderr
+    assert not (tmp_path / "mxnet").exists()
+
+
 def test_options_that_do_not_exist(tmp_path):
     with pytest.raises(ValueError, match=r"--backend caffe: choose one of mxnet, torch, onnx"):
         PredictionOptions(tmp_path, tmp_path, backend="caffe")

@@ -375,8 +375,32 @@ def test_the_command_predicts_the_memory_of_training(tmp_path):
     assert float(total.replace(",", "")) == pytest.approx(memory.total / 2**20, abs=0.05)
     written = json.loads(path.read_text())["training"]
     assert (written["plan"], written["total"]) == (memory.plan, memory.total)
-    assert "training, float32, batch of 2 on each device:" in result.stdout
-    assert "training, float32" not in run("a1").stdout
+    assert "training by MXNet, float32, batch of 2 on each device:" in result.stdout
+    assert "training by" not in run("a1").stdout
     mirrored = run("a1", "--batch", "2", "--training", "--backward-do-mirror").stdout
     planned = memory_of("a1", 2, mirror=True).plan / 2**20
     assert re.search(rf"^activations, planned +{planned:,.1f} MiB$", mirrored, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("installed", "choice", "planner"),
+    [
+        (("mxnet", "torch"), [], "mxnet"),
+        (("mxnet", "torch"), ["--backend", "torch"], "torch"),
+        (("torch",), [], "torch"),
+        ((), [], "torch"),
+    ],
+    ids=str,
+)
+def test_the_command_plans_for_the_engine_that_trains(
+    installed, choice, planner, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("ademx.engines.backends.find_gpus", list)
+    for module in ("ademx.engines.backends", "ademx.cli.summary"):
+        monkeypatch.setattr(f"{module}.find_spec", lambda name: name in installed or None)
+    path = tmp_path / "summary.json"
+    result = run("rn-50", "--training", "--json", path, *choice)
+    assert result.exit_code == 0, result.output
+    assert json.loads(path.read_text())["training"]["backend"] == planner
+    name = {"mxnet": "MXNet", "torch": "PyTorch"}[planner]
+    assert f"training by {name}, float32" in result.stdout

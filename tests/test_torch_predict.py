@@ -200,17 +200,38 @@ def test_long_runs_are_compiled_by_themselves(asked, images, gpus, expected, mon
     assert session.Session._is_compiled(run) == expected
 
 
-def test_a_compiled_network_computes_the_same():
-    """By PyTorch's own compiler, on a network of three layers: of 38 it takes its time."""
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Return three layers, what computes them compiled, and the folder of the compiler's cache.
+
+    By PyTorch's own compiler: of 38 layers it takes its time.
+    """
     generator = torch.Generator().manual_seed(0)
     layers = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(inplace=True)
-    network = torch.nn.Sequential(*layers)
+    network = torch.nn.Sequential(*layers).eval()
     for value in network.state_dict().values():
         if value.is_floating_point():
             value.uniform_(0.5, 1, generator=generator)
-    images = image_batch((2, 3, 9, 8))
-    expected = network.eval()(torch.from_numpy(images)).softmax(dim=1).detach().numpy()
-    device = torch.device("cpu")
-    start = predict._Replica(network, device, torch.float32, compiled=True).start
-    for _ in range(2):
-        np.testing.assert_allclose(start(images)(), expected, atol=1e-6)
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+        images = image_batch((2, 3, 9, 8))
+        expected = network(torch.from_numpy(images)).softmax(dim=1).detach().numpy()
+        device = torch.device("cpu")
+        start = predict._Replica(network, device, torch.float32, compiled=True).start
+        found = [start(images)() for _ in range(2)]
+    return expected, found, folder
+
+
+def test_a_compiled_network_computes_the_same(small):
+    expected, found, _ = small
+    for one in found:
+        np.testing.assert_allclose(one, expected, atol=1e-6)
+
+
+def test_a_compiled_network_is_kept_for_no_other_process(small):
+    """One on another kind of CPU would take it: PyTorch keeps networks by their graph alone."""
+    folder = small[2]
+    names = [path.name for path in folder.iterdir()]
+    assert names, "nothing was compiled"
+    assert "fxgraph" not in names

@@ -27,6 +27,7 @@ from tiny_training import (
 )
 
 from ademx.devices import Devices
+from ademx.engines.backends import check_backend
 from ademx.training import checkpoints, run
 from ademx.training.run import train
 
@@ -131,11 +132,31 @@ def test_what_there_is_not_is_refused_in_a_line(kvstore, message):
         TorchWorkers(kvstore, Devices())
 
 
-def test_mxnet_is_not_taken_for_workers_of_torchrun(photos, tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match=r"2 workers, .* alone by MXNet: add --backend torch"):
+@pytest.mark.parametrize(
+    ("environment", "launcher"),
+    [
+        ({"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2"}, "torchrun"),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, "srun"),
+    ],
+)
+def test_mxnet_is_not_taken_for_workers_that_it_does_not_know(
+    environment, launcher, photos, tmp_path, monkeypatch
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    message = rf"{launcher} has started 2 workers, .* alone by MXNet: add --backend torch"
+    with pytest.raises(ValueError, match=message):
         train(classification(photos, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_task_of_slurm_trains_by_mxnet_and_so_do_those_with_roles(monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    check_backend("mxnet", Devices(), precision="float32")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setenv("DMLC_ROLE", "worker")  # of tools/slurm_train.sh
+    check_backend("mxnet", Devices(), precision="float32")
 
 
 def test_a_gpu_or_an_address_that_is_not_there_is_named(monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 import ademx
-from ademx.cli.process import LogFormatter, prepare_streams, unwinding
+from ademx.cli.process import LogFormatter, is_told, prepare_streams, unwinding
 from ademx.errors import UserError
 from ademx.text import printable
 
@@ -58,6 +58,8 @@ class _LazyGroup(click.Group):
                 return super().invoke(ctx)
         except click.ClickException as error:
             error.message = printable(error.message, keep="\n\t")
+            if is_told(error.message):
+                raise click.exceptions.Exit(error.exit_code) from error
             raise
         except BrokenPipeError:  # of a reader that has seen enough: click ends quietly
             raise
@@ -65,7 +67,10 @@ class _LazyGroup(click.Group):
             of_the_system = isinstance(error, UserError) or error.errno is not None
             if not of_the_system or logging.getLogger().isEnabledFor(logging.DEBUG):
                 raise
-            raise click.ClickException(printable(error, keep="\n\t")) from error
+            message = printable(error, keep="\n\t")
+            if is_told(message):
+                raise click.exceptions.Exit(1) from error
+            raise click.ClickException(message) from error
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -6,8 +6,9 @@ import sys
 
 import click
 
+from ademx.cli.train import train
 from ademx.devices import Devices
-from ademx.engines.backends import CHOICES, resolve_backend
+from ademx.engines.backends import resolve_backend
 from ademx.training.launch import SAVING_SECONDS
 from ademx.training.launch import launch as run
 
@@ -46,7 +47,8 @@ def launch(
     For example: ademx launch --workers 2 -- train segmentation --kvstore dist_sync …, or by
     PyTorch: ademx launch --workers 2 -- train segmentation --backend torch …
 
-    Worker 0's output comes through as it is, that of the others prefixed on stderr. Ctrl-C and
+    Worker 0's output comes through as it is, that of the others prefixed on stderr; a mistake that
+    all of them find is told once. Ctrl-C and
     SIGTERM are passed on to the workers, which save first; what has not ended after --grace, as
     where a worker hangs, is killed; when a process dies, all end. A second signal ends all at once.
     The workers of a machine share out its --gpus; several GPUs of one machine are better used by
@@ -62,7 +64,7 @@ def launch(
     chooses the network card. Nothing ends the other hosts' processes when one dies: Slurm does
     that, ssh does not.
     """
-    by_torch = arguments[0] == "train" and _backend(arguments) == "torch"
+    by_torch = arguments[0] == "train" and _engine(arguments) == "torch"
     if arguments[0] == "train" and not by_torch and not any("dist_" in one for one in arguments):
         raise click.UsageError(
             "without --kvstore dist_sync, dist_device_sync or dist_async each worker would train "
@@ -80,11 +82,17 @@ def launch(
     )
 
 
-def _backend(arguments: tuple[str, ...]) -> str:
-    """Return what the workers compute by, found in the arguments of `ademx train`."""
-    found = "auto"
-    for argument, following in zip(arguments, (*arguments[1:], "")):
-        name, _, value = argument.partition("=")
-        if name == "--backend":
-            found = value or following
-    return resolve_backend(found, Devices()) if found in CHOICES else found
+def _engine(arguments: tuple[str, ...]) -> str:
+    """Return what workers with these arguments of `ademx train` compute by, as it finds it.
+
+    What is wrong with them is the workers' to say.
+    """
+    command = train.commands.get("".join(arguments[1:2]))
+    if command is None:
+        return "mxnet"
+    given = command.make_context("train", list(arguments[2:]), resilient_parsing=True).params
+    gpus, cpus = given.get("gpus"), given.get("cpus")
+    devices = None if (gpus, cpus) == (None, None) else Devices(gpus=gpus or (), cpus=cpus or 1)
+    return resolve_backend(
+        given.get("backend") or "auto", devices, precision=given.get("precision") or "float32"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
@@ -9,10 +10,12 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
 from ademx.text import printable
+from ademx.training.launch import TOLD
 
 _ENDING_SIGNALS = ("SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
@@ -77,6 +80,20 @@ class _Stderr(io.FileIO):
         with suppress(OSError):
             return super().write(data) or _length(data)  # None: it would have to wait
         return _length(data)
+
+
+def is_told(message: str) -> bool:
+    """Return whether another worker of this `ademx launch` told this before; now it is told."""
+    folder = os.environ.get(TOLD)
+    if not folder:
+        return False
+    name = hashlib.sha256(message.encode(errors="backslashreplace")).hexdigest()
+    with suppress(FileNotFoundError, PermissionError):
+        try:
+            os.close(os.open(Path(folder, name), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            return True
+    return False
 
 
 def _length(data: Any) -> int:

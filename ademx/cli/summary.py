@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 
 from ademx import options as declare
 from ademx.cli import options as shared
-from ademx.engines.backends import BACKENDS, training_memory
+from ademx.engines.backends import CHOICES, resolve_backend, training_memory
 from ademx.files import replacing, write_json
 
 if TYPE_CHECKING:
@@ -46,7 +47,12 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @shared.from_field("head", declare.head("Top of a segmentation network."))
 @click.option("--training", is_flag=True, help="Memory of training; the batch is a device's.")
 @click.option(
-    "--backend", type=click.Choice(BACKENDS), default="mxnet", show_default=True, help="Who trains."
+    "--backend",
+    type=click.Choice(CHOICES),
+    default="auto",
+    show_default=True,
+    help="Who trains; auto: as `ademx train`, and PyTorch, whose plan needs no package, where "
+    "neither is installed.",
 )
 @click.option("--backward-do-mirror", is_flag=True, help="As in training: compute layers again.")
 @click.option("--plot", type=_FILE, help="Draw the graph: a .pdf, .png or .svg file.")
@@ -81,8 +87,10 @@ def summary(
     numbers = dataclasses.asdict(result)
     report = _report(result)
     if training or backward_do_mirror:
+        backend = _planner(backend)
         memory = training_memory(backend, graph, backward_do_mirror=backward_do_mirror)
-        numbers["training"] = {**dataclasses.asdict(memory), "total": memory.total}
+        parts = dataclasses.asdict(memory)
+        numbers["training"] = {**parts, "total": memory.total, "backend": backend}
         report += _training_report(memory, result.input_shape[0], backend)
     if plot:
         from ademx.networks.drawing import draw
@@ -93,6 +101,12 @@ def summary(
     if json_file:
         write_json(json_file, numbers)
     click.echo(report)
+
+
+def _planner(backend: str) -> str:
+    """Return whose memory is told."""
+    engine = resolve_backend(backend, None)
+    return engine if backend != "auto" or find_spec(engine) else "torch"
 
 
 def _report(result: Summary) -> str:
@@ -126,8 +140,8 @@ def _training_report(memory: TrainingMemory, batch: int, backend: str) -> str:
         "total": memory.total,
     }
     lines = [f"{name:20}  {value / 2**20:10,.1f} MiB" for name, value in rows.items()]
-    by = "" if backend == "mxnet" else " by PyTorch"
-    title = f"training{by}, float32, batch of {batch} on each device:"
+    by = {"mxnet": "MXNet", "torch": "PyTorch"}[backend]
+    title = f"training by {by}, float32, batch of {batch} on each device:"
     workspace = "workspaces"
     if memory.workspace:
         workspace = f"up to {memory.workspace / 2**20:,.0f} MiB of workspace"

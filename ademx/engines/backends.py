@@ -12,7 +12,7 @@ from ademx.compat import check_bfloat16, import_mxnet, mxnet_has_bfloat16
 from ademx.convert import import_torch
 from ademx.cuda_libraries import GPU_WHEEL, installed_version
 from ademx.devices import Devices
-from ademx.engines.mxnet.predict import Predictor
+from ademx.engines.mxnet.predict import Predictor, mxnet_contexts
 from ademx.engines.sharing import ON_GPUS
 from ademx.engines.trainer import Trainer, Workers
 from ademx.errors import InputError
@@ -79,8 +79,8 @@ def check_backend(backend: str, devices: Devices, *, precision: str) -> None:
     """Say which backend is taken where none is named, and that it can compute what is wanted.
 
     Raises:
-        InputError: it has not the precision, or it is MXNet, which does not know of the workers
-            that torchrun has started.
+        InputError: it has not the precision or the devices, or it is MXNet, which does not know of
+            the workers that torchrun or srun has started.
         MissingDependency: it is not installed.
     """
     chosen = resolve_backend(backend, devices, precision=precision)
@@ -89,14 +89,26 @@ def check_backend(backend: str, devices: Devices, *, precision: str) -> None:
     if chosen == "torch":
         import_torch()
     else:
-        if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        launcher, count = _other_launcher(os.environ)
+        if count != "1":
+            cure = "" if launcher == "torchrun" else ", or use tools/slurm_train.sh"
             raise InputError(
-                f"--backend {backend}: torchrun has started {os.environ['WORLD_SIZE']} workers, "
-                "each of which would train alone by MXNet: add --backend torch"
+                f"--backend {backend}: {launcher} has started {count} workers, each of which would "
+                f"train alone by MXNet: add --backend torch{cure}"
             )
-        import_mxnet()
+        mxnet_contexts(devices)  # a GPU that is not there is told before anything is written
         if precision == "bfloat16":
             check_bfloat16()
+
+
+def _other_launcher(environment: Mapping[str, str]) -> tuple[str, str]:
+    """Return who has started workers that MXNet knows nothing of, and how many; else "1"."""
+    if "TORCHELASTIC_RUN_ID" in environment:
+        return "torchrun", environment.get("WORLD_SIZE", "1")
+    # A batch script has SLURM_PROCID too, but is no step; tools/slurm_train.sh gives roles.
+    if "SLURM_PROCID" in environment and "DMLC_ROLE" not in environment:
+        return "srun", environment.get("SLURM_STEP_NUM_TASKS", "1")
+    return "", "1"
 
 
 def default_devices(backend: str = "mxnet") -> Devices:

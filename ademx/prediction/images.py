@@ -64,6 +64,11 @@ class PredictionOptions:
         "installed and has code for the devices, else PyTorch]",
         choices=(*BACKENDS, "onnx"),
     )
+    compile: bool = option(
+        False,
+        "By --backend torch: compile for each size of image, which takes tens of seconds and pays "
+        "for hundreds of images of one size.",
+    )
     label: str | None = option(None, "Model label of the weights.  [default: from the file]")
     dataset: str | None = declare.dataset()
     test_scales: tuple[int, ...] | None = option(
@@ -345,6 +350,8 @@ def _open_network(options: PredictionOptions) -> _Network:
     """Return the network of a file of weights on the chosen backend."""
     path = options.weights
     backend = options.backend or _default_backend(path, options.devices)
+    if options.compile and backend != "torch":
+        raise InputError(f"--compile: {backend} compiles nothing: add --backend torch or leave it")
     devices = options.devices or _default_devices(backend)
     _log.info("%s computes on %s", backend, ", ".join(devices.names()))
     if backend == "onnx" and path.suffix == ".onnx":
@@ -355,7 +362,10 @@ def _open_network(options: PredictionOptions) -> _Network:
     weights = _read(options)
     dataset = _dataset(weights.label, options.dataset)
     predictor = (OnnxPredictor if backend == "onnx" else predictor_class(backend))(
-        weights, devices=devices, pool=weights.metadata.get("pool", options.pool)
+        weights,
+        devices=devices,
+        pool=weights.metadata.get("pool", options.pool),
+        **({"compiled": True} if options.compile else {}),
     )
     return _Network(weights.label, dataset, predictor, None, path)
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ademx.metrics import confusion_matrix, segmentation_scores
-from ademx.networks.graph import network_stride
 from ademx.testing.options import ClassificationOptions, SegmentationOptions
-from ademx.testing.score_maps import ScoreResizer, best_class
+from ademx.testing.score_maps import best_class
+from ademx.testing.scorer import Scorer
 from ademx.testing.session import Session
 from iters import transforms
 from iters.datasets import decode_label
@@ -112,32 +112,19 @@ class Handful:
         if loaded.stored is None:
             return math.nan, math.nan
         choose = self._options.choose_interp_method != way.other_filter
-        scale = round(self._scale * way.scale)
-        image = transforms.resize_longer(loaded.image, scale, choose=choose)
-        stride = network_stride(session.label)
-        size = (image.shape[0], image.shape[1])
-        canvas = transforms.canvas_size(
-            dataset.canvas, test_scale=scale, image_size=size, stride=stride
-        )
-        data = transforms.shifted_canvas(
-            self._normalized(session, image, way), canvas=canvas, stride=stride, steps=1, iy=0, ix=0
-        )
-        maps = session.predict([data])[0]
-        resizer = ScoreResizer(
-            grid=maps.shape[1:],
-            canvas=canvas,
-            image=size,
-            original=loaded.image.shape[:2],
-            filter_name=None if choose else "bicubic",
-        )
-        truth = decode_label(dataset, loaded.stored)
-        confusion = confusion_matrix(truth, best_class([(resizer, maps)]), dataset.num_classes)
+        scorer = Scorer(session.predict, session.label, dataset.canvas, choose_interp_method=choose)
+        image = loaded.image[:, :, ::-1] if way.is_bgr else loaded.image
+        scaled = scorer.prepare(image, round(self._scale * way.scale))
+        scaled = replace(scaled, image=self._normalized(session, scaled.image, way))
+        truth, classes = decode_label(dataset, loaded.stored), best_class(scorer.score([scaled]))
+        confusion = confusion_matrix(truth, classes, dataset.num_classes)
         iou = segmentation_scores(confusion).mean_iou
         return iou, iou
 
     def _classified(self, session: Session, number: int, way: Way) -> tuple[float, float]:
         choose = self._options.choose_interp_method != way.other_filter
         scale, image = round(self._scale * way.scale), self._samples[number].image
+        image = image[:, :, ::-1] if way.is_bgr else image
         if way.crop == "squashed":
             crops = [transforms.resize(image, (scale, scale), choose=choose)]
         else:
@@ -145,15 +132,27 @@ class Handful:
             image = transforms.resize_shorter(image, zoomed, choose=choose)
             three = transforms.three_crops(image, scale)
             crops = three if way.crop == "three" else three[1:2]
-        inputs = [self._normalized(session, crop, way) for crop in crops]
+        normal = (transforms.normalize(crop, session.normalization) for crop in crops)
+        inputs = [self._normalized(session, one, way) for one in normal]
         probabilities = session.predict(inputs).mean(axis=0)
         label = self._labels[number]
         return 100.0 * (probabilities.argmax() == label), 100.0 * float(probabilities[label])
 
     def _normalized(
-        self, session: Session, image: NDArray[np.uint8], way: Way
+        self, session: Session, image: NDArray[np.float32], way: Way
     ) -> NDArray[np.float32]:
-        kind = session.normalization
-        if way.other_normalization:
-            kind = transforms.RN if kind == transforms.RNA else transforms.RNA
-        return transforms.normalize(image[:, :, ::-1] if way.is_bgr else image, kind)
+        """Return a normalised image, (3, H, W), as the way has it normalised."""
+        if not way.other_normalization:
+            return image
+        ours = session.normalization
+        theirs = transforms.RN if ours == transforms.RNA else transforms.RNA
+        mean, std, other_mean, other_std = (
+            np.array(values)[:, None, None]
+            for one in (ours, theirs)
+            for values in (one.mean, one.std)
+        )
+        pixels = (image * std + mean) / ours.scale
+        other: NDArray[np.float32] = ((pixels * theirs.scale - other_mean) / other_std).astype(
+            np.float32
+        )
+        return other

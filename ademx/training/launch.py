@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,8 @@ _GRACE_SECONDS = 5.0
 # The same after a signal, when they finish an update and write a checkpoint.
 SAVING_SECONDS = 120
 _PR_SET_PDEATHSIG = 1
+# The variable that tells workers a folder, in which each error that one of them tells has a file.
+TOLD = "ADEMX_TOLD"
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +96,7 @@ def launch(
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
     with ExitStack() as stack, _signals() as received:
+        environment[TOLD] = stack.enter_context(tempfile.TemporaryDirectory(prefix="ademx-"))
         copies: list[threading.Thread] = []
         stack.callback(_join, copies)  # when all processes, entered later, have ended
         services = [
