@@ -26,6 +26,7 @@ TORCH = ["torch>=2.4", "safetensors>=0.4"]  # 2.4: fused SGD on CPUs
 PLOT = ["matplotlib>=3.7"]
 ONNX = ["onnx>=1.14", "onnxruntime>=1.15"]
 CRF = ["pydensecrf2>=1.1"]  # compiled when it is installed: needs g++
+CAFFE = ["opencv-python>=4.7,<4.12"]  # 4.12 asks for numpy 2
 CITYSCAPES = ["cityscapesscripts>=2.2"]  # the benchmark's own scores
 DATA = ["scipy>=1.8", "pycocotools>=2.0.6"]  # MATLAB files, COCO's annotations
 
@@ -76,12 +77,14 @@ setup(
         "onnx": ONNX,
         "crf": CRF,
         "data": DATA,
+        "caffe": CAFFE,
         "cityscapes": CITYSCAPES,
         "test": [
             *CPU,
             *PLOT,
             *ONNX,
             *DATA,
+            *CAFFE,
             *CITYSCAPES,
             # One torch release, the one that the test suite was written against.
             "torch==2.13.0; python_version >= '3.10'",
@@ -90,7 +93,6 @@ setup(
             "hypothesis>=6.80",
             "mypy==2.4.1; python_version >= '3.10'",
             "mypy; python_version < '3.10'",
-            "opencv-python>=4.7,<4.12",  # 4.12 asks for numpy 2
             "playwright>=1.40",  # reports are tested in Chromium
             "pytest>=7.4",
             "pytest-xdist>=3.5",  # runs the tests in as many processes as there are cores

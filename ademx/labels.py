@@ -27,7 +27,7 @@ MEAN_STD = "meanstd"
 
 _FORM = "<dataset>_<rna|rn>-<variant>_cls<classes>[_s<stride>][_<tag>…]"
 _EXAMPLE = "cityscapes_rna-a1_cls19_s8"
-_SUFFIXES = (".params", ".pth", ".safetensors", ".onnx", ".json")
+_SUFFIXES = (".params", ".pth", ".safetensors", ".onnx", ".caffemodel", ".json")
 _EPOCH = re.compile(r"_ep-(\d{4,})$")
 _NETWORK = re.compile(r"(rna|rn)-([a-z0-9-]+)")
 _CLASSES = re.compile(r"cls([1-9]\d*)")

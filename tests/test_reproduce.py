@@ -21,9 +21,10 @@ from ademx.cli import main
 from ademx.data.drawn.make import make_dataset
 from ademx.errors import InputError
 from ademx.files import md5
-from ademx.published import RESULTS
+from ademx.published import RESULTS, get_result
 from ademx.reproduction import options as reproduce_options
 from ademx.reproduction import outcomes as reproduce_report
+from ademx.reproduction.inputs import SearchFolders, find_row_weights
 from ademx.reproduction.tolerance import pixel_tolerances
 from ademx.testing.image_counts import load_image_counts, save_image_counts
 from ademx.testing.numerics import PROBABILITY_FACTOR, SCORE_MARGIN
@@ -321,6 +322,19 @@ def test_own_weights_are_judged_and_told_apart(data, models, table, tmp_path):
     row = report_of(tmp_path / "out")["voc-a1"]
     assert (row["verdict"], row["weights"][-15:]) == ("differs", "_ep-0018.params")
     assert row["weights_md5"] == md5(models / VOC_FILE)
+
+
+def test_the_authors_own_resnets_are_found_where_the_advice_puts_them(tmp_path):
+    row, places = get_result("ilsvrc-resnet50"), SearchFolders(models=tmp_path)
+    target = tmp_path / "ilsvrc-cls_rn-50_cls1000_ep-0001.params"
+    (told,) = find_row_weights(row, places).problems
+    assert f"`ademx convert ResNet-50-model.caffemodel {target}` makes them" in told
+    target.touch()
+    found = find_row_weights(row, places)
+    assert (found.path, found.is_own) == (target, True)
+    assert found.problems == (
+        f"weights: {target} is taken to be converted from ResNet-50-model.caffemodel",
+    )
 
 
 def test_a_resnet_is_tested_by_ten_crops(data, table, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,12 @@ def convert(
 
     ResNets are read from torchvision (layout torchvision: 50 is rn-50b here) and gluoncv (v1 and
     v1b). Their input is divided by the standard deviation, which labels tell by _meanstd:
-    ilsvrc-cls_rn-50b_cls1000_meanstd. Biases before normalisations go into the moving means.
+    ilsvrc-cls_rn-50b_cls1000_meanstd. The authors' own ResNet-50, 101 and 152 are read from their
+    .caffemodel files, BGR turned to RGB. Biases before normalisations go into the moving means.
     """
+    if arguments["layout"] == "caffe":  # which is read and not written
+        arguments["layout"] = None
+        reading = dataclasses.replace(reading, source_layout="caffe")
     writing = Writing(**arguments)
     if dst.exists() and not overwrite:
         raise FileInTheWay(f"{dst} exists: choose another name or add --overwrite")

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from ademx.compat import import_optional
 from ademx.convert import caveats, layouts
 from ademx.convert.recognise import Recognised, is_first_layer, recognise
-from ademx.convert.resnets import fold_biases, resnet_label
+from ademx.convert.resnets import fold_biases, resnet_caveat, resnet_label
 from ademx.errors import InputError
-from ademx.labels import MEAN_STD, Label, parse_label
+from ademx.labels import Label, parse_label
 from ademx.text import printable
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def from_torch(
         {mean: as_array(key, tensors[key]) for key, mean in found.biases.items()},
     )
     if found.resnet:
-        label = resnet_label(found.resnet, parameters, label)
+        label = resnet_label(found.layout, found.resnet, parameters, label)
     report_reading(found, parameters, label=label)
     return split(parameters)
 
@@ -146,12 +146,7 @@ def report_reading(
     if found.extra:
         _log.warning("left out: %s", ", ".join(map(printable, found.extra)))
     if found.resnet:
-        name = f"{label or f'…_{found.resnet}_…_{MEAN_STD}'}_ep-0001.params"
-        _log.warning(
-            "%s: a ResNet as %s, whose input is divided by the standard deviation too, which the "
-            "name of the weights tells: call them %s",
-            *(found.layout, found.resnet, name),
-        )
+        _log.warning("%s: %s", found.layout, resnet_caveat(found.layout, found.resnet, label))
         return
     for caveat in caveats.reading_caveats(
         found.layout, parameters, label, layout_known=found.known, written_from=written_from

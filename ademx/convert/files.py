@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from ademx import params
 from ademx.convert import report_reading, split, to_layout
-from ademx.convert.layouts import LAYOUTS, SOURCE_LAYOUTS, WIDER_LAYOUTS, is_head
+from ademx.convert.caffe_files import SUFFIX, CaffeFile, open_caffe
+from ademx.convert.layouts import LAYOUTS, SOURCE_LAYOUTS, WIDER_LAYOUTS, LayoutError, is_head
 from ademx.convert.recognise import Recognised, recognise
 from ademx.convert.resnets import fold_biases, resnet_label
 from ademx.convert.safetensors_files import (
@@ -27,7 +28,7 @@ from ademx.convert.safetensors_files import (
     starts_like_safetensors,
     write_safetensors,
 )
-from ademx.convert.torch_files import TorchFile, open_torch, write_torch
+from ademx.convert.torch_files import TensorsFile, open_torch, write_torch
 from ademx.errors import InputError
 from ademx.files import PathLike
 from ademx.labels import MEAN_STD, Label, parse_label
@@ -43,7 +44,7 @@ from ademx.params import ParamsFile
 from iters.files import open_unbuffered
 
 Array = npt.NDArray[Any]
-WeightsFile = Union[ParamsFile, TorchFile]
+WeightsFile = Union[ParamsFile, TensorsFile]
 
 KINDS = (".params", ".pth", ".safetensors")
 _PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
@@ -57,7 +58,7 @@ class Reading:
         None,
         "Parameter names in the weights' file.  [default: recognised; the label chooses between "
         "the two wider_resnet]",
-        choices=SOURCE_LAYOUTS,
+        choices=(*SOURCE_LAYOUTS, "caffe"),
     )
     drop_extra: bool = option(
         False, "Leave out what is not the network's, such as other projects' heads."
@@ -77,8 +78,9 @@ class Writing:
 
     layout: str | None = option(
         None,
-        "Parameter names in DST.  [default: release for .params, else native]",
-        choices=LAYOUTS,
+        "Parameter names in DST; caffe: SRC is a .caffemodel.  [default: release for .params, "
+        "else native]",
+        choices=(*LAYOUTS, "caffe"),
     )
     with_head: bool | None = option(
         None,
@@ -164,13 +166,16 @@ class NetworkWeights:
 def open_weights(path: PathLike) -> WeightsFile:
     """Return an open file of any kind, told by its content: its arrays by the names in it.
 
+    A `.caffemodel` is told by its name, and its arrays have released names.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is of no such kind, or damaged.
     """
     with ExitStack() as stack:
         file = stack.enter_context(open_unbuffered(path))
-        opener = _opener(file.read(9))
+        caffe = os.fspath(path).endswith(SUFFIX)
+        opener = open_caffe if caffe else _opener(file.read(9))
         file.seek(0)
         opened = opener(path, file)
         stack.pop_all()  # from here on what is returned closes it
@@ -220,7 +225,7 @@ def read_weights(
                 {mean: file[key] for key, mean in found.biases.items()},
             )
             if found.resnet:
-                known = resnet_label(found.resnet, parameters, known)
+                known = resnet_label(found.layout, found.resnet, parameters, known)
         except params.ParamsError:
             raise
         except InputError as error:
@@ -248,6 +253,10 @@ def recognise_file(
         LayoutError: they are of no layout, or of several networks.
     """
     reading = reading or Reading()
+    if isinstance(file, CaffeFile):
+        return Recognised("caffe", {name: name for name in file.entries}, resnet=file.resnet)
+    if reading.source_layout == "caffe":
+        raise LayoutError(f"expected a {SUFFIX} for layout caffe: leave --source-layout out")
     shapes = {entry.name: entry for entry in file.entries.values()}
     stored = {entry.name: name for name, entry in file.entries.items()}
     dotted = any("." in name for name in shapes)  # as in every layout but the release's

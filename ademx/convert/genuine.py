@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from ademx import params
-from ademx.convert.files import Reading, WeightsFile, open_weights, recognise_file
+from ademx.convert.files import Reading, WeightsFile, label_in, open_weights, recognise_file
 from ademx.convert.layouts import LayoutError, first_keys
 from ademx.convert.recognise import Recognised
+from ademx.convert.resnets import resnet_label
 from ademx.errors import InputError, MissingFile
 from ademx.files import PathLike, md5
 from ademx.labels import TASKS, Label, parse_label
@@ -231,6 +232,9 @@ def verify(
     digest = hashing.result()
     released = {value: name for name, value in RELEASED_FILES.items()}.get(digest)
     try:
+        if found.resnet:
+            known = label or label_in(path)
+            label = resnet_label(found.layout, found.resnet, parameters, known)
         label = label or _label(path, released, file.metadata.get("label"))
         return _verdict(path, label, parameters, released, digest, problems)
     except InputError as error:  # the name is no label, or names a network that does not exist

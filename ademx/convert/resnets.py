@@ -20,8 +20,11 @@ Array = npt.NDArray[Any]
 RESNETS = {
     "torchvision": ("34b", "50b", "101b", "152b"),
     "gluoncv": ("34b", "50", "101", "152"),
+    "caffe": ("50", "101", "152"),
 }
 
+# Of pixels, by whether they are divided.
+_INPUT = {False: "less the mean alone", True: "less the mean and divided by the standard deviation"}
 _STRIDES = "with a b its bottlenecks stride in the 3×3 convolution, else in the first 1×1"
 
 
@@ -44,34 +47,47 @@ def fold_biases(parameters: Mapping[str, Array], biases: Mapping[str, Array]) ->
     return {**parameters, **{name: parameters[name] - bias for name, bias in biases.items()}}
 
 
-def resnet_label(network: str, parameters: Mapping[str, Any], label: Label | None) -> Label | None:
+def resnet_label(
+    layout: str, network: str, parameters: Mapping[str, Any], label: Label | None
+) -> Label | None:
     """Return the label of another project's ResNet; None where no dataset is known.
 
     Args:
+        layout: key of :data:`RESNETS`.
         network: of ours that computes the same, such as "rn-50b".
         parameters: released name -> array.
         label: what its user says that it is, if anything.
 
     Raises:
-        ValueError: the label is of another network, or does not say how the input is normalised:
-            by mean and standard deviation in all these projects.
+        ValueError: the label is of another network, or says that the input is normalised in
+            another way.
     """
+    variant, divided = network.removeprefix("rn-"), layout != "caffe"
     if label is None:
-        if "linear1000_weight" not in parameters:
-            return None
-        return Label("ilsvrc-cls", "rn", network.removeprefix("rn-"), 1000, tags=(MEAN_STD,))
-    tags = label.tags if MEAN_STD in label.tags else (*label.tags, MEAN_STD)
-    expected = dataclasses.replace(
-        label, family="rn", variant=network.removeprefix("rn-"), tags=tags, epoch=None
-    )
+        tags = (MEAN_STD,) * divided
+        known = "linear1000_weight" in parameters
+        return Label("ilsvrc-cls", "rn", variant, 1000, tags=tags) if known else None
+    tags = tuple(tag for tag in label.tags if tag != MEAN_STD) + (MEAN_STD,) * divided
+    expected = dataclasses.replace(label, family="rn", variant=variant, tags=tags, epoch=None)
     if label.network != network:
         raise InputError(
             f"the label {label} is of {label.network}, and this file of {network} ({_STRIDES}): "
             f"call it {expected}"
         )
-    if MEAN_STD not in label.tags:
+    if (MEAN_STD in label.tags) != divided:
         raise InputError(
-            f"the label {label} says that the mean alone is subtracted from the input, and these "
-            f"weights want it divided by the standard deviation too: call them {expected}"
+            f"the label {label} says that the input is {_INPUT[not divided]}, and these weights "
+            f"want it {_INPUT[divided]}: call them {expected}"
         )
     return label
+
+
+def resnet_caveat(layout: str, network: str, label: Label | None) -> str:
+    """Return what to know before such weights are used; see :func:`resnet_label`."""
+    divided = layout != "caffe"
+    name = f"{label or f'…_{network}_…' + f'_{MEAN_STD}' * divided}_ep-0001.params"
+    pooling = "" if divided else "; pool1 is not padded: test with --pool full"
+    return (
+        f"a ResNet as {network}, whose input is {_INPUT[divided]}, which the weights' name tells: "
+        f"call them {name}{pooling}"
+    )

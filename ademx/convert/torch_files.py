@@ -60,19 +60,19 @@ class _Placeholder:
         """Keep nothing."""
 
 
-class TorchFile:
-    """The tensors of a checkpoint, by their keys; with the interface of `params.ParamsFile`.
+class TensorsFile:
+    """A file whose tensors are in memory, by their keys; as `params.ParamsFile` to its users.
 
     Attributes:
         path: path as given.
         entries: key -> entry, in the order of the file.
-        metadata: none: the format has no place for it.
+        metadata: none: the formats have no place for it.
     """
 
-    def __init__(self, path: PathLike, file: FileIO) -> None:
+    def __init__(self, path: PathLike, file: FileIO, tensors: Mapping[str, Any]) -> None:
         self.path = path
         self._file = file
-        self._tensors = find_tensors(_load(file))
+        self._tensors = tensors
         self.entries = {key: _entry(key, value) for key, value in self._tensors.items()}
         size = os.fstat(file.fileno()).st_size
         for key, entry in self.entries.items():
@@ -96,14 +96,14 @@ class TorchFile:
         """Close the file; all of it is in memory."""
         self._file.close()
 
-    def __enter__(self) -> TorchFile:
+    def __enter__(self) -> TensorsFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
 
-def open_torch(path: PathLike, file: FileIO) -> TorchFile:
+def open_torch(path: PathLike, file: FileIO) -> TensorsFile:
     """Return the tensors of an open file, a PyTorch checkpoint.
 
     Raises:
@@ -113,7 +113,7 @@ def open_torch(path: PathLike, file: FileIO) -> TorchFile:
     try:
         _check_archive(file)
         file.seek(0)
-        return TorchFile(path, file)
+        return TensorsFile(path, file, find_tensors(_load(file)))
     except InputError as error:
         raise InputError(f"{os.fspath(path)}: {error}") from None
 

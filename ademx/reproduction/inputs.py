@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ademx.convert.resnets import RESNETS
 from ademx.errors import InputError, UserError
 from ademx.files import md5
 from ademx.labels import parse_label
@@ -183,10 +184,19 @@ def _find_weights(released: str | None, own: list[str], places: SearchFolders) -
                 f"weights: {path} is of your own training, {what}: from one training to the next "
                 "scores move by more than the tolerance"
             )
+            if path.name == name and _caffe_file(label):
+                problem = f"weights: {path} is taken to be converted from {_caffe_file(label)}"
             return FoundInput(path, (problem,), is_own=True)
     return FoundInput(
         None, (_weights_advice(name if name in RELEASED_FILES else None, own, places),)
     )
+
+
+def _caffe_file(label: str) -> str:
+    """Return the name of the file that the authors of the ResNet paper released, "" if none."""
+    parsed = parse_label(label)
+    known = parsed.family == "rn" and parsed.variant in RESNETS["caffe"]
+    return f"ResNet-{parsed.variant}-model.caffemodel" if known else ""
 
 
 def _released_weights(path: Path) -> FoundInput:
@@ -224,6 +234,9 @@ def _weights_advice(released: str | None, own: list[str], places: SearchFolders)
             f"weights: the released file goes to {path} (MD5 {RELEASED_FILES[released]}); check by "
             f"`ademx weights verify {_quoted(path)}`"
         ]
+    elif own and (caffe := _caffe_file(own[0])):
+        path = places.proposed_weights(f"{own[0]}_ep-0001.params")
+        ways = [f"weights: `ademx convert {caffe} {_quoted(path)}` makes them of the authors' file"]
     ways += [
         f"`ademx reproduce --train {recipe.name}` leaves others in "
         f"{places.models}/, as {recipe.stages[-1].file_name}"
