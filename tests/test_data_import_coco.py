@@ -170,7 +170,7 @@ def test_what_encloses_nothing_is_left_out_and_counted(tmp_path):
         "annotation without an outline, of a box alone": 2,
         # Seven numbers that are no lists count each.
         "polygon of fewer than three points, or that lies nowhere": 4 + 6 + 2 + 1,
-        "run lengths of another size than the image": 4 + 6 + 1,
+        "run lengths that are not of the image": 4 + 6 + 1,
     }
     assert [row["shapes"] for row in record["labels"]] == [1, 1, 0]
 

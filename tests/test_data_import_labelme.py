@@ -282,9 +282,11 @@ def test_an_embedded_image_stands_in_for_a_missing_file(tmp_path):
 
 def test_links(tmp_path):
     annotate(tmp_path / "source", "a", [box("cat", 0, 0, 5, 5)])
+    (tmp_path / "source/b.jpg").touch()  # nobody has annotated it
     found = run(tmp_path / "source", "--output", tmp_path / "made", "--link")
     assert found.exit_code == 0, found.stderr
     assert (tmp_path / "made/images/a.png").resolve() == tmp_path / "source/a.png"
+    assert "images without a JSON file, left out: 1 (b.jpg)" in found.stderr
 
 
 # --- labels

@@ -12,6 +12,7 @@ import click
 from ademx.cli import options as shared
 from ademx.cli.tables import aligned
 from ademx.data.imports.write import CocoImportOptions, ImportOptions
+from ademx.errors import FileInTheWay
 from ademx.files import write_json
 from ademx.text import printable
 
@@ -56,7 +57,7 @@ def labelme(source: Path, json_file: Path | None, **arguments: Any) -> None:
     from ademx.data.imports.labelme import import_labelme
 
     options = ImportOptions(**arguments)
-    shared.check_writable([json_file], overwrite=False)
+    _check_record(json_file)
     _tell(import_labelme(source, options), options, json_file)
 
 
@@ -73,7 +74,7 @@ def coco(source: Path, json_file: Path | None, **arguments: Any) -> None:
     split or images, unless --images says where they are.
 
     Polygons, run lengths and crowds are drawn as pycocotools draws them. What encloses nothing
-    (polygons of fewer than three points, boxes alone, run lengths of another size) is left out
+    (polygons of fewer than three points, boxes alone, run lengths of another image) is left out
     and counted. The classes have the order of the category ids. All categories are classes, those
     without an annotation too. An image is turned by its EXIF data where only that fits the size
     that the file states.
@@ -81,8 +82,14 @@ def coco(source: Path, json_file: Path | None, **arguments: Any) -> None:
     from ademx.data.imports.coco import import_coco
 
     options = CocoImportOptions(**arguments)
-    shared.check_writable([json_file], overwrite=False)
+    _check_record(json_file)
     _tell(import_coco(source, options), options, json_file)
+
+
+def _check_record(path: Path | None) -> None:
+    shared.check_writable([path], overwrite=True)
+    if path is not None and path.exists():
+        raise FileInTheWay(f"--json {path} exists: choose another name")
 
 
 def _tell(imported: Imported, options: ImportOptions, json_file: Path | None) -> None:

@@ -118,12 +118,14 @@ def _check_unlisted(
     if others and unlisted == "refuse":
         raise InputError(
             f"labels that {path} does not list, with their numbers of shapes: "
-            f"{first_few(others)}: correct them; list each as a class, or behind one, after a tab, "
+            f"{', '.join(others)}: correct them; list each as a class, or behind one, after a tab, "
             "as another name of it; or add --unlisted skip or --unlisted void"
         )
     if others:
         done = "left out" if unlisted == "skip" else "drawn as no class (255)"
-        _log.warning("shapes of labels that %s does not list are %s: %s", path, done, others)
+        _log.warning(
+            "shapes of labels that %s does not list are %s: %s", path, done, ", ".join(others)
+        )
 
 
 def _listed_like(label: str, listed: Sequence[str]) -> str:

@@ -166,10 +166,8 @@ def _drawable(
         shape = annotation.get("segmentation")
         if isinstance(shape, list):
             kept = [polygon for polygon in shape if _is_polygon(polygon)]
-            if len(kept) < len(shape):
-                skipped["polygon of fewer than three points, or that lies nowhere"] += len(
-                    shape
-                ) - len(kept)
+            if lost := len(shape) - len(kept):
+                skipped["polygon of fewer than three points, or that lies nowhere"] += lost
             if kept:
                 yield {**annotation, "segmentation": kept}
         if not shape:
@@ -177,7 +175,7 @@ def _drawable(
         elif isinstance(shape, dict) and fits_run_lengths(shape, size):
             yield annotation
         elif not isinstance(shape, list):
-            skipped["run lengths of another size than the image"] += 1
+            skipped["run lengths that are not of the image"] += 1
 
 
 def _is_polygon(polygon: Any) -> bool:

@@ -6,6 +6,7 @@ import base64
 import binascii
 import io
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,14 +19,18 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ademx import forms
+from ademx.data.check.problems import first_few
 from ademx.data.imports.source import Picture, Rule, Source, fits, stated_size, usable
 from ademx.data.imports.write import Imported, ImportOptions, import_dataset
 from ademx.errors import InputError, MissingFile
 from iters.decode import DECODING_ERRORS, BrokenImage, decode_numbers
 from iters.files import read_file, read_text
+from iters.images import SUFFIXES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_log = logging.getLogger(__name__)
 
 _FARTHEST = 1e5  # pixels from the image's corner; a point beyond is damage
 _FORM = {
@@ -164,8 +169,20 @@ def _read(source: Path, options: ImportOptions) -> Source:
         skip_broken=options.skip_broken,
         unit="file",
     )
+    _tell_unannotated(folder, pictures)
     labels = sorted({label for picture in pictures for label in picture.counts})
     return Source(pictures, labels, skipped)
+
+
+def _tell_unannotated(folder: Path, pictures: Sequence[Picture]) -> None:
+    used = {picture.file for picture in pictures}
+    others = [
+        path.name
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SUFFIXES and path not in used
+    ]
+    if others:
+        _log.info("images without a JSON file, left out: %d (%s)", len(others), first_few(others))
 
 
 def _read_picture(file: Path, folder: Path, rule: str, skipped: Counter[str]) -> Picture:

@@ -294,7 +294,7 @@ def _label_counts(
 def _warn_of_untrained(rows: Sequence[LabelCount], classes: Classes) -> None:
     seen = {row.meaning for row in rows if row.images.get("train")}
     found = {row.meaning for row in rows if row.shapes and row.meaning in classes.names}
-    if found - seen:
+    if found - seen and seen:
         _log.warning(
             "no image of train has %s: another --seed splits differently",
             first_few(sorted(found - seen)),
