@@ -12,9 +12,12 @@ from commands import make_runner
 from PIL import Image, ImageDraw, ImageOps
 
 from ademx.cli import main
+from ademx.data.drawn.make import make_dataset
 from ademx.data.imports import write as write_module
 from ademx.data.imports.labelme import import_labelme
 from ademx.data.imports.write import ImportOptions
+from iters.datasets import VOID
+from iters.drawn import SCENERIES, draw_for_segmentation
 from iters.images import load_label
 from iters.lists import find_samples
 from iters.own_dataset import read_dataset
@@ -206,6 +209,22 @@ def test_what_has_no_area_is_left_out_and_counted(tmp_path):
     }
     assert "1 × line: has no area; " in found.stdout
     assert record["labels"][0]["shapes"] == 1
+
+
+def test_drawn_photographs_come_back_pixel_for_pixel(tmp_path):
+    """Objects that hide parts of others, and borders of no class, by `__ignore__`."""
+    make_dataset("labelme", tmp_path / "photos", images=40, seed=2)
+    found = run(tmp_path / "photos", "--output", tmp_path / "made")
+    assert found.exit_code == 0, found.stderr
+    assert "images without a JSON file, left out: 1 (new.jpg)" in found.stderr
+    names = read_dataset(tmp_path / "made/dataset.yaml").class_names
+    classes = {0: 0, VOID: VOID}
+    for class_id, (name, _) in SCENERIES["voc"].things.items():
+        classes[class_id] = names.index(name)
+    for number in range(40):
+        scene = draw_for_segmentation("voc", "photographs", number, seed=2)
+        label = load_label(tmp_path / f"made/labels/{number:06d}.png")
+        np.testing.assert_array_equal(label, np.vectorize(classes.get)(scene.label))
 
 
 # --- images

@@ -205,7 +205,7 @@ def test_the_first_images_show_a_class_each(num_classes):
 # ---- bytes --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SPLITS)
+@pytest.mark.parametrize("name", [*SPLITS, "labelme"])
 def test_a_seed_draws_the_same_bytes(tmp_path, name):
     for folder, seed in (("one", 1), ("again", 1), ("other", 2)):
         make_dataset(name, tmp_path / folder, images=2, seed=seed)

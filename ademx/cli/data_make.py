@@ -14,7 +14,7 @@ from iters.datasets import DATASETS
 
 
 @click.command()
-@click.argument("dataset", metavar="DATASET", type=click.Choice(list(DATASETS)))
+@click.argument("dataset", metavar="DATASET", type=click.Choice([*DATASETS, "labelme"]))
 @click.option(
     "--root",
     type=click.Path(file_okay=False, path_type=Path),
@@ -27,7 +27,8 @@ def make(dataset: str, root: Path, images: int, seed: int) -> None:
     """Draw a small DATASET in the layout of the real one.
 
     Every command can be tried with it, without a download. Shapes stand for some of the classes,
-    and the labels are true, in the numbers of the real files.
+    and the labels are true, in the numbers of the real files. "labelme" draws photographs with
+    labelme's JSON files, for `ademx data import`, and new.jpg, without one.
     """
     from ademx.data.drawn.make import make_dataset
 
@@ -35,4 +36,8 @@ def make(dataset: str, root: Path, images: int, seed: int) -> None:
     click.echo(f"{dataset}: drawn scenes in {printable(root)}")
     for split, count in counts.items():
         click.echo(f"  {split:<12}{count:>6} images" + ", no labels" * (split == "test"))
-    click.echo(f"next: ademx data lists {dataset} --root {printable(shlex.quote(str(root)))}")
+    where = printable(shlex.quote(str(root)))
+    if dataset == "labelme":
+        click.echo(f"next: ademx data import labelme {where} --output own")
+    else:
+        click.echo(f"next: ademx data lists {dataset} --root {where}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ademx.data.drawn import classification as drawn_classification
 from ademx.data.drawn import coco as drawn_coco
+from ademx.data.drawn import labelme as drawn_labelme
 from ademx.data.drawn import segmentation as drawn_segmentation
 from ademx.data.drawn.files import Drawing
 from ademx.data.new_folder import new_folder
@@ -26,6 +27,7 @@ _WRITERS: dict[str, Callable[[Drawing], None]] = {
     "ade20k": drawn_segmentation.write_ade20k,
     "pascal-context": drawn_segmentation.write_pascal_context,
     "pascal-context-59": drawn_segmentation.write_pascal_context,
+    "labelme": drawn_labelme.write_labelme,
 }
 
 # Not made: what other splits are put together to, and COCO's older year.
@@ -41,7 +43,7 @@ def make_dataset(
     under another name first, so that a root never holds half a dataset.
 
     Args:
-        name: key of :data:`iters.datasets.DATASETS`.
+        name: key of :data:`iters.datasets.DATASETS`, or "labelme".
         root: the dataset's folder, new or empty.
         images: number of images of each split, or of all that the archives have; "train+" is
             that of VOC and SBD together.
@@ -71,7 +73,8 @@ def _counts(name: str, images: int | Mapping[str, int]) -> dict[str, int]:
     """Return the number of images of each split, in the order of the dataset's table."""
     if name not in _WRITERS:
         raise InputError(f"unknown dataset {name!r}: expected one of {', '.join(_WRITERS)}")
-    splits = [split for split in DATASETS[name].splits if split not in _OTHER_SPLITS]
+    known = DATASETS[name].splits if name in DATASETS else (drawn_labelme.SPLIT,)
+    splits = [split for split in known if split not in _OTHER_SPLITS]
     if not isinstance(images, Mapping):
         images = dict.fromkeys(splits, images)
     for split, count in images.items():

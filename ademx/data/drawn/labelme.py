@@ -1,0 +1,95 @@
+"""Drawn photographs as somebody annotates them in labelme: a JSON file beside each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ademx.data.drawn.files import Drawing, save_image, save_lines
+from iters.datasets import VOID
+from iters.drawn import SCENERIES, Scene, draw_for_segmentation
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SPLIT = "photographs"
+
+
+def write_labelme(drawing: Drawing) -> None:
+    """Write VOC's scenes with their shapes by name, and `new.jpg`, which nobody has annotated."""
+    for number, scene in enumerate(drawing.scenes("voc", SPLIT)):
+        name = f"{number:06d}"
+        save_image(drawing.folder / f"{name}.jpg", scene.image)
+        height, width = scene.label.shape
+        content: dict[str, Any] = {
+            "version": "5.5.0",
+            "flags": {},
+            "shapes": list(_shapes(scene)),
+            "imagePath": f"{name}.jpg",
+            "imageData": None,
+            "imageHeight": height,
+            "imageWidth": width,
+        }
+        save_lines(drawing.folder / f"{name}.json", [json.dumps(content)])
+    new = draw_for_segmentation("voc", "new", 0, seed=drawing.seed)
+    save_image(drawing.folder / "new.jpg", new.image)
+
+
+def _shapes(scene: Scene) -> Iterator[dict[str, Any]]:
+    """Yield the polygons of each object, from the farthest on: what has no class before it.
+
+    One that another hides in the middle has one for the part above and one for that below.
+    """
+    for number in range(1, int(scene.things.max()) + 1):
+        whole = scene.things == number
+        inner = whole & (scene.label != VOID)
+        masks = [("__ignore__", whole)]
+        if inner.any():
+            name, _ = SCENERIES["voc"].things[int(scene.label[inner][0])]
+            masks.append((name, inner))
+        for label, mask in masks:
+            for points in _outlines(mask):
+                yield {
+                    "label": label,
+                    "points": points,
+                    "group_id": number,
+                    "shape_type": "polygon",
+                    "flags": {},
+                }
+
+
+def _outlines(mask: NDArray[np.bool_]) -> Iterator[list[list[int]]]:
+    """Yield outlines through the centres of a shape's outermost pixels, x and y of each corner.
+
+    Args:
+        mask: (H, W); what lies between two pixels of a row counts as inside.
+    """
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not rows.size:
+        return
+    left = mask[rows].argmax(axis=1)
+    right = mask.shape[1] - 1 - mask[rows, ::-1].argmax(axis=1)
+    is_apart = (np.diff(rows) > 1) | (left[1:] > right[:-1]) | (right[1:] < left[:-1])
+    ends = [0, *(np.flatnonzero(is_apart) + 1).tolist(), rows.size]
+    for part in map(slice, ends, ends[1:]):
+        down = _side(rows[part], right[part], np.minimum)
+        points = [*down, *_side(rows[part], left[part], np.maximum)[::-1]]
+        yield points if len(points) > 2 else [*points, points[-1]]  # of a single row
+
+
+def _side(rows: NDArray[Any], columns: NDArray[Any], inner: Any) -> list[list[int]]:
+    """Return one side from the top to the bottom, with a corner between any two rows.
+
+    The corner lies in both of their runs of pixels, so that no slanting line leaves the shape.
+    """
+    points: list[list[int]] = []
+    for row, column, next_row, next_column in zip(rows, columns, rows[1:], columns[1:]):
+        corner = inner(column, next_column)
+        points += [
+            [int(column), int(row)],
+            [int(corner), int(row if corner == next_column else next_row)],
+        ]
+    return [*points, [int(columns[-1]), int(rows[-1])]]
