@@ -22,8 +22,11 @@ from ademx import params
 from ademx.cli import main
 from ademx.convert.files import Writing, convert
 from ademx.convert.genuine import file_size, guess_model, released_files, statistics, verify
+from ademx.convert.layouts import LAYOUTS
+from ademx.labels import parse_label
 from ademx.networks.graph import parameter_shapes
 from ademx.published import RELEASED_FILES
+from ademx.training.initial import load_weights
 
 ILSVRC = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"
 VOC = "voc_rna-a1_cls21_s8_ep-0001.params"
@@ -221,21 +224,42 @@ def test_the_path_of_a_whole_file_comes_once(tmp_path):
     assert result.exit_code == 1 and result.stderr.count(str(path)) == 1
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_other_kinds_and_layouts_are_verified_and_shown(tmp_path, suffix):
+# Layout, suffix, of PyTorch before 1.6, with head.
+KINDS = [
+    *((layout, suffix, False, True) for layout in LAYOUTS for suffix in (".pth", ".safetensors")),
+    *((layout, ".params", False, True) for layout in ("release", "gluoncv")),
+    *(("resnet38d", ".pth", True, with_head) for with_head in (True, False)),
+    ("gluoncv", ".params", False, False),
+]
+
+
+@pytest.mark.parametrize(("layout", "suffix", "legacy", "with_head"), KINDS)
+def test_every_kind_and_layout_is_verified_shown_and_trained_from(
+    tmp_path, layout, suffix, legacy, with_head
+):
     pytest.importorskip("torch")
     name = "voc_rna-a1_cls21_s8_x1-64_ep-0064"
-    path = tmp_path / f"{name}{suffix}"
-    convert(
-        write(tmp_path, f"{name}.params"), path, writing=Writing(layout="resnet38d", with_head=True)
-    )
+    source = write(tmp_path, f"{name}.params")
+    path = tmp_path / "a" / f"{name}{suffix}"
+    path.parent.mkdir()
+    convert(source, path, writing=Writing(layout=layout, with_head=with_head, legacy=legacy))
+    top = "21 classes, segmentation (voc); 2conv head"
+    guess = f"rna-a or rna-a1 or rna-a2 (same parameters); {top if with_head else 'a trunk with'}"
     result = run("verify", path)
-    assert result.exit_code == 0, result.output
-    assert "21 classes, segmentation (voc); 2conv head; width 0.0625" in result.stdout
+    assert result.exit_code == 0 and guess in result.stdout, result.output
     assert run("verify", path, "--model", "voc_rna-c_cls21_s8").exit_code == 1
     shown = run("show", path).stdout
-    assert "b2_1.conv_branch2a.weight" in shown and "fc8_seg_conv1.bias" in shown
-    assert "model: rna-a or rna-a1 or rna-a2" in shown and "layout: resnet38d" in shown
+    told = "wider_resnet" if layout == "wider_resnet_a2" and suffix == ".pth" else layout
+    assert f"model: {guess}" in shown and f"\nlayout: {told}\n" in shown
+    shapes = parameter_shapes(name, width=1 / 16)
+    tuned = parse_label("voc_rna-a1_cls21_s8_mine")  # of another label, whose head may be new
+    found = load_weights(path, tuned, shapes)
+    arg_params, aux_params = params.load(source)
+    assert found.keys() == {
+        key for key in shapes if with_head or not key.startswith(("linear", "conv6a"))
+    }
+    for key, value in found.items():
+        np.testing.assert_array_equal(value, {**arg_params, **aux_params}[key], err_msg=key)
 
 
 def test_heads_of_other_projects_are_named_and_dropped(tmp_path):
@@ -247,7 +271,8 @@ def test_heads_of_other_projects_are_named_and_dropped(tmp_path):
     options = ("verify", path, "--model", "voc_rna-a1_cls21_s8")
     result = run(*options)
     assert "fc8.weight; --drop-extra leaves these out" in result.stdout
-    assert "conv6a_weight" in run(*options, "--drop-extra").stdout  # what is missing now
+    result = run(*options, "--drop-extra")  # what is left is a trunk
+    assert result.exit_code == 0 and "a trunk without its head" in result.stdout
     assert "layout: resnet38d" in run("show", path).stdout
 
 

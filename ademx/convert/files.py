@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -155,12 +155,22 @@ class NetworkWeights:
         Args:
             allow_headless: whether the head may be absent.
         """
-        headless = allow_headless and not any(map(is_head, self.parameters))
         expected = parameter_shapes(self.label, width=self.width, head=self.head)
-        absent = list(filter(is_head, expected)) if headless else []
-        if headless and not any(name.startswith("bn7_") for name in self.parameters):
-            absent += [name for name in expected if name.startswith("bn7_")]  # a bare trunk
+        absent = absent_of_trunk(expected, self.parameters) if allow_headless else []
         params.check_parameters(expected, self.parameters, source=self.source, allow_missing=absent)
+
+
+def absent_of_trunk(expected: Iterable[str], parameters: Collection[str]) -> list[str]:
+    """Return what a network without its head may lack, and its last normalisation if all of it.
+
+    Args:
+        expected: released names of the network's parameters.
+        parameters: those that are there; of a network with a head none may be absent.
+    """
+    if any(map(is_head, parameters)):
+        return []
+    bare = not any(name.startswith("bn7_") for name in parameters)
+    return [name for name in expected if is_head(name) or (bare and name.startswith("bn7_"))]
 
 
 def open_weights(path: PathLike) -> WeightsFile:

@@ -15,7 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from ademx import params
-from ademx.convert.files import Reading, WeightsFile, label_in, open_weights, recognise_file
+from ademx.convert.files import (
+    Reading,
+    WeightsFile,
+    absent_of_trunk,
+    label_in,
+    open_weights,
+    recognise_file,
+)
 from ademx.convert.layouts import LayoutError, first_keys
 from ademx.convert.recognise import Recognised
 from ademx.convert.resnets import resnet_label
@@ -50,6 +57,7 @@ _BLOCK_SIZE = 1 << 20  # numbers that statistics are computed on at a time
 _LEVELS = range(1, 8)
 _BLOCK = re.compile(r"res\d(a|b\d+)_branch2a_weight")
 _TOP = re.compile(r"linear\d+_weight")
+_TRUNK = "a trunk without its head, as `ademx train --weights` takes it"
 
 
 @dataclass(frozen=True)
@@ -99,8 +107,8 @@ class Guess:
 
     Attributes:
         networks: networks with just these parameters; Models A, A1 and A2 share theirs.
-        num_classes: classes that the network tells apart.
-        task: "classification" or "segmentation".
+        num_classes: classes that the network tells apart; 0 of a trunk without its head.
+        task: "classification" or "segmentation"; "" of a trunk.
         datasets: datasets with this task and as many classes.
         width: multiplier of all channels.
         head: "2conv" or "1conv"; "" in classification.
@@ -116,9 +124,10 @@ class Guess:
     def __str__(self) -> str:
         parts = [
             " or ".join(self.networks) + (" (same parameters)" if len(self.networks) > 1 else ""),
-            f"{self.num_classes} classes, {self.task}"
-            + (f" ({' or '.join(self.datasets)})" if self.datasets else ""),
+            f"{self.num_classes} classes, {self.task}" if self.task else _TRUNK,
         ]
+        if self.datasets:
+            parts[-1] += f" ({' or '.join(self.datasets)})"
         if self.head:
             parts.append(f"{self.head} head")
         if self.width != 1:
@@ -312,8 +321,9 @@ def _misfit(label: Label, parameters: Mapping[str, HasShape]) -> tuple[str, ...]
     """Return what is missing, unexpected and misshapen, a line each; () if all fits."""
     width, head = find_width(label, parameters), find_head(parameters) or "2conv"
     expected = parameter_shapes(label, width=width, head=head)
+    absent = absent_of_trunk(expected, parameters)
     try:
-        params.check_parameters(expected, parameters, source="")
+        params.check_parameters(expected, parameters, source="", allow_missing=absent)
     except CheckpointMismatch as error:
         return tuple(line.strip() for line in str(error).splitlines()[1:-1])
     return ()
@@ -376,9 +386,9 @@ def guess_model(parameters: Mapping[str, HasShape]) -> Guess | None:
         parameters: names without `arg:` or `aux:` -> arrays or entries.
     """
     tops = [name for name in parameters if _TOP.fullmatch(name)]
-    if len(tops) != 1:
+    if len(tops) > 1:
         return None
-    num_classes = int(tops[0][len("linear") : -len("_weight")])
+    num_classes = int(tops[0][len("linear") : -len("_weight")]) if tops else 0
     task = "segmentation" if find_head(parameters) else "classification"
     dataset = next(name for name, of in TASKS.items() if of == task)
     fitting: list[Label] = []
@@ -391,7 +401,7 @@ def guess_model(parameters: Mapping[str, HasShape]) -> Guess | None:
     return Guess(
         networks=tuple(label.network for label in fitting),
         num_classes=num_classes,
-        task=task,
+        task=task if tops else "",
         datasets=tuple(
             name
             for name, of in TASKS.items()
