@@ -101,7 +101,7 @@ def test_the_json_file_has_what_is_printed(label, task, folder, tmp_path):
     )
     by_torch = json.loads(file.read_text())
     assert by_torch["settings"]["backend"] == "torch" != found["settings"]["backend"]
-    assert [row["norm"] for row in by_torch["lengths"]] == pytest.approx(norms, rel=1e-3)
+    assert [row["norm"] for row in by_torch["lengths"]] == pytest.approx(norms, rel=1e-2)
     assert by_torch["loss"] == pytest.approx(found["loss"], rel=1e-4)
 
 

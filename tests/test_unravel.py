@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from itertools import product
 
@@ -121,7 +122,7 @@ def split(layers, parameters, images, weight, backend="torch"):
 @pytest.fixture(scope="module")
 def inputs():
     weight = np.random.default_rng(0).normal(size=(2, CLASSES)).astype(np.float32)
-    return image_batch((2, 3, 28, 28)), weight
+    return image_batch((2, 3, 16, 16)), weight
 
 
 @pytest.mark.parametrize("backend", ["torch", "mxnet"])
@@ -230,6 +231,19 @@ def test_what_is_reported_is_what_the_paths_have(inputs):
     none = measure(layers, parameters, images, classes, paths=0)
     assert [row.mean_path_norm is None for row in none.lengths] == [False, True, True, False]
     assert none.sum_error < 1e-5
+
+
+def test_how_much_is_held_at_a_time_changes_nothing(inputs, monkeypatch):
+    layers = layers_of(NETWORKS["3 units"])
+    arguments = layers, parameters_of(layers), inputs[0], [np.array(3), None]
+    whole = measure(*arguments, paths=4, with_lesions=True)
+    monkeypatch.setattr(run, "_BYTES", 1)
+    monkeypatch.setattr(unravel, "_BYTES", 1)
+    found = measure(*arguments, paths=4, with_lesions=True)
+    for one, other in zip(found.lengths, whole.lengths):
+        assert dataclasses.astuple(one) == pytest.approx(dataclasses.astuple(other), rel=1e-4)
+    assert found.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert len(found.lesions.without_branch) == 3
 
 
 def choose(length, at_most):
