@@ -42,7 +42,8 @@ def convert(
     """Write the weights in SRC to DST: a .params, .pth or .safetensors file each.
 
     DST may also be an .onnx file, which is the whole network: it maps "data", (batch, 3, height,
-    width) float32 as its metadata says, to "probabilities". Opset 13.
+    width) float32 as its metadata says, to "probabilities". Opset 13. OpenVINO computes it in
+    bfloat16 on CPUs that have that, far off, unless INFERENCE_PRECISION_HINT is f32.
 
     The layout of SRC is recognised by its names, whatever wraps them (state_dict, model, module.,
     backbone.). Numbers are kept bit by bit. Layouts: release (the .params names), native (the
