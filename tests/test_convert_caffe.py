@@ -92,6 +92,15 @@ def test_a_file_is_verified_as_the_network_that_it_is(tmp_path):
     assert "is of rn-50b, and this file of rn-50 " in result.output
 
 
+def test_a_classifier_of_another_name_is_missed(tmp_path):
+    _, model = write_resnet(tmp_path, classes=7)  # called fc7
+    result = run(model, tmp_path / "out.params")
+    assert result.exit_code == 0
+    assert "caffe: there is no classifier of its usual name" in result.stderr
+    assert "call them …_rn-50_…_ep-0001.params" in result.stderr
+    assert not any(name.startswith("linear") for name in params.load(tmp_path / "out.params")[0])
+
+
 def test_sums_of_no_batch_are_zeros(tmp_path):
     network = list(layers("50", width=4, classes=1000))
     blobs = drawn_blobs(network)

@@ -147,6 +147,8 @@ def report_reading(
         _log.warning("left out: %s", ", ".join(map(printable, found.extra)))
     if found.resnet:
         _log.warning("%s: %s", found.layout, resnet_caveat(found.layout, found.resnet, label))
+        if not any(map(layouts.is_head, parameters)):
+            _log.warning("%s: there is no classifier of its usual name", found.layout)
         return
     for caveat in caveats.reading_caveats(
         found.layout, parameters, label, layout_known=found.known, written_from=written_from
