@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from commands import run_evaluate
+from commands import options_of, run_evaluate
 from tiny_training import (
     OWN_CLASSIFIER,
     SEGMENTER,
@@ -124,22 +124,25 @@ def test_the_best_classifier_has_the_lowest_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("task", "found", "best"),
-    [("segmentation", [5.0, 7.0, 7.0, 6.0], 2), ("classification", [9.0, 3.0, 3.0, 4.0], 2)],
+    ("task", "found"),
+    [
+        ("segmentation", [(5, 0), (7, 0), (7, 0), (6, 0), (9, 1)]),
+        ("classification", [(9, 0), (3, 0), (3, 0), (4, 0), (2, 1)]),
+    ],
 )
-def test_of_equal_scores_the_earliest_is_the_best(tmp_path, task, found, best):
+def test_of_equal_scores_the_earliest_is_the_best_and_none_of_fewer_images(tmp_path, task, found):
     make = {"segmentation": segmentation, "classification": classification}[task]
     options = make(tmp_path, tmp_path, validate_every=1)
     metric = {"segmentation": "mean_iou", "classification": "top1_error"}[task]
     validator = validation.Validator(options, SimpleNamespace(), num_batches=1)
-    for epoch, score in enumerate(found, 1):
+    for epoch, (score, num_broken) in enumerate(found, 1):
         weights = tmp_path / f"{epoch}.params"
         weights.write_text(str(epoch))
-        record = RunRecord(scores={metric: score})
+        record = RunRecord(scores={metric: score}, num_broken=num_broken)
         validator._keep_if_best(epoch, weights, record)
     path, facts = checkpoints.best_paths(tmp_path, str(options.label))
-    assert path.read_text() == str(best)
-    assert json.loads(facts.read_text())["epoch"] == best
+    assert path.read_text() == "2"
+    assert json.loads(facts.read_text())["epoch"] == 2
 
 
 def test_only_the_last_checkpoints_stay_and_the_best(whole, scenes, tmp_path):
@@ -286,6 +289,19 @@ def test_a_validation_that_fails_ends_nothing_and_is_made_by_the_next_run(
     train(quick(scenes, tmp_path, resume=True))
     last = metrics(tmp_path, "val")[-1]
     assert (last["epoch"], last["mean_iou"]) == (3, scores(whole)[3])
+
+
+def test_the_command_line_has_the_options(tmp_path):
+    listed = tmp_path / "some.lst"
+    listed.touch()
+    command = ["train", "segmentation", "--model", SEGMENTER, "--data-root", tmp_path]
+    command += ["--to-epoch", 4, "--keep", 3, "--validate-every", 2, "--validate-labels"]
+    command += ["--validate-scales", "40,48", "--validate-list-file", listed, "--backend", "mxnet"]
+    found = options_of(command)
+    assert (found.keep, found.validate_every, found.validate_labels) == (3, 2, True)
+    assert (found.validate_scales, found.validate_list_file) == ((40, 48), listed)
+    # From the second on, and whatever the steps of checkpoints are.
+    assert [found.has_checkpoint(epoch) for epoch in (1, 2, 3, 4)] == [True, True, False, True]
 
 
 @pytest.mark.parametrize(

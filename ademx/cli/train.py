@@ -33,7 +33,8 @@ def train() -> None:
     values of all layers but a new head; --weights of the same label are gone on from.
 
     A run that was stopped or killed goes on by --resume and ends with the same weights. SIGTERM
-    and Ctrl-C save first; the exit status is then 143 or 130.
+    and Ctrl-C save first; the exit status is then 143 or 130. --validate-every tests checkpoints
+    on the val split while training, and keeps the best.
     """
 
 

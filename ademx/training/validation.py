@@ -61,10 +61,16 @@ def check_validation(options: TrainOptions) -> None:
 
 @dataclass(frozen=True)
 class _Best:
-    """The best so far: its epoch, its score in percent, and the settings of its test."""
+    """The best so far: its epoch, its score in percent, and how it was tested.
+
+    Attributes:
+        num_broken: images that could not be read: with more of them no other is better.
+        settings: of the test.
+    """
 
     epoch: int
     score: float
+    num_broken: int
     settings: Mapping[str, Any]
 
 
@@ -152,7 +158,8 @@ class Validator:
 
     def _keep_if_best(self, epoch: int, weights: Path, record: RunRecord) -> str:
         """Keep weights that are better than the best so far; return what was found, in words."""
-        now = _Best(epoch, record.scores[self._metric], _comparable(record.settings.as_json))
+        score, settings = record.scores[self._metric], _comparable(record.settings.as_json)
+        now = _Best(epoch, score, record.num_broken, settings)
         before = self._best
         if before is not None and before.settings != now.settings:
             _log.warning(
@@ -161,7 +168,7 @@ class Validator:
             )
             before = None
         told = f"val {METRIC_NAMES[self._metric]} {now.score:.2f} %"
-        if before is not None and not self._is_better(now.score, before.score):
+        if before is not None and not self._is_better(now, before):
             return f"{told}; the best is still {self._told(before)}"
         if now.score != now.score:  # no image could be read
             return told
@@ -173,8 +180,9 @@ class Validator:
         self._best = now
         return f"{told}, the best so far"
 
-    def _is_better(self, score: float, other: float) -> bool:
-        return score < other if self._metric.endswith("error") else score > other
+    def _is_better(self, one: _Best, other: _Best) -> bool:
+        sign = -1 if self._metric.endswith("error") else 1
+        return one.num_broken <= other.num_broken and sign * one.score > sign * other.score
 
     def _told(self, best: _Best) -> str:
         return f"that of epoch {best.epoch}, {METRIC_NAMES[self._metric]} {best.score:.2f} %"
@@ -188,8 +196,8 @@ class Validator:
             found = json.loads(facts.read_bytes())
             if found["weights"][0]["md5"] != md5(path):
                 raise InputError(f"{path.name} is another file")
-            settings = _comparable(found["settings"])
-            return _Best(int(found["epoch"]), float(found["score"]), settings)
+            facts_of_test = int(found["num_broken"]), _comparable(found["settings"])
+            return _Best(int(found["epoch"]), float(found["score"]), *facts_of_test)
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             _log.warning("%s: passed over: %s", facts, error)
             return None
@@ -239,6 +247,7 @@ def _test_options(
         backend=options.engine,
         compile=False,  # each checkpoint is another network to PyTorch
         devices=options.devices,
+        prefetch_threads=max(EvaluationOptions.prefetch_threads, options.prefetch_threads),
         overwrite=True,
         **of_task,
     )
