@@ -13,7 +13,7 @@ from fill import fill, image_batch
 from ademx.devices import Devices
 from ademx.engines.backends import open_segments
 from ademx.networks import unravel
-from ademx.unravelling import run
+from ademx.unravelling import measure as measuring
 from iters.datasets import VOID
 from symbols.layers import list_layers
 from symbols.levels import LevelSpec, Network
@@ -178,7 +178,7 @@ def test_paths_are_all_or_drawn_with_equal_chances():
 
 def measure(layers, parameters, images, targets, backend="torch", **options):
     engine = open_segments(layers, parameters, backend=backend, devices=Devices())
-    return run.measure(engine, layers, images, targets, **options)
+    return measuring.measure(engine, layers, images, targets, **options)
 
 
 def test_without_branches_only_the_shortest_path_remains(inputs):
@@ -228,6 +228,8 @@ def test_what_is_reported_is_what_the_paths_have(inputs):
     walked = [norms[path][image] for image, path in choose(1, at_most=2)]
     assert one.mean_path_norm == pytest.approx(np.mean(walked), rel=1e-4)
     assert one.standard_error == pytest.approx(abs(walked[0] - walked[1]) / 2, rel=1e-3)
+    one = measure(layers, parameters, images, classes, paths=1).lengths[1]
+    assert (one.mean_path_norm, one.standard_error) == (pytest.approx(walked[0], rel=1e-4), None)
     none = measure(layers, parameters, images, classes, paths=0)
     assert [row.mean_path_norm is None for row in none.lengths] == [False, True, True, False]
     assert none.sum_error < 1e-5
@@ -237,7 +239,7 @@ def test_how_much_is_held_at_a_time_changes_nothing(inputs, monkeypatch):
     layers = layers_of(NETWORKS["3 units"])
     arguments = layers, parameters_of(layers), inputs[0], [np.array(3), None]
     whole = measure(*arguments, paths=4, with_lesions=True)
-    monkeypatch.setattr(run, "_BYTES", 1)
+    monkeypatch.setattr(measuring, "_BYTES", 1)
     monkeypatch.setattr(unravel, "_BYTES", 1)
     found = measure(*arguments, paths=4, with_lesions=True)
     for one, other in zip(found.lengths, whole.lengths):
@@ -289,7 +291,7 @@ def test_loss_and_gradient_are_pytorch_s(shape):
     classes = rng.integers(0, 5, (shape[0], *shape[2:]))
     if len(shape) > 2:
         classes[1, 0, :3] = VOID
-    losses, errors, gradient = run.loss_and_gradient(scores, classes)
+    losses, errors, gradient = measuring.loss_and_gradient(scores, classes)
     variable = torch.tensor(scores, requires_grad=True)
     for row, truth in enumerate(torch.tensor(classes)):
         loss = functional.cross_entropy(variable[row][None], truth[None], ignore_index=VOID)

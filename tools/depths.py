@@ -32,7 +32,7 @@ from ademx.networks.graph import list_layers
 from ademx.networks.summary import load_graph, summarise
 from ademx.pictures import check_format, new_figure
 from ademx.training import ClassificationTrainOptions, start_trainer
-from ademx.unravelling.run import loss_and_gradient, measure
+from ademx.unravelling.measure import loss_and_gradient, measure
 from iters.drawn import draw_for_classification
 from iters.transforms import RN, center_crop, normalize
 from symbols.levels import RN_NETWORKS, LevelSpec, Network

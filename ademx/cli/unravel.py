@@ -15,7 +15,7 @@ from ademx.text import printable
 from ademx.unravelling.options import UnravelOptions
 
 if TYPE_CHECKING:
-    from ademx.unravelling.run import LesionRow, Unravelling
+    from ademx.unravelling.found import LesionRow, Unravelling
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -63,18 +63,17 @@ def unravel(plot: Path | None, json_file: Path | None, overwrite: bool, **argume
 
 
 def _report(found: Unravelling) -> str:
-    from ademx.unravelling.run import DEFINITION
+    from ademx.unravelling.found import DEFINITION
 
     rows = [("length", "paths", "norm", "norm of one path", "± s.e.", "share %")]
     for row in found.lengths:
-        walked = row.mean_path_norm is not None
         rows.append(
             (
                 str(row.length),
                 f"{row.paths:,}",
                 f"{row.norm:.3e}",
-                f"{row.mean_path_norm:.3e}" if walked else "–",
-                f"{row.standard_error:.1e}" if walked else "–",
+                "–" if row.mean_path_norm is None else f"{row.mean_path_norm:.3e}",
+                "–" if row.standard_error is None else f"{row.standard_error:.1e}",
                 f"{100 * row.share:.2f}",
             )
         )

@@ -125,11 +125,28 @@ class Prediction:
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Return the files as :func:`list_images` does, each of whose results has a name of its own.
+
+    Raises:
+        FileNotFoundError: see there.
+        ValueError: two files would have results of the same name.
+    """
+    images = list_images(paths)
+    (stem, count), *_ = Counter(path.stem for path in images).most_common(1)
+    if count > 1:
+        same = ", ".join(str(path) for path in images if path.stem == stem)
+        raise InputError(
+            f"{same}: their results would have the same name, {stem}: give them one at a time, "
+            "each with its own --output"
+        )
+    return images
+
+
+def list_images(paths: Sequence[Path]) -> list[Path]:
     """Return the files, and the image files of the folders among them in order of their names.
 
     Raises:
         FileNotFoundError: a path does not exist, or a folder has no image.
-        ValueError: two files would have results of the same name.
     """
     images: list[Path] = []
     for path in paths:
@@ -146,13 +163,6 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
             images.append(path)
         else:
             raise MissingFile(f"{path}: no such file or folder")
-    (stem, count), *_ = Counter(path.stem for path in images).most_common(1)
-    if count > 1:
-        same = ", ".join(str(path) for path in images if path.stem == stem)
-        raise InputError(
-            f"{same}: their results would have the same name, {stem}: give them one at a time, "
-            "each with its own --output"
-        )
     return images
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, BinaryIO
 
 from ademx.pictures import check_format, new_figure
-from ademx.unravelling.run import DEPTH_SHARE, Unravelling
+from ademx.unravelling.found import DEPTH_SHARE, Unravelling
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

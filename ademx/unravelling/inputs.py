@@ -15,7 +15,7 @@ from PIL import Image
 from ademx.errors import InputError
 from ademx.labels import Label
 from ademx.networks.graph import input_normalization, network_stride
-from ademx.prediction.images import find_images
+from ademx.prediction.images import list_images
 from ademx.testing.options import default_test_scale
 from ademx.testing.session import find_dataset
 from ademx.unravelling.options import UnravelOptions
@@ -89,7 +89,7 @@ def _makers(
     """Yield each image's name and what reads it."""
     if options.data_root is None:
         turned = options.exif != "ignore"
-        for path in find_images(options.pictures):
+        for path in list_images(options.pictures):
             yield str(path), partial(_picture, path, turned, crop)
         return
     dataset = find_dataset(label, options.dataset)
