@@ -230,7 +230,7 @@ def test_a_label_that_says_another_thing_is_refused(label, message, tmp_path):
 def test_other_resnets_are_refused():
     """ResNet-18, of which there is none here, and one with three convolutions at its start."""
     eighteen = ResNet((2, 2, 2, 2), bottleneck=False).state_dict()
-    with pytest.raises(ValueError, match=r"closest layout, torchvision: .*missing: .*layer1\.2"):
+    with pytest.raises(ValueError, match=r"torchvision \(as rn-34b\): .*missing: .*layer1\.2"):
         from_torch(eighteen)
     deep = {key.replace("conv1.w", "conv1.0.w", 1): v for key, v in drawn().state_dict().items()}
     with pytest.raises(ValueError, match="torchvision"):

@@ -155,6 +155,7 @@ def _check_way(
     lines = [f"{len(keys)} {text}{first_keys(keys)}" for text, keys in problems if keys]
     if way.missing or (extra and not drop_extra):
         found = f"layout {layout}" if layout else f"the closest layout, {way.layout}"
+        found += f" (as {way.resnet})" if way.resnet else ""
         advice = "" if way.missing else "; --drop-extra leaves these out"
         raise LayoutError(f"the keys are not those of {found}: {'; '.join(lines)}{advice}")
 
