@@ -175,6 +175,15 @@ def test_what_encloses_nothing_is_left_out_and_counted(tmp_path):
     assert [row["shapes"] for row in record["labels"]] == [1, 1, 0]
 
 
+def test_boxes_alone(tmp_path):
+    """What detection has: the error says what is missing."""
+    shapes = [annotation(number, 1, 0, None, bbox=[1, 2, 3, 4]) for number in range(7)]
+    found = run(write(tmp_path / "source/all.json", shapes), "--output", tmp_path / "made")
+    assert found.exit_code == 1
+    assert "left out: 7 × annotation without an outline, of a box alone" in found.stderr
+    assert "found no shape with the label of a class" in found.stderr
+
+
 def test_compressed_run_lengths_are_counted_as_pycocotools_packs_them():
     source = random.Random(4)
     for _ in range(200):

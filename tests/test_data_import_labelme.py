@@ -207,7 +207,7 @@ def test_what_has_no_area_is_left_out_and_counted(tmp_path):
         "polygon: without a label": 1,
         "mask: no image of the size of its box": 2,
     }
-    assert "1 × line: has no area; " in found.stdout
+    assert "left out: 1 × point: has no area; 1 × line: has no area; " in found.stderr
     assert record["labels"][0]["shapes"] == 1
 
 

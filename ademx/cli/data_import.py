@@ -96,9 +96,6 @@ def _tell(imported: Imported, options: ImportOptions, json_file: Path | None) ->
     if json_file is not None:
         write_json(json_file, _record(imported))
     click.echo(_table(imported))
-    if imported.skipped:
-        parts = (f"{number:,} × {what}" for what, number in imported.skipped.items())
-        click.echo(printable(f"\nshapes that were left out: {'; '.join(parts)}"))
     if imported.empty:
         click.echo(f"\nimages without a shape: {imported.empty:,}")
     if imported.turned:

@@ -167,6 +167,9 @@ def import_dataset(read: Callable[[], Source], options: ImportOptions, *, order:
     """
     with new_folder(options.output, "--output") as folder:
         source = read()
+        if source.skipped:
+            parts = (f"{number:,} × {what}" for what, number in source.skipped.items())
+            _log.warning("shapes that cannot be drawn, left out: %s", "; ".join(parts))
         counts = Counter({label: 0 for label in source.labels})
         for picture in source.pictures:
             counts.update(picture.counts)
