@@ -22,7 +22,7 @@ from ademx.convert.torch_model import Block, FrozenBatchNorm2d, to_module
 from ademx.devices import Devices
 from ademx.engines.torch import losses
 from ademx.engines.torch.predict import torch_devices
-from ademx.engines.torch.updates import LossScaler, Updates, as_numpy
+from ademx.engines.torch.updates import LossScaler, Updates, as_numpy, gradient_of
 from ademx.engines.torch.workers import TorchWorkers
 from ademx.engines.trainer import Arrays, Sums, Trainer
 from ademx.labels import Label
@@ -152,7 +152,7 @@ class TorchTrainer(Trainer):
         found[4] += stop
         if self._workers.count > 1:
             self._workers.add_up([found])
-            self._workers.add_up([_gradient(one) for one in first.parameters.values()])
+            self._workers.add_up([gradient_of(one) for one in first.parameters.values()])
         self._update(rate)
         return _reader(found)
 
@@ -186,14 +186,14 @@ class TorchTrainer(Trainer):
 
     def _add_up_gradients(self) -> None:
         """Make the first replica's gradients those of all of this process."""
-        targets = [_gradient(one) for one in self._replicas[0].parameters.values()]
+        targets = [gradient_of(one) for one in self._replicas[0].parameters.values()]
         for replica in self._others:
-            gradients = [_gradient(one) for one in replica.parameters.values()]
+            gradients = [gradient_of(one) for one in replica.parameters.values()]
             moved = [one.to(targets[0].device, non_blocking=True) for one in gradients]
             torch._foreach_add_(targets, moved)
 
     def _update(self, rate: float) -> None:
-        gradients = [_gradient(one) for one in self._replicas[0].parameters.values()]
+        gradients = [gradient_of(one) for one in self._replicas[0].parameters.values()]
         scale = self.loss_scale  # that of these gradients
         if self._scaler is None or self._scaler.judge(gradients):
             self._updates.apply(rate, loss_scale=scale)
@@ -375,12 +375,6 @@ def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    if parameter.grad is None:
-        raise RuntimeError("a parameter has no gradient")
-    return parameter.grad
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.sgd import sgd
 
 from symbols.learning import Learning
 
@@ -50,22 +51,14 @@ class Updates:
         self._parameters = parameters
         self._learning, self._nesterov = learning, nesterov
         self._device = next(iter(parameters.values())).device
-        self._wd, self._rescale = wd, rescale_grad
-        members: dict[tuple[float, float], list[Tensor]] = {}
-        for name, parameter in parameters.items():
-            members.setdefault(learning.of(name), []).append(parameter)
-        self._multipliers = list(members)
-        nesterov = nesterov and momentum > 0  # without momentum it is the plain rule
-        self._optimizer = torch.optim.SGD(
-            [{"params": group} for group in members.values()],
-            momentum=momentum,
-            nesterov=nesterov,
-            fused=True,
-        )
-        if momentum:
-            for parameter in parameters.values():
-                self._optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self._wd, self._rescale, self._factor = wd, rescale_grad, momentum
+        self._groups: dict[tuple[float, float], list[str]] = {}
+        for name in parameters:
+            self._groups.setdefault(learning.of(name), []).append(name)
+        held = parameters if momentum else {}
+        self._momentum = {name: torch.zeros_like(one).detach() for name, one in held.items()}
 
+    @torch.no_grad()
     def apply(self, rate: float, *, loss_scale: float) -> None:
         """Change the weights by their gradients.
 
@@ -74,28 +67,33 @@ class Updates:
             loss_scale: what the gradients are too large by.
         """
         inner = 1.0 if self._nesterov else rate
-        for (lr_mult, wd_mult), group in zip(self._multipliers, self._optimizer.param_groups):
-            group["lr"] = lr_mult * (rate if self._nesterov else 1.0)
-            group["weight_decay"] = inner * wd_mult * self._wd
         # What the fused rule divides gradients by.
-        self._optimizer.grad_scale = torch.tensor(  # type: ignore[attr-defined]  # by GradScaler
-            loss_scale / (self._rescale * inner), device=self._device
-        )
-        self._optimizer.step()
+        grad_scale = torch.tensor(loss_scale / (self._rescale * inner), device=self._device)
+        for (lr_mult, wd_mult), names in self._groups.items():
+            parameters = [self._parameters[name] for name in names]
+            # As a function: PyTorch's optimisers load its compiler, which takes a second.
+            sgd(
+                parameters,
+                [gradient_of(one) for one in parameters],
+                [self._momentum.get(name) for name in names],
+                fused=True,
+                grad_scale=grad_scale,
+                lr=lr_mult * (rate if self._nesterov else 1.0),
+                weight_decay=inner * wd_mult * self._wd,
+                momentum=self._factor,
+                nesterov=self._nesterov and self._factor > 0,  # without it, it is the plain rule
+                dampening=0.0,
+                maximize=False,
+            )
 
     def momentum(self) -> dict[str, np.ndarray]:
         """Return MXNet's momentum of each parameter, by name."""
-        return {
-            name: as_numpy(self._optimizer.state[parameter]["momentum_buffer"] * self._sign(name))
-            for name, parameter in self._parameters.items()
-            if parameter in self._optimizer.state
-        }
+        return {name: as_numpy(one * self._sign(name)) for name, one in self._momentum.items()}
 
     def restore(self, momentum: Mapping[str, np.ndarray]) -> None:
         """Take up momentum as `momentum` gave it."""
         for name, value in momentum.items():
-            held = self._optimizer.state[self._parameters[name]]["momentum_buffer"]
-            held.copy_(torch.as_tensor(value)).div_(self._sign(name))
+            self._momentum[name].copy_(torch.as_tensor(value)).div_(self._sign(name))
 
     def _sign(self, name: str) -> float:
         return 1.0 if self._nesterov else -self._learning.of(name)[0]
@@ -126,6 +124,13 @@ class LossScaler:
         if self.unskipped == _LONGEST_SCALE:
             self.scale, self.unskipped = min(_MAX_SCALE, 2 * self.scale), 0
         return True
+
+
+def gradient_of(parameter: Tensor) -> Tensor:
+    """Return a parameter's gradient, which must be there."""
+    if parameter.grad is None:
+        raise RuntimeError("a parameter has no gradient")
+    return parameter.grad
 
 
 def as_numpy(tensor: Tensor) -> np.ndarray:
