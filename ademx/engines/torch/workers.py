@@ -159,8 +159,8 @@ class TorchWorkers(Workers):
             return
         if devices.gpus:
             torch.cuda.set_device(self._device)
-        # Optimisers load it at their first step. Loaded after the group is there, it holds on to
-        # it (2.13), and its threads, which nobody joins then, abort some processes at their end.
+        # Blocks that are computed again load it. Loaded after the group is there, it holds on to it
+        # (2.13), and its threads, which nobody joins then, abort some processes at their end.
         importlib.import_module("torch._dynamo")
         where = f"{place.address}:{place.port}"
         _log.info("worker %d of %d meets the others at %s", self.rank, self.count, where)
