@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import click
 import numpy as np
-from bench_rows import Row, report, time_in_turns
+from bench_rows import Row, gpus_option, report, time_in_turns
 from PIL import Image
+
+from ademx.devices import Devices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,15 +32,20 @@ NUM_CLASSES = 19
 @click.command()
 @click.option("--repeat", default=5, show_default=True, type=click.IntRange(min=1), help="Runs.")
 @click.option("--quick", is_flag=True, help="One run of each, and nothing compiled.")
+@gpus_option
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
-def evaluation(repeat: int, quick: bool, json_file: Path | None) -> None:
-    """Time forward passes, the enlarging of score maps, the counting of confusion matrices."""
+def evaluation(repeat: int, quick: bool, gpus: tuple[int, ...], json_file: Path | None) -> None:
+    """Time forward passes, the enlarging of score maps, the counting of confusion matrices.
+
+    On GPUs forward passes alone: by PyTorch, and by MXNet where it has code for them.
+    """
     import bench_forward
 
-    repeat = 1 if quick else repeat
-    rows = [measure(repeat) for measure in (*MEASUREMENTS, bench_forward.measure_bind)]
+    repeat, devices = 1 if quick else repeat, Devices(gpus=gpus)
+    on_cpu = (*MEASUREMENTS, bench_forward.measure_bind)
+    rows = [] if gpus else [measure(repeat) for measure in on_cpu]
     for name in bench_forward.NETWORKS:
-        rows += bench_forward.measure_network(name, repeat, compiled=not quick)
+        rows += bench_forward.measure_network(name, repeat, devices, compiled=not quick)
     report(rows, json_file)
 
 

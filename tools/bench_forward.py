@@ -15,8 +15,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bench_rows import Row
+from bench_rows import Row, runs_mxnet
 
+from ademx.devices import Devices
 from ademx.labels import parse_label
 
 if TYPE_CHECKING:
@@ -30,26 +31,28 @@ NETWORKS = {
 _WAYS = ("eager", "channels last", "compiled")  # of plain PyTorch
 
 
-def measure_network(name: str, repeat: int, *, compiled: bool) -> list[Row]:
+def measure_network(name: str, repeat: int, devices: Devices, *, compiled: bool) -> list[Row]:
     """Time a network in both precisions by both engines, beside the best of plain PyTorch.
 
     Args:
         name: a key of :data:`NETWORKS`.
         repeat: runs of each.
+        devices: where to compute.
         compiled: time what is compiled too, which takes up to a minute a network and precision.
     """
     rows, of_mxnet = [], {}
     for precision in ("float32", "bfloat16"):
-        seconds = _seconds(name, precision, repeat, compiled=compiled)
+        seconds = _seconds(name, precision, repeat, devices, compiled=compiled)
         best = min(_WAYS, key=lambda way: seconds.get(way, np.inf))
-        of_mxnet[precision] = seconds["MXNet"]
+        of_mxnet[precision] = seconds.get("MXNet")
         for ours, target in (("torch", 1 / 1.2), ("torch uncompiled", None), ("MXNet", None)):
             if ours in seconds:
                 note = ", ".join(f"{way} {seconds[way]:.2f} s" for way in _WAYS if way in seconds)
-                what = f"forward, {name}, {precision}, by {ours}"
+                on = "" if not devices.gpus else f" on {', '.join(devices.names())}"
+                what = f"forward, {name}, {precision}, by {ours}{on}"
                 found = seconds[ours], seconds[best]
                 rows.append(Row(what, *found, target, f"plain PyTorch, the best of: {note}"))
-    return [*rows, _gain(name, of_mxnet)]
+    return rows if None in of_mxnet.values() else [*rows, _gain(name, of_mxnet)]
 
 
 def _gain(name: str, seconds: dict[str, float]) -> Row:
@@ -65,9 +68,11 @@ def _gain(name: str, seconds: dict[str, float]) -> Row:
     return row if cpu_has_bfloat16() else row.without_target("this CPU has no bfloat16")
 
 
-def _seconds(name: str, precision: str, repeat: int, *, compiled: bool) -> dict[str, float]:
+def _seconds(
+    name: str, precision: str, repeat: int, devices: Devices, *, compiled: bool
+) -> dict[str, float]:
     """Return the median seconds of each way to compute, all run in turns."""
-    runs = dict(_runs(name, precision, compiled=compiled))
+    runs = dict(_runs(name, precision, devices, compiled=compiled))
     taken: dict[str, list[float]] = {way: [] for way in runs}
     for run in runs.values():
         run()  # compiles, lays out weights, binds
@@ -82,50 +87,52 @@ def _seconds(name: str, precision: str, repeat: int, *, compiled: bool) -> dict[
 
 
 def _runs(
-    name: str, precision: str, *, compiled: bool
+    name: str, precision: str, devices: Devices, *, compiled: bool
 ) -> Iterator[tuple[str, Callable[[], object]]]:
     from ademx.convert.files import NetworkWeights
-    from ademx.devices import Devices
     from ademx.engines.mxnet.predict import Predictor
     from ademx.engines.torch.predict import TorchPredictor
 
     label, size = NETWORKS[name]
     images = np.random.default_rng(0).standard_normal((1, 3, size, size), np.float32)
-    options: dict[str, Any] = {"devices": Devices(), "precision": precision}
+    options: dict[str, Any] = {"devices": devices, "precision": precision}
     args, auxs = _parameters(label)
     weights = NetworkWeights({**args, **auxs}, "random", parse_label(label))
 
     def on(predictor: Callable[..., np.ndarray]) -> Callable[[], np.ndarray]:
         return lambda: predictor(images, batch=1)
 
-    yield "MXNet", on(Predictor(weights, **options))
+    if runs_mxnet(devices) and not (devices.gpus and precision == "bfloat16"):
+        yield "MXNet", on(Predictor(weights, **options))
     yield "torch uncompiled" if compiled else "torch", on(TorchPredictor(weights, **options))
     for way in _WAYS if compiled else _WAYS[:2]:
-        yield way, _plain_torch(label, images, precision, way)
+        yield way, _plain_torch(label, images, precision, way, devices)
     if compiled:
         yield "torch", on(TorchPredictor(weights, compiled=True, **options))
 
 
 def _plain_torch(
-    label: str, images: np.ndarray, precision: str, way: str
+    label: str, images: np.ndarray, precision: str, way: str, devices: Devices
 ) -> Callable[[], np.ndarray]:
     """Return what computes the network as PyTorch's own documentation tells."""
     import torch
 
     from ademx.convert import to_torch
     from ademx.convert.torch_model import build
+    from ademx.engines.torch.predict import torch_devices
 
+    device = torch_devices(devices)[0]
     layout = torch.contiguous_format if way == "eager" else torch.channels_last
     network = build(label).eval().requires_grad_(False)
     network.load_state_dict(to_torch(*_parameters(label), "native"))
-    network = network.to(dtype=getattr(torch, precision)).to(memory_format=layout)
+    network = network.to(device, getattr(torch, precision)).to(memory_format=layout)
     if way == "compiled":
         network = torch.compile(network, options={"freezing": True})
 
     def run() -> np.ndarray:
-        data = torch.from_numpy(images).to(dtype=getattr(torch, precision))
+        data = torch.from_numpy(images).to(device, getattr(torch, precision))
         scores = network(data.contiguous(memory_format=layout))
-        return scores.float().softmax(1).numpy()
+        return scores.float().softmax(1).cpu().numpy()
 
     return torch.inference_mode()(run)
 
@@ -144,7 +151,7 @@ def measure_bind(repeat: int) -> Row:
     executor = build_symbol(label).bind(
         mx.cpu(), {**args, **inputs}, aux_states=auxs, grad_req="null"
     )
-    _, ours = next(_runs("A1 at 224", "float32", compiled=False))
+    _, ours = next(_runs("A1 at 224", "float32", Devices(), compiled=False))
     seconds = time_in_turns(ours, lambda: executor.forward(is_train=False)[0].asnumpy(), repeat)
     # Both run the same operators; 3 % are the machine's noise.
     what = "forward for testing, A1 at 224, float32"

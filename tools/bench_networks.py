@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from bench_rows import align
-from bench_training import noise_updates, peak_bytes, reset_peak
+from bench_training import held_bytes, noise_updates, reset_peak
 
 from ademx.cli import options as shared
 from ademx.compat import import_mxnet
+from ademx.convert import import_torch
 from ademx.engines.backends import BACKENDS
 from ademx.files import write_json
 from ademx.iteration import progress_bar
@@ -230,12 +231,13 @@ def _figures(
     from ademx.engines.backends import predictor_class
 
     devices = Devices() if device == CPU else Devices(gpus=(int(device),))
-    before = _held(engine, devices)
+    {"mxnet": import_mxnet, "torch": import_torch}[engine]()
+    before = held_bytes(engine, devices)
     trainer, data, truth = noise_updates(label, shape, backend=engine, devices=devices, width=width)
     trainer.step(data, truth)  # the first update allocates
     reset_peak()
     seconds = list(_timed(partial(trainer.step, data, truth), repeat))
-    held = _held(engine, devices, peak=True)
+    held = held_bytes(engine, devices, peak=True)
     arguments, statistics_ = trainer.parameters()
     del trainer
     weights = NetworkWeights({**arguments, **statistics_}, f"{label}_ep-0001.params")
@@ -254,24 +256,6 @@ def _timed(function: Any, repeat: int) -> Iterator[float]:
         start = time.perf_counter()
         function()
         yield time.perf_counter() - start
-
-
-def _held(engine: str, devices: Any, *, peak: bool = False) -> Any:
-    """Return the bytes that the engine holds on the device, now or at the most."""
-    if engine == "torch":
-        from ademx.convert import import_torch
-
-        torch = import_torch()
-        if devices.gpus:
-            return torch.cuda.max_memory_allocated(devices.gpus[0]) if peak else 0
-    else:
-        from ademx.engines.mxnet.predict import mxnet_contexts
-
-        (context,) = mxnet_contexts(devices)
-        if devices.gpus:  # its pool gives nothing back
-            free, total = import_mxnet().context.gpu_memory_info(context.device_id)
-            return total - free
-    return peak_bytes("VmHWM" if peak else "VmRSS")
 
 
 def format_networks(rows: Sequence[Measured]) -> list[str]:

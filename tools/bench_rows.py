@@ -5,15 +5,44 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ademx.cli.options import INTEGERS
+from ademx.compat import import_mxnet
+from ademx.devices import Devices
 from ademx.files import write_json
+from ademx.gpus import gpus_without_mxnet_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+
+def _checked_gpus(_: object, __: object, gpus: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Return the GPUs, found to be there before anything is measured."""
+    from ademx.engines.torch.predict import torch_devices
+
+    if gpus:
+        torch_devices(Devices(gpus=gpus))
+    return gpus or ()
+
+
+gpus_option = click.option(
+    "--gpus",
+    type=INTEGERS,
+    callback=_checked_gpus,
+    help="Compute on these GPUs, such as 0.  [default: the CPU]",
+)
+
+
+def runs_mxnet(devices: Devices) -> bool:
+    """Return whether MXNet is installed and has code for the devices."""
+    if not find_spec("mxnet") or gpus_without_mxnet_code(devices.gpus):
+        return False
+    return not devices.gpus or import_mxnet().context.num_gpus() > max(devices.gpus)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-from bench_rows import Row, report
+from bench_rows import Row, gpus_option, report, runs_mxnet
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ademx.devices import Devices
     from ademx.engines.trainer import Trainer
 
 LABEL = "ilsvrc-cls_rna-a1_cls1000"
@@ -39,31 +40,58 @@ READ_UPDATES = 8
 
 @click.command()
 @click.option("--repeat", default=3, show_default=True, type=click.IntRange(min=1), help="Updates.")
+@gpus_option
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
-def training(repeat: int, json_file: Path | None) -> None:
-    """Time updates of both engines, and of PyTorch with blocks computed again; peak memory."""
-    rows = [
-        _beside("update by PyTorch", precision, ("torch", "mxnet"), 1 / target, repeat)
-        for precision, target in TARGETS.items()
-    ]
-    rows.append(
-        _beside(
-            "update by PyTorch, all kept",
-            "float32",
-            ("torch", "torch --backward-do-mirror"),
-            None,
-            repeat,
-        )
-    )
+def training(repeat: int, gpus: tuple[int, ...], json_file: Path | None) -> None:
+    """Time updates of both engines, and of PyTorch with blocks computed again; peak memory.
+
+    On GPUs that MXNet has no code for, PyTorch's bfloat16 beside its float32.
+    """
+    from ademx.devices import Devices
+
+    devices = Devices(gpus=gpus)
+    kept, mirrored = (Engine("torch", "float32", mirror) for mirror in (False, True))
+    if runs_mxnet(devices):
+        rows = [
+            _beside(
+                f"update by PyTorch, {precision}",
+                (Engine("torch", precision), Engine("mxnet", precision)),
+                None if gpus else 1 / target,
+                repeat,
+                devices,
+            )
+            for precision, target in TARGETS.items()
+            if not (gpus and precision == "bfloat16")  # which MXNet lacks there
+        ]
+    else:
+        pair = Engine("torch", "bfloat16"), kept
+        rows = [_beside("update by PyTorch, bfloat16", pair, None, repeat, devices)]
+    what = "update by PyTorch, float32, all kept"
+    rows.append(_beside(what, (kept, mirrored), None, repeat, devices))
     report(rows, json_file)
-    click.echo(wait_share())
+    click.echo(wait_share(devices))
+
+
+class Engine(NamedTuple):
+    """What makes updates, and how."""
+
+    backend: str
+    precision: str
+    mirror: bool = False
+
+    def __str__(self) -> str:
+        return " ".join([*self[:2], *(["--backward-do-mirror"] if self.mirror else [])])
 
 
 def _beside(
-    what: str, precision: str, engines: tuple[str, str], target_ratio: float | None, repeat: int
+    what: str,
+    engines: tuple[Engine, Engine],
+    target_ratio: float | None,
+    repeat: int,
+    devices: Devices,
 ) -> Row:
     """Return the row of two engines that make updates in turns."""
-    children = [_Child(engine, precision) for engine in engines]
+    children = [_Child(engine, devices) for engine in engines]
     try:
         seconds: list[list[float]] = [[], []]
         for _ in range(repeat + 1):  # the first update allocates
@@ -74,20 +102,21 @@ def _beside(
         for child in children:
             child.kill()
     medians = [statistics.median(taken[1:]) for taken in seconds]
-    images = " against ".join(f"{median / BATCH:.2f}" for median in medians)
-    memory = " against ".join(f"{peak / 2**30:.2f}" for peak in peaks)
+    images = " against ".join(f"{median / BATCH:.3g}" for median in medians)
+    memory = " against ".join(f"{peak / 2**30:.2f}" if peak else "–" for peak in peaks)
     note = f"{engines[1]}; {images} s an image, peak {memory} GiB"
-    return Row(f"{what}, A1 at {SIZE}, batch {BATCH}, {precision}", *medians, target_ratio, note)
+    where = "" if not devices.gpus else f", on {', '.join(devices.names())}"
+    return Row(f"{what}, A1 at {SIZE}, batch {BATCH}{where}", *medians, target_ratio, note)
 
 
 class _Child:
     """A process that makes updates when it is told to."""
 
-    def __init__(self, engine: str, precision: str) -> None:
+    def __init__(self, engine: Engine, devices: Devices) -> None:
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
         self._process = context.Process(
-            target=_make_updates, args=(theirs, engine, precision), daemon=True
+            target=_make_updates, args=(theirs, engine, devices), daemon=True
         )
         self._process.start()
         theirs.close()
@@ -98,10 +127,10 @@ class _Child:
         self._ours.send("update")
         return float(self._ours.recv())
 
-    def finish(self) -> int:
+    def finish(self) -> int | None:
         """Return the most memory that the process has held, bytes, and end it."""
         self._ours.send("end")
-        peak = int(self._ours.recv())
+        peak: int | None = self._ours.recv()
         self._process.join()
         return peak
 
@@ -110,21 +139,21 @@ class _Child:
         self._process.kill()
 
 
-def _make_updates(connection: Connection, engine: str, precision: str) -> None:
-    backend, _, mirror = engine.partition(" ")
+def _make_updates(connection: Connection, engine: Engine, devices: Devices) -> None:
     trainer, data, label = noise_updates(
         LABEL,
         (BATCH, 3, SIZE, SIZE),
-        backend=backend,
-        precision=precision,
-        backward_do_mirror=bool(mirror),
+        backend=engine.backend,
+        precision=engine.precision,
+        backward_do_mirror=engine.mirror,
+        devices=devices,
     )
     connection.send("ready")
     while connection.recv() == "update":
         start = time.perf_counter()
         trainer.step(data, label)
         connection.send(time.perf_counter() - start)
-    connection.send(peak_bytes())
+    connection.send(held_bytes(engine.backend, devices, peak=True))
 
 
 def noise_updates(
@@ -160,11 +189,25 @@ def noise_updates(
     return trainer, data, truth
 
 
-def peak_bytes(name: str = "VmHWM") -> int | None:
-    """Return the most memory that this process has held, or by "VmRSS" what it holds, bytes.
+def held_bytes(backend: str, devices: Devices, *, peak: bool = False) -> int | None:
+    """Return the bytes that are held now, or the most that were, on GPUs those of the first.
 
-    It is None where the system does not tell.
+    On CPUs they are this process's, None where the system does not tell; on GPUs the engine's.
     """
+    if devices.gpus and backend == "torch":
+        from ademx.convert import import_torch
+
+        cuda = import_torch().cuda
+        measure = cuda.max_memory_allocated if peak else cuda.memory_allocated
+        return int(measure(devices.gpus[0]))
+    if devices.gpus:
+        from ademx.compat import import_mxnet
+        from ademx.engines.mxnet.predict import mxnet_contexts
+
+        mxnet_contexts(devices)
+        free, total = import_mxnet().context.gpu_memory_info(devices.gpus[0])
+        return int(total - free)  # its pool gives nothing back
+    name = "VmHWM" if peak else "VmRSS"
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -173,12 +216,12 @@ def peak_bytes(name: str = "VmHWM") -> int | None:
 
 
 def reset_peak() -> None:
-    """Have :func:`peak_bytes` begin anew, where the system lets it."""
+    """Have the most that :func:`held_bytes` tells of this process begin anew, if possible."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def wait_share() -> str:
+def wait_share(devices: Devices) -> str:
     """Return what a run with one reading process waits for its batches, as a line."""
     import json
 
@@ -196,6 +239,7 @@ def wait_share() -> str:
                 model=LABEL,
                 batch_images=BATCH,
                 backend="torch",
+                devices=devices,
                 output=root / "output",
                 prefetch_threads=1,
                 **options,
