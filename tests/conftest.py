@@ -25,6 +25,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    # Else PyTorch's compiler starts a process for each core, for the little that is compiled here.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     if not hasattr(config, "workerinput"):  # else the process that started this one has done it
         folder = tempfile.mkdtemp(prefix="ademx-tests-")
         os.environ["ADEMX_TEST_ARRAYS"] = folder

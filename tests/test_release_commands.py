@@ -1,9 +1,11 @@
-"""tools/voc.py and tools/ilsvrc.py with the command lines of the release, each in a process."""
+"""tools/voc.py and tools/ilsvrc.py with the command lines of the release."""
 
 import json
 import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ TOOLS = Path(__file__).parent.parent / "tools"
 WITHOUT_EFFECT = ["--kvstore", "local", "--prefetcher", "process", "--backward-do-mirror"]
 
 
-def run(tool: str, *arguments: object) -> subprocess.CompletedProcess:
+def run_process(tool: str, *arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, TOOLS / tool, *map(str, arguments)],
         capture_output=True,
@@ -29,6 +31,21 @@ def run(tool: str, *arguments: object) -> subprocess.CompletedProcess:
         env={**os.environ, "PYTHONPATH": str(TOOLS.parent)},
         timeout=600,
     )
+
+
+@pytest.fixture
+def run(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess]:
+    """Return what runs a script as Python runs one, but in this process."""
+
+    def run_here(tool: str, *arguments: object) -> subprocess.CompletedProcess:
+        command = [str(TOOLS / tool), *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", command)
+        monkeypatch.syspath_prepend(TOOLS)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(command[0], run_name="__main__")
+        return subprocess.CompletedProcess(command, ended.value.code or 0, *capsys.readouterr())
+
+    return run_here
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +62,7 @@ def images(tmp_path_factory) -> Path:
 def test_voc(tmp_path):
     weights = write_weights(tmp_path, VOC)
     make_dataset("voc", tmp_path / "data", images={"val": 2})
-    result = run(
+    result = run_process(
         "voc.py",
         *("--data-root", tmp_path / "data", "--output", tmp_path / "out", "--phase", "val"),
         *("--weight", weights, "--split", "val", "--test-scales", 64, "--test-flipping"),
@@ -61,7 +78,7 @@ def test_voc(tmp_path):
     assert "voc val: 2 images" in (tmp_path / "out" / f"{VOC}_ep-0001.log").read_text()
 
 
-def test_ilsvrc(images, tmp_path):
+def test_ilsvrc(run, images, tmp_path):
     label = "ilsvrc-cls_rna-a_cls1000"
     weights = write_weights(tmp_path, label)
     result = run(
@@ -86,7 +103,7 @@ def test_ilsvrc(images, tmp_path):
     assert np.load(folder / "predictions" / "80.npy").shape == (2, 1000)
 
 
-def test_defaults_are_the_releases(images, tmp_path):
+def test_defaults_are_the_releases(run, images, tmp_path):
     """The train split, at the crop's size, into a folder beside the weights."""
     weights = write_weights(tmp_path / "models", ILSVRC)
     (images / "train.lst").write_text("0\t3\t0.jpg\n")
@@ -102,7 +119,7 @@ def test_defaults_are_the_releases(images, tmp_path):
     assert folder.with_suffix(".log").is_file()
 
 
-def test_the_folder_is_named_after_the_log_file(images, tmp_path):
+def test_the_folder_is_named_after_the_log_file(run, images, tmp_path):
     weights = write_weights(tmp_path / "models", ILSVRC)
     result = run(
         "ilsvrc.py",
@@ -124,7 +141,7 @@ def test_the_folder_is_named_after_the_log_file(images, tmp_path):
     ],
     ids=str,
 )
-def test_wrong_usage_is_explained(arguments, status, message):
+def test_wrong_usage_is_explained(run, arguments, status, message):
     result = run("voc.py", *arguments)
     assert result.returncode == status
     assert message in result.stderr
