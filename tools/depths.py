@@ -4,7 +4,12 @@
 
 trains plain and residual networks of growing depth, and of growing width at about the same cost,
 alike on drawn shapes, and prints their errors beside the effective depths of the residual ones.
-A few minutes on two cores (`pip install 'ademx[cpu,plot]'`, or `torch` in place of `cpu`).
+
+What came of it with seed 0: of 50 layers the plain network did not train (73.5 % error) and the
+residual one did (0.0 %), at an effective depth of 10 of its 24 units; 12 units have 8, 6 have 6,
+3 have 3. At these costs depth did better than width: 14 layers 0.0 %, 8 wider ones 1.5 to 2.7 %.
+
+Two to four minutes on two cores (`pip install 'ademx[cpu,plot]'`, or `torch` in place of `cpu`).
 """
 
 from __future__ import annotations
@@ -161,7 +166,7 @@ def plan() -> list[tuple[str, str, int, float]]:
 
 @click.command()
 @click.option("--images", default=480, show_default=True, type=click.IntRange(min=BATCH))
-@click.option("--epochs", default=10, show_default=True, type=click.IntRange(min=1))
+@click.option("--epochs", default=30, show_default=True, type=click.IntRange(min=1))
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1))
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
@@ -217,9 +222,9 @@ def draw(rows: list[Row], file: Any, picture_format: str) -> None:
             chosen = [r for r in rows if r.kind == kind and (r.grows == grows or is_base(r))]
             places = [row.macs / 1e6 for row in chosen], [100 * row.error for row in chosen]
             errors.plot(*places, style, color=colour, label=f"{kind}, growing {grows}")
-    errors.set(
-        xscale="log", yscale="log", xlabel="million multiply-adds an image", title="test error, %"
-    )
+    errors.set(xscale="log", xlabel="million multiply-adds an image", title="test error, %")
+    errors.set_yscale("symlog", linthresh=1)
+    errors.set_ylim(bottom=-0.05)
     deep = [row for row in rows if row.units and row.grows == "depth"]
     units = [row.units for row in deep]
     depths.plot(units, units, ":", color="grey", label="all units")
