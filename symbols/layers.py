@@ -215,7 +215,9 @@ class _Builder:
     def max_pool(self, data: str, name: str, *, stride: int, dilation: int = 1) -> str:
         """Append 3×3 pooling; one that lost its stride keeps its size, whatever the geometry.
 
-        Its windows are then centred, also where pooling does not pad.
+        Its windows are then centred, and the network's output, taken at every stride-th cell, is
+        that of the network that strides: from the first cell where pooling pads, from the last
+        cell of the first stride where it does not ("full").
         """
         padded = self.pool == "pad" or stride == 1
         return self.add(
@@ -319,6 +321,6 @@ def _stages(
 ) -> Iterator[tuple[str, int, int, int, int]]:
     """Yield name, channels, kernel, stride and dilation of each convolution of a block."""
     for position, (name, channels, kernel) in enumerate(zip(names, level.channels, level.kernels)):
-        entry = first and position <= level.strider
-        stride = level.stride if entry and position == level.strider and not level.pooled else 1
+        entry = first and not level.pooled and position <= level.strider
+        stride = level.stride if entry and position == level.strider else 1
         yield name, channels, kernel, stride, level.entry_dilation if entry else level.dilation

@@ -40,8 +40,8 @@ class LevelSpec:
         strider: which convolution of the first block then strides, 0 for the first.
         project: whether the first block's shortcut is a projection.
         dropout: fraction dropped before a block's last convolution, in segmentation graphs.
-        entry_dilation: dilation of the pooling if there is one, and of the first block's
-            convolutions up to the one that strides, or would without the pooling.
+        entry_dilation: dilation of the pooling if there is one, else of the first block's
+            convolutions up to the one that strides.
         dilation: dilation of all other 3×3 convolutions.
     """
 
@@ -265,11 +265,11 @@ def native_stride(network: Network) -> int:
 def with_output_stride(network: Network, output_stride: int) -> Network:
     """Return the network with its last down-samplings turned into dilation.
 
-    Entering a level that way, the first block's first convolution keeps the dilation so far and
-    everything after it doubles it (SPEC §2), also where it is a pooling that lost its stride. That
-    matters for Model A at output stride 8 alone, of which the release computed nothing: at 16 the
-    convolution in question is 1×1. A network that is to compute what the strides skip would
-    dilate it too; this one gets its weights by training.
+    What would have strided keeps the dilation so far, and everything after it doubles it: on
+    entry to a level the first block's first convolution, or the pooling before it (SPEC §2;
+    ademxapp:util/symbol/resnet_v2.py, rna_feat). After a pooling the first convolution dilates with
+    the rest, so that the dense output holds every cell of the one that strides. That shows for
+    Model A at output stride 8 alone: at 16 the convolution is 1×1.
 
     Args:
         network: a row of the tables above.

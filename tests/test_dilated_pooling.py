@@ -57,16 +57,18 @@ def test_pooling_that_lost_its_stride_is_the_maximum_of_nine(pool):
     assert (before5 < 0).any() and pool5.shape == before5.shape
 
 
-@pytest.mark.parametrize(("pool", "first"), [("pad", 0), ("full", 1)])
-def test_stride_16_computes_what_strides_skip(pool, first):
+@pytest.mark.parametrize(("pool", "first"), [("pad", 0), ("full", 3)])
+@pytest.mark.parametrize("stride", [16, 8])
+def test_dilation_computes_what_strides_skip(pool, first, stride):
     """Cells of the network that strides lie among those of the one that dilates.
 
     Windows of "pad" are centred on every second pixel from the first, those of "full" from the
-    second. At stride 8 it is not so, since the first convolution after `pool4` does not dilate.
+    second, twice over.
     """
     (whole,) = outputs("voc_rna-a_cls21", ["relu7"], pool=pool, size=224)
-    (dense,) = outputs("voc_rna-a_cls21_s16", ["relu7"], pool=pool, size=224)
-    found = dense[:, :, first::2, first::2]
+    (dense,) = outputs(f"voc_rna-a_cls21_s{stride}", ["relu7"], pool=pool, size=224)
+    step = 32 // stride
+    found = dense[:, :, first % step :: step, first % step :: step]
     assert found.shape == whole.shape == (1, 256, 7, 7)
     np.testing.assert_allclose(found, whole, atol=1e-5 * np.abs(whole).max())
 
