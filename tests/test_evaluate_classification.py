@@ -417,7 +417,7 @@ def test_families_with_other_inputs_are_not_averaged(weights, data, tmp_path):
 
 
 def test_a_killed_run_goes_on_where_it_stopped(weights, data, tmp_path):
-    list_file = write_list(tmp_path, [*range(IMAGES)] * 40)
+    list_file = write_list(tmp_path, [*range(IMAGES)] * 16)
     output = tmp_path / "out"
     options = ["--list-file", str(list_file), "--test-scales", "96,64"]
     command = [sys.executable, "-m", "ademx", "evaluate", "classification", "--cpus", "1"]

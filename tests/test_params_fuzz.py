@@ -17,7 +17,7 @@ from params_bytes import CODES, MARKERS, encode_array, encode_names
 
 from ademx.params import ParamsError, load, open_params
 
-EXAMPLES = int(os.environ.get("ADEMX_FUZZ_EXAMPLES", "400"))
+EXAMPLES = int(os.environ.get("ADEMX_FUZZ_EXAMPLES", "200"))
 WIDTHS = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2}
 HEADER = 24  # bytes of the file's own header
 
