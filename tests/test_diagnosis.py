@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -23,9 +24,12 @@ from ademx import params, published
 from ademx.cli import main
 from ademx.files import md5
 from ademx.published import RELEASED_FILES, RESULTS
+from ademx.reproduction import diagnosis
 from ademx.reproduction import options as reproduce_options
 from ademx.reproduction import outcomes as reproduce_outcomes
+from ademx.reproduction.case import Case
 from ademx.reproduction.diagnosis import CAUSES
+from ademx.reproduction.retest import AS_TESTED, Way
 from iters.datasets import DATASETS
 
 pytest.importorskip("mxnet")
@@ -398,3 +402,22 @@ def test_a_damaged_image_is_no_end_and_the_findings_are_kept(voc):
     assert findings["labels with filled borders"]["state"] == "found"
     colours = findings["RGB and BGR or the normalisation mixed up"]
     assert colours["state"] == "not looked at" and voc.images[0].name in colours["finding"]
+
+
+@pytest.mark.parametrize(
+    ("gains", "state", "told"),
+    [
+        ([10, 10, 11, 9], "found", "4 images tested again: mean IoU 50.00 as tested, 60.00 twice"),
+        ([40, 0, 0, 0], "not found", "60.00 twice, which may be chance among so few"),
+        ([1, 1, 1, 1], "not found", "51.00 twice"),
+        ([-20, -20, -20, -20], "not found", "30.00 twice"),
+    ],
+)
+def test_a_gain_counts_that_is_no_chance_and_explains_a_part_of_what_is_missing(gains, state, told):
+    scores = {AS_TESTED: np.full((4, 2), 50.0), Way(scale=2): 50.0 + np.array([gains, gains]).T}
+    handful = SimpleNamespace(scores=lambda way=AS_TESTED: scores[way])
+    case = SimpleNamespace(shortfall=10.0, handful=handful, is_segmentation=True)
+    case.of_shortfall = lambda gain: Case.of_shortfall(case, gain)
+    found = diagnosis._finding("any", lambda one: diagnosis._compare(one, {"twice": Way(2)}), case)
+    assert found.state == state
+    assert found.finding.endswith(told)

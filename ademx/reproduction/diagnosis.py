@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _FOUND = 0.25  # of the difference
-_SURE = 3  # standard errors of a mean of differences, image by image
+_UNSURE = 0.2  # the likelihood of what may be chance
+_SURE = 2.5  # standard errors of a mean of differences, image by image
 _SMALLEST = 64  # pixels: networks that halve an image five times take hardly less
 _DRAWS = 200  # of a bootstrap
 _SHIFTS = (1, -1, 2, -2)
@@ -283,7 +284,10 @@ def _compare(case: Case, ways: Mapping[str, Way]) -> _Told:
         f"{len(before)} images tested again: {what} {score:.2f} as tested, "
         f"{score + gain.points:.2f} {name}"
     )
-    return _Told(text, case.of_shortfall(gain.points) if gain.is_sure else 0.0)
+    explained = case.of_shortfall(gain.points)
+    if explained >= _FOUND and not gain.is_sure:
+        return _Told(f"{text}, which may be chance among so few", _UNSURE)
+    return _Told(text, explained if gain.is_sure else 0.0)
 
 
 class _Gain(NamedTuple):
