@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -19,25 +21,44 @@ def prefetched(
 ) -> Iterator[tuple[T, R]]:
     """Yield items with their results in order, computed by threads a few items ahead.
 
+    Where the caller goes on to something else, nothing waits for what is under way, nor does the
+    end of the process: a file that does not answer could hold it up for ever.
+
     Args:
         items: what to work on.
         function: what to do with each; an exception is raised when its turn comes.
         threads: how many work at once; up to twice as many results wait.
     """
-    with ThreadPoolExecutor(threads) as pool:
-        pending: deque[tuple[T, Future[R]]] = deque()
-        try:
-            for item in items:
-                pending.append((item, pool.submit(function, item)))
-                if len(pending) > 2 * threads:
-                    done, future = pending.popleft()
-                    yield done, future.result()
-            while pending:
+    jobs: SimpleQueue[tuple[T, Future[R]] | None] = SimpleQueue()
+    pending: deque[tuple[T, Future[R]]] = deque()
+    for _ in range(threads):
+        Thread(target=_work, args=(jobs, function), daemon=True).start()
+    try:
+        for item in items:
+            pending.append((item, Future()))
+            jobs.put(pending[-1])
+            if len(pending) > 2 * threads:
                 done, future = pending.popleft()
                 yield done, future.result()
-        finally:
-            for _, future in pending:
-                future.cancel()
+        while pending:
+            done, future = pending.popleft()
+            yield done, future.result()
+    finally:
+        for _, future in pending:
+            future.cancel()
+        for _ in range(threads):
+            jobs.put(None)
+
+
+def _work(jobs: SimpleQueue[tuple[T, Future[R]] | None], function: Callable[[T], R]) -> None:
+    """Compute what is put in a queue, up to None."""
+    while (job := jobs.get()) is not None:
+        item, future = job
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(function(item))
+            except BaseException as error:
+                future.set_exception(error)
 
 
 def progress_bar(*, delay: float = 2, **options: Any) -> tqdm[Any]:

@@ -296,6 +296,10 @@ def test_an_image_is_turned_where_only_that_fits(tmp_path, turn, size, is_turned
             '{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]}',
             "all.json: 2 images have the id 1: expected one each",
         ),
+        (
+            '{"images": [{"id": 1, "file_name": "a"}], "categories": [{"id": 0}, {"id": 0}]}',
+            "all.json: 2 categories have the id 0: expected one each",
+        ),
         ('{"images": [{"id": 1, "file_name": "a"}]}', "1 of 1 images cannot be used, the first: a"),
     ],
 )

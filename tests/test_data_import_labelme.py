@@ -342,6 +342,12 @@ def test_all_labels_are_classes_and_alike_ones_are_pointed_out(tmp_path):
     assert [label[0, 0], label[0, 8], label[20, 20]] == [4, 255, 0]
 
 
+def test_one_word_in_two_spellings_of_unicode_is_pointed_out(tmp_path):
+    shapes = [box("caf\u00e9", 0, 0, 5, 5), box("cafe\u0301", 9, 9, 9, 9)]
+    annotate(tmp_path / "source", "a", shapes)
+    assert "look alike" in run(tmp_path / "source", "--output", tmp_path / "made").stderr
+
+
 def test_a_rare_misspelling_is_pointed_out(tmp_path):
     shapes = [box("bicycle", 0, 0, 5, 5)] * 20 + [box("bycicle", 9, 9, 9, 9)]
     annotate(tmp_path / "source", "a", shapes)
@@ -438,6 +444,17 @@ def test_the_splits(tmp_path):
     assert list(split("e", split=1)) == ["train"]
 
 
+def test_a_train_split_without_any_shape_is_told(tmp_path):
+    """Of two images one is drawn for train: with half of the seeds the one without a shape."""
+    annotate(tmp_path / "source", "a", [])
+    annotate(tmp_path / "source", "b", [box("cat", 0, 0, 5, 5)])
+    for seed in range(10):
+        made = tmp_path / f"{seed}"
+        found = run(tmp_path / "source", "--output", made, "--name", "own", "--seed", seed)
+        is_empty = "a.png" in (made / "train.lst").read_text()
+        assert ("no image of train has cat: another --seed" in found.stderr) == is_empty
+
+
 def test_commands_take_what_was_made(tmp_path, monkeypatch):
     """Data check, training, evaluation and prediction, as the printed lines say."""
     pytest.importorskip("mxnet")
@@ -507,14 +524,16 @@ def broken_sources(folder):
     (folder / "coco.json").write_text('{"images": [], "annotations": []}')
     annotate(folder, "one", [])
     annotate(folder, "two", [], image=False, imagePath="one.png")
+    annotate(folder, "cut", [], image=encoded(noise())[:-500])
+    annotate(folder, "tab\tin it", [])
+    (folder / "words.json").write_bytes('{"shapes": "ж"}'.encode("cp1251"))
 
 
 def test_files_that_cannot_be_used_are_all_named(tmp_path):
     broken_sources(tmp_path / "source")
     found = run(tmp_path / "source", "--output", tmp_path / "made")
     assert found.exit_code == 1
-    assert "9 of 10 files cannot be used" not in found.stderr
-    assert "8 of 10 files cannot be used, the first: " in found.stderr
+    assert "11 of 13 files cannot be used, the first: " in found.stderr
     assert "--skip-broken" in found.stderr
     for message in (
         "gone.json: its image 'gone.png' is not there, nor in imageData",
@@ -525,11 +544,15 @@ def test_files_that_cannot_be_used_are_all_named(tmp_path):
         "half.json: not JSON: ",
         "coco.json: it looks like COCO's annotations: `ademx data import coco`",
         "one.png: annotated 2 times",
+        "cut.png': cannot be used as an image: ",
+        r"tab\tin it.png': a name with tabs, line breaks or outer spaces cannot be listed",
+        "words.json: not in UTF-8",
     ):
         assert message in found.stderr
     assert not (tmp_path / "made").exists()
     found = run(tmp_path / "source", "--output", tmp_path / "made", "--skip-broken")
     assert found.exit_code == 0, found.stderr
+    assert "without a JSON file" not in found.stderr
     assert [path.name for path in (tmp_path / "made/images").iterdir()] == ["good.png"]
 
 

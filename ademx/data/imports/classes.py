@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,5 +159,6 @@ def _are_alike(one: str, other: str, counts: Mapping[str, int]) -> bool:
 
 
 def _key(label: str) -> str:
-    """Return what stays of a label without capitals, spaces and punctuation."""
-    return "".join(filter(str.isalnum, label.casefold())) or label
+    """Return what stays of a label without capitals, spaces and punctuation, in one spelling."""
+    key = unicodedata.normalize("NFKC", label).casefold()
+    return "".join(filter(str.isalnum, key)) or label

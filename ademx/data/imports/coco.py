@@ -50,7 +50,7 @@ def _read(source: Path, options: CocoImportOptions) -> Source:
         try:
             images = list(index.imgs.values())
             file = _File(path, split, index, _names(index), folders, options.exif or "auto")
-            _check_images(file)
+            _check_ids(file)
             if lost := sum(len(index.imgToAnns[key]) for key in {*index.imgToAnns} - {*index.imgs}):
                 skipped["annotation of an image that the file does not list"] += lost
             labels.update(dict.fromkeys(file.names.values()))
@@ -131,17 +131,19 @@ class _File:
         return CocoLabel(self.path, *size, drawn, ids, rule.unlabelled, rule.order)
 
 
-def _check_images(file: _File) -> None:
-    """Raise ValueError where there is no image, or where one has the id of another."""
+def _check_ids(file: _File) -> None:
+    """Raise ValueError where there is no image, or where two images or categories share an id."""
     listed = file.index.dataset.get("images", [])
     if not listed:
         raise InputError(
             f"{file.path}: no images: expected annotations in COCO's form; those of labelme are "
             "imported by `ademx data import labelme`"
         )
-    if len(listed) != len(file.index.imgs):
-        (number, count), *_ = Counter(image["id"] for image in listed).most_common(1)
-        raise InputError(f"{file.path}: {count} images have the id {number}: expected one each")
+    for kind in ("images", "categories"):
+        counts = Counter(item["id"] for item in file.index.dataset.get(kind, []))
+        number, count = max(counts.items(), key=lambda item: item[1], default=(None, 1))
+        if count > 1:
+            raise InputError(f"{file.path}: {count} {kind} have the id {number}: expected one each")
 
 
 def _names(index: Any) -> dict[Any, str]:

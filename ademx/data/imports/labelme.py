@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -169,17 +169,19 @@ def _read(source: Path, options: ImportOptions) -> Source:
         skip_broken=options.skip_broken,
         unit="file",
     )
-    _tell_unannotated(folder, pictures)
+    _tell_unannotated(folder, {*files}, pictures)
     labels = sorted({label for picture in pictures for label in picture.counts})
     return Source(pictures, labels, skipped)
 
 
-def _tell_unannotated(folder: Path, pictures: Sequence[Picture]) -> None:
+def _tell_unannotated(folder: Path, files: Set[Path], pictures: Sequence[Picture]) -> None:
     used = {picture.file for picture in pictures}
     others = [
         path.name
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and path not in used
+        if path.suffix.lower() in SUFFIXES
+        and path not in used
+        and path.with_suffix(".json") not in files  # which could not be used
     ]
     if others:
         _log.info("images without a JSON file, left out: %d (%s)", len(others), first_few(others))
@@ -218,7 +220,11 @@ def _read_picture(file: Path, folder: Path, rule: str, skipped: Counter[str]) ->
 def _content(file: Path) -> dict[str, Any]:
     """Return what a JSON file of labelme's holds."""
     try:
-        content = json.loads(read_text(file))
+        text = read_text(file)
+        text.encode()
+        content = json.loads(text)
+    except UnicodeEncodeError:
+        raise InputError(f"{file}: not in UTF-8: save it anew as such") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{file}: not JSON: {error}") from None
     if isinstance(content, dict) and "annotations" in content:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ademx.compat import usable_cores
 from ademx.data.lists.plans import LabelSource
+from ademx.data.lists.write import UNLISTABLE, is_listable
 from ademx.errors import InputError, UserError
-from ademx.iteration import progress_bar
+from ademx.iteration import prefetched, progress_bar
 from iters import exif
-from iters.decode import image_size, is_turned
+from iters.decode import decode_image, image_size, is_turned
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +108,7 @@ def usable(
     """Return the picture of each item that can be used.
 
     Raises:
-        ValueError: some cannot, and are not to be skipped; all are logged.
+        ValueError: some cannot, and are not to be skipped; they are logged.
     """
     pictures: list[Picture] = []
     problems: list[str] = []
@@ -119,6 +121,8 @@ def usable(
             bar.update()
     names = Counter(picture.name for picture in pictures)
     files = Counter(picture.file for picture in pictures if picture.file)
+    damage = dict(_damage(pictures))
+    problems += damage.values()
     problems += [
         f"{file}: annotated {number} times" for file, number in files.items() if number > 1
     ]
@@ -126,7 +130,11 @@ def usable(
         f"{name}: the name of {number} images" for name, number in names.items() if number > 1
     ]
     pictures = [
-        one for one in pictures if names[one.name] == 1 and not (one.file and files[one.file] > 1)
+        one
+        for one in pictures
+        if names[one.name] == 1
+        and not (one.file and files[one.file] > 1)
+        and one.name not in damage
     ]
     for problem in problems[:_NUM_SHOWN]:
         _log.warning("%s%s", "left out: " if skip_broken else "", problem)
@@ -138,6 +146,25 @@ def usable(
             ": mend them, or leave them out by --skip-broken"
         )
     return pictures
+
+
+def _damage(pictures: Sequence[Picture]) -> Iterator[tuple[str, str]]:
+    """Yield the names of pictures that cannot be used, with what is wrong with each."""
+
+    def problem(picture: Picture) -> str:
+        if not is_listable(picture.file_name):
+            return UNLISTABLE
+        try:
+            decode_image(picture.read())
+        except (UserError, OSError) as error:
+            return str(error)
+        return ""
+
+    with progress_bar(total=len(pictures), desc="looking for damage", unit="image") as bar:
+        for picture, told in prefetched(pictures, problem, threads=usable_cores() or 1):
+            if told:
+                yield picture.name, f"{str(picture.file or picture.name)!r}: {told}"
+            bar.update()
 
 
 def stated_size(height: Any, width: Any) -> tuple[int, int] | None:

@@ -185,7 +185,7 @@ def import_dataset(read: Callable[[], Source], options: ImportOptions, *, order:
         make_labels(entries, palette=palettes.VOC, jobs=options.jobs, title="labels")
         _write_images(entries, [one for part in splits.values() for one in part], options.link)
     rows = _label_counts(counts, splits, classes)
-    _warn_of_untrained(rows, classes)
+    _warn_of_untrained(rows, classes, is_drawn=not any(one.split for one in source.pictures))
     _warn_of_turns(source.pictures)
     return Imported(
         options.output / DESCRIPTION,
@@ -294,14 +294,12 @@ def _label_counts(
     return sorted(rows, key=lambda row: 256 if row.stored_id is None else row.stored_id)
 
 
-def _warn_of_untrained(rows: Sequence[LabelCount], classes: Classes) -> None:
+def _warn_of_untrained(rows: Sequence[LabelCount], classes: Classes, *, is_drawn: bool) -> None:
     seen = {row.meaning for row in rows if row.images.get("train")}
     found = {row.meaning for row in rows if row.shapes and row.meaning in classes.names}
-    if found - seen and seen:
-        _log.warning(
-            "no image of train has %s: another --seed splits differently",
-            first_few(sorted(found - seen)),
-        )
+    if found - seen and "train" in rows[0].images:
+        advice = ": another --seed splits differently" if is_drawn else ""
+        _log.warning("no image of train has %s%s", first_few(sorted(found - seen)), advice)
 
 
 def _warn_of_turns(pictures: Sequence[Picture]) -> None:

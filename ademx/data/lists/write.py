@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 # gluoncv's rule for images of COCO that are to help on VOC.
 MIN_PIXELS = 1000
+UNLISTABLE = "a name with tabs, line breaks or outer spaces cannot be listed"
 
 _PLANNERS: Mapping[str, Callable[[Request], Plan]] = {
     "ilsvrc-cls": plan_ilsvrc,
@@ -207,11 +208,14 @@ def _relative(path: Path, root: Path) -> str:
     except ValueError:  # elsewhere; and ".." goes up from where a link leads to
         above = Path(os.path.relpath(_resolved(path.parent), _resolved(root)))
         text = (above / path.name).as_posix()
-    if text != text.strip() or not set(text).isdisjoint("\t\n\r"):
-        raise InputError(
-            f"{str(path)!r}: a name with tabs, line breaks or outer spaces cannot be listed"
-        )
+    if not is_listable(text):
+        raise InputError(f"{str(path)!r}: {UNLISTABLE}")
     return text
+
+
+def is_listable(text: str) -> bool:
+    """Return whether a path has no character that separates the fields of a list."""
+    return text == text.strip() and set(text).isdisjoint("\t\n\r")
 
 
 @functools.lru_cache(maxsize=1000)
