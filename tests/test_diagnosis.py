@@ -22,6 +22,7 @@ from scenes import voc_scene
 
 from ademx import params, published
 from ademx.cli import main
+from ademx.devices import Devices
 from ademx.files import md5
 from ademx.published import RELEASED_FILES, RESULTS
 from ademx.reproduction import diagnosis
@@ -29,8 +30,13 @@ from ademx.reproduction import options as reproduce_options
 from ademx.reproduction import outcomes as reproduce_outcomes
 from ademx.reproduction.case import Case
 from ademx.reproduction.diagnosis import CAUSES
-from ademx.reproduction.retest import AS_TESTED, Way
+from ademx.reproduction.retest import AS_TESTED, Handful, Way
+from ademx.testing.classification import evaluate_classification
+from ademx.testing.image_counts import load_image_counts
+from ademx.testing.options import ClassificationOptions, SegmentationOptions
+from ademx.testing.segmentation import evaluate_segmentation
 from iters.datasets import DATASETS
+from iters.samples import Sample
 
 pytest.importorskip("mxnet")
 
@@ -421,3 +427,33 @@ def test_a_gain_counts_that_is_no_chance_and_explains_a_part_of_what_is_missing(
     found = diagnosis._finding("any", lambda one: diagnosis._compare(one, {"twice": Way(2)}), case)
     assert found.state == state
     assert found.finding.endswith(told)
+
+
+@pytest.mark.parametrize("options", [{}, {"test_3crops": True}, {"test_10crops": True}], ids=str)
+def test_a_handful_is_classified_as_evaluate_does(options, classified, tmp_path):
+    samples = [
+        Sample(number, path, number, path.stem)
+        for number, path in enumerate(sorted(classified.rglob("JPEGImages/*.jpg"))[:3])
+    ]
+    lines = (f"{one.index}\t{one.label}\t{one.image}\n" for one in samples)
+    (tmp_path / "val.lst").write_text("".join(lines))
+    scale = 256 if options.get("test_10crops") else SCALE
+    (weights,) = (classified / "models").iterdir()
+    places = {"weights": (weights,), "data_root": tmp_path, "output": tmp_path / "out"}
+    tested = ClassificationOptions(**places, test_scales=(scale,), devices=Devices(), **options)
+    evaluate_classification(tested)
+    expected = np.load(tmp_path / "out" / "predictions" / f"{scale}.npy")
+    right, probability = Handful(tested, samples).scores().T
+    np.testing.assert_allclose(probability, 100 * expected[range(3), range(3)], rtol=1e-4)
+    np.testing.assert_array_equal(right, 100.0 * (expected.argmax(axis=1) == range(3)))
+
+
+def test_a_handful_is_segmented_as_evaluate_does(drawn, tmp_path):
+    root = next(drawn.rglob("VOCdevkit"))
+    (weights,) = (drawn / "models").iterdir()
+    places = {"weights": (weights,), "data_root": root, "output": tmp_path / "out"}
+    options = SegmentationOptions(**places, test_scales=(48,), devices=Devices())
+    report = evaluate_segmentation(options)
+    expected = load_image_counts(tmp_path / "out").class_iou()
+    found = Handful(options, report.samples).scores()[:, 0]
+    np.testing.assert_allclose(found, np.nanmean(expected, axis=1), rtol=1e-6)

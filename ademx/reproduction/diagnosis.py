@@ -338,8 +338,13 @@ def _crop(case: Case) -> _Told:
     sizes, are_cut = _cropped(case)
     if case.is_segmentation:
         return _Told(f"{sizes}; a whole image is tested, so that none is cut here", float(are_cut))
-    names = {"three": "with three crops", "zoomed": "cut from 8/7 of the size"}
-    ways = {name: Way(crop=crop) for crop, name in names.items()}
+    if case.shortfall <= 0:
+        return _with_sizes(sizes, are_cut, _compare(case, {}))
+    own = case.handful.crop
+    names = {"centre": "with the centre crop", "three": "with three crops"}
+    if own == "centre":
+        names["zoomed"] = "cut from 8/7 of the size"
+    ways = {name: Way(crop=crop) for crop, name in names.items() if crop != own}
     ways["squashed to a square"] = Way(crop="squashed")
     return _with_sizes(sizes, are_cut, _compare(case, ways))
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ademx.metrics import confusion_matrix, segmentation_scores
-from ademx.testing.options import ClassificationOptions, SegmentationOptions
+from ademx.testing.options import ClassificationOptions, SegmentationOptions, training_crop
 from ademx.testing.score_maps import best_class
 from ademx.testing.scorer import Scorer
 from ademx.testing.session import Session
@@ -40,7 +40,7 @@ class Way:
         scale: factor of the test scale.
         other_filter: bicubic always where the row's filter is chosen by the sizes, or the reverse.
         crop: of a classifier: "centre", "three" along the longer side, "zoomed" to the centre of
-            an image enlarged by 8/7, or "squashed", the whole image as a square.
+            an image enlarged by 8/7, or "squashed", the whole image as a square; "" is the row's.
         is_bgr: the red and the blue of the image exchanged.
         other_normalization: that of the other family of networks.
         pool: geometry of max pooling; None is the row's.
@@ -48,7 +48,7 @@ class Way:
 
     scale: float = 1.0
     other_filter: bool = False
-    crop: str = "centre"
+    crop: str = ""
     is_bgr: bool = False
     other_normalization: bool = False
     pool: str | None = None
@@ -57,14 +57,24 @@ class Way:
 AS_TESTED = Way()
 
 
+def _one_crop(image: NDArray[np.uint8], side: int) -> list[NDArray[np.uint8]]:
+    return [transforms.center_crop(image, side)]
+
+
+_CROPS = {"three": transforms.three_crops, "ten": transforms.ten_crops}
+
+
 class Handful:
     """A few images of a split, spread over it, and their scores by any way of testing them.
 
-    Neither mirror images nor steps between two cells are computed, by no way.
+    Mirror images, but those of ten crops, and steps between two cells are computed by no way.
 
     Args:
         options: how the row is tested.
         samples: of the split.
+
+    Attributes:
+        crop: of a classifier, the row's own: "centre", "three" or "ten".
 
     Raises:
         ValueError, OSError: see :class:`ademx.testing.session.Session`; an image is broken.
@@ -75,8 +85,13 @@ class Handful:
     ) -> None:
         self._options = options
         self._scale = max(options.test_scales)
+        self.crop = ""
+        if isinstance(options, ClassificationOptions):
+            several = "three" if options.test_3crops else "centre"
+            self.crop = "ten" if options.test_10crops else several
         least, most = _IMAGES[options.task]
-        wanted = min(max(_PIXELS[options.task] // self._scale**2, least), most, len(samples))
+        pixels = self._scale**2 * {"three": 3, "ten": 10}.get(self.crop, 1)
+        wanted = min(max(_PIXELS[options.task] // pixels, least), most, len(samples))
         places = np.linspace(0, len(samples) - 1, wanted).round().astype(int)
         self._session = self._open(options.pool)
         self._samples = [self._session.load_sample(samples[place]) for place in places]
@@ -123,15 +138,18 @@ class Handful:
 
     def _classified(self, session: Session, number: int, way: Way) -> tuple[float, float]:
         choose = self._options.choose_interp_method != way.other_filter
-        scale, image = round(self._scale * way.scale), self._samples[number].image
+        image = self._samples[number].image
         image = image[:, :, ::-1] if way.is_bgr else image
-        if way.crop == "squashed":
-            crops = [transforms.resize(image, (scale, scale), choose=choose)]
+        side = scale = round(self._scale * way.scale)
+        if self.crop == "ten":
+            side = min(scale, training_crop(session.label))
+        crop = way.crop or self.crop
+        if crop == "squashed":
+            crops = [transforms.resize(image, (side, side), choose=choose)]
         else:
-            zoomed = round(scale * 8 / 7) if way.crop == "zoomed" else scale
-            image = transforms.resize_shorter(image, zoomed, choose=choose)
-            three = transforms.three_crops(image, scale)
-            crops = three if way.crop == "three" else three[1:2]
+            scale = round(side * 8 / 7) if crop == "zoomed" else scale
+            image = transforms.resize_shorter(image, scale, choose=choose)
+            crops = _CROPS.get(crop, _one_crop)(image, side)
         normal = (transforms.normalize(crop, session.normalization) for crop in crops)
         inputs = [self._normalized(session, one, way) for one in normal]
         probabilities = session.predict(inputs).mean(axis=0)
