@@ -86,6 +86,7 @@ _PROCESSORS = Path("/sys/devices/system/cpu")
 _log = logging.getLogger(__name__)
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _GROUPS = Path("/sys/fs/cgroup")
+_MEMORY = Path("/proc/meminfo")
 
 
 def import_optional(name: str, message: str) -> ModuleType:
@@ -203,21 +204,43 @@ def usable_cores() -> int | None:
 
 def _cpu_quotas() -> Iterator[float]:
     """Yield the limits of this process's control groups and those above, in processors."""
+    for folder in _control_groups("cpu"):
+        pair = _text(folder / "cpu.max") or " ".join(
+            _text(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")
+        )
+        quota, _, period = pair.partition(" ")
+        if quota.isdecimal() and period.isdecimal():  # not "max", not −1
+            yield int(quota) / int(period)
+
+
+def free_memory() -> int | None:
+    """Return the bytes of memory that this process may still fill; None where that is not known.
+
+    A container's limit counts. What the system keeps of files that were read is free.
+    """
+    found = re.search(r"MemAvailable:\s*(\d+) kB", _text(_MEMORY))
+    free = [int(found[1]) * 1024] if found else []
+    for folder in _control_groups("memory"):
+        for limit, usage in (("max", "current"), ("limit_in_bytes", "usage_in_bytes")):
+            most, taken = _text(folder / f"memory.{limit}"), _text(folder / f"memory.{usage}")
+            if most.isdecimal() and taken.isdecimal():  # not "max"
+                statistics = _text(folder / "memory.stat")
+                files = re.findall(r"^(?:total_)?inactive_file (\d+)", statistics, re.MULTILINE)
+                free.append(int(most) - int(taken) + int([0, *files][-1]))
+    return max(0, min(free)) if free else None
+
+
+def _control_groups(controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's control groups and of those above."""
     for line in _text(_OWN_GROUPS).splitlines():
         _, controllers, group = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         # Version 2 has one tree without a name, version 1 one for each set of controllers.
-        for root in (controllers, "cpu") if controllers else ("", "unified"):
+        for root in (controllers, controller) if controllers else ("", "unified"):
             # A container sees its own group as the root, whose path here may be the host's.
             folder = _GROUPS / root / group.lstrip("/")
-            for each in (folder, *folder.parents):
-                pair = _text(each / "cpu.max") or " ".join(
-                    _text(each / f"cpu.cfs_{name}_us") for name in ("quota", "period")
-                )
-                quota, _, period = pair.partition(" ")
-                if quota.isdecimal() and period.isdecimal():  # not "max", not −1
-                    yield int(quota) / int(period)
+            yield from (folder, *folder.parents)
 
 
 def _text(path: Path) -> str:

@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 def prefetched(
-    items: Iterable[T], function: Callable[[T], R], *, threads: int
+    items: Iterable[T], function: Callable[[T], R], *, threads: int, ahead: int | None = None
 ) -> Iterator[tuple[T, R]]:
     """Yield items with their results in order, computed by threads a few items ahead.
 
@@ -27,8 +27,10 @@ def prefetched(
     Args:
         items: what to work on.
         function: what to do with each; an exception is raised when its turn comes.
-        threads: how many work at once; up to twice as many results wait.
+        threads: how many work at once.
+        ahead: how many results wait at most; None for twice as many as threads.
     """
+    ahead = 2 * threads if ahead is None else ahead
     jobs: SimpleQueue[tuple[T, Future[R]] | None] = SimpleQueue()
     pending: deque[tuple[T, Future[R]]] = deque()
     for _ in range(threads):
@@ -37,7 +39,7 @@ def prefetched(
         for item in items:
             pending.append((item, Future()))
             jobs.put(pending[-1])
-            if len(pending) > 2 * threads:
+            if len(pending) > ahead:
                 done, future = pending.popleft()
                 yield done, future.result()
         while pending:

@@ -91,6 +91,23 @@ choose_interp_method = partial(
     names=("--no-choose-interp-method",),
 )
 test_flipping = partial(option, False, "Average with the mirrored image.")
+tile = partial(
+    option,
+    None,
+    "For large images, segmentation: give the network tiles of this size, pixels, one after "
+    "another; memory is then the tile's.",
+    metavar="HxW",
+    is_recorded=False,
+)
+overlap = partial(
+    option,
+    None,
+    "Pixels that neighbouring tiles share, and across which one fades into the other; a pixel of "
+    "Model A1's output depends on 470 to each side.  "
+    "[default: a quarter of their shorter side]",
+    least=0,
+    is_recorded=False,
+)
 
 
 width = partial(option, 1.0, "Times all channels.")
@@ -126,6 +143,18 @@ def check(options: Any) -> None:
             raise InputError(f"{option_name(one.name)} {value}: choose one of {choices}")
         if said.least is not None and value < said.least:
             raise InputError(f"{option_name(one.name)} {value}: expected {said.least} or above")
+
+
+def check_tile(options: Any) -> None:
+    """Raise ValueError for a `tile` and an `overlap` that do not fit each other."""
+    tile, overlap = options.tile, options.overlap
+    if tile is None and overlap is not None:
+        raise InputError("--overlap has no effect without --tile: add it")
+    if tile is not None and (min(tile) < 1 or (overlap or 0) >= min(tile)):
+        sides = "x".join(map(str, tile))
+        raise InputError(
+            f"--tile {sides} --overlap {overlap or 0}: expected sides above 0 and less overlap"
+        )
 
 
 def deciding(options: Any) -> dict[str, Any]:
@@ -175,7 +204,7 @@ def _arguments(name: str, value: Any, said: Option) -> list[str]:
         return [name.split("/")[0 if value else -1]]
     if isinstance(value, tuple) and isinstance(value[0], Path):
         return [part for path in value for part in (name, str(path))]
-    return [name, _value_text(value)]
+    return [name, "x".join(map(str, value)) if said.metavar == "HxW" else _value_text(value)]
 
 
 def _value_text(value: Any) -> str:

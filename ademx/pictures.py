@@ -19,6 +19,7 @@ FORMATS = ("pdf", "png", "svg")
 
 _MARGIN = 6  # pixels between panels
 _CAPTION = 16
+_BAND = 64  # rows of an image that are mixed at a time
 
 
 def colourise(stored_ids: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
@@ -33,7 +34,9 @@ def colourise(stored_ids: np.ndarray, palette: Sequence[tuple[int, int, int]]) -
     """
     table = np.full((256, 3), 255, np.uint8)
     table[: len(palette)] = palette
-    colours: np.ndarray = table[stored_ids]
+    colours = np.empty((*stored_ids.shape, 3), np.uint8)
+    for row, coloured in zip(stored_ids, colours):  # numpy makes indices of 8 bytes each
+        coloured[:] = table[row]
     return colours
 
 
@@ -42,9 +45,12 @@ def overlay(image: np.ndarray, colours: np.ndarray, *, opacity: float = 0.6) -> 
 
     Black is the background's colour: what is not an object stays as it was.
     """
-    weight = np.where(colours.any(axis=2, keepdims=True), opacity, 0.0)
-    mixed: np.ndarray = np.round(image * (1 - weight) + colours * weight)
-    return mixed.astype(np.uint8)
+    mixed = np.empty_like(image)
+    for start in range(0, len(image), _BAND):  # a large image's fractions would fill the memory
+        rows = slice(start, start + _BAND)
+        weight = np.where(colours[rows].any(axis=2, keepdims=True), opacity, 0.0)
+        mixed[rows] = np.round(image[rows] * (1 - weight) + colours[rows] * weight)
+    return mixed
 
 
 def side_by_side(panels: Sequence[tuple[str, np.ndarray]], *, zoom: int = 1) -> Image.Image:

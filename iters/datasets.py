@@ -278,8 +278,7 @@ def decode_label(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
     stored = _integers(stored, "stored ids")
     if stored.dtype != np.uint8:
         stored = np.where((stored >= 0) & (stored < 256), stored, dataset.void_id)
-    classes: NDArray[np.uint8] = table[stored]
-    return classes
+    return _looked_up(table, stored)
 
 
 def encode_label(dataset: Dataset, classes: NDArray[Any]) -> NDArray[np.uint8]:
@@ -306,8 +305,13 @@ def encode_label(dataset: Dataset, classes: NDArray[Any]) -> NDArray[np.uint8]:
         )
     table = np.full(256, dataset.void_id, np.uint8)
     table[: len(ids)] = ids
-    stored: NDArray[np.uint8] = table[classes]
-    return stored
+    return _looked_up(table, classes)
+
+
+def _looked_up(table: NDArray[np.uint8], values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a table's entries for numbers 0 to 255: indexing would make 8 bytes of each first."""
+    numbers = bytearray(np.ascontiguousarray(values, np.uint8))
+    return np.frombuffer(numbers.translate(table.tobytes()), np.uint8).reshape(np.shape(values))
 
 
 def _stored_ids(dataset: Dataset) -> tuple[int, ...] | range:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from ademx.compat import MissingFile
 from iters.datasets import decode_label
-from iters.decode import BrokenImage, decode_image, decode_stored_ids, is_turned
+from iters.decode import BrokenImage, decode_image, decode_stored_ids, image_size, is_turned
 from iters.exif import orientation
 from iters.sources import read_bytes
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 SUFFIXES = (
     *(".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
 )
+
+# In the largest image that Pillow takes by default.
+MAX_PIXELS = 2 * (1024**3 // 4 // 3)
 
 
 class Loaded(NamedTuple):
@@ -70,7 +74,11 @@ def load_sample(sample: Sample, *, rule: str = "auto") -> Loaded:
 
 
 def load_image(
-    path: str | Path, *, turned: bool = False, over_white: bool = False
+    path: str | Path,
+    *,
+    turned: bool = False,
+    over_white: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> NDArray[np.uint8]:
     """Return an image, (H, W, 3) uint8 RGB.
 
@@ -78,13 +86,21 @@ def load_image(
         path: the file.
         turned: see :func:`iters.decode.decode_image`.
         over_white: the same.
+        max_pixels: in the largest image that is decoded; meanwhile Pillow has no limit of its own.
 
     Raises:
         FileNotFoundError: there is no such file.
-        BrokenImage: it cannot be decoded; the message names the file and the cause.
+        BrokenImage: it cannot be decoded or is too large; the message names the file and the cause.
     """
-    with _naming(str(path)):
+    with _naming(str(path)), _without_limit():
         encoded = _read_image(path)
+        height, width = image_size(encoded)
+        if height * width > max_pixels:
+            raise BrokenImage(
+                f"{width}×{height} are {height * width:,} pixels, more than {max_pixels:,}, for "
+                "fear of a small file that fills the memory: if you know it, add --max-pixels "
+                f"{height * width}"
+            )
         return np.array(decode_image(encoded, turned=turned, over_white=over_white))
 
 
@@ -114,6 +130,16 @@ def _read_image(path: str | Path, offset: int | None = None) -> bytes:
         return read_bytes(path, offset)
     except FileNotFoundError:
         raise MissingFile(f"{path}: no such image file") from None
+
+
+@contextlib.contextmanager
+def _without_limit() -> Iterator[None]:
+    """Let Pillow take images of any size, in all threads."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 @contextlib.contextmanager

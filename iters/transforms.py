@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ademx.compat import InputError
-from iters.decode import Size
+from iters.decode import Box, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -197,7 +197,15 @@ def canvas_size(kind: str, *, test_scale: int, image_size: Size, stride: int) ->
 
 
 def shifted_canvas(
-    image: NDArray[np.float32], *, canvas: Size, stride: int, steps: int, iy: int, ix: int
+    image: NDArray[Any],
+    *,
+    canvas: Size,
+    stride: int,
+    steps: int,
+    iy: int,
+    ix: int,
+    box: Box | None = None,
+    normalization: Normalization | None = None,
 ) -> NDArray[np.float32]:
     """Return the canvas for prediction (iy, ix) of the `steps` × `steps` between two cells.
 
@@ -207,39 +215,45 @@ def shifted_canvas(
     mean colour.
 
     Args:
-        image: (3, h, w) float32, normalised.
+        image: (3, h, w) float32, normalised; with a normalization (h, w, 3) uint8.
         canvas: height and width, at least the image's.
         stride: the network's output stride, pixels.
         steps: predictions along each axis for a cell of the output.
         iy: row of the prediction, 0 to steps - 1.
         ix: its column.
+        box: what is wanted of the canvas; None is all of it.
+        normalization: what to normalise that part of the image by.
 
     Returns:
-        (3, *canvas) float32.
+        (3, height, width) float32, of the canvas or the box.
 
     Raises:
         ValueError: `steps` does not divide `stride`, or the image exceeds the canvas.
     """
     if steps < 1 or stride % steps:
         raise InputError(f"test steps {steps}: expected a divisor of the output stride {stride}")
-    height, width = image.shape[1:]
+    height, width = image.shape[1:] if normalization is None else image.shape[:2]
     if height > canvas[0] or width > canvas[1]:
         raise InputError(f"image {height}×{width} does not fit a canvas {canvas[0]}×{canvas[1]}")
     step = stride // steps
+    top, left, rows, columns = box or (0, 0, *canvas)
     (from_y, to_y), (from_x, to_x) = (
-        _shifted_slices(length, step // 2 + i * step - stride // 2)
-        for length, i in ((height, iy), (width, ix))
+        _shifted_slices(length, step // 2 + i * step - stride // 2, start, size)
+        for length, i, start, size in ((height, iy, top, rows), (width, ix, left, columns))
     )
-    result = np.zeros((3, *canvas), np.float32)
-    result[:, to_y, to_x] = image[:, from_y, from_x]
+    result = np.zeros((3, rows, columns), np.float32)
+    if normalization is None:
+        result[:, to_y, to_x] = image[:, from_y, from_x]
+    else:
+        result[:, to_y, to_x] = normalize(image[from_y, from_x], normalization)
     return result
 
 
-def _shifted_slices(length: int, shift: int) -> tuple[slice, slice]:
-    """Return where to read and where to write so that index `shift` comes to 0."""
-    kept = max(0, length - abs(shift))
-    read, write = max(0, shift), max(0, -shift)
-    return slice(read, read + kept), slice(write, write + kept)
+def _shifted_slices(length: int, shift: int, start: int, size: int) -> tuple[slice, slice]:
+    """Return where to read and where to write so that index `start + shift` comes to 0."""
+    first = max(0, -shift, start)
+    kept = max(0, min(length, length - shift, start + size) - first)
+    return slice(first + shift, first + shift + kept), slice(first - start, first - start + kept)
 
 
 def interleave(predictions: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -279,3 +279,38 @@ def test_float32_on_gpus_is_not_tf32(chosen, expected, monkeypatch):
     loader = SimpleNamespace(import_module=lambda name: os.environ["NVIDIA_TF32_OVERRIDE"])
     monkeypatch.setattr(compat, "importlib", loader)
     assert compat.import_mxnet() == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "free"),
+    [
+        ("", {}, 3000),
+        ("0::/job", {"job/memory.max": "max", "job/memory.current": "7"}, 3000),
+        # 2000 may be filled, 1500 are, of which 400 are files that were read.
+        (
+            "0::/job",
+            {"job/memory.max": "2048000", "job/memory.current": "1536000"}
+            | {"job/memory.stat": "anon 5\ninactive_file 409600\nactive_file 3"},
+            900,
+        ),
+        (
+            "4:memory:/a/b",
+            {f"memory/a/memory.{name}": "1024000" for name in ("limit_in_bytes", "usage_in_bytes")}
+            | {"memory/a/memory.stat": "inactive_file 1\ntotal_inactive_file 2048"},
+            2,
+        ),
+    ],
+)
+def test_free_memory_is_that_of_the_machine_or_the_container(
+    machine, monkeypatch, tmp_path, own, files, free
+):
+    machine([], own=own, files=files)
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    3000 kB\n")
+    monkeypatch.setattr(compat, "_MEMORY", tmp_path / "meminfo")
+    assert compat.free_memory() == free * 1024
+
+
+def test_free_memory_that_nobody_tells(machine, monkeypatch, tmp_path):
+    machine([])
+    monkeypatch.setattr(compat, "_MEMORY", tmp_path / "none")
+    assert compat.free_memory() is None

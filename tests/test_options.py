@@ -157,6 +157,7 @@ def test_options_of_a_test_survive_their_command_line(tmp_path):
         **{"model": "voc_rna-a1_cls21_s8", "devices": Devices(gpus=(0, 2)), "exif": "turn"},
         **{"crf": CrfParameters(iterations=5), "reading": Reading(drop_extra=True)},
         **{"save_results": False, "choose_interp_method": False, "resume": True},
+        **{"tile": (64, 96), "overlap": 0},
     )
     command = ["evaluate", "segmentation", *declare.command_line(options)]
     assert options_of(command) == options

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -13,14 +15,14 @@ import pytest
 from commands import make_runner, run_evaluate
 from narrow import ILSVRC, VOC, write_weights
 from near_ties import differ_clearly, saved_scores
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from ademx.cli import main
 from ademx.data.drawn.make import make_dataset
 from ademx.devices import Devices
 from ademx.engines.onnx.predict import OnnxPredictor
 from ademx.prediction.images import PredictionOptions, find_images, predict
-from ademx.prediction.legend import LegendRow, draw_classes
+from ademx.prediction.legend import LegendRow, _thickened, draw_classes
 from ademx.testing.classification import evaluate_classification
 from ademx.testing.options import ClassificationOptions, SegmentationOptions
 from ademx.testing.segmentation import evaluate_segmentation
@@ -185,6 +187,24 @@ def test_cut_off_file(tmp_path):
         load_as_shown(path)
     with pytest.raises(FileNotFoundError, match=r"none\.jpg: no such image file"):
         load_as_shown(tmp_path / "none.jpg")
+
+
+def test_large_images(tmp_path, monkeypatch):
+    header = struct.pack(">IIBBBBB", 20_000, 10_000, 8, 2, 0, 0, 0)
+    chunks = ((kind + data, len(data)) for kind, data in ((b"IHDR", header), (b"IDAT", b"")))
+    parts = [
+        struct.pack(">I", size) + one + struct.pack(">I", zlib.crc32(one)) for one, size in chunks
+    ]
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    message = r"x\.png: 20000×10000 are 200,000,000 pixels, more than 178,956,970.*200000000$"
+    with pytest.raises(BrokenImage, match=message):
+        load_image(tmp_path / "x.png")
+    picture(tmp_path / "y.png", size=(60, 90))
+    with pytest.raises(BrokenImage, match=r"90×60 are 5,400 pixels, .*: .*add --max-pixels 5400"):
+        load_image(tmp_path / "y.png", max_pixels=5399)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)
+    assert load_image(tmp_path / "y.png", max_pixels=5400).shape == (60, 90, 3)
+    assert Image.MAX_IMAGE_PIXELS == 7
 
 
 # --- which images
@@ -512,6 +532,14 @@ def test_overlay_and_legend():
     assert drawn[200, 249].tolist() == [224, 224, 224]  # 0.8 of white over 100
     legend = drawn[:, 500:].reshape(-1, 3)
     assert (legend == (0, 200, 50)).all(axis=1).sum() > 100  # the swatch, in full colour
+
+
+@pytest.mark.parametrize("side", [4, 40, 3000])
+def test_outlines_are_as_thick_as_by_pillow(side):
+    edges = np.random.default_rng(0).random((31, 7)) < 0.1
+    width = max(1, round(side / 400)) // 2 * 2 + 1
+    expected = np.array(Image.fromarray(edges).filter(ImageFilter.MaxFilter(width)))
+    np.testing.assert_array_equal(_thickened(edges, width // 2), expected)
 
 
 def test_small_pictures_are_enlarged_and_long_legends_cut():

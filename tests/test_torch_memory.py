@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402  (needs
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
 from ademx.cli import main  # noqa: E402
-from ademx.engines.torch.memory import training_memory  # noqa: E402
+from ademx.convert.torch_model import build  # noqa: E402
+from ademx.engines.torch.memory import inference_memory, training_memory  # noqa: E402
 from ademx.networks.summary import load_graph  # noqa: E402
 from ademx.training import start_trainer  # noqa: E402
 
@@ -127,3 +128,14 @@ def test_the_command_plans_for_pytorch(tmp_path):
     again = training_memory(load_graph("a1", batch=4), backward_do_mirror=True)
     assert again.parameters == memory.parameters
     assert again.plan < 0.6 * memory.plan
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_the_plan_is_what_a_test_takes(label, tmp_path):
+    graph = load_graph(label, input_size=(SIZE, SIZE), batch=BATCH, width=WIDTH)
+    network = build(label, width=WIDTH).eval().requires_grad_(False)
+    data = torch.zeros(graph.input_shape)
+    with torch.inference_mode(), Meter(network.state_dict().values()) as meter:
+        network(data)
+    planned = inference_memory(graph)
+    assert planned - data.nbytes <= meter.peak <= planned

@@ -241,8 +241,18 @@ def test_shifted_canvas_agrees_with_the_frame_spelled_out(height, width, stride_
     y, x = step // 2 + iy * step, step // 2 + ix * step
     expected = np.zeros((3, 24, 32), np.float32)
     expected[:, :height, :width] = frame[:, y : y + height, x : x + width]
-    result = shifted_canvas(image, canvas=(24, 32), stride=stride, steps=steps, iy=iy, ix=ix)
-    np.testing.assert_array_equal(result, expected)
+    shift = {"canvas": (24, 32), "stride": stride, "steps": steps, "iy": iy, "ix": ix}
+    np.testing.assert_array_equal(shifted_canvas(image, **shift), expected)
+    top, left = data.draw(st.integers(0, 23)), data.draw(st.integers(0, 31))
+    rows, columns = data.draw(st.integers(1, 24 - top)), data.draw(st.integers(1, 32 - left))
+    part = expected[:, top : top + rows, left : left + columns]
+    box = {**shift, "box": (top, left, rows, columns)}
+    np.testing.assert_array_equal(shifted_canvas(image, **box), part)
+    pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
+    np.testing.assert_array_equal(
+        shifted_canvas(pixels, **box, normalization=RNA),
+        shifted_canvas(normalize(pixels, RNA), **box),
+    )
 
 
 def test_shifted_canvas_by_hand():

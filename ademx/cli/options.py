@@ -205,6 +205,7 @@ _TYPES = {
     "bool": click.BOOL,
     "tuple[int, ...]": INTEGERS,
     "tuple[float, float]": _Range(),
+    "tuple[int, int]": SIZE,
 }
 _SEVERAL = {"Devices": devices, "Reading": reading}
 

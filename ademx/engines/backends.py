@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ademx.compat import check_bfloat16, import_mxnet, mxnet_has_bfloat16
+from ademx.compat import check_bfloat16, free_memory, import_mxnet, mxnet_has_bfloat16
 from ademx.convert import import_torch
 from ademx.cuda_libraries import GPU_WHEEL, installed_version
 from ademx.devices import Devices
@@ -233,8 +234,35 @@ def training_memory(backend: str, graph: Graph, *, backward_do_mirror: bool) -> 
 
     MXNet is asked for its own plan; PyTorch, which need not be installed, has none.
     """
-    if backend == "torch":
-        import ademx.engines.torch.memory as engine
-    else:
-        import ademx.engines.mxnet.memory as engine
-    return engine.training_memory(graph, backward_do_mirror=backward_do_mirror)
+    return _planner(backend).training_memory(graph, backward_do_mirror=backward_do_mirror)
+
+
+def inference_memory(backend: str, graphs: Sequence[Graph]) -> int:
+    """Return the bytes of inputs and activations of testing on one device, in float32.
+
+    Args:
+        backend: "mxnet", which keeps the memory of every network and size of input, or "torch",
+            which has that of one at a time.
+        graphs: networks for sizes of input.
+    """
+    plans = list(map(_planner(backend).inference_memory, graphs))
+    return sum(plans) if backend == "mxnet" else max(plans)
+
+
+def _planner(backend: str) -> Any:
+    return importlib.import_module(f"ademx.engines.{backend}.memory")
+
+
+def free_device_memory(backend: str, devices: Devices) -> int | None:
+    """Return the bytes that are free on the fullest of the devices; None where nobody knows."""
+    if not devices.gpus:
+        return free_memory()
+    try:
+        if backend == "torch":
+            ask = import_torch().cuda.mem_get_info
+        else:
+            ask = import_mxnet().context.gpu_memory_info
+        return min(ask(number)[0] for number in devices.gpus)
+    except Exception as error:  # whatever a driver answers: the test itself may do
+        _log.debug("free memory of GPUs: %s", error)
+        return None

@@ -42,7 +42,7 @@ from iters.datasets import Dataset, encode_label
 from iters.decode import BrokenImage, Size
 from iters.exif import RULES
 from iters.find_dataset import get_dataset
-from iters.images import SUFFIXES, load_image
+from iters.images import MAX_PIXELS, SUFFIXES, load_image
 
 _RANKS = 5
 
@@ -78,10 +78,17 @@ class PredictionOptions:
         "the results of several are averaged.",
     )
     test_flipping: bool = declare.test_flipping()
+    tile: tuple[int, int] | None = declare.tile()
+    overlap: int | None = declare.overlap()
     exif: str = option(
         "turn",
         "Turn an image as its EXIF orientation says, or take it as it is stored.",
         choices=RULES[1:],  # there is no label to tell by
+    )
+    max_pixels: int = option(
+        MAX_PIXELS,
+        "Pixels of the largest image that is taken; a damaged file may promise any.",
+        least=1,
     )
     pool: str = declare.pool("; an .onnx file has its own")
     reading: Reading = field(default_factory=Reading)
@@ -90,6 +97,7 @@ class PredictionOptions:
 
     def __post_init__(self) -> None:
         declare.check(self)
+        declare.check_tile(self)
         if self.test_scales is not None and (not self.test_scales or min(self.test_scales) < 1):
             raise InputError(f"--test-scales {self.test_scales}: expected lengths above 0")
 
@@ -201,7 +209,9 @@ def _load(image: Path, files: Iterable[Path], options: PredictionOptions) -> np.
     problem = next(filter(None, map(name_problem, files)), "")
     if problem:
         raise BrokenImage(f"{image}: {problem}: give the image a shorter name")
-    return load_image(image, turned=options.exif == "turn", over_white=True)
+    return load_image(
+        image, turned=options.exif == "turn", over_white=True, max_pixels=options.max_pixels
+    )
 
 
 @dataclass(frozen=True)
@@ -238,6 +248,8 @@ class _Classifier:
     def __init__(self, network: _Network, options: PredictionOptions) -> None:
         self._network = network
         self._options = options
+        if options.tile is not None:
+            raise InputError("--tile: a classifier sees its image whole: leave it out")
         size = network.input_size
         scale = size[0] if size else default_test_scale(network.label)
         self._scales = options.test_scales or (scale,)
@@ -270,6 +282,8 @@ class _Segmenter:
             network.label,
             network.input_size or network.dataset.canvas,
             flip=options.test_flipping,
+            tile=options.tile,
+            overlap=options.overlap,
         )
 
     def files(self, image: Path) -> dict[str, Path]:
@@ -281,7 +295,8 @@ class _Segmenter:
 
     def predict(self, image: Path, pixels: np.ndarray) -> tuple[ClassShare, ...]:
         classes = best_class([self._scored(pixels, scale) for scale in self._scales(pixels)])
-        counts = np.bincount(classes.reshape(-1), minlength=self._network.label.num_classes)
+        num_classes = self._network.label.num_classes
+        counts = sum(np.bincount(row, minlength=num_classes) for row in classes)
         ranked = _ranked(self._network, counts / classes.size)
         shares = tuple(share for share in ranked if share.value > 0)
         self._write(image, pixels, classes, shares)
@@ -300,7 +315,7 @@ class _Segmenter:
     def _scored(self, pixels: np.ndarray, scale: int) -> ScorePart:
         """Return one scale's score maps and their way to the image."""
         scaled, room = self._scorer.prepare(pixels, scale), self._scorer.room
-        height, width = scaled.image.shape[1:]
+        height, width = scaled.size
         if room is not None and (height > room[0] or width > room[1]):
             raise InputError(
                 f"--test-scales {scale}: {self._network.source} takes images of up to "

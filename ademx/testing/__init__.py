@@ -9,6 +9,7 @@ __all__ = [
     "evaluate",
     "finished_runs",
     "image_counts",
+    "memory",
     "numerics",
     "options",
     "record",
@@ -17,4 +18,5 @@ __all__ = [
     "segmentation",
     "session",
     "submissions",
+    "tiles",
 ]

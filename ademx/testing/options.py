@@ -162,6 +162,8 @@ class SegmentationOptions(EvaluationOptions):
         required=False,
     )
     test_steps: int = option(1, "Predictions along each axis for a cell of the output.", least=1)
+    tile: tuple[int, int] | None = declare.tile()
+    overlap: int | None = declare.overlap()
     absent_classes: str | None = option(
         None,
         "What a class without pixels counts in a mean: 0 as in the release, or not at all.  "
@@ -187,6 +189,7 @@ class SegmentationOptions(EvaluationOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        declare.check_tile(self)
         if self.split == "test" and not (self.save_results or self.save_predictions):
             raise InputError(
                 "--no-save-results with --split test would keep nothing: a test split has no "

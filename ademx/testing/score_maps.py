@@ -175,7 +175,9 @@ def mean_scores(parts: Sequence[ScorePart]) -> NDArray[np.float32]:
     return mean
 
 
-def resampling_matrix(size_in: int, size_out: int, filter_name: str) -> NDArray[np.float64]:
+def resampling_matrix(
+    size_in: int, size_out: int, filter_name: str, rows: slice = slice(None)
+) -> NDArray[np.float64]:
     """Return the matrix that resizes a line of pixels as Pillow does.
 
     An output pixel is the weighted mean of the input pixels under the filter, which is centred
@@ -185,9 +187,10 @@ def resampling_matrix(size_in: int, size_out: int, filter_name: str) -> NDArray[
         size_in: pixels of the line.
         size_out: pixels of the resized line; the matrix is the identity if they are as many.
         filter_name: "bilinear", "bicubic" (a = -0.5) or "lanczos" (three lobes).
+        rows: which output pixels are wanted.
 
     Returns:
-        (size_out, size_in) float64, every row adding up to 1.
+        (size_out, size_in) float64, or those rows of it, every row adding up to 1.
 
     Raises:
         ValueError: a size is not positive, or the filter is unknown.
@@ -197,18 +200,18 @@ def resampling_matrix(size_in: int, size_out: int, filter_name: str) -> NDArray[
     if filter_name not in _FILTERS:
         raise InputError(f"filter: found {filter_name!r}, expected one of {', '.join(_FILTERS)}")
     if size_in == size_out:
-        return np.eye(size_in)
+        return np.eye(size_in)[rows]
     kernel, radius = _FILTERS[filter_name]
     step = size_in / size_out
     widening = max(step, 1.0)
-    centres = (np.arange(size_out) + 0.5) * step
+    centres = (np.arange(size_out)[rows] + 0.5) * step
     first = np.maximum(centres - radius * widening + 0.5, 0).astype(np.intp)
     end = np.minimum((centres + radius * widening + 0.5).astype(np.intp), size_in)
     cells = first[:, None] + np.arange((end - first).max())
     inside = cells < end[:, None]
     weights = np.where(inside, kernel((cells + 0.5 - centres[:, None]) / widening), 0)
     weights /= weights.sum(1, keepdims=True)
-    matrix = np.zeros((size_out, size_in))
+    matrix = np.zeros((len(centres), size_in))
     matrix[np.nonzero(inside)[0], cells[inside]] = weights[inside]
     return matrix
 
@@ -223,11 +226,13 @@ def _axis_matrix(
 ) -> NDArray[np.float32]:
     """Return the (original, grid) matrix of the whole chain along one axis; shared, read-only."""
     enlarging = resampling_matrix(grid, canvas, "bicubic")[:image]
-    resizing = resampling_matrix(image, original, filter_name)
-    matrix = np.empty((original, grid), np.float32)
-    for rows in _steps(original, _TILE_HEIGHT):
-        weights, cells = _band(resizing, rows)
-        matrix[rows] = weights @ enlarging[cells]
+    matrix = enlarging.astype(np.float32)
+    if image != original:
+        matrix = np.empty((original, grid), np.float32)
+        for rows in _steps(original, _TILE_HEIGHT):
+            resizing = resampling_matrix(image, original, filter_name, rows)
+            weights, cells = _band(resizing, slice(None))
+            matrix[rows] = weights @ enlarging[cells]
     matrix.flags.writeable = False
     return matrix
 

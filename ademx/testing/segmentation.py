@@ -33,9 +33,10 @@ from ademx.testing.scorer import Scaled, Scorer
 from ademx.testing.session import Session
 from ademx.testing.submissions import Submission, pack_labels
 from iters.datasets import VOID, decode_label, encode_label
-from iters.decode import BrokenImage
+from iters.decode import BrokenImage, Size, image_size
 from iters.images import class_ids, load_label
 from iters.samples import Sample
+from iters.sources import read_bytes
 
 # Pixels of `correct/<image>.png` (Release: the same three values).
 _CORRECT, _WRONG = 127, 0
@@ -96,12 +97,6 @@ class _SegmentationTester:
         if options.crf is not None:
             import_crf_library()  # found missing now, not when the first image is computed
         self._session = Session(options)
-        stride = self._session.stride
-        if options.test_steps < 1 or stride % options.test_steps:
-            raise InputError(
-                f"--test-steps {options.test_steps}: expected a divisor of the network's output "
-                f"stride, {stride}"
-            )
         self._images: dict[Sample, _Counted] = {}
         dataset = self._session.dataset
         self._scorer = Scorer(
@@ -111,6 +106,9 @@ class _SegmentationTester:
             steps=options.test_steps,
             flip=options.test_flipping,
             choose_interp_method=options.choose_interp_method,
+            tile=options.tile,
+            overlap=options.overlap,
+            batch=self._session.group_images,
         )
         self._palette = [value for colour in dataset.palette or () for value in colour]
         self._absent_classes = options.absent_classes or dataset.absent_classes
@@ -120,10 +118,19 @@ class _SegmentationTester:
     @contextmanager
     def in_folder(self) -> Iterator[None]:
         """Make the output folder and those in it ready, and keep other runs out of it."""
-        with self._session.in_folder():
+        with self._session.in_folder(self._input_sizes()):
             for name in self._folders():
                 (self._options.output / name).mkdir(exist_ok=True)
             yield
+
+    def _input_sizes(self) -> list[Size]:
+        """Return what the network sees of the first image at each scale; none if it is broken."""
+        sample = self._session.samples[0]
+        try:
+            size = image_size(read_bytes(sample.image, sample.offset))
+        except (BrokenImage, OSError):  # told when its turn comes
+            return []
+        return [self._scorer.input_size(size, scale) for scale in self._options.test_scales]
 
     def run(self) -> np.ndarray:
         """Return the (C, C) int64 confusion matrix of all images, those done before included."""
@@ -191,8 +198,9 @@ class _SegmentationTester:
 
     def _counts(self, samples: list[Sample], bar: tqdm[Any]) -> Iterator[tuple[Sample, _Counted]]:
         """Test samples and yield those that could be with what was counted in them."""
-        loaded = self._session.load(samples, self._prepare, bar=bar)
-        groups = grouped(loaded, self._session.group_images)
+        is_tiled = self._options.tile is not None  # images are so large that one will do
+        loaded = self._session.load(samples, self._prepare, bar=bar, ahead=1 if is_tiled else None)
+        groups = grouped(loaded, 1 if is_tiled else self._session.group_images)
         # One thread finishes a group (enlarges, writes, counts) while the next is computed.
         with ThreadPoolExecutor(1) as pool:
             finishing: Future[list[tuple[Sample, _Counted]]] | None = None
@@ -384,6 +392,6 @@ def _correct_pixels(classes: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return what `correct/<image>.png` holds, (H, W) uint8."""
     if classes.shape != truth.shape:
         raise InputError(f"classes {classes.shape}, truth {truth.shape}: expected one size")
-    correct = np.where(classes == truth, _CORRECT, _WRONG).astype(np.uint8)
+    correct = np.where(classes == truth, np.uint8(_CORRECT), np.uint8(_WRONG))
     correct[truth == VOID] = VOID
     return correct

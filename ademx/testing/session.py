@@ -27,6 +27,7 @@ from ademx.networks.graph import input_normalization, network_stride
 from ademx.options import chosen, deciding
 from ademx.published import Result, find_result, release_state
 from ademx.testing import run_folder as runs
+from ademx.testing.memory import state_memory
 from ademx.testing.options import EvaluationOptions
 from ademx.testing.record import (
     LeftOut,
@@ -38,7 +39,7 @@ from ademx.testing.record import (
 from ademx.versions import versions
 from iters import exif, transforms
 from iters.datasets import Dataset
-from iters.decode import BrokenImage
+from iters.decode import BrokenImage, Size
 from iters.find_dataset import get_dataset
 from iters.images import Loaded, load_sample
 from iters.lists import find_samples
@@ -117,9 +118,6 @@ class RunInputs:
 class Session(RunInputs):
     """The samples, networks and folder of one test run.
 
-    Attributes:
-        stride: pixels of the networks' input for a cell of their output.
-
     Nothing is written before :meth:`in_folder`, so that a caller can check the rest of its
     options first.
     """
@@ -129,20 +127,24 @@ class Session(RunInputs):
         options = self.options
         self._devices = options.devices or default_devices(options.backend)
         self.weights: list[WeightsRead] = []
+        self._networks: list[tuple[str, float, str]] = []
         self._predictors: list[Predictor | TorchPredictor] = []
         for path, label in zip(options.weights, self.labels):
             network = read_weights(path, label=label, reading=options.reading, complete=False)
             self._predictors.append(self._predictor(network))
             self.weights.append(WeightsRead(str(path), network.md5))
-            self.stride = network.stride  # one for all, or they could not be averaged
+            self._networks.append((str(label), network.width, network.head))
         self._broken: dict[Sample, str] = {}  # why it could not be tested
         self._tested: set[Sample] = set()  # in this run, not in one that it resumes
         self._exif = exif.Watch()
         self._start = time.monotonic()
 
     @contextmanager
-    def in_folder(self) -> Iterator[None]:
+    def in_folder(self, sizes: Sequence[Size] = ()) -> Iterator[None]:
         """Make the output folder ready, log what is tested, and keep other runs out of it.
+
+        Args:
+            sizes: of the networks' inputs, pixels; squares of the test scales if not said.
 
         Raises:
             ValueError, OSError: see :func:`ademx.files.locked` and
@@ -154,6 +156,8 @@ class Session(RunInputs):
                 options.output, self.settings, resume=options.resume, overwrite=options.overwrite
             )
             self._describe()
+            sizes = sizes or [(scale, scale) for scale in options.test_scales]
+            state_memory(options, self._networks, sizes, self._devices)
             yield
 
     @property
@@ -186,7 +190,12 @@ class Session(RunInputs):
             yield finite(model(images, batch=self.options.batch_images), path)
 
     def load(
-        self, samples: Sequence[Sample], function: Callable[[Sample], R], *, bar: tqdm[Any]
+        self,
+        samples: Sequence[Sample],
+        function: Callable[[Sample], R],
+        *,
+        bar: tqdm[Any],
+        ahead: int | None = None,
     ) -> Iterator[tuple[Sample, R]]:
         """Yield samples with what `function` makes of them, read ahead by threads.
 
@@ -200,7 +209,8 @@ class Session(RunInputs):
             except (BrokenImage, OSError) as error:
                 return error
 
-        for sample, result in prefetched(samples, attempt, threads=self.options.prefetch_threads):
+        threads = self.options.prefetch_threads
+        for sample, result in prefetched(samples, attempt, threads=threads, ahead=ahead):
             if isinstance(result, Exception):
                 _log.error("left out: %s", result)
                 self._broken[sample] = str(result)

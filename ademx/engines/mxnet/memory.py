@@ -1,4 +1,4 @@
-"""The memory of training in MXNet, from its own plan."""
+"""The memory of training and of testing in MXNet, from its own plans."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ademx.compat import import_mxnet
 from ademx.networks.memory import TrainingMemory
@@ -33,7 +34,6 @@ def training_memory(graph: Graph, *, backward_do_mirror: bool = False) -> Traini
         executor = symbol.simple_bind(
             import_mxnet().cpu(), grad_req=requests, data=graph.input_shape
         )
-    (plan,) = re.findall(r"Total (\d+) MB allocated", executor.debug_str())
     sizes = {name: _num_bytes(array.shape) for name, array in executor.arg_dict.items()}
     inputs = sum(sizes.pop(name) for name in _INPUTS)
     weights = sum(sizes.values())
@@ -42,9 +42,22 @@ def training_memory(graph: Graph, *, backward_do_mirror: bool = False) -> Traini
         gradients=weights,
         momentum=weights,
         inputs=inputs,
-        plan=int(plan) * 2**20,
+        plan=_planned(executor),
         workspace=WORKSPACE * 2**20,
     )
+
+
+def inference_memory(graph: Graph) -> int:
+    """Return the bytes of input and activations while a batch is tested, by MXNet's own plan."""
+    executor = to_symbol(graph.layers).simple_bind(
+        import_mxnet().cpu(), grad_req="null", data=graph.input_shape
+    )
+    return _num_bytes(graph.input_shape) + _planned(executor)
+
+
+def _planned(executor: Any) -> int:
+    (megabytes,) = re.findall(r"Total (\d+) MB allocated", executor.debug_str())
+    return int(megabytes) * 2**20
 
 
 def _num_bytes(shape: tuple[int, ...]) -> int:

@@ -1,4 +1,4 @@
-"""The memory of training by PyTorch, from the list of layers: PyTorch itself is not needed.
+"""The memory of training and testing by PyTorch, from the list of layers, without PyTorch.
 
 The backward pass needs what layers were given: convolutions, fully connected layers, BatchNorm and
 poolings their inputs, ReLUs their outputs, dropouts their masks, and poolings which pixel was the
@@ -45,6 +45,14 @@ def training_memory(graph: Graph, *, backward_do_mirror: bool = False) -> Traini
     )
 
 
+def inference_memory(graph: Graph) -> int:
+    """Return the bytes of input and activations while a batch is tested.
+
+    An output lives until its last reader has it, the input of a block until that has ended.
+    """
+    return _Plan(graph).testing_peak()
+
+
 def weight_bytes(layer: Layer) -> int:
     """Return the bytes of what a layer learns."""
     shapes = {n: shape for n, shape in layer.parameters().items() if "_moving_" not in n}
@@ -84,6 +92,22 @@ class _Plan:
                 gradients.append(self._last(layer.block).name)
             size = sum(kept.values()) + sum(self._bytes[name] for name in gradients)
             most = max(most, size - missing)
+        return most
+
+    def testing_peak(self) -> int:
+        """Return the most bytes of activations at any moment of a forward pass."""
+        last = {}  # place -> position of its last reader
+        for position, layer in enumerate(self._layers):
+            for name in layer.inputs:
+                last[self._places[name]] = position
+            if layer.block:
+                entry = next(one for one in self._layers if one.block == layer.block).inputs[0]
+                last[self._places[entry]] = position
+        most, alive = 0, {DATA}
+        for position, layer in enumerate(self._layers):
+            alive.add(self._places[layer.name])
+            most = max(most, sum(self._bytes[place] for place in alive))
+            alive = {place for place in alive if last.get(place, position + 1) > position}
         return most
 
     def _kept_by(self, layer: Layer) -> Mapping[str, int]:
