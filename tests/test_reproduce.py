@@ -547,6 +547,9 @@ for name in sys.argv[2:]:
         {"metrics": {"mean_iou": {"ours": 1.0}}},
         {"metrics": {"mean_iou": {"ours": 1.0, "tolerance": {"rounding": 1}}}},
         {"date": 3},
+        {"diagnosis": "none"},
+        {"diagnosis": [{"cause": "labels", "made": "yes", "likelihood": 1, "finding": ""}]},
+        {"diagnosis": [{"cause": "labels", "made": True, "likelihood": 1}]},
     ],
     ids=str,
 )
