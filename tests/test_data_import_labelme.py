@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -455,9 +454,8 @@ def test_a_train_split_without_any_shape_is_told(tmp_path):
         assert ("no image of train has cat: another --seed" in found.stderr) == is_empty
 
 
-def test_commands_take_what_was_made(tmp_path, monkeypatch):
-    """Data check, training, evaluation and prediction, as the printed lines say."""
-    pytest.importorskip("mxnet")
+def test_the_printed_commands_name_what_was_made(tmp_path, monkeypatch):
+    """A shell takes the printed lines as they are; README's own are run by test_own_dataset."""
     monkeypatch.chdir(tmp_path)
     for number in range(5):
         annotate(
@@ -470,29 +468,10 @@ def test_commands_take_what_was_made(tmp_path, monkeypatch):
     assert found.exit_code == 0, found.stderr
     assert "--dataset 'my pets/dataset.yaml' --data-root 'my pets' " in found.stdout
     assert "--model own-my-pets_rna-a1_cls2_s8" in found.stdout
-    data = ("--dataset", "my pets/dataset.yaml", "--data-root", "my pets", "--gpus", "")
-    label = "own-my-pets_rna-224-0-1-1-1-1-1-1_cls2_s8"
-    weights = f"runs/{label}_ep-0001.params"
-    for command in (
-        ("data", "check", "my pets/dataset.yaml", "--root", "my pets"),
-        (
-            *("train", "segmentation", *data, "--model", label, "--output", "runs"),
-            *("--crop-size", "32", "--origin-size", "48", "--batch-images", "2"),
-            *("--width", "0.0625", "--to-epoch", "1"),
-        ),
-        (
-            *("evaluate", "segmentation", *data, "--weights", weights, "--test-scales", "48"),
-            *("--output", "scores"),
-        ),
-        (
-            *("predict", "source/0.png", "--weights", weights, "--output", "shown"),
-            *("--dataset", "my pets/dataset.yaml", "--test-scales", "48", "--gpus", ""),
-        ),
-    ):
-        found = make_runner().invoke(main, list(command))
-        assert found.exit_code == 0, found.stderr
-    shares = json.loads(Path("shown/shares/0.json").read_text())["classes"]
-    assert {share["name"] for share in shares} <= {"background", "cat"}
+    checked = make_runner().invoke(
+        main, ["data", "check", "my pets/dataset.yaml", "--root", "my pets"]
+    )
+    assert checked.exit_code == 0, checked.stderr
 
 
 def test_an_interrupted_import_leaves_nothing(tmp_path, monkeypatch):

@@ -2,6 +2,10 @@
 
 :func:`to_torch` and :func:`from_torch` rename; `ademx.convert.files` reads and writes `.params`,
 `.pth` and `.safetensors`; `ademx.convert.torch_model` builds networks. Nothing here needs MXNet.
+
+    arg_params, aux_params = ademx.params.load("ilsvrc-cls_rna-a1_cls1000_ep-0001.params")  # numpy
+    network = ademx.convert.torch_model.build("ilsvrc-cls_rna-a1_cls1000")  # returns scores
+    network.load_state_dict(ademx.convert.to_torch(arg_params, aux_params, "native"))
 """
 
 from __future__ import annotations
