@@ -193,7 +193,7 @@ class ParamsFile(Mapping[str, Array]):
         return start_md5(self._file)
 
     def __repr__(self) -> str:
-        return f"<ParamsFile {str(self.path)!r}, {len(self)} arrays>"
+        return f"<{type(self).__name__} {str(self.path)!r}, {len(self)} arrays>"
 
     def close(self) -> None:
         """Close the file; its `entries` stay."""

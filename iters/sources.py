@@ -163,7 +163,9 @@ def _find(path: Path, file: BinaryIO, size: int, key: int, offset: int) -> tuple
 
 def _something_else(file: BinaryIO, offset: int, size: int) -> str:
     """Return what is here in place of an image of one class, or "" for a damaged record."""
-    head = os.pread(file.fileno(), 13, offset) if 0 <= offset < size else b""
+    if not 0 <= offset < size:
+        return ""
+    head = os.pread(file.fileno(), 13, offset)
     if len(head) == 13 and head[:4] != _MAGIC:
         (length,) = struct.unpack_from("<Q", head)
         # Length, its checksum, a protobuf message whose first field is the first, a checksum.

@@ -12,10 +12,10 @@ import pytest
 from commands import make_runner
 from fill import fill
 from PIL import Image
+from weights_files import read_arrays
 
 from ademx import params
 from ademx.cli import main
-from ademx.convert.files import read_arrays
 from ademx.networks.graph import parameter_shapes
 
 torch = pytest.importorskip("torch")

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fill import fill
+from weights_files import read_arrays
 
 from ademx import params
 from ademx.convert import files
@@ -141,7 +142,7 @@ def test_what_safetensors_writes_is_read(tmp_path):
         "bytes": np.array([[255]], np.uint8),
     }
     numpy_format.save_file(arrays, tmp_path / "x.safetensors", {"layout": "none"})
-    found, metadata = files.read_arrays(tmp_path / "x.safetensors")
+    found, metadata = read_arrays(tmp_path / "x.safetensors")
     assert metadata == {"layout": "none"}
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
@@ -155,7 +156,7 @@ def test_bfloat16_is_widened_exactly(tmp_path):
     torch_format.save_file({"x": tensor}, tmp_path / "x.safetensors")
     torch.save({"x": tensor}, tmp_path / "x.pth")
     for path in (tmp_path / "x.safetensors", tmp_path / "x.pth"):
-        found, _ = files.read_arrays(path)
+        found, _ = read_arrays(path)
         assert found["x"].dtype == np.float32
         assert np.array_equal(found["x"], tensor.float().numpy())
 
@@ -223,7 +224,7 @@ def test_harmless_values_are_not_made(tmp_path):
     state = b"K\x03X\x01\0\0\0<"  # of a dtype: version 3, little endian, …
     assert state in whole
     path.write_bytes(whole.replace(state, b"K\x63X\x01\0\0\0?"))
-    assert list(files.read_arrays(path)[0]) == ["x"]
+    assert list(read_arrays(path)[0]) == ["x"]
 
 
 class Mine:
@@ -276,7 +277,7 @@ def test_a_file_with_any_byte_changed_is_read_or_refused(kind, tmp_path):
         changed[rng.integers(len(whole))] = rng.integers(256)
         edited.write_bytes(changed)
         with contextlib.suppress(ValueError):  # anything else fails the test
-            files.read_arrays(edited)
+            read_arrays(edited)
 
 
 def test_a_compressed_checkpoint_cannot_fill_the_memory(tmp_path):
@@ -287,14 +288,14 @@ def test_a_compressed_checkpoint_cannot_fill_the_memory(tmp_path):
         for name, content in members.items():
             archive.writestr(name, content)
     with pytest.raises(ValueError, match=r"y\.pth: a compressed archive of 4,\d+,\d+ bytes"):
-        files.read_arrays(tmp_path / "y.pth")
+        read_arrays(tmp_path / "y.pth")
 
 
 def test_few_numbers_cannot_be_many(source, tmp_path):
     path = tmp_path / "x.pth"
     torch.save({"conv1a.weight": torch.zeros(1).expand(1 << 40)}, path)
     with pytest.raises(ValueError, match=r"'conv1a\.weight' has 4,398,046,511,104 bytes, the file"):
-        files.read_arrays(path)
+        read_arrays(path)
     files.convert(source, path, writing=files.Writing(layout="native"))
     state = torch.load(path, weights_only=True)
     largest = max(value.numel() for value in state.values())
@@ -317,7 +318,7 @@ def test_types_that_no_weights_have_are_told_from_damage(dtype, source, tmp_path
     with pytest.raises(
         ValueError, match=rf"'conv1a\.weight' is {dtype}: there are no weights"
     ) as e:
-        files.read_arrays(path)
+        read_arrays(path)
     assert "download" not in str(e.value)
 
 
@@ -356,7 +357,7 @@ def test_what_comes_back_to_its_own_label_is_not_warned_of(layout, source, tmp_p
 def test_what_is_no_file_is_refused(tmp_path):
     path = tmp_path / "x.pth"
     os.mkfifo(path)
-    for read in (files.read_weights, files.read_arrays, lambda path: files.convert(path, "y.pth")):
+    for read in (files.read_weights, read_arrays, lambda path: files.convert(path, "y.pth")):
         with pytest.raises(OSError, match=r"x\.pth: found a named pipe: expected a file; write"):
             read(path)
 
@@ -401,7 +402,7 @@ def test_a_damaged_safetensors_file_is_named(content, message, tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"x\.safetensors: .*{message}.*download it again"):
-        files.read_arrays(path)
+        read_arrays(path)
 
 
 def test_truncated_files_of_every_kind_are_refused(source, tmp_path):
@@ -419,9 +420,9 @@ def test_truncated_files_of_every_kind_are_refused(source, tmp_path):
 def test_what_is_no_file_of_weights_is_named(tmp_path):
     (tmp_path / "x.params").write_text("<html>gone</html>")
     with pytest.raises(ValueError, match="a web page or XML"):
-        files.read_arrays(tmp_path / "x.params")
+        read_arrays(tmp_path / "x.params")
     with pytest.raises(FileNotFoundError, match="absent"):
-        files.read_arrays(tmp_path / "absent.pth")
+        read_arrays(tmp_path / "absent.pth")
 
 
 def test_the_label_is_found_and_held_against_the_weights(source, tmp_path):

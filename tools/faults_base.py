@@ -41,6 +41,15 @@ class Loss(Exception):  # it is a finding
     """What must not happen has happened: a wrong or lost result, a traceback, a hang."""
 
 
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Put in front of a loss what it is about."""
+    try:
+        yield
+    except Loss as loss:
+        raise Loss(f"{what}: {loss}") from None
+
+
 class NotTried(Exception):
     """This machine lacks what a trial needs."""
 
@@ -110,7 +119,8 @@ class Ended:
     seconds: float
 
     def must_succeed(self) -> None:
-        """Raise Loss unless the exit status is 0."""
+        """Raise Loss unless the exit status is 0, and no traceback was shown."""
+        self.must_be_plain()
         if self.status:
             raise Loss(f"exit status {self.status}: {self.last_words()}")
 

@@ -111,9 +111,10 @@ def _make_safetensors(path: Path, draw: random.Random) -> None:
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    from ademx.convert.files import read_arrays
+    from ademx.convert.files import open_weights
 
-    arrays, _ = read_arrays(path)
+    with open_weights(path) as file:
+        arrays = dict(file)
     content = path.read_bytes()
     (length,) = struct.unpack_from("<Q", content)
     header = json.loads(content[8 : 8 + length])

@@ -9,12 +9,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from faults_base import Fault, Loss, NotTried, Trial, must_be_equal, run, running
+from faults_base import Fault, Loss, NotTried, Trial, about, must_be_equal, run, running
 from faults_work import CONVERSION, EVALUATION, LISTS, TRAINING, training
 
 _WORKS = (TRAINING, EVALUATION, LISTS, CONVERSION)
@@ -88,8 +88,10 @@ def _odd(trial: Trial, *, odd: _Surroundings) -> None:
     work.prepare(trial.bench, trial.folder)
     if odd.program:
         _check_program(odd.program)
-    files = {name: open(path, "wb") for name, path in odd.redirected.items()}  # noqa: SIM115
-    try:
+    with about(work.name), ExitStack() as stack:
+        files = {
+            name: stack.enter_context(open(path, "wb")) for name, path in odd.redirected.items()
+        }
         ended = run(
             trial.folder,
             work.command(trial.bench, trial.folder),
@@ -105,11 +107,6 @@ def _odd(trial: Trial, *, odd: _Surroundings) -> None:
         if not (odd.may_fail and ended.status == 1):
             ended.must_succeed()
         must_be_equal(work.found(trial.folder), expected)
-    except Loss as loss:
-        raise Loss(f"{work.name}: {loss}") from None
-    finally:
-        for file in files.values():
-            file.close()
 
 
 def _check_program(program: tuple[str, ...]) -> None:
@@ -183,10 +180,8 @@ def _refused(trial: Trial, place: Path) -> None:
     ]
     if work is CONVERSION:
         swapped[-1] = place / "weights.safetensors"
-    try:
+    with about(work.name):
         run(trial.folder, swapped, cwd=place).must_explain(place)
-    except Loss as loss:
-        raise Loss(f"{work.name}: {loss}") from None
 
 
 def _no_loopback(trial: Trial) -> None:

@@ -23,6 +23,7 @@ from faults_base import (
     Fault,
     Loss,
     Trial,
+    about,
     must_be_equal,
     must_run,
     results,
@@ -142,15 +143,13 @@ def _odd_kind(trial: Trial) -> None:
     path = trial.folder / place.file
     _KINDS[kind](path)
     before = {"unreadable": _obey_permissions, "/dev/zero": _little_memory}.get(kind)
-    try:
+    with about(f"{place.name}, {path.suffix or 'file'}, {kind}"):
         arguments = place.arguments(trial.bench, trial.folder, path)
         ended = run(trial.folder, arguments, before=before)
         name = "instances_val2017.json" if place.name.startswith("data lists") else path
         if place.name == "compare" and kind == "folder":
             name = "scores.json"
         ended.must_explain(name, path.name)
-    except Loss as loss:
-        raise Loss(f"{place.name}, {path.suffix or 'file'}, {kind}: {loss}") from None
 
 
 def _obey_permissions() -> None:
@@ -297,15 +296,13 @@ def _odd_list(trial: Trial, *, command: str) -> None:
     name = list(forms)[trial.number % len(forms)]
     content, is_read = forms[name]
     (trial.folder / "a.lst").write_bytes(content)
-    try:
+    with about(name):
         ended = run(trial.folder, _list_command(trial.bench, trial.folder, command))
         if is_read:
             ended.must_succeed()
             must_be_equal(_of_list(trial.folder), expected)
         else:
             ended.must_explain("a.lst")
-    except Loss as loss:
-        raise Loss(f"{name}: {loss}") from None
 
 
 def _duplicates(trial: Trial) -> None:

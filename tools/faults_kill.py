@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from faults_base import Bench, Ended, Fault, Loss, Trial, must_be_equal, must_be_whole, running
+from faults_base import Bench, Fault, Loss, Trial, must_be_equal, must_be_whole, running
 from faults_work import CONVERSION_PTH, DRAWING, TRAINING, WORKS, Work
 
 _IN_A_ROW = 5  # kills of one run before it may come to its end
@@ -62,19 +62,14 @@ def _disturb(
     if ended.status in (-number, 128 + number):
         ended.must_be_plain()
         return True
-    _must_end_well(ended)
+    ended.must_succeed()
     return False
 
 
 def _go_on(work: Work, bench: Bench, folder: Path, *, again: bool) -> None:
     with running(folder, work.command(bench, folder, again=again)) as command:
-        _must_end_well(command.wait())
+        command.wait().must_succeed()
         command.must_leave_nothing()
-
-
-def _must_end_well(ended: Ended) -> None:
-    ended.must_be_plain()
-    ended.must_succeed()
 
 
 FAULTS = [_chain(work, number) for number in (signal.SIGKILL, signal.SIGTERM) for work in WORKS]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from faults_base import (
     Fault,
     Loss,
     Trial,
+    about,
     must_be_equal,
     must_run,
     parent,
@@ -102,65 +103,54 @@ def _strike(trial: Trial, kind: str, role: str, command: Command, number: int) -
     return pid if pid and try_to_signal(pid, number) else None
 
 
-def _kill(trial: Trial, *, kind: str, roles: Sequence[str]) -> None:
+def _of_each(
+    trial: Trial,
+    *,
+    kind: str,
+    roles: Sequence[str],
+    disturb: Callable[[Trial, str, str, Command], Ended],
+) -> None:
+    """Disturb a command's processes in turn, and go on: all has to be as without."""
     role = roles[trial.number % len(roles)]
     expected = _undisturbed(trial.bench, kind)
     arguments = _COMMANDS[kind](trial.bench, trial.folder / "out")
-    try:
+    with about(role):
         with running(trial.folder, arguments) as command:
-            struck = _strike(trial, kind, role, command, signal.SIGKILL)
-            ended = command.wait()
+            ended = disturb(trial, kind, role, command)
             command.must_leave_nothing()
         ended.must_be_plain()
         # A reader or the scheduler may be gone unnoticed where there was nothing left to do.
-        late = len(results(trial.folder / "out")) == len(expected)
-        if struck and not ended.status and not late:
+        if not ended.status and len(results(trial.folder / "out")) != len(expected):
             raise Loss("exit status 0, but the training is not complete")
         must_run(trial.folder, arguments)
         must_be_equal(results(trial.folder / "out"), expected)
-    except Loss as loss:
-        raise Loss(f"{role}: {loss}") from None
 
 
-def _pause(trial: Trial, *, kind: str, roles: Sequence[str]) -> None:
+def _kill(trial: Trial, kind: str, role: str, command: Command) -> Ended:
+    _strike(trial, kind, role, command, signal.SIGKILL)
+    return command.wait()
+
+
+def _pause(trial: Trial, kind: str, role: str, command: Command) -> Ended:
     """SIGSTOP, and after some seconds SIGCONT: nothing may come of it."""
-    role = roles[trial.number % len(roles)]
-    expected = _undisturbed(trial.bench, kind)
-    try:
-        with running(trial.folder, _COMMANDS[kind](trial.bench, trial.folder / "out")) as command:
-            pid = _strike(trial, kind, role, command, signal.SIGSTOP)
-            if pid:
-                try:
-                    command.wait(_STOPPED_SECONDS)
-                except Loss:  # it waits, as it should
-                    try_to_signal(pid, signal.SIGCONT)
-            ended = command.wait()
-            command.must_leave_nothing()
-        ended.must_be_plain()
-        ended.must_succeed()
-        must_be_equal(results(trial.folder / "out"), expected)
-    except Loss as loss:
-        raise Loss(f"{role}: {loss}") from None
+    pid = _strike(trial, kind, role, command, signal.SIGSTOP)
+    if pid:
+        try:
+            command.wait(_STOPPED_SECONDS)
+        except Loss:  # it waits, as it should
+            try_to_signal(pid, signal.SIGCONT)
+    ended = command.wait()
+    ended.must_succeed()
+    return ended
 
 
 def _stop(
-    trial: Trial, *, kind: str, roles: Sequence[str], number: int, insist: bool = False
-) -> None:
+    trial: Trial, kind: str, role: str, command: Command, *, number: int, insist: bool = False
+) -> Ended:
     """SIGSTOP for good, then SIGTERM or SIGKILL to the command: all has to end."""
-    role = roles[trial.number % len(roles)]
-    expected = _undisturbed(trial.bench, kind)
-    arguments = _COMMANDS[kind](trial.bench, trial.folder / "out")
-    try:
-        with running(trial.folder, arguments) as command:
-            if _strike(trial, kind, role, command, signal.SIGSTOP):
-                command.process.send_signal(number)
-            ended = _insist(command, number) if insist else command.wait(scaled(_SAVING))
-            command.must_leave_nothing()
-        ended.must_be_plain()
-        must_run(trial.folder, arguments)
-        must_be_equal(results(trial.folder / "out"), expected)
-    except Loss as loss:
-        raise Loss(f"{role}: {loss}") from None
+    if _strike(trial, kind, role, command, signal.SIGSTOP):
+        command.process.send_signal(number)
+    return _insist(command, number) if insist else command.wait(scaled(_SAVING))
 
 
 def _insist(command: Command, number: int) -> Ended:
@@ -181,48 +171,58 @@ def _stress(trial: Trial, *, workers: int) -> None:
         raise Loss(f"seed {seed}: {wrong}")
 
 
+_STOP_BY_TERM, _STOP_BY_KILL = (
+    partial(_stop, number=number) for number in (signal.SIGTERM, signal.SIGKILL)
+)
 FAULTS = [
     Fault(
         "kill-process-launch",
         "kill -9 of each worker, server, scheduler and data worker of a `launch`",
         2 * len(_ROLES),
-        partial(_kill, kind="launch", roles=_ROLES),
+        partial(_of_each, kind="launch", roles=_ROLES, disturb=_kill),
     ),
     Fault(
         "pause-process-launch",
         "SIGSTOP of each of these, and SIGCONT after some seconds",
         len(_ROLES),
-        partial(_pause, kind="launch", roles=_ROLES),
+        partial(_of_each, kind="launch", roles=_ROLES, disturb=_pause),
     ),
     Fault(
         "stop-process-launch",
         "SIGSTOP of each of these for good, then SIGTERM to the `launch`, twice",
         len(_ROLES),
-        partial(_stop, kind="launch", roles=_ROLES, number=signal.SIGTERM, insist=True),
+        partial(
+            _of_each,
+            kind="launch",
+            roles=_ROLES,
+            disturb=partial(_stop, number=signal.SIGTERM, insist=True),
+        ),
     ),
     Fault(
         "hang-launch",
         "SIGSTOP of a worker for good, then one SIGTERM to the `launch`",
         1,
-        partial(_stop, kind="launch", roles=("worker 1",), number=signal.SIGTERM),
+        partial(_of_each, kind="launch", roles=("worker 1",), disturb=_STOP_BY_TERM),
     ),
     Fault(
         "kill-reader",
         "kill -9 of a data worker of a training",
         6,
-        partial(_kill, kind="train", roles=("reader",)),
+        partial(_of_each, kind="train", roles=("reader",), disturb=_kill),
     ),
     Fault(
         "stop-reader",
         "SIGSTOP of a data worker of a training, then SIGTERM to the training",
         4,
-        partial(_stop, kind="train", roles=("reader",), number=signal.SIGTERM),
+        partial(_of_each, kind="train", roles=("reader",), disturb=_STOP_BY_TERM),
     ),
     Fault(
         "orphan-reader",
         "SIGSTOP of a data worker of a training, then kill -9 of the training",
         4,
-        partial(_stop, kind="train", roles=("reader",), number=signal.SIGKILL),
+        partial(
+            _of_each, kind="train", roles=("reader",), disturb=partial(_stop, number=signal.SIGKILL)
+        ),
     ),
     *(
         Fault(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ from ademx.convert.safetensors_files import (
     starts_like_safetensors,
     write_safetensors,
 )
-from ademx.convert.torch_files import TensorsFile, open_torch, write_torch
+from ademx.convert.torch_files import open_torch, write_torch
 from ademx.errors import InputError
 from ademx.files import PathLike
 from ademx.labels import MEAN_STD, Label, parse_label
@@ -44,7 +44,7 @@ from ademx.params import ParamsFile
 from iters.files import open_unbuffered
 
 Array = npt.NDArray[Any]
-WeightsFile = Union[ParamsFile, TensorsFile]
+WeightsFile = ParamsFile  # of any kind, by the names in it
 
 KINDS = (".params", ".pth", ".safetensors")
 _PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
@@ -308,17 +308,6 @@ def _check_size(path: PathLike, sizes: Iterable[int]) -> None:
             f"its tensors take {needed:,} bytes and the file {size:,}: they share their numbers, "
             "which no network's do; save a copy of each"
         )
-
-
-def read_arrays(path: PathLike) -> tuple[dict[str, Array], dict[str, str]]:
-    """Return the arrays in a file of any kind by the names in it, and its metadata.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is of no such kind, or damaged.
-    """
-    with open_weights(path) as file:
-        return {entry.name: file[name] for name, entry in file.entries.items()}, file.metadata
 
 
 def convert(

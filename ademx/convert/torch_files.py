@@ -12,15 +12,14 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
-from concurrent.futures import Future
 from contextlib import nullcontext
 from io import FileIO
 from typing import Any
 
 from ademx.convert import Array, as_array, find_tensors, import_torch, no_weights
 from ademx.errors import InputError
-from ademx.files import PathLike, replacing, start_md5
-from ademx.params import Entry
+from ademx.files import PathLike, replacing
+from ademx.params import Entry, ParamsFile
 from ademx.text import printable
 
 # What often lies beside tensors, and says nothing of them. Its place is held by an object that does
@@ -60,47 +59,21 @@ class _Placeholder:
         """Keep nothing."""
 
 
-class TensorsFile:
-    """A file whose tensors are in memory, by their keys; as `params.ParamsFile` to its users.
-
-    Attributes:
-        path: path as given.
-        entries: key -> entry, in the order of the file.
-        metadata: none: the formats have no place for it.
-    """
+class TensorsFile(ParamsFile):
+    """A file whose tensors are in memory, by their keys; it has no place for metadata."""
 
     def __init__(self, path: PathLike, file: FileIO, tensors: Mapping[str, Any]) -> None:
-        self.path = path
-        self._file = file
+        super().__init__(path, file, {key: _entry(key, value) for key, value in tensors.items()})
         self._tensors = tensors
-        self.entries = {key: _entry(key, value) for key, value in self._tensors.items()}
         size = os.fstat(file.fileno()).st_size
         for key, entry in self.entries.items():
             if entry.nbytes > size:  # few numbers that are to be many, by strides of 0
                 raise InputError(
                     f"{printable(key)!r} has {entry.nbytes:,} bytes, the file {size:,}: {_SAVE}"
                 )
-        self.metadata: dict[str, str] = {}
 
     def __getitem__(self, name: str) -> Array:
         return as_array(name, self._tensors[name])
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def start_md5(self) -> Future[str]:
-        """Start hashing the file and return what waits for its MD5."""
-        return start_md5(self._file)
-
-    def close(self) -> None:
-        """Close the file; all of it is in memory."""
-        self._file.close()
-
-    def __enter__(self) -> TensorsFile:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 def open_torch(path: PathLike, file: FileIO) -> TensorsFile:
