@@ -124,8 +124,8 @@ def networks(
     """Depth, parameters, operations, memory and speed of networks, in float32.
 
     Planned is the memory of training as `ademx summary --training` has it, measured what a process
-    that trains held at the most besides its engine (on a GPU: what its engine allocated). A whole
-    run takes about a quarter of an hour on two cores; `--networks a1,rn-50 --repeat 1` less than
+    that trains held at the most besides its engine (on a GPU: what its engine allocated). On CPUs
+    engines keep copies of the weights in their kernels' layouts, which no plan has. A whole run takes about a quarter of an hour on two cores; `--networks a1,rn-50 --repeat 1` less than
     one minute.
     """
     shared.check_writable([json_file], overwrite=True)
@@ -145,11 +145,12 @@ def networks(
     size = "×".join(map(str, input_size)) if input_size else "the training crop"
     trial = "" if width == 1 else f", width ×{width:g}: a trial"
     click.echo(f"batch {batch}, images of {size}, float32{trial}; memory of training\n")
-    for line in [*format_networks(rows), "", *claims(rows)]:
+    told = claims(rows) if width == 1 else ["The paper's claim is of networks at full width."]
+    for line in [*format_networks(rows), "", *told]:
         click.echo(line)
     if json_file is not None:
         content = {"batch": batch, "width": width, "rows": [asdict(row) for row in rows]}
-        write_json(json_file, {**content, "claims": claims(rows)})
+        write_json(json_file, {**content, "claims": told})
 
 
 def _graph(name: str, batch: int, input_size: tuple[int, int] | None, width: float) -> Graph:
