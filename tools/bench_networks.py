@@ -125,8 +125,9 @@ def networks(
 
     Planned is the memory of training as `ademx summary --training` has it, measured what a process
     that trains held at the most besides its engine (on a GPU: what its engine allocated). On CPUs
-    engines keep copies of the weights in their kernels' layouts, which no plan has. A whole run takes about a quarter of an hour on two cores; `--networks a1,rn-50 --repeat 1` less than
-    one minute.
+    engines keep copies of the weights in their kernels' layouts, which no plan has. A whole run
+    takes about a quarter of an hour on two cores; `--networks a1,rn-50 --repeat 1` less than one
+    minute.
     """
     shared.check_writable([json_file], overwrite=True)
     graphs = {name: _graph(name, batch, input_size, width) for name in networks}
