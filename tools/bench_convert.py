@@ -8,13 +8,12 @@ less than 1.3 of the file's size above what the imports take.
 from __future__ import annotations
 
 import logging
-import statistics
 import tempfile
 from pathlib import Path
 
 import click
-from bench_params import LABEL, make_file, peak_bytes, seconds
-from bench_rows import report_figures
+from bench_params import LABEL, make_file, peak_bytes
+from bench_rows import report_figures, seconds_in_turns
 
 from ademx.compat import import_mxnet
 from ademx.convert.files import convert as convert_file
@@ -72,13 +71,9 @@ def measure(folder: Path, repeats: int) -> dict[str, float]:
         "safetensors_to_params": lambda: convert_file(paths["safetensors"], paths["params"]),
         "pth_to_params": lambda: convert_file(paths["pth"], paths["params"]),
     }
-    taken: dict[str, list[float]] = {name: [] for name in work}
-    for run in range(1 + repeats):  # the first warms the page cache
-        for name, function in work.items():
-            duration = seconds(function)
-            if run:
-                taken[name].append(duration)
-    medians = {name: statistics.median(values) for name, values in taken.items()}
+    for function in work.values():
+        function()  # warms the page cache
+    medians = seconds_in_turns(work, repeats)
     size, imports = source.stat().st_size, peak_bytes(CONVERT)
     return {
         "file_mb": size / 1e6,

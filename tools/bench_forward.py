@@ -9,13 +9,11 @@ trained one does: what results are worth is the tests' matter, not this one's.
 from __future__ import annotations
 
 import gc
-import statistics
-import time
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bench_rows import Row, runs_mxnet
+from bench_rows import Row, runs_mxnet, seconds_in_turns, time_in_turns
 
 from ademx.devices import Devices
 from ademx.labels import parse_label
@@ -73,17 +71,12 @@ def _seconds(
 ) -> dict[str, float]:
     """Return the median seconds of each way to compute, all run in turns."""
     runs = dict(_runs(name, precision, devices, compiled=compiled))
-    taken: dict[str, list[float]] = {way: [] for way in runs}
     for run in runs.values():
         run()  # compiles, lays out weights, binds
-    for _ in range(repeat):
-        for way, run in runs.items():
-            start = time.perf_counter()
-            run()
-            taken[way].append(time.perf_counter() - start)
+    seconds = seconds_in_turns(runs, repeat)
     runs.clear()
     gc.collect()  # weights of half a gigabyte
-    return {way: statistics.median(values) for way, values in taken.items()}
+    return seconds
 
 
 def _runs(
@@ -140,7 +133,6 @@ def _plain_torch(
 def measure_bind(repeat: int) -> Row:
     """Time testing by MXNet, against binding the training graph as it is."""
     import mxnet as mx
-    from bench_rows import time_in_turns
 
     from ademx.networks.graph import build_symbol
 

@@ -2,7 +2,7 @@
 
 Each row times ours and a reference in turns, on the same files in memory with the same draws, in
 one process and one thread. To add a row, write a function from the number of runs to a
-:class:`Rate`, or to None where it cannot be measured here, and list it in `MEASUREMENTS`.
+:class:`Row`, or to None where it cannot be measured here, and list it in `MEASUREMENTS`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import os
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import numpy as np
-from bench_rows import align, report, time_in_turns
+from bench_rows import Row, report, time_in_turns
 from PIL import Image
 from plain_augmentation import (
     plain_classification,
@@ -47,47 +46,16 @@ NUM_PHOTOS = 64
 NUM_STREETS = 6
 
 
-@dataclass(frozen=True)
-class Rate:
-    """One comparison.
-
-    Attributes:
-        what: what was measured, on what.
-        ours: images a second.
-        reference: images a second of the reference.
-        target_ratio: how many times as fast as the reference ours should be; 0: no target.
-        note: what the reference is, and how well the results agree.
-    """
-
-    what: str
-    ours: float
-    reference: float
-    target_ratio: float
-    note: str
-
-    @property
-    def ratio(self) -> float:
-        """How many times as fast as the reference ours is."""
-        return self.ours / self.reference
-
-    @property
-    def verdict(self) -> str:
-        """Either "met", "missed", or "-" without a target."""
-        if not self.target_ratio:
-            return "-"
-        return "met" if self.ratio >= self.target_ratio else "missed"
-
-
 @click.command()
 @click.option("--repeat", default=5, show_default=True, type=click.IntRange(min=1), help="Runs.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
 def iterators(repeat: int, json_file: Path | None) -> None:
     """Time the training augmentations."""
     rates = [rate for measure in MEASUREMENTS if (rate := measure(repeat)) is not None]
-    report(rates, json_file, format_rates)
+    report(rates, json_file)
 
 
-def measure_classification(repeat: int) -> Rate:
+def measure_classification(repeat: int) -> Row:
     """Time the whole pipeline of a classifier, against the same written plainly."""
     ours, plain = augment_photos(), augment_photos_plainly()
     std = np.array([0.229, 0.224, 0.225]).reshape(3, 1, 1)
@@ -100,7 +68,7 @@ def measure_classification(repeat: int) -> Rate:
     )
 
 
-def measure_against_decoding(repeat: int) -> Rate:
+def measure_against_decoding(repeat: int) -> Row:
     """Time the whole pipeline of a classifier, against the bare decoding of the same files."""
     ours_s, decode_s = time_in_turns(augment_photos, decode_photos, repeat)
     return _of_photos(
@@ -110,7 +78,7 @@ def measure_against_decoding(repeat: int) -> Rate:
     )
 
 
-def measure_torch_loader(repeat: int) -> Rate | None:
+def measure_torch_loader(repeat: int) -> Row | None:
     """Time PyTorch's DataLoader over the plain pipeline, one worker, beside ours in one process."""
     try:
         import torch.utils.data
@@ -124,24 +92,24 @@ def measure_torch_loader(repeat: int) -> Rate | None:
     ours_s, loader_s = time_in_turns(augment_photos, lambda: list(loader), repeat + 1)
     return _of_photos(
         *(ours_s, loader_s),
-        target_ratio=0,
+        target_ratio=None,
         note=f"torch {torch.__version__} DataLoader over the plain pipeline, 1 worker process",
     )
 
 
-def measure_streets(repeat: int) -> Rate:
+def measure_streets(repeat: int) -> Row:
     """Time crops of Cityscapes' size, against the same written plainly."""
     augmentation = SegmentationAugmentation(500, 2048, (0.7, 1.3), 8, RNA, DATASETS["cityscapes"])
     return measure_segmentation(augmentation, streets(), "2048x1024 PNG", repeat)
 
 
-def measure_voc(repeat: int) -> Rate:
+def measure_voc(repeat: int) -> Row:
     """Time crops of VOC's size, against the same written plainly."""
     augmentation = SegmentationAugmentation(500, 500, (0.7, 1.3), 8, RNA, DATASETS["voc"])
     return measure_segmentation(augmentation, photos()[:24], "500x375 JPEG", repeat)
 
 
-def measure_two_workers(repeat: int) -> Rate | None:
+def measure_two_workers(repeat: int) -> Row | None:
     """Time two worker processes that feed a classifier, against one."""
     from ademx.errors import MissingDependency
 
@@ -153,16 +121,17 @@ def measure_two_workers(repeat: int) -> Rate | None:
             click.echo(f"two workers are left out: {error}", err=True)
             return None
     two, one = (statistics.median(rates) for rates in zip(*turns))
-    return Rate(
+    return Row(
         what=f"ClassificationIter, 2 worker processes, crop {CROP} of {PHOTO[1]}x{PHOTO[0]} JPEG",
-        ours=two,
-        reference=one,
+        ours_s=1 / two,
+        reference_s=1 / one,
         target_ratio=1.7,
         note=f"1 worker process; {os.cpu_count()} cores, which have to be idle",
+        is_rate=True,
     )
 
 
-MEASUREMENTS: tuple[Callable[[int], Rate | None], ...] = (
+MEASUREMENTS: tuple[Callable[[int], Row | None], ...] = (
     measure_classification,
     measure_against_decoding,
     measure_torch_loader,
@@ -172,15 +141,16 @@ MEASUREMENTS: tuple[Callable[[int], Rate | None], ...] = (
 )
 
 
-def _of_photos(ours_s: float, reference_s: float, *, target_ratio: float, note: str) -> Rate:
+def _of_photos(ours_s: float, reference_s: float, *, target_ratio: float | None, note: str) -> Row:
     """Return the comparison of the seconds that all photographs take."""
     what = f"ILSVRC training, crop {CROP} of {PHOTO[1]}x{PHOTO[0]} JPEG"
-    return Rate(what, NUM_PHOTOS / ours_s, NUM_PHOTOS / reference_s, target_ratio, note)
+    seconds = (ours_s / NUM_PHOTOS, reference_s / NUM_PHOTOS)
+    return Row(what, *seconds, target_ratio, note, is_rate=True)
 
 
 def measure_segmentation(
     augmentation: SegmentationAugmentation, images: Sequence[bytes], what: str, repeat: int
-) -> Rate:
+) -> Row:
     """Time segmentation crops of these images, against the same written plainly."""
     height, width = image_size(images[0])
     label = encode_label_image(height, width)
@@ -202,13 +172,14 @@ def measure_segmentation(
 
     decode_s, ours_s = time_in_turns(decode, ours, repeat)
     ours_again_s, plain_s = time_in_turns(ours, plain, repeat)
-    return Rate(
+    return Row(
         what=f"segmentation, crop {size} of {what}",
-        ours=len(images) / ours_again_s,
-        reference=len(images) / plain_s,
-        target_ratio=0,
+        ours_s=ours_again_s / len(images),
+        reference_s=plain_s / len(images),
+        target_ratio=None,
         note=f"Pillow and float64; whole decoding alone takes {decode_s / ours_s:.0%} of our time, "
         f"{mean_kilobytes(images):.0f} KB each",
+        is_rate=True,
     )
 
 
@@ -341,21 +312,3 @@ def encode_label_image(height: int, width: int) -> bytes:
 def mean_kilobytes(files: Sequence[bytes]) -> float:
     """Return the mean size of files."""
     return sum(map(len, files)) / len(files) / 1e3
-
-
-def format_rates(rates: Sequence[Rate]) -> list[str]:
-    """Return the lines of an aligned table."""
-    cells = [("what", "ours/s", "reference/s", "ratio", "target", "verdict", "note")]
-    cells += [
-        (
-            rate.what,
-            f"{rate.ours:.0f}",
-            f"{rate.reference:.0f}",
-            f"{rate.ratio:.2f}x",
-            f"{rate.target_ratio:g}x" if rate.target_ratio else "-",
-            rate.verdict,
-            rate.note,
-        )
-        for rate in rates
-    ]
-    return align(cells)

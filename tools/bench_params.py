@@ -7,17 +7,14 @@ file's size.
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 import numpy as np
-from bench_rows import report_figures
+from bench_rows import report_figures, seconds_in_turns
 
 from ademx import params as params_format
 from ademx.compat import import_mxnet
@@ -59,13 +56,6 @@ def list_file(path: Path) -> int:
         return len([(name, entry.shape, entry.dtype) for name, entry in file.entries.items()])
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Return how long a call takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def peak_bytes(code: str, *arguments: object) -> int:
     """Return the peak memory of a process that runs this with these arguments."""
     command = [sys.executable, "-c", code + _PEAK, *map(str, arguments)]
@@ -85,19 +75,18 @@ def measure(path: Path, repeats: int) -> dict[str, float]:
 
     params_format.load(path)  # warms the page cache
     with_mxnet()
-    ours, theirs, listing = [], [], []
-    for _ in range(repeats):
-        listing.append(seconds(lambda: list_file(path)))
-        ours.append(seconds(lambda: params_format.load(path)))
-        theirs.append(seconds(with_mxnet))
+    ways = {
+        "list": lambda: list_file(path),
+        "load": lambda: params_format.load(path),
+        "mxnet": with_mxnet,
+    }
+    medians = seconds_in_turns(ways, repeats)
     size = path.stat().st_size
     return {
         "file_mb": size / 1e6,
         "arrays": list_file(path),
-        "list_ms": 1e3 * statistics.median(listing),
-        "load_ms": 1e3 * statistics.median(ours),
-        "mxnet_ms": 1e3 * statistics.median(theirs),
-        "load_ratio": statistics.median(ours) / statistics.median(theirs),
+        **{f"{name}_ms": 1e3 * value for name, value in medians.items()},
+        "load_ratio": medians["load"] / medians["mxnet"],
         "peak_ratio": (peak_bytes(LOAD, path) - peak_bytes(LOAD)) / size,
     }
 

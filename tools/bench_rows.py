@@ -6,7 +6,7 @@ import statistics
 import time
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -56,6 +56,7 @@ class Row:
         target_ratio: how many times as fast as the reference ours should be; None where the
             reference is only shown beside ours.
         note: what the reference is, and how well the results agree.
+        is_rate: it is shown as how many a second.
     """
 
     what: str
@@ -63,6 +64,7 @@ class Row:
     reference_s: float
     target_ratio: float | None
     note: str
+    is_rate: bool = False
 
     @property
     def ratio(self) -> float:
@@ -84,14 +86,20 @@ class Row:
 def time_in_turns(
     ours: Callable[[], object], reference: Callable[[], object], repeat: int
 ) -> tuple[float, float]:
-    """Return the median seconds of both, run in turns so that both see the same machine."""
-    seconds: tuple[list[float], list[float]] = ([], [])
+    """Return the median seconds of both, see :func:`seconds_in_turns`."""
+    found = seconds_in_turns({"ours": ours, "reference": reference}, repeat)
+    return found["ours"], found["reference"]
+
+
+def seconds_in_turns(ways: Mapping[str, Callable[[], object]], repeat: int) -> dict[str, float]:
+    """Return the median seconds of each way, run in turns so that all see the same machine."""
+    taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeat):
-        for function, taken in zip((ours, reference), seconds):
+        for name, function in ways.items():
             start = time.perf_counter()
             function()
-            taken.append(time.perf_counter() - start)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
+            taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in taken.items()}
 
 
 def format_table(rows: Sequence[Row]) -> list[str]:
@@ -100,8 +108,7 @@ def format_table(rows: Sequence[Row]) -> list[str]:
     cells += [
         (
             row.what,
-            f"{row.ours_s * 1e3:.1f} ms",
-            f"{row.reference_s * 1e3:.1f} ms",
+            *(_shown(row, seconds) for seconds in (row.ours_s, row.reference_s)),
             f"{row.ratio:.2f}x" if row.ratio < 10 else f"{row.ratio:.0f}x",
             "–" if row.target_ratio is None else f"{row.target_ratio:g}x",
             row.verdict,
@@ -112,6 +119,10 @@ def format_table(rows: Sequence[Row]) -> list[str]:
     return align(cells)
 
 
+def _shown(row: Row, seconds: float) -> str:
+    return f"{1 / seconds:.0f}/s" if row.is_rate else f"{seconds * 1e3:.1f} ms"
+
+
 def align(cells: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a table whose columns are aligned."""
     widths = [max(map(len, column)) for column in zip(*cells)]
@@ -120,13 +131,9 @@ def align(cells: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def report(
-    rows: Sequence[Any],
-    json_file: Path | None,
-    lines: Callable[[Sequence[Any]], list[str]] = format_table,
-) -> None:
+def report(rows: Sequence[Row], json_file: Path | None) -> None:
     """Print the table of the rows, and write them to a file if one is given."""
-    for line in lines(rows):
+    for line in format_table(rows):
         click.echo(line)
     if json_file is not None:
         table = [{**asdict(row), "ratio": row.ratio, "verdict": row.verdict} for row in rows]
