@@ -60,7 +60,10 @@ def test_mistakes_end_in_one_line(tmp_path):
     assert result.exit_code == 1 and "exists: choose another name or add --overw" in result.stderr
     assert target.read_text() == "mine"
     result = run(tmp_path / "absent.params")
-    assert result.exit_code == 1 and "absent.params': expected <dataset>" in result.stderr
+    assert result.exit_code == 1 and "absent.params: there is no such file" in result.stderr
+    result = run(weights, "--width", "0.5", "--overwrite")
+    assert result.exit_code == 2 and "--width goes with a label alone" in result.stderr
+    assert target.read_text() == "mine"
     arg_params, aux_params = params.load(weights)
     del arg_params["conv1a_weight"]
     params.save(weights, arg_params, aux_params)

@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from ademx import options as declare
 from ademx.cli import options as shared
+from ademx.errors import MissingFile
 from ademx.files import replacing
 
 
@@ -42,11 +44,15 @@ def symbol(
     from ademx.labels import parse_label
     from ademx.networks.graph import build_symbol
 
-    parsed, path = parse_label(label), Path(label)
+    path = Path(label)
+    if path.suffix and not path.is_file():
+        raise MissingFile(f"{label}: there is no such file; a label alone has no {path.suffix}")
+    parsed = parse_label(label)
     prefix = f"{parsed}_ep"
     if path.is_file():
         weights = read_weights(path, label=parsed, complete=False)
         weights.check_fit()
+        _refuse_given("width", "head")
         width, head = weights.width, weights.head
         prefix = re.sub(r"-\d{4}$", "", path.stem)
     target = output or path.parent / f"{prefix}-symbol.json"
@@ -55,3 +61,11 @@ def symbol(
     with replacing(target) as file:
         file.write(graph.tojson().encode())
     click.echo(target)
+
+
+def _refuse_given(*names: str) -> None:
+    """Raise UsageError where one of these options is on the command line."""
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} goes with a label alone: a file of weights tells it")

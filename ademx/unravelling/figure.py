@@ -71,6 +71,7 @@ def _draw_shares(axes: Axes, found: Unravelling) -> None:
     label = f"{100 * DEPTH_SHARE:g} % up to the\neffective depth, {depth}"
     axes.axvline(depth, color="black", linestyle="--", linewidth=1, label=label)
     axes.legend(fontsize="small", loc="upper left" if 2 * depth > found.units else "upper right")
+    axes.margins(y=0.3)  # the legend's place
     _name(axes, "share of the sum of norms, %", "length")
 
 
@@ -82,7 +83,8 @@ def _draw_lesions(axes: Axes, found: Unravelling) -> None:
     axes.bar(places, [row.loss_change for row in rows])
     axes.set_xticks(places, [row.units[0].removeprefix("res") for row in rows], rotation=90)
     axes.tick_params(axis="x", labelsize="small" if len(rows) < 30 else "xx-small")
-    axes.set_yscale("symlog", linthresh=0.1)
+    if max(abs(row.loss_change) for row in rows) > 1:
+        axes.set_yscale("symlog", linthresh=0.1)
     _name(axes, "change of the loss without a unit's branch", "unit")
 
 
