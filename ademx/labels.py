@@ -25,6 +25,9 @@ _OWN = re.compile(r"own-[a-z0-9-]+")
 # do; without it the mean is subtracted alone, as its paper does.
 MEAN_STD = "meanstd"
 
+# Behind the label in the name of a training's best weights.
+BEST = "_best"
+
 _FORM = "<dataset>_<rna|rn>-<variant>_cls<classes>[_s<stride>][_<tag>…]"
 _EXAMPLE = "cityscapes_rna-a1_cls19_s8"
 _SUFFIXES = (".params", ".pth", ".safetensors", ".onnx", ".caffemodel", ".json")
@@ -85,7 +88,8 @@ def parse_label(text: str | os.PathLike[str]) -> Label:
     text = os.fspath(text)
     stem = re.split(r"[/\\]", text)[-1]
     for suffix in _SUFFIXES:
-        stem = stem[: -len(suffix)] if stem.endswith(suffix) else stem
+        if stem.endswith(suffix):
+            stem = stem[: -len(suffix)].removesuffix(BEST)
     epoch = _EPOCH.search(stem)
     fields = _EPOCH.sub("", stem).split("_")
     if len(fields) < 3 or "" in fields:

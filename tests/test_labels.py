@@ -82,6 +82,12 @@ def test_the_network_is_family_and_variant():
     assert parse_label("ilsvrc-cls_rn-50_cls1000").network == "rn-50"
 
 
+def test_a_trainings_best_weights_have_the_label_of_all_of_its_checkpoints():
+    label = parse_label("voc_rna-a1_cls21_s8_coco")
+    assert parse_label("runs/voc_rna-a1_cls21_s8_coco_best.params") == label
+    assert parse_label("voc_rna-a1_cls21_s8_best").tags == ("best",)  # not a file's name
+
+
 # A first tag such as "s8" would be a stride; "ep-0001" at the end an epoch.
 TAGS = st.from_regex(r"x[a-z0-9-]{0,8}", fullmatch=True)
 

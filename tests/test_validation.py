@@ -236,6 +236,9 @@ def test_the_best_of_another_training_is_not_taken_over(scenes, tmp_path):
     train(quick(scenes, tmp_path, to_epoch=1))
     for path in tmp_path.glob("*_ep-*"):
         path.unlink()
+    best, _ = checkpoints.best_paths(tmp_path, SEGMENTER)
+    with pytest.raises(ValueError, match=r"--weights .*_best\.params would be removed"):
+        train(quick(scenes, tmp_path, to_epoch=1, overwrite=True, weights=best))
     with pytest.raises(ValueError, match=r"holds .*_best\.params and 1 more files of a training"):
         train(quick(scenes, tmp_path, to_epoch=1))
     train(quick(scenes, tmp_path, to_epoch=1, overwrite=True, validate_every=None))
@@ -258,6 +261,17 @@ def test_a_broken_image_is_listed_and_the_others_count(whole, scenes, tmp_path, 
     record = json.loads((tmp_path / "out" / f"{SEGMENTER}_val" / "scores.json").read_text())
     assert (record["num_images"], record["num_broken"]) == (5, 1)
     assert caplog.text.count("left out: ") == 3
+
+
+def test_a_split_without_a_whole_image_has_no_score(scenes, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(scenes, data)
+    (data / "other.png").write_bytes(b"no image")
+    (data / "val.lst").write_text("other.png\t0_label.png\n")
+    train(quick(data, tmp_path / "out", to_epoch=1))
+    (line,) = metrics(tmp_path / "out", "val")
+    assert line["error"] == "none of 1 images could be used" and "mean_iou" not in line
+    assert not list((tmp_path / "out").glob("*_best.*"))
 
 
 def test_a_validation_that_fails_ends_nothing_and_is_made_by_the_next_run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field
@@ -221,12 +222,14 @@ def check_writable(
         made_later: a folder that the work itself makes.
 
     Raises:
-        click.UsageError: its folder is not there, or it is a folder itself.
+        click.UsageError: its folder is not there or cannot be written to, or it is a folder.
         FileExistsError: it is there, and `overwrite` is not set.
     """
     for path in filter(None, paths):
         if not path.parent.is_dir() and path.parent != made_later:
             raise click.UsageError(f"{path}: there is no folder {path.parent}: make it first")
+        if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
+            raise click.UsageError(f"{path}: nothing can be written to {path.parent}")
         if path.is_dir():
             raise click.UsageError(f"{path} is a folder: expected the name of a file")
         if path.exists() and not overwrite:

@@ -52,6 +52,7 @@ def unravel(plot: Path | None, json_file: Path | None, overwrite: bool, **argume
     except InputError as error:
         raise click.UsageError(str(error)) from error
     found = unravel_weights(options)
+    click.echo(_report(found))
     if json_file:
         write_json(json_file, found.to_json())
     if plot:
@@ -59,7 +60,6 @@ def unravel(plot: Path | None, json_file: Path | None, overwrite: bool, **argume
 
         with replacing(plot) as file:
             draw(found, file, plot.suffix.lstrip(".").lower())
-    click.echo(_report(found))
 
 
 def _report(found: Unravelling) -> str:

@@ -23,6 +23,7 @@ from ademx import params
 from ademx.arrays import DAMAGED_ARRAYS, write_npz
 from ademx.errors import InputError
 from ademx.files import md5, replacing
+from ademx.labels import BEST
 
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -84,7 +85,7 @@ def interrupted_path(folder: Path, label: str, update: int) -> Path:
 
 def best_paths(folder: Path, label: str) -> tuple[Path, Path]:
     """Return the files of a training's best weights and of what is known of them (JSON)."""
-    return folder / f"{label}_best.params", folder / f"{label}_best.json"
+    return folder / f"{label}{BEST}.params", folder / f"{label}{BEST}.json"
 
 
 def save(path: Path, arg_params: Arrays, aux_params: Arrays, state: State) -> None:
@@ -194,7 +195,7 @@ def remove_all_but(folder: Path, label: str, *, keep: int, epochs: Set[int]) -> 
 
 def remove_partial(folder: Path, label: str) -> None:
     """Remove what a killed process left of the files that it was writing."""
-    stem = rf"({_stem(label)}|{re.escape(label)}_best)"
+    stem = rf"({_stem(label)}|{re.escape(label)}{BEST})"
     pattern = re.compile(rf"\.{stem}\.(params|state|json)\.[0-9a-f]+\.tmp")
     for path in folder.iterdir():
         if pattern.fullmatch(path.name):

@@ -56,10 +56,15 @@ def find_checkpoint(options: TrainOptions, conditions: Conditions) -> Checkpoint
         ValueError: the output folder holds checkpoints and the options do not say what of them,
             they are damaged, or were made under other conditions.
     """
-    if options.overwrite:
-        return None
     output, label = options.output, str(options.label)
     held = checkpoints.held_files(output, label, after=options.first_epoch)
+    if options.overwrite:
+        if options.weights and any(options.weights.samefile(path) for path in held):
+            raise InputError(
+                f"--overwrite: --weights {options.weights} would be removed: choose another "
+                "--output, or copy it elsewhere"
+            )
+        return None
     if not options.resume:
         if held:
             raise InputError(

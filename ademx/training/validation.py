@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -112,6 +113,8 @@ class Validator:
                 if stop.agreed:
                     raise Interrupted
                 record = evaluate(_test_options(self._options, weights, self._folder)).record
+                if math.isnan(record.scores[self._metric]):
+                    raise InputError(f"none of {record.num_broken} images could be used")
                 told = self._keep_if_best(epoch, weights, record)
         except Interrupted:
             self.is_unfinished = True
@@ -170,8 +173,6 @@ class Validator:
         told = f"val {METRIC_NAMES[self._metric]} {now.score:.2f} %"
         if before is not None and not self._is_better(now, before):
             return f"{told}; the best is still {self._told(before)}"
-        if now.score != now.score:  # no image could be read
-            return told
         path, facts = best_paths(self._options.output, self._label)
         with replacing(path) as file, open(weights, "rb") as source:
             shutil.copyfileobj(source, file, 1 << 20)
