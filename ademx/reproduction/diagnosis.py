@@ -38,6 +38,7 @@ _FOUND = 0.25  # of the difference
 _UNSURE = 0.2  # the likelihood of what may be chance
 _SURE = 2.5  # standard errors of a mean of differences, image by image
 _SMALLEST = 64  # pixels: networks that halve an image five times take hardly less
+_LARGEST = 1024  # pixels: a larger image would need more memory than the test did
 _DRAWS = 200  # of a bootstrap
 _SHIFTS = (1, -1, 2, -2)
 _WITH_BORDERS = ("voc",)  # every object in VOC's own labels has a void border
@@ -87,6 +88,7 @@ def diagnose(case: Case) -> tuple[Finding, ...]:
     findings = []
     with progress_bar(total=len(CAUSES), unit="cause", desc="what to look at") as bar:
         for cause, test in CAUSES.items():
+            bar.set_postfix_str(cause)
             findings.append(_finding(cause, test, case))
             bar.update()
     order = ("found", "not found", "not looked at")
@@ -315,7 +317,9 @@ def _scale(case: Case) -> _Told:
     ways = {}
     for factors in ((1.5, 2.0), (0.75, 0.5)):
         for factor in factors:
-            if scale * factor < min(scale, _SMALLEST) or case.shortfall <= 0:
+            size = scale * factor
+            is_possible = min(scale, _SMALLEST) <= size <= max(scale, _LARGEST)
+            if case.shortfall <= 0 or not is_possible:
                 break
             ways[f"at scale {round(scale * factor)}"] = Way(scale=factor)
             if not _is_better(case, Way(scale=factor)):

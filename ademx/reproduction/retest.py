@@ -130,7 +130,7 @@ class Handful:
         scorer = Scorer(session.predict, session.label, dataset.canvas, choose_interp_method=choose)
         image = loaded.image[:, :, ::-1] if way.is_bgr else loaded.image
         scaled = scorer.prepare(image, round(self._scale * way.scale))
-        scaled = replace(scaled, image=self._normalized(session, scaled.image, way))
+        scaled = replace(scaled, pixels=self._normalized(session, scaled.pixels, way))
         truth, classes = decode_label(dataset, loaded.stored), best_class(scorer.score([scaled]))
         confusion = confusion_matrix(truth, classes, dataset.num_classes)
         iou = segmentation_scores(confusion).mean_iou

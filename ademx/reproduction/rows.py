@@ -86,8 +86,8 @@ def reproduce(options: ReproduceOptions) -> Iterator[Outcome]:
             waiting.append(plan)
     reports.write_html()
     for plan in waiting:
-        outcome = _tested_outcome(plan, options, reports.outcome(plan.row))
-        reports.add(outcome)
+        for outcome in _tested_outcomes(plan, options, reports.outcome(plan.row)):
+            reports.add(outcome)
         reports.write_html()
         yield outcome
 
@@ -133,18 +133,23 @@ def _untested_outcome(plan: _Plan) -> Outcome:
     return Outcome(plan.row, "not run", tuple(reasons))
 
 
-def _tested_outcome(plan: _Plan, options: ReproduceOptions, earlier: Outcome | None) -> Outcome:
-    """Test a row, or take what an earlier call found with the same settings."""
+def _tested_outcomes(
+    plan: _Plan, options: ReproduceOptions, earlier: Outcome | None
+) -> Iterator[Outcome]:
+    """Test a row, or take what an earlier call found with the same settings; then diagnose it.
+
+    Yields the outcome as far as it is known, so that a verdict outlives what comes after it.
+    """
     run = _RowTest(plan, options)
     _log.info("%s: `%s`", plan.row.name, run.command)
     try:
-        return run.outcome(None if options.overwrite else earlier)
+        yield from run.outcomes(None if options.overwrite else earlier)
     # RuntimeError is what MXNet and PyTorch raise, of memory that does not suffice, say.
     except (UserError, OSError, RuntimeError) as error:
         _log.error("%s: %s", plan.row.name, error)
         _log.debug("%s", plan.row.name, exc_info=True)
         reasons = (str(error), *plan.doubts, *plan.notes)
-        return Outcome(plan.row, "failed", reasons, command=run.command)
+        yield Outcome(plan.row, "failed", reasons, command=run.command)
 
 
 class _RowTest:
@@ -169,8 +174,8 @@ class _RowTest:
         options = self._evaluation
         return shlex.join(["ademx", "evaluate", options.task, *command_line(options)])
 
-    def outcome(self, earlier: Outcome | None) -> Outcome:
-        """Return the verdict on the scores, computed or found.
+    def outcomes(self, earlier: Outcome | None) -> Iterator[Outcome]:
+        """Yield the verdict on the scores, computed or found, and if need be again with its causes.
 
         Args:
             earlier: what an earlier call made of the row; the same scores have the same causes.
@@ -196,12 +201,12 @@ class _RowTest:
             weights_md5=record.weights[0].md5,
             command=self.command,
         )
-        if not far or record.num_broken:
-            return outcome
-        if earlier is not None and earlier.diagnosis and earlier.is_same_test(outcome):
-            return replace(outcome, diagnosis=earlier.diagnosis)
-        _log.info("%s: looking for what makes its score another one", self._row.name)
-        return replace(outcome, diagnosis=diagnose(Case(self._row, ours, record, options)))
+        if far and earlier is not None and earlier.is_same_test(outcome):
+            outcome = replace(outcome, diagnosis=earlier.diagnosis)
+        yield outcome
+        if far and not record.num_broken and not outcome.diagnosis:
+            _log.info("%s: looking for what makes its score another one", self._row.name)
+            yield replace(outcome, diagnosis=diagnose(Case(self._row, ours, record, options)))
 
     def _far(self, ours: Mapping[str, float], allowed: Mapping[str, Tolerance]) -> list[str]:
         """Return which scores lie beyond the tolerance, in words."""
