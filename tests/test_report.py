@@ -343,10 +343,11 @@ def test_scores_stand_beside_the_published_ones(tmp_path):
 def test_what_else_was_done_to_the_scores_stands_above_them(tmp_path):
     run = write_segmentation_run(tmp_path / "run", pairs(2))
     settings = {**run.record.settings.as_json, "test_steps": 2, "crf": {"iterations": 10}}
+    settings["tile"] = [504, 1008]
     record = dataclasses.replace(run.record, settings=RunSettings.from_json(settings))
     run = dataclasses.replace(run, record=record)
     text = written(tmp_path, run).text
-    assert "scale 500 · flipped too · 2 test steps · CRF" in text
+    assert "scale 500 · flipped too · 2 test steps · tiles of 504×1008 pixels · CRF" in text
 
 
 def test_bars_are_sorted_with_absent_classes_last(tmp_path):

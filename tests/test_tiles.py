@@ -278,7 +278,7 @@ def test_the_plan_holds_a_layers_input_and_output_and_grows_with_the_image(backe
         if layer.kind == "convolution"
     ]
     planned = inference_memory(backend, [large])
-    assert max(pairs) <= planned <= 3 * max(pairs)
+    assert max(pairs) <= planned <= 4 * max(pairs)
     assert planned == pytest.approx(4 * inference_memory(backend, [small]), rel=0.05)
     both = inference_memory(backend, [small, large])
     assert (both > planned) == (backend == "mxnet")  # which keeps what it has for other sizes

@@ -137,6 +137,7 @@ def _summary(run: RunToShow) -> list[str]:
         "three crops" if settings.test_3crops else "",
         "ten crops" if settings.test_10crops else "",
         f"{steps} test steps" if steps > 1 else "",
+        f"tiles of {'×'.join(map(str, settings.tile))} pixels" if settings.tile else "",
         "CRF" if settings.crf else "",
     ]
     return [fact for fact in facts if fact]

@@ -29,7 +29,8 @@ def state_memory(
     """Log what the networks need beside their weights, and warn where that is not there.
 
     It is the plan that `ademx summary` makes for training, made for testing: inputs and
-    activations. The workspaces of convolutions and the image's own score maps come on top.
+    activations. Workspaces of convolutions, the copies of weights that CPUs' kernels lay out anew,
+    and the image itself come on top.
 
     Args:
         options: of the test.

@@ -93,6 +93,7 @@ class RunSettings:
     test_scales: Sequence[int] = ()
     test_steps: int = 1
     test_flipping: bool = False
+    tile: Sequence[int] | None = None
     test_3crops: bool = False
     test_10crops: bool = False
     exif: str = "auto"
@@ -294,6 +295,7 @@ _RECORD = {
         "split": TEXT,
         "test_scales": [WHOLE],
         "test_steps": WHOLE,
+        "tile": [WHOLE],
     },
     "seconds": NUMBER,
     "images_per_second": NUMBER,

@@ -48,11 +48,21 @@ def training_memory(graph: Graph, *, backward_do_mirror: bool = False) -> Traini
 
 
 def inference_memory(graph: Graph) -> int:
-    """Return the bytes of input and activations while a batch is tested, by MXNet's own plan."""
+    """Return the bytes of input and activations while a batch is tested.
+
+    To MXNet's own plan comes what oneDNN lays out anew, input and output of the largest
+    convolution: A1 on 1024 and 1536 pixels squared was seen to take 1.05 and 1.1 times the sum,
+    1.7 times the plan.
+    """
     executor = to_symbol(graph.layers).simple_bind(
         import_mxnet().cpu(), grad_req="null", data=graph.input_shape
     )
-    return _num_bytes(graph.input_shape) + _planned(executor)
+    anew = max(
+        _num_bytes(graph.shapes[layer.inputs[0]]) + _num_bytes(graph.shapes[layer.name])
+        for layer in graph.layers
+        if layer.kind == "convolution"
+    )
+    return _num_bytes(graph.input_shape) + _planned(executor) + anew
 
 
 def _planned(executor: Any) -> int:
