@@ -183,3 +183,25 @@ def test_what_the_tool_refuses_is_one_line(guess, caplog):
         assert further_scores(guess) is None
     (record,) = caplog.records
     assert "are not equal" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.full((8, 8), 26001, np.uint16), "8×8 pixels, expected"),
+        (np.full((8, 8), 7, np.uint16), "8×8 pixels, expected"),  # counts none, silently
+        (np.full((8, 8, 3), 7, np.uint8), "mode RGB: expected one number a pixel"),
+        (np.full((64, 128), 60001, np.uint16), "instances of label id 60, expected"),
+        (None, "cannot"),
+    ],
+)
+def test_instances_that_the_tool_stumbles_over_end_no_run(guess, caplog, pixels, message):
+    truth = next(iter(guess))
+    path = truth.with_name(truth.name.replace("label", "instance"))
+    path.write_bytes(path.read_bytes()[:100])
+    if pixels is not None:
+        Image.fromarray(pixels).save(path)
+    with caplog.at_level(logging.WARNING):
+        assert further_scores(guess) is None
+    (record,) = caplog.records
+    assert f"{path}: " in record.getMessage() and message in record.getMessage()

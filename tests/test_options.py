@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from commands import options_of
 
 from ademx import options as declare
+from ademx.cli import main
 from ademx.cli.options import from_class
 from ademx.convert.files import Reading
 from ademx.devices import Devices
@@ -216,3 +217,20 @@ def test_choices_stand_in_one_place():
             if said is not None and said.choices:
                 places = found.get(frozenset(said.choices), [])
                 assert len(places) <= 1, f"{one.name} of {options.__name__}: {places}"
+
+
+@pytest.mark.parametrize(
+    ("line", "missing"),
+    [
+        ("train segmentation --data-root {0} --model voc_rna-a1_cls21_s8", "--to-epoch"),
+        ("train classification --to-epoch 1", "--data-root"),
+        ("evaluate segmentation --weights {1}", "--data-root"),
+        ("predict photo.jpg --weights {1}", "--output"),
+        ("unravel a1", "--weights"),
+    ],
+)
+def test_what_a_command_cannot_do_without_is_asked_for(line, missing, tmp_path):
+    weights = tmp_path / "voc_rna-a1_cls21_s8_ep-0001.params"
+    weights.touch()
+    result = CliRunner().invoke(main, shlex.split(line.format(tmp_path, weights)))
+    assert result.exit_code == 2 and f"Missing option '{missing}'" in result.output

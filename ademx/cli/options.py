@@ -55,9 +55,10 @@ def _option(name: str, default: Any, kind: str, said: Option) -> Callable[..., A
     facts: dict[str, Any] = {
         "help": said.help,
         "metavar": said.metavar,
-        "default": None if default is MISSING else default,
         "required": default is MISSING and said.required,
     }
+    if default is not MISSING:  # a default of None would do for a value that is required
+        facts["default"] = default
     if kind in ("bool", "CrfParameters") and said.is_flag:
         facts |= {"flag_value": False} if default is True else {}
         facts |= {} if "/" in "".join(said.names) else {"is_flag": True}

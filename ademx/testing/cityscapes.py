@@ -18,9 +18,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from ademx.compat import import_optional, usable_cores
 from ademx.errors import InputError, MissingDependency
 from ademx.iteration import prefetched, progress_bar
+from iters.decode import BrokenImage, decode_numbers, image_size
 
 _log = logging.getLogger(__name__)
 
@@ -111,9 +114,12 @@ def _has_instances(truths: Collection[Path]) -> bool:
 
 def _without_instances(truths: Collection[Path]) -> list[Path]:
     """Return the instances' files that are not there, where the tool looks for them."""
-    # It replaces the word wherever it stands in the path.
-    paths = (Path(str(path).replace("labelIds", "instanceIds")) for path in truths)
-    return [path for path in paths if not path.is_file()]
+    return [path for path in map(_instances_of, truths) if not path.is_file()]
+
+
+def _instances_of(truth: Path | str) -> Path:
+    """Return the file of a label's instances; the tool replaces the word all over the path."""
+    return Path(str(truth).replace("labelIds", "instanceIds"))
 
 
 def _official_scores(
@@ -162,10 +168,33 @@ def _official_scores(
 
 
 def _count_pair(tool: Any, settings: argparse.Namespace, pair: tuple[str, str]) -> tuple[Any, Any]:
-    """Return the confusion matrix of a prediction and its truth, and the counts of instances."""
+    """Return the confusion matrix of a prediction and its truth, and the counts of instances.
+
+    Raises:
+        InputError: the tool would stumble over the instances' file, or count others than it means.
+    """
+    if settings.evalInstLevelScore:
+        _check_instances(tool, Path(pair[1]))
     confusion, instances = tool.generateMatrix(settings), tool.generateInstanceStats(settings)
     tool.evaluatePair(*pair, confusion, instances, {}, settings)
     return confusion, instances
+
+
+def _check_instances(tool: Any, truth: Path) -> None:
+    path = _instances_of(truth)
+    try:
+        numbers = decode_numbers(path.read_bytes())
+    except (BrokenImage, OSError) as error:
+        raise InputError(f"{path}: {error}") from error
+    size = image_size(truth.read_bytes())
+    unknown = {int(label) for label in np.unique(numbers) // 1000} - tool.id2label.keys()
+    if numbers.shape != size or unknown:
+        found = "×".join(map(str, numbers.shape[::-1])) + " pixels"
+        found += f" with instances of label id {min(unknown)}" if unknown else ""
+        raise InputError(
+            f"{path}: {found}, expected {size[1]}×{size[0]} of Cityscapes' label ids: unpack "
+            "gtFine_trainvaltest.zip again, then run this command with --resume"
+        )
 
 
 def _add(total: dict[str, Any], part: Mapping[str, Any]) -> None:
