@@ -206,7 +206,7 @@ def _resized(case: Case) -> tuple[str, bool]:
             return f"the {name} side of {len(case.sizes)} images is {side}: resized copies", True
     if case.dataset.canvas == "image" and len(longer) == 1 and not longer & usual:
         return f"{len(case.sizes)} images are {_shown(sizes)}: resized copies", True
-    return f"{len(case.sizes)} images have {len(sizes)} sizes", False
+    return _number_of_sizes(case), False
 
 
 def _cropped(case: Case) -> tuple[str, bool]:
@@ -216,7 +216,12 @@ def _cropped(case: Case) -> tuple[str, bool]:
         return "fewer than three images in files of their own", False
     if len(sizes) == 1 and case.dataset.canvas != "image":
         return f"{len(case.sizes)} images are all {_shown(sizes)}: cut or squashed copies", True
-    return f"{len(case.sizes)} images have {len(sizes)} sizes", False
+    return _number_of_sizes(case), False
+
+
+def _number_of_sizes(case: Case) -> str:
+    count = len(set(case.sizes))
+    return f"{len(case.sizes)} images have {f'{count} sizes' if count > 1 else 'one size'}"
 
 
 def _shown(sizes: Iterable[tuple[int, int]]) -> str:
