@@ -307,7 +307,7 @@ def test_what_all_workers_find_wrong_is_told_once(tmp_path):
     command = ["train", "segmentation", "--model", "voc_rna-a1_cls21_s8", *places]
     launcher = subprocess.run(
         [sys.executable, "-m", "ademx", "launch", "--workers", "3", "--", *map(str, command)]
-        + ["--kvstore", "dist_sync", "--lr-type", "cosine"],
+        + ["--backend", "torch", "--lr-type", "cosine"],
         capture_output=True,
         text=True,
         timeout=300,
