@@ -114,6 +114,22 @@ def parse_label(text: str | os.PathLike[str]) -> Label:
     )
 
 
+def chosen_label(
+    given: str | None, path: str | os.PathLike[str], *, option: str = "--model"
+) -> Label:
+    """Return the label that a user gives by an option, else that in the name of a file of weights.
+
+    Raises:
+        ValueError: it is none; of a file's name the message says which option gives it.
+    """
+    if given:
+        return parse_label(given)
+    try:
+        return parse_label(path)
+    except InputError as error:
+        raise InputError(f"{error}; name the network by {option} LABEL") from None
+
+
 def _match(
     pattern: re.Pattern[str], field: str, text: str, what: str, example: str
 ) -> tuple[str, ...]:

@@ -77,6 +77,11 @@ _FOREIGN = (
         for n in range(2, 6)
     ),
     (b"version https://git-lfs", "a Git LFS pointer", "the data was not fetched: `git lfs pull`"),
+    *(
+        (bytes([8, n, 0x12]), "an ONNX model", "only `ademx predict` runs it: give what it is of")
+        for n in range(3, 16)
+    ),
+    (b"name:", "a Caffe .prototxt", "the weights are in the .caffemodel beside it"),
     (_MAGIC[::-1], "0x112 with its bytes reversed", "the file is from a big-endian machine"),
 )
 
@@ -429,20 +434,31 @@ def _read_count(cursor: _Cursor) -> int:
     return count
 
 
+def is_other_kind(start: bytes) -> bool:
+    """Return whether a file with these first 32 bytes is none of weights, such as a web page."""
+    return _foreign(start) is not None
+
+
+def _foreign(head: bytes) -> tuple[str, str] | None:
+    """Return what a file that starts so is, and how it got here; None where that is unknown."""
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")  # a byte order mark, blanks
+    for start, what, reason in reversed(_FOREIGN):
+        if text.startswith(start) or head.startswith(start):
+            return what, reason
+    return None
+
+
 def _check_kind(cursor: _Cursor) -> None:
     """Raise an error that says what the file is, if it does not start like a `.params` file."""
     head = cursor.peek(0, 64)
     if _MAGIC.startswith(head[:8]):  # a shorter one was cut off, which the cursor reports
         return
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")  # a byte order mark, blanks
     found, cause = f"bytes {head[:8].hex(' ')}", "this is no .params file, or a damaged one"
     # First, because the length that safetensors starts with may look like any of the others.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < cursor.size:
         found, cause = "a safetensors file", "wrong format: `ademx convert` reads it"
     else:
-        for start, what, reason in _FOREIGN:
-            if text.startswith(start) or head.startswith(start):
-                found, cause = what, reason
+        found, cause = _foreign(head) or (found, cause)
     raise cursor.error(found, expected=f"bytes {_MAGIC.hex(' ')} (0x112)", cause=cause)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from caffe_files import drawn_blobs, layers, write_caffemodel, write_resnet
+from caffe_files import drawn_blobs, layers, write_caffemodel, write_prototxt, write_resnet
 from commands import make_runner
 
 import ademx
@@ -59,7 +59,7 @@ def test_the_network_computes_what_opencv_computes(variant, bias, size, tmp_path
     result = run(model, tmp_path / "out.params", "--layout", "caffe")
     label = f"ilsvrc-cls_rn-{variant}_cls1000"
     assert (result.exit_code, result.stdout.split()[-1]) == (0, label), result.output
-    assert "test with --pool full" in result.stderr
+    assert "test, and write .onnx, by --pool full" in result.stderr
     images = np.random.default_rng(1).normal(size=(2, 3, *size)).astype(np.float32)
     network = cv2.dnn.readNetFromCaffe(str(text), str(model))
     network.setInput(np.ascontiguousarray(images[:, ::-1]))
@@ -130,15 +130,25 @@ def write_single(network, blobs, path):
     write_caffemodel(path, network, {**blobs, "scale2a_branch1": blobs["scale2a_branch1"][:1]})
 
 
-def write_words(network, blobs, path):
+def write_noise(network, blobs, path):
+    path.write_text("404")
+
+
+def write_page(network, blobs, path):
     path.write_text("<html>404</html>")
+
+
+def write_pointer(network, blobs, path):
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 102462397\n")
 
 
 @pytest.mark.parametrize(
     ("write", "message"),
     [
         (cut, "x.caffemodel: damaged, or no .caffemodel; expected a whole one"),
-        (write_words, "x.caffemodel: damaged, or no .caffemodel"),
+        (write_noise, "x.caffemodel: damaged, or no .caffemodel"),
+        (write_page, "x.caffemodel: at byte 0: a web page or XML; .* download it again"),
+        (write_pointer, "x.caffemodel: at byte 0: a Git LFS pointer; .* `git lfs pull`"),
         (write_less, "missing in ResNet-50: res4c_branch2a, bn4c_branch2a, .* and 4 more"),
         (write_more, "not in a ResNet-50: res3b7_branch2a"),
         (write_single, "scale2a_branch1: 1 arrays, expected 2"),
@@ -174,7 +184,12 @@ def test_layout_caffe_is_read_and_not_written(tmp_path):
     params.save(tmp_path / "x.params", {"conv1_weight": np.zeros((4, 3, 7, 7), np.float32)}, {})
     result = run(tmp_path / "x.params", tmp_path / "out.params", "--layout", "caffe")
     assert result.exit_code == 1
-    assert "x.params: expected a .caffemodel for layout caffe" in result.stderr
+    assert "x.params: layout caffe is of .caffemodel files alone" in result.stderr
+    write_prototxt(tmp_path / "x.prototxt", list(layers("50", width=4, classes=1000)))
+    result = run(tmp_path / "x.prototxt", tmp_path / "out.params", "--layout", "caffe")
+    assert result.exit_code == 1
+    assert "x.prototxt: at byte 0: a Caffe .prototxt; " in result.stderr
+    assert "the weights are in the .caffemodel beside it" in result.stderr
 
 
 def test_without_opencv_it_is_named(tmp_path, monkeypatch):

@@ -236,6 +236,25 @@ def test_what_ten_crops_do_not_go_with(options, message, weights, data, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_ten_crops_of_networks_trained_at_other_sizes_are_not_averaged(weights, data, tmp_path):
+    other = weights.with_name("ilsvrc-cls_rna-b_cls1000_ep-0001.params")
+    other.touch()
+    result = invoke([weights, other], data, tmp_path / "out", "--test-10crops")
+    assert result.exit_code == 2
+    assert "_rna-b_cls1000 at 112 pixels" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_whose_name_is_no_label_needs_one(weights, data, tmp_path):
+    other = tmp_path / "resnet50.pth"
+    other.touch()
+    for options in ([], ["--test-10crops"], ["--test-scales", 64]):
+        result = invoke(other, data, tmp_path / "out", *options)
+        assert result.exit_code in (1, 2)
+        assert f"label '{other}': expected <dataset>" in result.stderr
+        assert "; name the network by --model LABEL" in result.stderr
+
+
 @needs_bfloat16
 def test_bfloat16_is_close_to_float32(weights, data, finished, tmp_path):
     evaluate(weights, data, tmp_path, "--precision", "bfloat16")

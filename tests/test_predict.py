@@ -371,6 +371,22 @@ def test_a_fixed_input_that_ends_within_a_cell(tmp_path, pool, cells):
     assert len(np.unique(found)) > 1
     assert not differ_clearly(found, scores.argmax(0), scores).any()
 
+    again = ("predict", image, "--weights", fixed, "--output", tmp_path / "out", "--overwrite")
+    run(*again, "--pool", pool, ok=True)
+    result = run(*again, "--pool", "full")
+    assert result.exit_code == 1
+    assert f"--pool full: {fixed} has the geometry {pool}" in result.stderr
+
+
+def test_a_file_whose_name_is_no_label_needs_one(models, tmp_path):
+    other = tmp_path / "weights.params"
+    other.write_bytes((models / f"{VOC}_ep-0001.params").read_bytes())
+    image = picture(tmp_path / "x.png", size=(8, 8))
+    result = run("predict", image, "--weights", other, "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "expected <dataset>" in result.stderr
+    assert "; name the network by --label LABEL" in result.stderr
+
 
 def test_an_image_is_turned_before_it_is_labelled(models, tmp_path):
     exif = Image.Exif()

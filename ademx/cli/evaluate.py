@@ -13,7 +13,7 @@ from ademx.cli import options as shared
 from ademx.cli.tables import aligned
 from ademx.errors import InputError
 from ademx.files import write_json
-from ademx.labels import parse_label
+from ademx.labels import chosen_label
 from ademx.published import METRIC_NAMES
 from ademx.testing.cityscapes import score_tables
 from ademx.testing.crf import CrfParameters, parse_crf_parameters
@@ -170,7 +170,7 @@ def _segmentation_table(record: RunRecord) -> str:
 def _prepare(arguments: dict[str, Any]) -> _Files:
     """Turn command-line arguments into those of the options class; return the other files."""
     if arguments["test_scales"] is None:
-        label = parse_label(arguments["model"] or arguments["weights"][0])
+        label = chosen_label(arguments["model"], arguments["weights"][0])
         ten = arguments.get("test_10crops", False)
         scale = default_test_scale(label, arguments["dataset"], test_10crops=ten)
         arguments["test_scales"] = (scale,)

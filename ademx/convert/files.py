@@ -184,8 +184,9 @@ def open_weights(path: PathLike) -> WeightsFile:
     """
     with ExitStack() as stack:
         file = stack.enter_context(open_unbuffered(path))
-        caffe = os.fspath(path).endswith(SUFFIX)
-        opener = open_caffe if caffe else _opener(file.read(9))
+        start = file.read(32)
+        caffe = os.fspath(path).endswith(SUFFIX) and not params.is_other_kind(start)
+        opener = open_caffe if caffe else _opener(start)
         file.seek(0)
         opened = opener(path, file)
         stack.pop_all()  # from here on what is returned closes it
@@ -193,7 +194,7 @@ def open_weights(path: PathLike) -> WeightsFile:
 
 
 def _opener(start: bytes) -> Callable[[PathLike, FileIO], WeightsFile]:
-    """Return what opens files with these first nine bytes."""
+    """Return what opens files with these first bytes, nine at least."""
     if starts_like_safetensors(start):
         return open_safetensors
     if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in (b"", *_PICKLE_PROTOCOLS)):
@@ -266,7 +267,7 @@ def recognise_file(
     if isinstance(file, CaffeFile):
         return Recognised("caffe", {name: name for name in file.entries}, resnet=file.resnet)
     if reading.source_layout == "caffe":
-        raise LayoutError(f"expected a {SUFFIX} for layout caffe: leave --source-layout out")
+        raise LayoutError(f"layout caffe is of {SUFFIX} files alone: leave it out")
     shapes = {entry.name: entry for entry in file.entries.values()}
     stored = {entry.name: name for name, entry in file.entries.items()}
     dotted = any("." in name for name in shapes)  # as in every layout but the release's

@@ -86,7 +86,7 @@ def resnet_caveat(layout: str, network: str, label: Label | None) -> str:
     """Return what to know before such weights are used; see :func:`resnet_label`."""
     divided = layout != "caffe"
     name = f"{label or f'…_{network}_…' + f'_{MEAN_STD}' * divided}_ep-0001.params"
-    pooling = "" if divided else "; pool1 is not padded: test with --pool full"
+    pooling = "" if divided else "; pool1 is not padded: test, and write .onnx, by --pool full"
     return (
         f"a ResNet as {network}, whose input is {_INPUT[divided]}, which the weights' name tells: "
         f"call them {name}{pooling}"

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +28,7 @@ from ademx.engines.backends import (
 from ademx.engines.onnx.predict import OnnxPredictor, default_onnx_devices
 from ademx.errors import FileInTheWay, InputError, MissingFile
 from ademx.files import locked, name_problem, replacing, write_json
-from ademx.labels import Label, parse_label
+from ademx.labels import Label, chosen_label, parse_label
 from ademx.networks.graph import input_normalization
 from ademx.options import option
 from ademx.pictures import colourise
@@ -382,9 +382,12 @@ def _open_network(options: PredictionOptions) -> _Network:
     if backend == "onnx" and path.suffix == ".onnx":
         stored = OnnxPredictor.from_onnx(path, devices=devices)
         label = parse_label(options.label or stored.metadata["label"])
+        _check_pool(options, stored.metadata)
         dataset = _dataset(label, options.dataset)
         return _Network(label, dataset, stored, stored.input_size, path)
     weights = _read(options)
+    chosen_label(options.label or weights.metadata.get("label"), path, option="--label")
+    _check_pool(options, weights.metadata)
     dataset = _dataset(weights.label, options.dataset)
     predictor = (OnnxPredictor if backend == "onnx" else predictor_class(backend))(
         weights,
@@ -393,6 +396,16 @@ def _open_network(options: PredictionOptions) -> _Network:
         **({"compiled": True} if options.compile else {}),
     )
     return _Network(weights.label, dataset, predictor, None, path)
+
+
+def _check_pool(options: PredictionOptions, metadata: Mapping[str, str]) -> None:
+    """Raise if an .onnx file, which has a geometry of its own, has not the one asked for."""
+    own = metadata.get("pool", options.pool)
+    if options.pool not in ("pad", own):
+        raise InputError(
+            f"--pool {options.pool}: {options.weights} has the geometry {own}: convert the weights "
+            f"again, by --pool {options.pool}, or leave the option out"
+        )
 
 
 def _dataset(label: Label, name: str | None) -> Dataset:

@@ -143,7 +143,7 @@ def _data_advice(dataset: Dataset, split: str, places: SearchFolders) -> str:
     if dataset.name not in _NEED_NO_LISTS:
         command = f"ademx data lists {dataset.name} --root {_quoted(root)}"
         lists = f"; make its lists by `{command}{' --coco COCO' if split == 'train++' else ''}`"
-    layout = ", ".join(f"`{line}`" for line in dataset.layout)
+    layout = ", ".join(f"`{line}`" for line in dataset.layout).replace("`or ", "or `")
     check = _check_command(dataset.name, root, split)
     where = f"{layout} go to {root}/{lists}"
     return f"data: no {split} split of {dataset.name}: {where}; check by `{check}`"

@@ -12,7 +12,7 @@ from ademx.devices import Devices
 from ademx.engines.backends import CHOICES
 from ademx.engines.sharing import PRECISIONS
 from ademx.errors import InputError
-from ademx.labels import Label, parse_label
+from ademx.labels import Label, chosen_label, parse_label
 from ademx.metrics import ABSENT_CLASSES
 from ademx.options import option
 from ademx.published import Result
@@ -137,7 +137,12 @@ class ClassificationOptions(EvaluationOptions):
                     f"{declare.option_name(name)} and --test-10crops exclude each other: ten "
                     "crops hold the centre and the mirror images; give one of them"
                 )
-        crop = training_crop(parse_label(self.model or self.weights[0]))
+        labels = [chosen_label(self.model, path) for path in self.weights]
+        crops = {training_crop(label): label for label in labels}
+        if len(crops) > 1:
+            sizes = " and ".join(f"{label} at {crop} pixels" for crop, label in crops.items())
+            raise InputError(f"--test-10crops: networks that are trained at one size, not {sizes}")
+        (crop,) = crops
         if min(self.test_scales) < crop:
             raise InputError(
                 f"--test-scales {min(self.test_scales)}: ten crops of {crop} × {crop} pixels, at "

@@ -22,7 +22,7 @@ from ademx.engines.mxnet.predict import Predictor
 from ademx.errors import InputError
 from ademx.files import locked, md5
 from ademx.iteration import grouped, prefetched
-from ademx.labels import Label, parse_label
+from ademx.labels import Label, chosen_label
 from ademx.networks.graph import input_normalization, network_stride
 from ademx.options import chosen, deciding
 from ademx.published import Result, find_result, release_state
@@ -333,7 +333,7 @@ class Session(RunInputs):
 
 
 def _checked_label(options: EvaluationOptions, path: Path) -> Label:
-    label = parse_label(options.model or path)
+    label = chosen_label(options.model, path)
     if label.task != options.task:
         raise InputError(
             f"{options.model or path}: a network for {label.task}; "
@@ -383,7 +383,7 @@ def _facts_of_outputs(*labels: Label) -> dict[str, tuple[Any, ...]]:
     """Return what the labels' networks must have in common, of each of them."""
     names = ("dataset", "family", "num_classes")
     facts = {name: tuple(getattr(label, name) for label in labels) for name in names}
-    facts["input normalisation"] = tuple(map(input_normalization, labels))
+    facts["what divides the input"] = tuple(input_normalization(label).std for label in labels)
     if labels[0].task == "segmentation":
         facts["output_stride"] = tuple(map(network_stride, labels))
     return facts

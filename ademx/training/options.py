@@ -19,7 +19,7 @@ from ademx.engines.sharing import check_precision
 from ademx.engines.trainer import KVSTORES, PRECISIONS
 from ademx.errors import InputError
 from ademx.files import md5
-from ademx.labels import Label, parse_label
+from ademx.labels import Label, chosen_label, parse_label
 from ademx.networks.graph import list_layers
 from ademx.options import option, other_default
 from ademx.schedule import LR_TYPES, Schedule, make_schedule
@@ -200,7 +200,7 @@ class TrainOptions:
         """
         if self.model is None and self.weights is None:
             raise InputError("--model: expected a label, or --weights whose name is one")
-        return dataclasses.replace(parse_label(self.model or self.weights or ""), epoch=None)
+        return dataclasses.replace(chosen_label(self.model, self.weights or ""), epoch=None)
 
     @property
     def first_epoch(self) -> int:
