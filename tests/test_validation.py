@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -48,15 +49,28 @@ def scenes(tmp_path_factory):
 def quick(data, output, **changes):
     """Return how a network learns enough in three epochs for their scores to differ."""
     common = {"loss": "softmax", "base_lr": 0.02, "frozen_statistics": False}
-    return segmentation(data, output, **{**common, "validate_every": 1, **changes})
+    tested = {"validate_every": 1, "validate_scales": (40, 48)}
+    if changes.get("validate_every", 1) is None:
+        tested = {}
+    return segmentation(data, output, **{**common, **tested, **changes})
 
 
 @pytest.fixture(scope="module")
-def whole(scenes, tmp_path_factory):
-    """Return the folder of a run that nothing has disturbed."""
-    output = tmp_path_factory.mktemp("whole") / "out"
-    train(quick(scenes, output, keep=1))
-    return output
+def wholes(scenes, tmp_path_factory):
+    """Return what gives, for each backend, the folder of a run that nothing has disturbed."""
+
+    @functools.cache
+    def whole(backend):
+        output = tmp_path_factory.mktemp("whole") / "out"
+        train(quick(scenes, output, keep=1, backend=backend))
+        return output
+
+    return whole
+
+
+@pytest.fixture
+def whole(wholes):
+    return wholes("mxnet")
 
 
 def scores(folder: Path) -> dict[int, float]:
@@ -74,23 +88,21 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @BOTH
 def test_scores_are_those_of_evaluate_and_the_weights_those_of_a_run_without(
-    scenes, tmp_path, backend
+    wholes, scenes, tmp_path, backend
 ):
-    common = {"backend": backend, "devices": Devices(cpus=2)}
-    plain = train(quick(scenes, tmp_path / "plain", validate_every=None, **common))
-    report = train(quick(scenes, tmp_path / "out", validate_scales=(40, 48), **common))
-    assert_same_bits(plain.params_path, report.params_path)
-    assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == sorted(
-        path.name
-        for path in (tmp_path / "out").iterdir()
-        if "_best." not in path.name and not path.name.endswith("_val")
-    )
-    lines = metrics(tmp_path / "out", "val")
+    whole = wholes(backend)
+    plain = train(quick(scenes, tmp_path / "plain", validate_every=None, backend=backend))
+    assert_same_bits(plain.params_path, whole / plain.params_path.name)
+    names = ({path.name for path in folder.iterdir()} for folder in (whole, tmp_path / "plain"))
+    assert set.difference(*names) == {
+        f"{SEGMENTER}_{name}" for name in ("best.json", "best.params", "val")
+    }
+    lines = metrics(whole, "val")
     assert [line["update"] for line in lines] == [3, 6, 9]
     found = {}
     for line in lines:
-        weights = checkpoints.epoch_path(tmp_path / "out", SEGMENTER, line["epoch"])
-        options = ["--test-scales", "40,48", "--cpus", 2, "--backend", backend]
+        weights = checkpoints.epoch_path(tmp_path / "plain", SEGMENTER, line["epoch"])
+        options = ["--test-scales", "40,48", "--backend", backend]
         run_evaluate("segmentation", weights, scenes, tmp_path / "test", *options, "--overwrite")
         tested = json.loads((tmp_path / "test" / "scores.json").read_text())
         found[line["epoch"]] = tested["mean_iou"]
@@ -98,10 +110,10 @@ def test_scores_are_those_of_evaluate_and_the_weights_those_of_a_run_without(
             assert line[name] == pytest.approx(tested[name], abs=1e-6)
     assert len(set(found.values())) == 3
     best = max(found, key=found.get)
-    path, facts = checkpoints.best_paths(tmp_path / "out", SEGMENTER)
+    path, facts = checkpoints.best_paths(whole, SEGMENTER)
     told = json.loads(facts.read_text())
     assert (told["epoch"], told["metric"], told["score"]) == (best, "mean_iou", found[best])
-    assert_same_bits(path, checkpoints.epoch_path(tmp_path / "out", SEGMENTER, best))
+    assert_same_bits(path, checkpoints.epoch_path(tmp_path / "plain", SEGMENTER, best))
 
 
 def test_the_best_classifier_has_the_lowest_error(tmp_path):
@@ -161,8 +173,11 @@ def test_only_the_last_checkpoints_stay_and_the_best(whole, scenes, tmp_path):
     ]
 
 
-def test_label_images_are_written_if_asked(whole, scenes, tmp_path):
-    train(quick(scenes, tmp_path / "out", to_epoch=1, validate_labels=True))
+def test_label_images_are_written_if_asked_and_the_trainings_devices_test(whole, scenes, tmp_path):
+    two = {"devices": Devices(cpus=2)}
+    train(quick(scenes, tmp_path / "out", to_epoch=1, validate_labels=True, **two))
+    record = json.loads((tmp_path / "out" / f"{SEGMENTER}_val" / "scores.json").read_text())
+    assert record["devices"] == ["cpu(0)", "cpu(1)"]
     found = [path.name for path in (tmp_path / "out" / f"{SEGMENTER}_val" / "labels").iterdir()]
     assert sorted(found) == ["2.png", "3.png", "4.png", "5.png"]
     assert not list(whole.glob("*_val/labels"))
@@ -172,13 +187,9 @@ def test_label_images_are_written_if_asked(whole, scenes, tmp_path):
 
 
 @BOTH
-def test_a_resumed_run_goes_on_with_the_same_best(request, scenes, tmp_path, monkeypatch, backend):
+def test_a_resumed_run_goes_on_with_the_same_best(wholes, scenes, tmp_path, monkeypatch, backend):
     output, common = tmp_path / "parts", {"keep": 1, "backend": backend}
-    expected = tmp_path / "whole"
-    if backend == "mxnet":
-        expected = request.getfixturevalue("whole")
-    else:
-        train(quick(scenes, expected, **common))
+    expected = wholes(backend)
     for at in (4, 1):  # in the second epoch, and in the third
         with monkeypatch.context() as patch:
             interrupt_at(patch, at)
@@ -224,7 +235,7 @@ def test_a_best_of_another_test_is_replaced_and_a_damaged_one_passed_over(scenes
     told = json.loads(facts.read_text())
     facts.write_text(json.dumps({**told, "score": 100.0, "epoch": 1}))
     train(quick(scenes, tmp_path, stop_epoch=2, resume=True, validate_scales=(40,)))
-    assert "another way (test_scales was [48], now [40]): it is replaced" in caplog.text
+    assert "another way (test_scales was [40, 48], now [40]): it is replaced" in caplog.text
     assert json.loads(facts.read_text())["epoch"] == 2
     path.write_bytes(b"")
     train(quick(scenes, tmp_path, resume=True, validate_scales=(40,)))
