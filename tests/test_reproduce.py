@@ -651,3 +651,8 @@ def test_what_computes_nothing_needs_no_mxnet(tmp_path):
     assert found.returncode == 0, found.stderr
     for part in ("  places-a2: ours", "voc-a1: not run", "--model voc_rna-a1_cls21_s8 "):
         assert part in found.stdout
+
+
+def test_data_in_another_form_is_named_as_such(tmp_path):
+    planned = run("--train", "voc-a1", "--data", tmp_path, "--models", tmp_path, "--dry-run")
+    assert "dataset/{train,val}.txt`, or `VOC2012/SegmentationClassAug" in planned.stdout

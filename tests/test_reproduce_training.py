@@ -267,10 +267,3 @@ def test_a_recipe_is_trained_by_pytorch_too(places, tmp_path):
     assert Path(result.stdout.strip()) == tmp_path / "models" / LAST
     found = checkpoints.find_newest(tmp_path / "out" / "train" / "voc-a1" / SECOND, SECOND)
     assert found.state.record["hardware"]["backend"] == "torch"
-
-
-def test_data_in_another_form_is_named_as_such(tmp_path):
-    planned = run("--train", "voc-a1", *places_in(tmp_path), "--dry-run")
-    assert "`benchmark_RELEASE/dataset/{train,val}.txt`, or `VOC2012/SegmentationClassAug" in (
-        planned.stdout
-    )
