@@ -143,7 +143,7 @@ def import_mxnet() -> ModuleType:
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
         cuda_libraries.load_libraries()
     try:
-        with _loaded_later("scipy.stats", "onnx"):
+        with _loaded_later("scipy.stats", "onnx", "requests"):
             return importlib.import_module("mxnet")
     except ModuleNotFoundError as error:
         if error.name != "mxnet":  # such as distutils, which Python 3.12 dropped
@@ -174,7 +174,7 @@ class _Later(ModuleType):
 def _loaded_later(*names: str) -> Iterator[None]:
     """Keep what is imported here from loading modules, if they are there, before it uses them.
 
-    MXNet would take half of its start for what its quantization and its tests may need.
+    MXNet would take half of its start for what its quantization and downloads may need.
     """
     absent = [n for n in names if n not in sys.modules and find_spec(n.partition(".")[0])]
     sys.modules.update({name: _Later(name) for name in absent})

@@ -92,7 +92,7 @@ def test_what_mxnet_hardly_needs_is_loaded_when_it_is_used():
         import sys
         from ademx.compat import import_mxnet
         quantization = import_mxnet().contrib.quantization
-        print({"scipy.stats", "onnx"} & set(sys.modules))
+        print({"scipy.stats", "onnx", "requests"} & set(sys.modules))
         print(round(quantization.stats.entropy([0.5, 0.5]), 4))  # ln 2
         import onnx, scipy.stats
         print(onnx.defs.onnx_opset_version() > 12, scipy.stats is sys.modules["scipy.stats"])
