@@ -541,6 +541,10 @@ def test_folders_that_are_no_finished_run_with_labels(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match=r"not finished: go on with it by --resume"):
         load_run(tmp_path)
+    (tmp_path / "own_val").mkdir()
+    (tmp_path / "own_val" / "scores.json").touch()
+    with pytest.raises(FileNotFoundError, match=r"a training's folder; its last test is .*own_val"):
+        load_run(tmp_path)
     for text in ("{", "[]", "{}", '{"settings": {"command": "train"}}', '{"settings": []}'):
         (tmp_path / "scores.json").write_text(text)
         with pytest.raises(ValueError, match=r"scores\.json: not what `ademx evaluate` writes"):

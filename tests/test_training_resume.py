@@ -330,7 +330,9 @@ def test_a_damaged_line_of_metrics_is_named(tmp_path, caplog, damaged):
 
 def test_numbers_beyond_floats_are_no_curve(tmp_path):
     numbers = b"1" + b"0" * 400
-    line = b'{"kind": "update", "update": 1, "a": 1e400, "b": %s, "loss": 2}\n' % numbers
+    line = (
+        b'{"kind": "update", "update": 1, "a": 1e400, "b": %s, "c": 1e308, "loss": 2}\n' % numbers
+    )
     (tmp_path / "metrics.jsonl").write_bytes(line)
     (run,) = load_runs([tmp_path])
     assert run.curves == {"update": {"a": {1: float("inf")}, "loss": {1: 2.0}}}

@@ -223,7 +223,10 @@ def read_record(folder: Path) -> RunRecord:
         )
     except (FileNotFoundError, NotADirectoryError):
         state = "the run is not finished: go on with it by --resume"
-        if not (folder / "run.json").is_file():
+        tests = sorted(path.parent for path in folder.glob(f"*_val/{_FILE}"))
+        if tests:
+            state = f"a training's folder; its last test is {tests[-1]}"
+        elif not (folder / "run.json").is_file():
             state = "expected the --output folder of `ademx evaluate`"
         raise MissingFile(f"{path}: no such file: {state}") from None
     except (ValueError, RecursionError) as error:

@@ -25,6 +25,7 @@ _TITLES = {
     "data_wait": "share of time waiting for data",
     "images_per_second": "images per second",
 }
+_TOO_LARGE = 1e100  # nothing measured is; matplotlib cannot space an axis of the largest floats
 _PANEL = (6.0, 3.2)  # inches
 
 
@@ -91,7 +92,7 @@ def _curves(file: Path) -> dict[str, dict[str, dict[int, float]]]:
 def _is_number(value: Any) -> bool:
     if isinstance(value, int):
         return not isinstance(value, bool) and abs(value) < 2**63
-    return isinstance(value, float)
+    return isinstance(value, float) and not _TOO_LARGE < abs(value) < math.inf
 
 
 def draw(runs: Sequence[Run], file: BinaryIO, picture_format: str) -> None:
