@@ -71,7 +71,7 @@ def test_a_summary_needs_no_mxnet():
 
 
 def test_the_command_without_mxnet_says_so_in_one_line_and_fails():
-    code = "from ademx.cli import main\nmain(['summary', 'a1', '--training'])"
+    code = "from ademx.cli import main\nmain(['summary', 'a1', '--training', '--backend', 'mxnet'])"
     result = run(WITHOUT_MXNET, code)
     assert result.returncode == 1
     assert result.stdout == ""
