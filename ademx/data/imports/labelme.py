@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -106,40 +106,77 @@ class LabelmeLabel:
         one is none.
         """
         canvas = Image.new("L", (self.width, self.height), self.rule.unlabelled)
-        groups = self._groups()
-        shapes = [shape for shape in self.shapes if shape.label in self.rule.ids]
-        for shape in shapes if self.rule.order == "last" else reversed(shapes):
+        parts = self._parts()
+        shapes = [one for one in enumerate(self.shapes) if one[1].label in self.rule.ids]
+        for number, shape in shapes if self.rule.order == "last" else reversed(shapes):
             value = self.rule.ids[shape.label]
-            whole = groups.get((shape.label, repr(shape.group)))
-            if whole is None:
+            if number not in parts:
                 shape.draw(canvas, value)
-            else:
-                inside = self._mask(shape) & whole
-                canvas.paste(value, (0, 0), Image.fromarray(inside.astype(np.uint8) * 255))
+            elif (part := parts[number]) is not None:
+                canvas.paste(value, part.box[:2], Image.fromarray(part.mask.astype(np.uint8) * 255))
         return np.array(canvas)
 
-    def _mask(self, shape: Shape) -> NDArray[np.bool_]:
+    def _drawn(self, shape: Shape) -> _Part | None:
+        """Return the pixels of a shape; None if it has none in the image."""
         canvas = Image.new("L", (self.width, self.height))
         shape.draw(canvas, 1)
-        return np.asarray(canvas) > 0
+        box = canvas.getbbox()
+        return None if box is None else _Part(box, np.asarray(canvas.crop(box)) > 0)
 
-    def _groups(self) -> dict[tuple[str, str], NDArray[np.bool_]]:
-        """Return, of each group of several shapes of a label, what is inside and in no hole."""
-        members: dict[tuple[str, str], list[Shape]] = {}
-        for shape in self.shapes:
+    def _parts(self) -> dict[int, _Part | None]:
+        """Return, of each shape in a group of several, by number what of it is in no hole."""
+        groups: dict[tuple[str, str], list[int]] = {}
+        for number, shape in enumerate(self.shapes):
             if shape.group is not None:
-                members.setdefault((shape.label, repr(shape.group)), []).append(shape)
-        found = {}
-        for key, shapes in members.items():
-            if len(shapes) > 1:
-                masks = sorted(map(self._mask, shapes), key=np.count_nonzero, reverse=True)
-                whole = masks[0].copy()
-                for position, mask in enumerate(masks[1:], start=1):
-                    if any(np.array_equal(mask, other) for other in masks[:position]):
-                        continue  # a copy
-                    whole = whole | mask if (mask & ~whole).any() else whole & ~mask
-                found[key] = whole
+                groups.setdefault((shape.label, repr(shape.group)), []).append(number)
+        found: dict[int, _Part | None] = {}
+        for numbers in groups.values():
+            if len(numbers) > 1:
+                drawn = {number: self._drawn(self.shapes[number]) for number in numbers}
+                whole = _without_holes([part for part in drawn.values() if part is not None])
+                found |= {number: part and part.within(whole) for number, part in drawn.items()}
         return found
+
+
+class _Part(NamedTuple):
+    """Some pixels of an image, and the box that they lie in: left, top, right and bottom."""
+
+    box: tuple[int, int, int, int]
+    mask: NDArray[np.bool_]
+
+    def at(self, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+        """Return which pixels of a box around this one's they are."""
+        left, top, right, bottom = box
+        mask = np.zeros((bottom - top, right - left), bool)
+        mask[self._inner(box)] = self.mask
+        return mask
+
+    def within(self, other: _Part) -> _Part:
+        """Return those that are also another's, whose box is around this one's."""
+        return _Part(self.box, self.mask & other.mask[self._inner(other.box)])
+
+    def _inner(self, box: tuple[int, int, int, int]) -> tuple[slice, slice]:
+        left, top, right, bottom = self.box
+        return slice(top - box[1], bottom - box[1]), slice(left - box[0], right - box[0])
+
+
+def _without_holes(parts: Sequence[_Part]) -> _Part:
+    """Return what is inside shapes of a group; one that lies wholly within others is a hole."""
+    if not parts:
+        return _Part((0, 0, 0, 0), np.zeros((0, 0), bool))
+    lefts, tops, rights, bottoms = zip(*(part.box for part in parts))
+    box = min(lefts), min(tops), max(rights), max(bottoms)
+    parts = sorted(parts, key=lambda part: np.count_nonzero(part.mask), reverse=True)
+    whole = np.zeros_like(parts[0].at(box))
+    for position, part in enumerate(parts):
+        if any(
+            part.box == other.box and np.array_equal(part.mask, other.mask)
+            for other in parts[:position]
+        ):
+            continue  # a copy
+        mask = part.at(box)
+        whole = whole | mask if (mask & ~whole).any() else whole & ~mask
+    return _Part(box, whole)
 
 
 def import_labelme(source: Path, options: ImportOptions) -> Imported:
