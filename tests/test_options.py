@@ -234,3 +234,12 @@ def test_what_a_command_cannot_do_without_is_asked_for(line, missing, tmp_path):
     weights.touch()
     result = CliRunner().invoke(main, shlex.split(line.format(tmp_path, weights)))
     assert result.exit_code == 2 and f"Missing option '{missing}'" in result.output
+
+
+@pytest.mark.parametrize("command", ["train segmentation", "evaluate segmentation", "predict x"])
+def test_a_file_in_place_of_the_output_folder_is_named(command, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    result = CliRunner().invoke(main, [*command.split(), "--output", str(file)])
+    assert result.exit_code == 2
+    assert f"Invalid value for '--output': Directory '{file}' is a file" in result.output

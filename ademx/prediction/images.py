@@ -57,7 +57,7 @@ class PredictionOptions:
     """
 
     weights: Path = option(help=".params, .pth, .safetensors or .onnx file.", path="file")
-    output: Path = option(help="Folder for the results.")
+    output: Path = option(help="Folder for the results.", path="output")
     backend: str | None = option(
         None,
         "What computes.  [default: onnx for an .onnx file, else MXNet if it is "

@@ -147,7 +147,8 @@ def _official_scores(
                 _add(instances, counted[1])
                 bar.update()
         except SystemExit:  # is how the tool ends at a file that it cannot use
-            raise InputError(f"Cityscapes' own tool says: {said.getvalue().strip()}") from None
+            first = said.getvalue().strip().partition("\n")[0]  # of what several threads met
+            raise InputError(f"Cityscapes' own tool says: {first}") from None
     kinds = {"category_iou": _category_ious(tool, confusion, settings)}
     if has_instances:
         kinds["class_iiou"] = {

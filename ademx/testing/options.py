@@ -38,6 +38,7 @@ class EvaluationOptions:
     data_root: Path = declare.data_root()
     output: Path = option(
         help="Folder for results.  [default: output/<weights>_<split>]",
+        path="output",
         required=False,
         decides=False,
     )

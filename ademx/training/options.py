@@ -44,7 +44,7 @@ class TrainOptions:
 
     data_root: Path = declare.data_root()
     to_epoch: int = option(help="Epochs of the whole training.", least=1)
-    output: Path = option(Path("output"), "Folder for checkpoints.", decides=False)
+    output: Path = option(Path("output"), "Folder for checkpoints.", path="output", decides=False)
     model: str | None = option(
         None, "Label of the network.  [default: the weights']", decides=False
     )
