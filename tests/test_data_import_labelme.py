@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -13,7 +14,8 @@ from PIL import Image, ImageDraw, ImageOps
 from ademx.cli import main
 from ademx.data.drawn.make import make_dataset
 from ademx.data.imports import write as write_module
-from ademx.data.imports.labelme import import_labelme
+from ademx.data.imports.labelme import LabelmeLabel, Shape, import_labelme
+from ademx.data.imports.source import Rule
 from ademx.data.imports.write import ImportOptions
 from iters.datasets import VOID
 from iters.drawn import SCENERIES, draw_for_segmentation
@@ -167,6 +169,22 @@ def test_parts_and_copies_of_a_group_are_no_holes(tmp_path):
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
     expected[2:11, 2:11] = expected[8:21, 8:21] = expected[2:11, 40:51] = 1
     np.testing.assert_array_equal(imported(tmp_path, shapes), expected)
+
+
+def test_many_groups_of_a_large_image_take_little_memory():
+    """Each is held in its own box: as many masks of the whole image are 200 MB."""
+    shapes = [
+        Shape("cat", RECTANGLE, ((60 * n + left, 50), (60 * n + right, 90)), n)
+        for n in range(30)
+        for left, right in ((5, 50), (15, 30))
+    ]
+    label = LabelmeLabel(2000, 3400, shapes, Rule({"cat": 1}, 0, "last"))
+    tracemalloc.start()
+    found = label.read()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.count_nonzero(found) == 30 * (46 - 16) * 41
+    assert most < 50e6
 
 
 def test_what_has_no_area_is_left_out_and_counted(tmp_path):

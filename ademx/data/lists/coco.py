@@ -69,6 +69,7 @@ class CocoLabel:
         Source: gluoncv, COCOSegmentation, which pre-trains for VOC by the same rule, the first.
         """
         coco = import_data_library("pycocotools.coco").COCO()
+        masks = import_data_library("pycocotools.mask")
         stored = np.full((self.height, self.width), self.unlabelled, np.uint8)
         for annotation in self.annotations if self.order == "last" else self.annotations[::-1]:
             coco.imgs[annotation["image_id"]] = {"height": self.height, "width": self.width}
@@ -76,8 +77,11 @@ class CocoLabel:
                 shape, size = annotation["segmentation"], (self.height, self.width)
                 if isinstance(shape, dict) and not fits_run_lengths(shape, size):
                     raise InputError("run lengths of another size")
-                mask = coco.annToMask(annotation).astype(bool)
-                stored[mask] = self.stored_ids[annotation["category_id"]]
+                encoded = coco.annToRLE(annotation)
+                left, top, width, height = map(int, masks.toBbox(encoded))
+                inner = slice(top, top + height), slice(left, left + width)
+                mask = masks.decode(encoded)[inner] > 0
+                stored[inner][mask] = self.stored_ids[annotation["category_id"]]
             except Exception as error:  # pycocotools raises plain exceptions of several kinds
                 cause = error if isinstance(error, InputError) else repr(error)
                 raise InputError(
