@@ -173,8 +173,23 @@ def test_without_instances_there_are_categories_alone(guess, caplog):
         assert not can_be_added(scores, list(guess))
     assert set(scores) == {"category_iou", "mean_category_iou"}
     (record,) = caplog.records
-    assert f"1 of {IMAGES} images lack" in record.getMessage()
+    assert f"1 of {IMAGES} labels, such as {path}, lack" in record.getMessage()
     assert "gtFine_trainvaltest.zip" in record.getMessage()
+
+
+def test_a_label_of_another_name_is_not_taken_for_its_instances(guess, caplog, tmp_path):
+    renamed = {}
+    for path, predicted in guess.items():
+        renamed[tmp_path / f"{len(renamed)}.png"] = predicted
+        shutil.copy(path, list(renamed)[-1])
+    with caplog.at_level(logging.WARNING):
+        scores = further_scores(renamed)
+        assert not can_be_added(scores, list(renamed))
+    assert set(scores) == {"category_iou", "mean_category_iou"}
+    (record,) = caplog.records
+    assert f"{IMAGES} of {IMAGES} labels, such as {next(iter(renamed))}, lack" in (
+        record.getMessage()
+    )
 
 
 def test_what_the_tool_refuses_is_one_line(guess, caplog):

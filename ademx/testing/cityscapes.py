@@ -104,17 +104,20 @@ def _has_instances(truths: Collection[Path]) -> bool:
     missing = _without_instances(truths)
     if missing:
         _log.warning(
-            "no iIoU: %d of %d images lack the file of their instances, such as %s: unpack "
-            "*_instanceIds.png of gtFine_trainvaltest.zip, then run this command with --resume, "
-            "which adds it",
+            "no iIoU: %d of %d labels, such as %s, lack the file of their instances, with "
+            "instanceIds for labelIds in its path: unpack *_instanceIds.png of "
+            "gtFine_trainvaltest.zip, then run this command with --resume, which adds it",
             *(len(missing), len(truths), missing[0]),
         )
     return not missing
 
 
 def _without_instances(truths: Collection[Path]) -> list[Path]:
-    """Return the instances' files that are not there, where the tool looks for them."""
-    return [path for path in map(_instances_of, truths) if not path.is_file()]
+    """Return the labels whose instances are not where the tool looks for them.
+
+    For a label of another name it would take the label itself.
+    """
+    return [one for one in truths if _instances_of(one) == one or not _instances_of(one).is_file()]
 
 
 def _instances_of(truth: Path | str) -> Path:
