@@ -328,7 +328,7 @@ def check_parameters(
     if lines:
         raise CheckpointMismatch(
             f"{source} does not fit the network:\n  " + "\n  ".join(lines) + "\n"
-            "Give the label that the file was trained with, or allow what may be missing."
+            "Give the label that the file was trained with."
         )
 
 

@@ -56,6 +56,10 @@ def test_one_command_gives_a_pytorch_file(weights, tmp_path):
     expected = params.load(weights)[0]["res6a_branch2b2_weight"]
     assert np.array_equal(state["b6.conv_branch2b2.weight"].numpy(), expected)
     assert not any("linear" in key for key in state)
+    assert "left out, unless --with-head is given: the head, linear1000_weight" in result.output
+    result = run("symbol", target.rename(weights.with_suffix(".pth")), "-o", tmp_path / "a1.json")
+    assert result.exit_code == 1
+    assert ".pth: a trunk without its head (linear1000_weight, linear1000_bias)" in result.output
 
 
 def test_options_shape_the_keys(weights, tmp_path):
@@ -70,6 +74,7 @@ def test_options_shape_the_keys(weights, tmp_path):
     result = run("convert", weights, target, "--layout", "resnet38d", "--with-head", "--overwrite")
     assert result.exit_code == 0, result.output
     assert "linear1000.bias" in torch.load(target, weights_only=True)
+    assert "left out" not in result.output
 
 
 def test_an_old_pytorch_gets_its_format(weights, tmp_path):

@@ -129,6 +129,9 @@ def to_layout(
     renamed = layouts.rename_to(parameters, layout, with_head=with_head, norm_suffix=norm_suffix)
     for caveat in caveats.writing_caveats(layout, parameters, label):
         _log.warning("%s: %s", layout, caveat)
+    if with_head is None and len(renamed) < len(parameters):
+        head = ", ".join(filter(layouts.is_head, parameters))
+        _log.info("%s: left out, unless --with-head is given: the head, %s", layout, head)
     return renamed
 
 

@@ -156,8 +156,13 @@ class NetworkWeights:
             allow_headless: whether the head may be absent.
         """
         expected = parameter_shapes(self.label, width=self.width, head=self.head)
-        absent = absent_of_trunk(expected, self.parameters) if allow_headless else []
+        absent = absent_of_trunk(expected, self.parameters)
         params.check_parameters(expected, self.parameters, source=self.source, allow_missing=absent)
+        if absent and not allow_headless:
+            raise params.CheckpointMismatch(
+                f"{self.source}: a trunk without its head ({', '.join(absent)}), which `ademx train "
+                "--weights` can start from: expected weights of a whole network"
+            )
 
 
 def absent_of_trunk(expected: Iterable[str], parameters: Collection[str]) -> list[str]:
