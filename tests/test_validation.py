@@ -348,7 +348,8 @@ def test_options_that_make_no_sense_are_refused(tmp_path, changes, message):
 
 def test_a_split_that_is_not_there_is_told_before_training(tmp_path):
     data = make_data(tmp_path / "data", task="segmentation")
-    with pytest.raises(FileNotFoundError, match="no 'val' split of voc in"):
+    told = "--validate-every: no 'val' split of voc in .* or give one with --validate-list-file"
+    with pytest.raises(FileNotFoundError, match=told):
         train(quick(data, tmp_path / "out"))
     unlabelled = tmp_path / "unlabelled.lst"
     unlabelled.write_text("0.png\n")

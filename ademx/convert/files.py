@@ -160,8 +160,8 @@ class NetworkWeights:
         params.check_parameters(expected, self.parameters, source=self.source, allow_missing=absent)
         if absent and not allow_headless:
             raise params.CheckpointMismatch(
-                f"{self.source}: a trunk without its head ({', '.join(absent)}), which `ademx train "
-                "--weights` can start from: expected weights of a whole network"
+                f"{self.source}: a trunk without its head ({', '.join(absent)}), which `ademx "
+                "train --weights` can start from: expected weights of a whole network"
             )
 
 

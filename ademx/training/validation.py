@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ademx.errors import InputError, UserError
+from ademx.errors import InputError, MissingFile, UserError
 from ademx.files import md5, replacing, write_json
 from ademx.forms import differences
 from ademx.published import METRIC_NAMES
@@ -52,7 +52,12 @@ def check_validation(options: TrainOptions) -> None:
         FileNotFoundError: the split is not there.
     """
     dataset = find_dataset(options.label, options.dataset)
-    samples = find_samples(dataset, options.data_root, _SPLIT, list_file=options.validate_list_file)
+    listed = options.validate_list_file
+    try:
+        samples = find_samples(dataset, options.data_root, _SPLIT, list_file=listed)
+    except MissingFile as error:
+        told = str(error).replace("with --list-file", "with --validate-list-file")
+        raise MissingFile(f"--validate-every: {told}") from None
     if samples[0].label is None:
         raise InputError(
             f"--validate-every: the samples of {options.validate_list_file or _SPLIT} have no "
