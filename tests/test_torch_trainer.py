@@ -25,7 +25,7 @@ from ademx.engines.torch import train as engine  # noqa: E402
 from ademx.engines.torch.updates import LossScaler, Updates  # noqa: E402
 from symbols.learning import get_learning  # noqa: E402
 
-UPDATES = 14
+UPDATES = 20
 RN = "ilsvrc-cls_rn-34a_cls4"
 SHAPE = (8, 3, 64, 64)
 
@@ -113,7 +113,7 @@ def kind_of(name):
 
 RUNS = [
     ("segmentation", {"loss": "ohem", "lr_type": "linear"}),
-    ("segmentation", {"loss": "softmax", "lr_type": "step", "lr_steps": (5, 11)}),
+    ("segmentation", {"loss": "softmax", "lr_type": "step", "lr_steps": (7, 15)}),
     ("classification", {"lr_type": "linear"}),
     ("classification", {"lr_type": "fixed"}),
 ]
