@@ -112,7 +112,7 @@ def test_pictures_of_one_s_own_have_their_most_probable_classes(folder, tmp_path
         *(*SHORT, "--lesion", "--images", 9),
     )
     assert result.exit_code == 0, result.stderr
-    assert "--images 9: there are 3 that can be used" in result.stderr
+    assert "--images 9: only 3 can be used" in result.stderr
     found = json.loads(file.read_text())
     assert found["settings"]["targets"] == "most probable classes"
     assert len(found["settings"]["images"]) == 3

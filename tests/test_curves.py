@@ -98,7 +98,7 @@ def test_runs_of_different_lengths_and_metrics_share_a_picture(tmp_path):
     result = run(*folders, "--output", picture)
     assert (result.exit_code, result.stdout) == (0, f"{picture}\n")
     assert texts_of(picture) >= {
-        *("cross-entropy", "learning rate", "images per second", "top1", "pixel accuracy"),
+        *("cross-entropy", "learning rate", "images per second", "top1", "pixel accuracy, %"),
         *("long", "short", "update"),
     }
 
@@ -121,7 +121,7 @@ def test_the_val_score_is_below_the_loss_over_the_same_axis(tmp_path):
             frame = next(one.get("d") for one in group.iter() if one.get("d"))
             left, top = map(float, frame.split()[1:3])
             panels[comments[-1]] = (left, top, comments[: comments.index("update")])
-    loss, score = panels["cross-entropy"], panels["mean IoU, val dashed"]
+    loss, score = panels["cross-entropy"], panels["mean IoU, % (val dashed)"]
     assert loss[0] == pytest.approx(score[0], abs=1) and loss[1] < score[1]
     assert min(one[1] for one in panels.values() if one[1] > loss[1]) == score[1]
     assert loss[2] == score[2] and "80" in loss[2]  # as many updates, although none is tested

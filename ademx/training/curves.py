@@ -20,7 +20,8 @@ _POSITION = ("epoch", "update", "seconds")  # where a line is, not what was meas
 _RATE = "lr"
 _VALIDATION = "val"
 _TITLES = {
-    **METRIC_NAMES,
+    **{name: f"{title}, %" for name, title in METRIC_NAMES.items()},
+    "mean_accuracy": "mean accuracy, %",
     "lr": "learning rate",
     "data_wait": "share of time waiting for data",
     "images_per_second": "images per second",
@@ -153,7 +154,7 @@ def _draw_panel(axes: Axes, runs: Sequence[Run], name: str) -> None:
         }
         axes.plot(*_points(tested), color=colour, **style)
     is_tested = any(name in run.curves.get(_VALIDATION, ()) for run in runs)
-    title = _TITLES.get(name, name.replace("_", " ")) + (", val dashed" if is_tested else "")
+    title = _TITLES.get(name, name.replace("_", " ")) + (" (val dashed)" if is_tested else "")
     axes.set_title(title, fontsize="medium")
     axes.set_xlabel("update")
     axes.grid(alpha=0.3)

@@ -77,7 +77,7 @@ def load_examples(options: UnravelOptions, label: Label) -> Iterator[Example]:
             return
     if not found:
         raise InputError(f"none of {len(makers)} images can be used: see above")
-    _log.warning("--images %d: there are %d that can be used", options.images, found)
+    _log.warning("--images %d: only %d can be used", options.images, found)
 
 
 _Made = tuple[Array, "Array | None"]
