@@ -296,6 +296,22 @@ def save(
             file.write(struct.pack("<Q", len(name)) + name)
 
 
+def check_finite(found: Mapping[str, Array], *, source: str) -> None:
+    """Raise CheckpointMismatch if a number is nan or infinite, which MXNet's ReLU would make 0.
+
+    Args:
+        found: name -> array.
+        source: the file, for the message.
+    """
+    for name, values in found.items():
+        bad = values.size - np.count_nonzero(np.isfinite(values))
+        if bad:
+            raise CheckpointMismatch(
+                f"{source}: {bad} of {values.size} numbers of {name} are nan or infinite: the file "
+                "is damaged, or of a training that failed; `ademx weights verify` lists them all"
+            )
+
+
 def check_parameters(
     expected: Mapping[str, tuple[int, ...]],
     found: Mapping[str, HasShape],

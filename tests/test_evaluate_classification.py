@@ -406,14 +406,26 @@ def test_a_label_beyond_the_classes_is_refused_at_once(weights, data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_with_nan_are_an_error_not_an_untested_image(weights, data, tmp_path):
+def test_an_output_of_nan_is_an_error_not_an_untested_image(weights, data, tmp_path):
     arg_params, aux_params = params.load(weights)
-    arg_params["linear1000_bias"][3] = np.nan
+    arg_params["linear1000_weight"][:] = 1e38  # too large for sums of it
     path = tmp_path / weights.name
     params.save(path, arg_params, aux_params)
     result = invoke(path, data, tmp_path / "out")
     assert result.exit_code == 1
     assert f"{path}: the network's output is nan or infinite" in result.stderr
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_numbers_that_a_relu_hides_are_found(value, weights, data, tmp_path):
+    """MXNet's gives 0 for nan, so that no output shows it."""
+    arg_params, aux_params = params.load(weights)
+    aux_params["bn3a_branch2a_moving_mean"][:2] = value
+    path = tmp_path / weights.name
+    params.save(path, arg_params, aux_params)
+    result = invoke(path, data, tmp_path / "out")
+    assert result.exit_code == 1
+    assert f"{path}: 2 of 8 numbers of bn3a_branch2a_moving_mean are nan or inf" in result.stderr
 
 
 def test_weights_for_segmentation_are_refused(data, tmp_path):

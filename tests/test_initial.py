@@ -122,6 +122,17 @@ def test_a_checkpoint_of_the_same_label_may_lack_nothing(tmp_path):
         load_weights(path, LABEL, NETWORK)
 
 
+def test_damaged_numbers_are_no_start(tmp_path):
+    path = tmp_path / "own.params"
+    arrays = {name: np.ones(shape, np.float32) for name, shape in NETWORK.items()}
+    arrays["bn7_moving_mean"][1:] = np.nan
+    params.save(
+        path, without(arrays, "bn7_moving_mean"), {"bn7_moving_mean": arrays["bn7_moving_mean"]}
+    )
+    with pytest.raises(CheckpointMismatch, match="3 of 4 numbers of bn7_moving_mean"):
+        load_weights(path, LABEL, NETWORK)
+
+
 def test_a_tag_or_a_free_name_is_another_label():
     assert not same_label(Path("voc_rna-a1_cls21_s8_coco_ep-0003.params"), LABEL)
     assert not same_label(Path("mine.params"), LABEL)

@@ -149,6 +149,11 @@ class NetworkWeights:
         """Pixels for a cell of the output, see :func:`ademx.networks.graph.network_stride`."""
         return network_stride(self.label)
 
+    def check_usable(self) -> None:
+        """Raise CheckpointMismatch unless the parameters are the label's, all numbers finite."""
+        self.check_fit()
+        params.check_finite(self.parameters, source=self.source)
+
     def check_fit(self, *, allow_headless: bool = False) -> None:
         """Raise CheckpointMismatch, listing everything, unless the parameters are the label's.
 

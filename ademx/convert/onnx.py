@@ -132,7 +132,7 @@ def build_model(
 ) -> Any:
     """Return a network as an `onnx.ModelProto`; see :func:`write_onnx`."""
     onnx = import_onnx()
-    weights.check_fit()
+    weights.check_usable()
     label = weights.label
     layers = without_dropout(list_layers(label, width=weights.width, pool=pool, head=weights.head))
     constants = {

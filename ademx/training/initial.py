@@ -101,6 +101,7 @@ def load_weights(
             and (_HEAD.fullmatch(name) or (headless and name.startswith(_LAST_BN)))
         ]
     params.check_parameters(shapes, found, source=str(path), allow_missing=new)
+    params.check_finite(found, source=str(path))
     if new:
         _log.info("%s: new layers, drawn at random: %s", path.name, ", ".join(new))
     return found

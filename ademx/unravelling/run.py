@@ -37,7 +37,7 @@ def unravel_weights(options: UnravelOptions) -> Unravelling:
     label = parse_label(full_label(options.label))
     check_units(label)
     weights = read_weights(options.weights, label=label, reading=options.reading, complete=False)
-    weights.check_fit()
+    weights.check_usable()
     examples = list(load_examples(options, label))
     _, height, width = examples[0].data.shape
     layers = load_graph(

@@ -73,7 +73,7 @@ class Predictor(SharingPredictor):
         if precision == "bfloat16":
             check_bfloat16()
         contexts = mxnet_contexts(devices)
-        weights.check_fit()
+        weights.check_usable()
         graph = _test_graph(weights, pool)
         mx = import_mxnet()
         arrays, states = (

@@ -64,7 +64,7 @@ class TorchPredictor(SharingPredictor):
     ) -> None:
         check_precision(precision, devices, backend="torch")
         set_up(precision)
-        weights.check_fit()
+        weights.check_usable()
         state = to_torch(*split(weights.parameters), "native")
         self.starts = []
         for device in torch_devices(devices):
