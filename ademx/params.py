@@ -78,7 +78,11 @@ _FOREIGN = (
     ),
     (b"version https://git-lfs", "a Git LFS pointer", "the data was not fetched: `git lfs pull`"),
     *(
-        (bytes([8, n, 0x12]), "an ONNX model", "only `ademx predict` runs it: give what it is of")
+        (
+            bytes([8, n, 0x12]),
+            "an ONNX model",
+            "only `ademx predict` runs it: give the weights that it was made from",
+        )
         for n in range(3, 16)
     ),
     (b"name:", "a Caffe .prototxt", "the weights are in the .caffemodel beside it"),

@@ -282,6 +282,7 @@ FOREIGN = {
     "pickle 5": (lambda p: p.write_bytes(pickle.dumps({"a": 1}, 5)), "a Python pickle"),
     "empty": (lambda p: p.write_bytes(b""), "the file is empty; expected a .params file"),
     "gzip": (lambda p: p.write_bytes(gzip.compress(small())), "a gzip file.*gunzip"),
+    "onnx": (lambda p: p.write_bytes(b"\x08\x07\x12\x07pytorch" + bytes(99)), "an ONNX model"),
     "json": (lambda p: p.write_text(json.dumps({"nodes": []})), "JSON.*-symbol.json"),
     "safetensors": (
         lambda p: p.write_bytes(struct.pack("<Q", 60) + b'{"w":' + b" " * 55 + bytes(9)),
