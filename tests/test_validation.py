@@ -358,6 +358,24 @@ def test_a_split_that_is_not_there_is_told_before_training(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("dataset", "split", "expected"),
+    [
+        ("coco", "train2017", "val2017"),
+        ("coco", "train2014", "val2014"),
+        ("voc-sbd", "train+", "val"),
+        ("coco20", "train2017", "val2017"),
+        (None, "train", "val"),
+    ],
+)
+def test_the_split_is_that_of_the_year(tmp_path, dataset, split, expected):
+    name = "coco" if dataset == "coco" else "voc"
+    classes = 81 if name == "coco" else 21
+    label = f"{name}_rna-224-0-1-1-1-1-1-1_cls{classes}_s8"
+    options = quick(tmp_path, tmp_path, model=label, dataset=dataset, split=split)
+    assert validation._split_of(options) == expected
+
+
 def test_tensorboard_gets_the_scores(scenes, tmp_path, monkeypatch):
     written = []
     writer = SimpleNamespace(

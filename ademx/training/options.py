@@ -84,9 +84,9 @@ class TrainOptions:
     )
     validate_every: int | None = option(
         None,
-        "Test every so many epochs, and after the last one, on the val split as `ademx evaluate` "
-        "does; these epochs have checkpoints.  The best weights, by mean IoU or top-1 error, are "
-        "kept as <label>_best.params.  [default: never]",
+        "Test every so many epochs, and after the last one, on the val split (of COCO that of the "
+        "same year) as `ademx evaluate` does; these epochs have checkpoints.  The best weights, by "
+        "mean IoU or top-1 error, are kept as <label>_best.params.  [default: never]",
         least=1,
         decides=False,
     )

@@ -54,15 +54,22 @@ def check_validation(options: TrainOptions) -> None:
     dataset = find_dataset(options.label, options.dataset)
     listed = options.validate_list_file
     try:
-        samples = find_samples(dataset, options.data_root, _SPLIT, list_file=listed)
+        samples = find_samples(dataset, options.data_root, _split_of(options), list_file=listed)
     except MissingFile as error:
         told = str(error).replace("with --list-file", "with --validate-list-file")
         raise MissingFile(f"--validate-every: {told}") from None
     if samples[0].label is None:
         raise InputError(
-            f"--validate-every: the samples of {options.validate_list_file or _SPLIT} have no "
+            f"--validate-every: the samples of {listed or _split_of(options)} have no "
             "labels to be tested by"
         )
+
+
+def _split_of(options: TrainOptions) -> str:
+    """Return the split to test on: val, of COCO that of the year that is trained on."""
+    of_the_year = options.split.replace("train", _SPLIT)
+    splits = find_dataset(options.label, options.dataset).splits
+    return of_the_year if of_the_year in splits else _SPLIT
 
 
 @dataclass(frozen=True)
@@ -245,7 +252,7 @@ def _test_options(
         test_scales=options.validate_scales or (scale,),
         model=str(options.label),
         dataset=options.dataset,
-        split=_SPLIT,
+        split=_split_of(options),
         list_file=options.validate_list_file,
         choose_interp_method=options.choose_interp_method,
         exif=options.exif,
