@@ -182,3 +182,12 @@ def test_weights_of_another_network_are_refused(folder):
     result = make_runner().invoke(main, [*map(str, arguments)])
     assert result.exit_code == 1
     assert "does not fit the network" in result.stderr
+
+
+def test_weights_that_no_gradient_passes_are_told_of(folder, tmp_path):
+    values, moving = params.load(folder / f"{CLASSIFIER}_ep-0001.params")
+    values = {name: 0 * value if "linear" in name else value for name, value in values.items()}
+    params.save(tmp_path / f"{CLASSIFIER}_ep-0001.params", values, moving)
+    result = unravel(CLASSIFIER, tmp_path, "--pictures", folder / "pictures", *SHORT)
+    assert result.exit_code == 0
+    assert "no gradient reaches the first unit" in result.stderr

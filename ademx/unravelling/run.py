@@ -63,6 +63,11 @@ def unravel_weights(options: UnravelOptions) -> Unravelling:
         )
     except InputError as error:
         raise InputError(f"{options.weights}: {error}") from error
+    if not found.gradient_norm:
+        _log.warning(
+            "no gradient reaches the first unit: lengths and effective depth say nothing: the "
+            "weights are 0 in some layer, or the loss is"
+        )
     settings = _settings(options, label, (height, width))
     known = [example.target is not None for example in examples]
     settings |= {
