@@ -307,8 +307,10 @@ def test_where_the_image_lies(tmp_path, said):
     assert found == encoded(noise(2 if "c.png" in said else 1))
 
 
-def test_an_embedded_image_stands_in_for_a_missing_file(tmp_path):
-    data = base64.b64encode(encoded(noise(3), "JPEG")).decode()
+@pytest.mark.parametrize("head", ["", "data:image/jpeg;base64,"])
+@pytest.mark.parametrize("pack", [base64.b64encode, base64.encodebytes])  # in one line, in many
+def test_an_embedded_image_stands_in_for_a_missing_file(tmp_path, pack, head):
+    data = head + pack(encoded(noise(3), "JPEG")).decode()
     annotate(tmp_path / "source", "a", [box("cat", 0, 0, 5, 5)], image=False, imageData=data)
     annotate(tmp_path / "source", "b", [box("cat", 0, 0, 5, 5)], imageData=data)
     import_labelme(tmp_path / "source", ImportOptions(tmp_path / "made"))

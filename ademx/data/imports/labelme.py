@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 import logging
@@ -23,7 +22,7 @@ from ademx.data.check.problems import first_few
 from ademx.data.imports.source import Picture, Rule, Source, fits, stated_size, usable
 from ademx.data.imports.write import Imported, ImportOptions, import_dataset
 from ademx.errors import InputError, MissingFile
-from iters.decode import DECODING_ERRORS, BrokenImage, decode_numbers
+from iters.decode import DECODING_ERRORS, decode_numbers
 from iters.files import read_file, read_text
 from iters.images import SUFFIXES
 
@@ -290,9 +289,20 @@ def _embedded(file: Path, content: Mapping[str, Any] | None = None) -> bytes:
             f"{file}: its image {content['imagePath']!r} is not there, nor in imageData"
         )
     try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, TypeError, ValueError) as error:
+        return _unpacked(data)
+    except ValueError as error:
         raise InputError(f"cannot be decoded: imageData: {error}") from None
+
+
+def _unpacked(data: Any) -> bytes:
+    """Return what base64 text holds, in lines or one, also behind the head of a data: address.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(data, str):
+        raise InputError(f"expected a text, found {type(data).__name__}")
+    return base64.b64decode("".join(data.rpartition(",")[2].split()), validate=True)
 
 
 def _embedded_suffix(encoded: bytes) -> str:
@@ -340,8 +350,8 @@ def _mask_image(data: Any, points: Sequence[Sequence[float]]) -> bytes:
     """Return a mask's image, or nothing where it is none, or not of the size of its box."""
     (left, top), (right, bottom) = ([int(value) for value in point] for point in points[:2])
     try:
-        encoded = base64.b64decode(data, validate=True)
+        encoded = _unpacked(data)
         found = decode_numbers(encoded).shape == (bottom - top + 1, right - left + 1)
-    except (BrokenImage, binascii.Error, *DECODING_ERRORS):
+    except DECODING_ERRORS:
         return b""
     return encoded if found else b""
