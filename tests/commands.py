@@ -51,8 +51,9 @@ def options_of(command: Sequence[str]) -> object:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ademx.testing.evaluate.evaluate", take)
+        # Training, which imports `evaluate` for good, has to find the real one.
         patch.setattr("ademx.training.run.train", take)
+        patch.setattr("ademx.testing.evaluate.evaluate", take)
         result = make_runner().invoke(main, [*map(str, command)])
     assert taken, result.output
     return taken[0]
