@@ -94,8 +94,8 @@ test_flipping = partial(option, False, "Average with the mirrored image.")
 tile = partial(
     option,
     None,
-    "For large images, segmentation: give the network tiles of this size, pixels, one after "
-    "another; memory is then the tile's.",
+    "For large images, segmentation: give the network tiles of this size, pixels, of the image "
+    "as --test-scales resizes it, one after another; the network's memory is then the tile's.",
     metavar="HxW",
     is_recorded=False,
 )

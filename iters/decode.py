@@ -230,7 +230,12 @@ def _from_16_bits(values: NDArray[Any]) -> Image.Image:
 def _broken(error: Exception) -> BrokenImage:
     # The text of the one gives an address in memory.
     is_unknown = isinstance(error, UnidentifiedImageError)
-    cause = "not an image of a known format" if is_unknown else error
+    cause = "not an image of a known format" if is_unknown else str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        cause = (
+            f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, for fear of a small file "
+            "that fills the memory: cut it up; `ademx predict --max-pixels` takes it whole"
+        )
     return BrokenImage(f"cannot be used as an image: {cause}")
 
 

@@ -134,3 +134,9 @@ def test_stored_ids_are_those_of_load_label(tmp_path, mode):
 def test_a_label_in_colours_is_broken():
     with pytest.raises(BrokenImage, match="mode RGB: expected one number a pixel"):
         decode_stored_ids(encoded(picture(), "PNG"))
+
+
+def test_an_image_above_the_limit_is_refused_with_a_cure(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH // 2 - 1)
+    with pytest.raises(BrokenImage, match=r"more than 8,380 pixels.*cut it up.*--max-pixels"):
+        decode_image(encoded(picture(), "PNG"))

@@ -141,6 +141,21 @@ def test_away_from_borders_tiles_change_nothing(tile, overlap, options):
     assert not same.all()  # at the borders they do
 
 
+def test_tiles_that_an_image_is_resized_into_are_warned_of(weights, tmp_path):
+    """An image of 4 tiles is resized to less than one, which says nothing of its own size."""
+    Image.fromarray(scenery(128, 192)).save(tmp_path / "x.png")
+    for scales, is_idle in (("64,96", True), ("64,192", False)):
+        out = ("--output", tmp_path / scales, "--cpus", 1, "--test-scales", scales)
+        arguments = (tmp_path / "x.png", "--weights", weights, *out)
+        assert "--tile" not in predict(*arguments).stderr
+        result = predict(*arguments, "--overwrite", "--tile", "96x96")
+        assert result.exit_code == 0, result.output
+        said = (
+            "an image of 128×192 pixels is resized to 96×96, which is one tile: --test-scales 192"
+        )
+        assert (said in result.stderr) == is_idle
+
+
 def test_a_tile_as_large_as_the_canvas_is_the_canvas():
     image = scenery(70, 90)
     np.testing.assert_array_equal(
@@ -284,6 +299,27 @@ def test_the_plan_holds_a_layers_input_and_output_and_grows_with_the_image(backe
     assert (both > planned) == (backend == "mxnet")  # which keeps what it has for other sizes
 
 
+@pytest.mark.parametrize(("steps", "flip"), [(1, True), (2, False)])
+def test_the_bytes_of_score_maps_are_those_of_the_maps(steps, flip):
+    scorer = Scorer(see, LABEL, "image", steps=steps, flip=flip, tile=(64, 64))
+    image = scenery(150, 196)
+    ((_, maps),) = scorer.score([scorer.prepare(image, 120)])
+    assert scorer.maps_bytes((150, 196), 120) == maps.nbytes // len(maps) * LABEL.num_classes
+
+
+def test_score_maps_larger_than_the_memory_are_no_case_for_smaller_tiles(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("ademx.testing.memory.free_device_memory", lambda *_: 2**30)
+    paths = {"weights": (tmp_path,), "data_root": tmp_path, "output": tmp_path}
+    options = SegmentationOptions(**paths, test_scales=(10000,), backend="torch", tile=(64, 64))
+    with caplog.at_level("INFO"):
+        networks = [(VOC, 1 / 16, "2conv")]
+        state_memory(options, networks, [(64, 64)], Devices(cpus=1), maps_bytes=3 * 2**30)
+    assert "score maps 3.0 GiB; 1.0 GiB free" in caplog.text
+    assert "smaller --test-scales" in caplog.text and "would do" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("precision", "free", "warning"),
     [("float32", 2**40, ""), ("float32", 2**24, "--tile "), ("bfloat16", 2**20, "--batch-images")],
@@ -302,7 +338,9 @@ def test_what_a_test_needs_is_said_before_it(
         3 * 2 * inference_memory("torch", [load_graph(VOC, input_size=(504, 504), width=1 / 16)])
     )
     needed /= 2 if precision == "bfloat16" else 1
-    assert f"6 inputs of 504×504 pixels: about {needed / 2**20:.0f} MiB beside" in caplog.text
+    assert (
+        f"6 inputs of 504×504 pixels: about {math.ceil(needed / 2**20)} MiB beside" in caplog.text
+    )
     assert warning in caplog.text and ("WARNING" in caplog.text) == bool(warning)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -77,9 +78,11 @@ class _LazyGroup(click.Group):
 @click.version_option(ademx.__version__, prog_name="ademx")
 @click.option("--debug", is_flag=True, help="Log debug messages and show tracebacks.")
 def main(debug: bool) -> None:
-    """The Wider or Deeper networks (ResNet-38, arXiv:1611.10080) on MXNet 1.9."""
+    """The Wider or Deeper networks (ResNet-38, arXiv:1611.10080) on MXNet 1.9 and PyTorch."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(
         handlers=[handler], level=logging.DEBUG if debug else logging.INFO, force=True
     )
+    # Pillow's, of half the pixels that are refused, tears bars.
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")

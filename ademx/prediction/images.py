@@ -285,6 +285,7 @@ class _Segmenter:
             tile=options.tile,
             overlap=options.overlap,
         )
+        self._is_warned = False
 
     def files(self, image: Path) -> dict[str, Path]:
         kinds = {"labels": ".png", "overlays": ".png", "shares": ".json"}
@@ -294,7 +295,10 @@ class _Segmenter:
         }
 
     def predict(self, image: Path, pixels: np.ndarray) -> tuple[ClassShare, ...]:
-        classes = best_class([self._scored(pixels, scale) for scale in self._scales(pixels)])
+        scales = self._scales(pixels)
+        if not self._is_warned:
+            self._is_warned = self._scorer.tiles_are_idle(pixels.shape[:2], scales)
+        classes = best_class([self._scored(pixels, scale) for scale in scales])
         num_classes = self._network.label.num_classes
         counts = sum(np.bincount(row, minlength=num_classes) for row in classes)
         ranked = _ranked(self._network, counts / classes.size)

@@ -25,6 +25,8 @@ def state_memory(
     networks: Sequence[tuple[str, float, str]],
     sizes: Sequence[Size],
     devices: Devices,
+    *,
+    maps_bytes: int = 0,
 ) -> None:
     """Log what the networks need beside their weights, and warn where that is not there.
 
@@ -37,6 +39,7 @@ def state_memory(
         networks: label, width and head of each.
         sizes: height and width of what they see of an image at a time, at each test scale.
         devices: that compute.
+        maps_bytes: of an image's score maps, which are in the machine's memory, not in a GPU's.
     """
     batch, backend = options.batch_images, options.backend
     choices = {"batch": batch, "pool": options.pool}
@@ -54,19 +57,32 @@ def state_memory(
     largest = max(sizes, key=math.prod)
     inputs = "an input" if batch * contexts == 1 else f"{batch * contexts} inputs"
     _log.info(
-        "%s of %d×%d pixels: about %s beside the weights%s",
-        *(inputs, *largest, _text(needed), "" if free is None else f"; {_text(free)} free"),
+        "%s of %d×%d pixels: about %s beside the weights%s%s",
+        *(inputs, *largest, _text(needed)),
+        f", score maps {_text(maps_bytes)}" if maps_bytes else "",
+        "" if free is None else f"; {_text(free)} free",
     )
-    if free is not None and needed > free:
-        side = math.isqrt(int(math.prod(largest) * _TAKEN * free / needed)) // 64 * 64
+    kept = 0 if devices.gpus else maps_bytes
+    if free is not None and needed + kept > free:
+        left = max(0, free - kept)  # for a tile
+        side = math.isqrt(int(math.prod(largest) * _TAKEN * left / needed)) // 64 * 64
         cure = "take a smaller --batch-images or smaller --test-scales"
         if side and options.task == "segmentation":
             cure = f"--tile {side}x{side} would do"
         _log.warning(
             "%s is more than the %s that the %s free: expect a failure, or a crawl: %s",
-            *(_text(needed), _text(free), "GPU has" if devices.gpus else "machine has", cure),
+            *(
+                _text(needed + kept),
+                _text(free),
+                "GPU has" if devices.gpus else "machine has",
+                cure,
+            ),
         )
 
 
 def _text(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
+    return (
+        f"{num_bytes / 2**30:,.1f} GiB"
+        if num_bytes >= 2**30
+        else f"{math.ceil(num_bytes / 2**20)} MiB"
+    )

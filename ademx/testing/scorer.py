@@ -6,6 +6,9 @@ of all these is one set of maps. :mod:`ademx.testing.score_maps` takes them on t
 
 from __future__ import annotations
 
+import logging
+import math
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ from ademx.testing.score_maps import ScorePart, ScoreResizer
 from ademx.testing.tiles import Tiling
 from iters import transforms
 from iters.decode import Box, Size
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -131,10 +136,34 @@ class Scorer:
 
     def input_size(self, image: Size, scale: int) -> Size:
         """Return height and width of what the network sees at a time of an image of that size."""
-        height, width = (max(1, round(scale * side / max(image))) for side in image)
-        canvas = self._canvas((height, width), scale)
+        canvas = self._canvas_of(image, scale)
         box = next(iter(self._boxes(canvas)))
         return canvas if box is None else (box[2] * self._stride, box[3] * self._stride)
+
+    def maps_bytes(self, image: Size, scale: int) -> int:
+        """Return the bytes of the score maps of an image of that size, however it is tiled."""
+        cells = math.prod(self._grid(self._canvas_of(image, scale)))
+        return 4 * cells * self.steps**2 * self.label.num_classes
+
+    def tiles_are_idle(self, image: Size, scales: Sequence[int]) -> bool:
+        """Warn and return True where an image is larger than a tile, but at no scale."""
+        if self.tile is None or not any(map(operator.gt, image, self.tile)):
+            return False
+        for scale in scales:
+            canvas = self._canvas_of(image, scale)
+            if self.input_size(image, scale) != canvas:
+                return False
+        _log.warning(
+            "--tile %d×%d has no effect: an image of %d×%d pixels is resized to %d×%d, which is "
+            "one tile: --test-scales %d takes it at its own size",
+            *(*self.tile, *image, *canvas, max(image)),
+        )
+        return True
+
+    def _canvas_of(self, image: Size, scale: int) -> Size:
+        """Return height and width of the canvas of an image of that size."""
+        height, width = (max(1, round(scale * side / max(image))) for side in image)
+        return self._canvas((height, width), scale)
 
     def _canvas(self, size: Size, scale: int) -> Size:
         """Return height and width of the canvas of a resized image."""

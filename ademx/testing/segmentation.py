@@ -118,19 +118,22 @@ class _SegmentationTester:
     @contextmanager
     def in_folder(self) -> Iterator[None]:
         """Make the output folder and those in it ready, and keep other runs out of it."""
-        with self._session.in_folder(self._input_sizes()):
+        with self._session.in_folder(*self._first_image()):
             for name in self._folders():
                 (self._options.output / name).mkdir(exist_ok=True)
             yield
 
-    def _input_sizes(self) -> list[Size]:
-        """Return what the network sees of the first image at each scale; none if it is broken."""
+    def _first_image(self) -> tuple[list[Size], int]:
+        """Return what the network sees of it at each scale, and the bytes of its score maps."""
         sample = self._session.samples[0]
         try:
             size = image_size(read_bytes(sample.image, sample.offset))
         except (BrokenImage, OSError):  # told when its turn comes
-            return []
-        return [self._scorer.input_size(size, scale) for scale in self._options.test_scales]
+            return [], 0
+        scorer, scales = self._scorer, self._options.test_scales
+        scorer.tiles_are_idle(size, scales)
+        inputs = [scorer.input_size(size, scale) for scale in scales]
+        return inputs, sum(scorer.maps_bytes(size, scale) for scale in scales)
 
     def run(self) -> np.ndarray:
         """Return the (C, C) int64 confusion matrix of all images, those done before included."""

@@ -140,11 +140,12 @@ class Session(RunInputs):
         self._start = time.monotonic()
 
     @contextmanager
-    def in_folder(self, sizes: Sequence[Size] = ()) -> Iterator[None]:
+    def in_folder(self, sizes: Sequence[Size] = (), maps_bytes: int = 0) -> Iterator[None]:
         """Make the output folder ready, log what is tested, and keep other runs out of it.
 
         Args:
             sizes: of the networks' inputs, pixels; squares of the test scales if not said.
+            maps_bytes: of an image's score maps.
 
         Raises:
             ValueError, OSError: see :func:`ademx.files.locked` and
@@ -157,7 +158,7 @@ class Session(RunInputs):
             )
             self._describe()
             sizes = sizes or [(scale, scale) for scale in options.test_scales]
-            state_memory(options, self._networks, sizes, self._devices)
+            state_memory(options, self._networks, sizes, self._devices, maps_bytes=maps_bytes)
             yield
 
     @property
