@@ -7,6 +7,7 @@ record keeps are made from it.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -193,6 +194,45 @@ def command_line(options: Any) -> list[str]:
         elif said is not None and value != one.default and value is not None:
             arguments += _arguments((said.names or (option_name(one.name),))[0], value, said)
     return arguments
+
+
+def differences(options: Any, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return in words which settings of two runs differ, options as they are typed, or "".
+
+    Args:
+        options: a run's, whose class declares the options.
+        before: settings of the other run, as JSON has them, which may lack some.
+        now: settings of this one.
+    """
+    declared_as = {one.name: (one, declared(one)) for one in dataclasses.fields(options)}
+    told = []
+    for name in sorted(before.keys() | now.keys()):
+        one, said = declared_as.get(name, (None, None))
+        missing = one.default if one is not None and said and not said.is_recorded else None
+        values = before.get(name, missing), now.get(name, missing)
+        if values[0] == values[1]:
+            continue
+        if one is None or said is None:
+            told.append("{} was {!r}, now {!r}".format(name, *values))
+        else:
+            typed = (said.names or (option_name(name),))[0]
+            words = (_told(typed, value, one, said) for value in values)
+            told.append("{} was {}, now {}".format(typed, *words))
+    return "; ".join(told)
+
+
+def _told(typed: str, value: Any, one: Field[Any], said: Option) -> str:
+    """Return a setting as JSON has it in the words of the command line, behind the option."""
+    if value is None:
+        return "not given"
+    if isinstance(value, bool) and said.is_flag:
+        if "/" in typed:
+            return typed.split("/")[not value]
+        return "not given" if value == one.default else "given"
+    if isinstance(value, dict):
+        return ",".join(f"{key}={part}" for key, part in value.items())
+    parts = value if isinstance(value, list) else [value]
+    return ("x" if said.metavar == "HxW" else ",").join(map(str, parts))
 
 
 def _arguments(name: str, value: Any, said: Option) -> list[str]:

@@ -33,9 +33,11 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+_NAMED = 3  # files in a message; the log has all
+
 
 class TooManyBroken(InputError):
-    """More training images are broken than allowed; the message names the files."""
+    """More training images are broken than allowed; the message names the first files."""
 
 
 @dataclass
@@ -317,11 +319,12 @@ class TrainingBatches(ABC):
                 self._broken[index] = reason
                 _logger.warning("skipped %s: %s", self._samples[index], reason)
         if pending.unfilled or len(self._broken) > self._max_broken:
-            found = "\n".join(f"{self._samples[i]}: {why}" for i, why in self._broken.items())
+            found = [f"{self._samples[index]}: {why}" for index, why in self._broken.items()]
+            rest = f"; and {len(found) - _NAMED} more, named above" if len(found) > _NAMED else ""
             raise TooManyBroken(
-                f"{len(self._broken)} training images are broken: expected at most "
-                f"{self._max_broken} (--max-broken) of {self._schedule.num_samples}: mend them or "
-                f"take them out of the list:\n{found}"
+                f"{len(found)} training images are broken: expected at most {self._max_broken} "
+                f"(--max-broken) of {self._schedule.num_samples}: mend them or take them out of "
+                f"the list: {'; '.join(found[:_NAMED])}{rest}"
             )
 
     def _discard(self) -> None:

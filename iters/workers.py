@@ -182,6 +182,13 @@ def _open_memory(num_bytes: int) -> IO[bytes]:
     return file
 
 
+def _reason(error: Exception) -> str:
+    """Return what is wrong with a file; the system's errors give a number before it."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 class Filler:
     """Fills rows of batches; each worker has one."""
 
@@ -219,7 +226,7 @@ class Filler:
             try:
                 self._fill(task, row)
             except (BrokenImage, OSError) as error:
-                broken[row.row] = str(error)
+                broken[row.row] = _reason(error).removeprefix(f"{row.image}: ")
             self._state["busy"] = 0
             self._state["finished"] += 1
         return Outcome(task.slot, len(task.rows), broken)

@@ -200,6 +200,15 @@ def test_gluoncv_s_v1b_has_torchvision_s_names_in_mxnet_s_words(tmp_path):
     assert all(np.array_equal(found.parameters[name], value) for name, value in expected.items())
 
 
+def test_the_layout_decides_what_the_parameters_leave_open(tmp_path):
+    """Which convolution of a bottleneck strides is not in the shapes."""
+    torch.save(drawn().state_dict(), tmp_path / "resnet.pth")
+    for command in ("verify", "show"):
+        result = make_runner().invoke(main, ["weights", command, str(tmp_path / "resnet.pth")])
+        assert result.exit_code == 0, result.stderr
+        assert "rn-50b; 1000 classes" in result.stdout
+
+
 def test_a_trunk_and_what_is_around_it():
     network = drawn()
     state = {f"backbone.{key}": v for key, v in network.state_dict().items() if "fc" not in key}

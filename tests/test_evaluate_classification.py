@@ -294,6 +294,10 @@ def test_class_ids_must_be_one_number_a_class(text, weights, data, finished, tmp
     shutil.copytree(finished, output)
     options = ("--class-ids", tmp_path / "ids.txt", "--overwrite")
     result = invoke(weights, data, output, *options)
+    assert result.exit_code == 2
+    assert "--class-ids: has no effect without --split test: add it" in result.stderr
+    options += ("--split", "test", "--list-file", write_list(tmp_path, [0], split="test"))
+    result = invoke(weights, data, output, *options)
     assert result.exit_code == 1
     assert f"{tmp_path / 'ids.txt'}: expected 1000 whole numbers" in result.stderr
     assert scores_of(output) == scores_of(finished)  # nothing was removed before the check
@@ -510,7 +514,7 @@ def test_a_run_with_other_options_is_not_resumed(weights, data, finished, tmp_pa
     result = invoke(weights, data, output, "--test-3crops", "--resume")
     assert result.exit_code == 1
     assert "cannot resume" in result.stderr
-    assert "test_3crops was False, now True" in result.stderr
+    assert "--test-3crops was not given, now given" in result.stderr
 
 
 @pytest.mark.parametrize("damage", ["cut short", "zeros", "no header"])

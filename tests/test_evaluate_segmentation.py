@@ -587,13 +587,14 @@ def unfinished(finished, tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        (("--test-flipping",), "test_flipping was False, now True"),
-        (("--test-scales", "64,80"), "test_scales was [64], now [64, 80]"),
-        (("--test-steps", 2), "test_steps was 1, now 2"),
-        (("--split", "train"), "split was 'val', now 'train'"),
-        (("--no-choose-interp-method",), "choose_interp_method was True, now False"),
+        (("--test-flipping",), "--test-flipping was not given, now given"),
+        (("--test-scales", "64,80"), "--test-scales was 64, now 64,80"),
+        (("--test-steps", 2), "--test-steps was 1, now 2"),
+        (("--tile", "64x96"), "--tile was not given, now 64x96"),
+        (("--split", "train"), "--split was val, now train"),
+        (("--no-choose-interp-method",), "--no-choose-interp-method was not given, now given"),
         pytest.param(
-            *(("--precision", "bfloat16"), "precision was 'float32', now 'bfloat16'"),
+            *(("--precision", "bfloat16"), "--precision was float32, now bfloat16"),
             marks=needs_bfloat16,
         ),
     ],

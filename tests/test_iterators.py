@@ -240,7 +240,8 @@ def test_a_broken_image_is_replaced_by_the_next_and_counted(tmp_path, caplog):
         assert iterator.num_broken == 3
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 3
-    assert "1.bin: not an image" in messages[0] and "2.bin" in messages[1]
+    assert "1.bin: not an image" in messages[0]
+    assert messages[1] == f"skipped {tmp_path / '2.bin'}: No such file or directory"
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -261,8 +262,8 @@ def test_too_many_broken_images_end_the_run_at_the_same_batch(tmp_path, num_work
 
 
 def test_nothing_but_broken_images(tmp_path):
-    samples = make_samples(tmp_path, [b"broken"] * 3)
-    message = "3 training images are broken: expected at most 10 "
+    samples = make_samples(tmp_path, [b"broken"] * 5)
+    message = r"5 training images are broken: expected at most 10 .*/2\.bin: not .*; and 2 more, na"
     with make_iter(samples, 2) as iterator, pytest.raises(TooManyBroken, match=message):
         iterator.next()
 

@@ -122,8 +122,8 @@ def test_the_record_of_a_test_has_the_keys_that_it_always_had(tmp_path):
         **{"choose_interp_method": True, "pool": "pad"},
         **{"precision": "float32", "backend": "auto"},  # a run records which one it is
     }
-    plain = ClassificationOptions(*files, (320,), batch_images=3, class_ids=tmp_path)
-    assert declare.deciding(plain) == {**common, "test_3crops": False}
+    plain = ClassificationOptions(*files, (320,), split="test", batch_images=3, class_ids=tmp_path)
+    assert declare.deciding(plain) == {**common, "split": "test", "test_3crops": False}
     plain = SegmentationOptions(*files, (320,), absent_classes="skip", near_ties=True)
     assert declare.deciding(plain) == {**common, "test_steps": 1}
     refined = SegmentationOptions(*files, (320,), exif="turn", crf=CrfParameters())
@@ -243,3 +243,16 @@ def test_a_file_in_place_of_the_output_folder_is_named(command, tmp_path):
     result = CliRunner().invoke(main, [*command.split(), "--output", str(file)])
     assert result.exit_code == 2
     assert f"Invalid value for '--output': Directory '{file}' is a file" in result.output
+
+
+def test_settings_that_differ_are_told_as_they_are_typed():
+    from ademx.testing.options import ClassificationOptions
+
+    options = object.__new__(ClassificationOptions)
+    before = {"test_10crops": True, "compile": False, "test_scales": [256], "weights_md5": "a"}
+    now = {"compile": True, "test_scales": [256, 288], "weights_md5": "b"}
+    assert declare.differences(options, before, now) == (
+        "--compile/--no-compile was --no-compile, now --compile; "
+        "--test-10crops was given, now not given; --test-scales was 256, now 256,288; "
+        "weights_md5 was 'a', now 'b'"
+    )

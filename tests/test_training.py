@@ -438,7 +438,7 @@ def test_a_folder_in_use_and_other_settings_are_refused(scenes, tmp_path):
     train(segmentation(scenes, tmp_path, to_epoch=1))
     with pytest.raises(ValueError, match=r"holds .*ep-0001\.params and 1 more .*--resume"):
         train(segmentation(scenes, tmp_path, to_epoch=1))
-    with pytest.raises(ValueError, match=r"other settings: seed was 0, now 1; give those"):
+    with pytest.raises(ValueError, match=r"other settings: --seed was 0, now 1; give those"):
         train(segmentation(scenes, tmp_path, to_epoch=1, seed=1, resume=True))
     other = train(segmentation(scenes, tmp_path, to_epoch=1, seed=1, overwrite=True))
     assert other.epoch == 1

@@ -240,14 +240,14 @@ def verify(
     parameters = {name: file.entries[key] for key, name in found.names.items()}
     digest = hashing.result()
     released = {value: name for name, value in RELEASED_FILES.items()}.get(digest)
+    guess = guess_model(parameters, resnet=found.resnet)
     try:
         if found.resnet:
             known = label or label_in(path)
             label = resnet_label(found.layout, found.resnet, parameters, known)
         label = label or _label(path, released, file.metadata.get("label"))
-        return _verdict(path, label, parameters, released, digest, problems)
+        return _verdict(path, label, parameters, guess, released, digest, problems)
     except InputError as error:  # the name is no label, or names a network that does not exist
-        guess = guess_model(parameters)
         message = f"unknown model: {error}; the file is whole, and of {guess}: give --model"
         if guess is None:
             message = f"not a network known here: its first names are {first_keys(parameters)}"
@@ -269,6 +269,7 @@ def _verdict(
     path: Path,
     label: Label,
     parameters: Mapping[str, HasShape],
+    guess: Guess | None,
     released: str | None,
     digest: str,
     problems: tuple[str, ...],
@@ -276,7 +277,7 @@ def _verdict(
     """Return the verdict on a file that is whole."""
     misfit = _misfit(label, parameters)
     if misfit:
-        return _other_model(path, label, parameters, released, misfit)
+        return _other_model(path, label, guess, released, misfit)
     if released:
         return _released(path, released, problems)
     if problems:
@@ -287,7 +288,7 @@ def _verdict(
         expected = RELEASED_FILES[path.name]
         message = f"altered file: MD5 {digest}, not the released {expected}; structure fine"
         return Verdict(path, False, "altered", message)
-    message = f"not a released file; structure fine ({guess_model(parameters)})"
+    message = f"not a released file; structure fine ({guess})"
     return Verdict(path, True, "own", message)
 
 
@@ -305,15 +306,15 @@ def _released(path: Path, released: str, problems: tuple[str, ...]) -> Verdict:
 def _other_model(
     path: Path,
     label: Label,
-    parameters: Mapping[str, HasShape],
+    guess: Guess | None,
     released: str | None,
     misfit: tuple[str, ...],
 ) -> Verdict:
     """Return the verdict on a file whose parameters are not the label's."""
-    guess = f"the released {released}" if released else guess_model(parameters)
-    if guess is None:
+    if guess is None and not released:
         return Verdict(path, False, "misfit", f"not a model of {label}, nor any known", misfit)
-    message = f"another model under this name: the name says {label}, the file is {guess}"
+    found = f"the released {released}" if released else guess
+    message = f"another model under this name: the name says {label}, the file is {found}"
     return Verdict(path, False, "another model", message, misfit)
 
 
@@ -376,7 +377,7 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def guess_model(parameters: Mapping[str, HasShape]) -> Guess | None:
+def guess_model(parameters: Mapping[str, HasShape], *, resnet: str = "") -> Guess | None:
     """Return which network parameters belong to, or None if to none of the family.
 
     Names and shapes say nothing of strides, dilation, pooling or the dataset: A, A1 and A2 look
@@ -384,6 +385,7 @@ def guess_model(parameters: Mapping[str, HasShape]) -> Guess | None:
 
     Args:
         parameters: names without `arg:` or `aux:` -> arrays or entries.
+        resnet: the network where the file's layout decides between two of these, such as "rn-50b".
     """
     tops = [name for name in parameters if _TOP.fullmatch(name)]
     if len(tops) > 1:
@@ -394,7 +396,7 @@ def guess_model(parameters: Mapping[str, HasShape]) -> Guess | None:
     fitting: list[Label] = []
     for family, variant in _candidates(parameters):
         label = Label(dataset, family, variant, num_classes)
-        if not _misfit(label, parameters):
+        if resnet in ("", label.network) and not _misfit(label, parameters):
             fitting.append(label)
     if not fitting:
         return None
@@ -418,7 +420,8 @@ def guess_model_of(file: WeightsFile, reading: Reading) -> tuple[str, Guess | No
         found = recognise_file(file, reading=replace(reading, drop_extra=True))
     except LayoutError:
         return "", None
-    return found.layout, guess_model({n: file.entries[key] for key, n in found.names.items()})
+    parameters = {name: file.entries[key] for key, name in found.names.items()}
+    return found.layout, guess_model(parameters, resnet=found.resnet)
 
 
 def _candidates(names: Collection[str]) -> list[tuple[str, str]]:

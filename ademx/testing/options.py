@@ -123,13 +123,15 @@ class ClassificationOptions(EvaluationOptions):
     )
     class_ids: Path | None = option(
         None,
-        "For submissions: the server's number of each class, one a line.",
+        "For submissions (--split test): the server's number of each class, one a line.",
         path="file",
         decides=False,
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.class_ids is not None and self.split != "test":
+            raise InputError("--class-ids: has no effect without --split test: add it")
         if not self.test_10crops:
             return
         for name in ("test_3crops", "test_flipping"):

@@ -9,7 +9,8 @@ from typing import Any
 
 from ademx.errors import InputError
 from ademx.files import write_json
-from ademx.forms import differences
+from ademx.options import differences
+from ademx.testing.options import EvaluationOptions
 
 _SETTINGS = "run.json"
 _RESULTS = (
@@ -18,23 +19,23 @@ _RESULTS = (
 )
 
 
-def open_folder(path: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+def open_folder(settings: dict[str, Any], options: EvaluationOptions) -> None:
     """Make a folder ready for a run, or for going on with the same one.
 
     `settings` are kept in the folder as `run.json`: results of other weights or options never
     mix with those of this run, and nothing that is not of such a run is ever removed.
 
     Args:
-        path: folder of the run's files; made if need be.
         settings: all that decides the results, as JSON has it; "command" says what writes them.
-        resume: go on with what the folder holds.
-        overwrite: remove the results that the folder holds; other files stay.
+        options: the run's: `output`, made if need be; `resume`, go on with what it holds;
+            `overwrite`, remove the results that it holds; other files stay.
 
     Raises:
         ValueError: the folder holds results and neither flag is given, or they were made with
             other settings (the message lists the differences), or not by this command.
         OSError: the folder cannot be made or written to.
     """
+    path = options.output
     results = [name for name in _RESULTS if _holds_something(path / name)]
     stored = _stored_settings(path)
     if (stored or {}).get("command") != settings["command"] and (stored is not None or results):
@@ -42,9 +43,9 @@ def open_folder(path: Path, settings: dict[str, Any], *, resume: bool, overwrite
             f"--output {path}: holds {', '.join(results) or _SETTINGS} that "
             f"`ademx {settings['command']}` did not write; choose another folder"
         )
-    if overwrite:
+    if options.overwrite:
         _remove_results(path)
-    elif results and not resume:
+    elif results and not options.resume:
         raise InputError(
             f"--output {path}: holds the results of a run; go on with it by --resume, replace "
             "it by --overwrite, or choose another folder"
@@ -52,8 +53,8 @@ def open_folder(path: Path, settings: dict[str, Any], *, resume: bool, overwrite
     elif results and stored != settings:
         raise InputError(
             f"--output {path}: cannot resume, its results were made with other settings: "
-            f"{differences(stored or {}, settings)}; choose another folder, or replace them by "
-            "--overwrite"
+            f"{differences(options, stored or {}, settings)}; choose another folder, or replace "
+            "them by --overwrite"
         )
     path.mkdir(parents=True, exist_ok=True)
     write_json(path / _SETTINGS, settings)

@@ -153,9 +153,7 @@ class Session(RunInputs):
         """
         options = self.options
         with locked(options.output, "--output"):
-            runs.open_folder(
-                options.output, self.settings, resume=options.resume, overwrite=options.overwrite
-            )
+            runs.open_folder(self.settings, options)
             self._describe()
             sizes = sizes or [(scale, scale) for scale in options.test_scales]
             state_memory(options, self._networks, sizes, self._devices, maps_bytes=maps_bytes)

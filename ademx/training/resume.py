@@ -11,7 +11,7 @@ from typing import Any
 
 from ademx.engines.trainer import Trainer
 from ademx.errors import InputError
-from ademx.forms import differences
+from ademx.options import differences
 from ademx.training import checkpoints
 from ademx.training.checkpoints import Checkpoint, State
 from ademx.training.options import TrainOptions
@@ -85,7 +85,7 @@ def find_checkpoint(options: TrainOptions, conditions: Conditions) -> Checkpoint
         _log.info("--resume: no complete checkpoint in %s: starting", output)
         return None
     _check_same_updates(checkpoint, conditions)
-    _check_same_settings(checkpoint, conditions)
+    _check_same_settings(checkpoint, conditions, options)
     _log.info("going on from %s", checkpoint.params_path)
     return checkpoint
 
@@ -129,14 +129,16 @@ def _check_same_updates(checkpoint: Checkpoint, conditions: Conditions) -> None:
     )
 
 
-def _check_same_settings(checkpoint: Checkpoint, conditions: Conditions) -> None:
+def _check_same_settings(
+    checkpoint: Checkpoint, conditions: Conditions, options: TrainOptions
+) -> None:
     """Raise ValueError for other settings, warn of other hardware."""
     record, settings = checkpoint.state.record, conditions.settings
     # Versions before labels counted have none there; how many images go to a worker does not
     # matter.
     held = {"labels_md5": settings["labels_md5"], **record["settings"]}
     held["batch_images"] = settings["batch_images"]
-    found = differences(held, settings)
+    found = differences(options, held, settings)
     if found:
         raise InputError(
             f"--resume: {checkpoint.params_path} was made with other settings: {found}; "
