@@ -43,6 +43,7 @@ def write_run(
     dataset="voc",
     weights="w.params",
     versions=None,
+    further=None,
     **settings,
 ) -> Path:
     """Write a segmentation run of such (N, 3, C) counts, as `ademx evaluate` would."""
@@ -57,6 +58,7 @@ def write_run(
         "mean_iou": float(np.nanmean(ious)),
         "class_iou": dict(zip(classes, [None if iou != iou else iou for iou in ious])),
         "absent_classes": rule,
+        **({"cityscapes": further} if further else {}),
         **shared_record("segmentation", dataset, weights, versions, settings),
     }
     (folder / "scores.json").write_text(json.dumps(record))
@@ -723,6 +725,20 @@ def test_images_in_one_run_only_are_counted(tmp_path):
     stdout = invoke(before, after).stdout
     assert "images: 2 in both; left out: 1 only in before, 0 only in after" in stdout
     assert "settings that differ: none" in stdout
+
+
+def test_further_scores_of_cityscapes_stand_beside_each_other(tmp_path):
+    """Of the same images; of others they cannot be told for those that both have."""
+    official = {"mean_iiou": 40.0, "mean_category_iou": 80.0, "mean_category_iiou": None}
+    before = write_run(tmp_path / "a", BEFORE, further=official)
+    after = write_run(tmp_path / "b", AFTER, further={**official, "mean_iiou": 42.5})
+    stdout = invoke(before, after).stdout
+    assert row(stdout, "mean_iiou") == ["40.00", "42.50", "+2.50"]
+    assert row(stdout, "mean_category_iou") == ["80.00", "80.00", "+0.00"]
+    assert "mean_category_iiou" not in stdout
+    names = ["image1", "image2"]
+    fewer = write_run(tmp_path / "c", AFTER[1:], names=names, further=official)
+    assert "iiou" not in invoke(before, fewer).stdout
 
 
 def test_a_class_of_one_run_alone_is_explained(tmp_path):

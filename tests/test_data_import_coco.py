@@ -231,6 +231,17 @@ def test_several_files_are_splits(tmp_path):
             assert sample.image.is_file() and load_label(sample.label)[0, 0] == 1
 
 
+def test_an_image_of_two_splits_is_told(tmp_path):
+    shapes = [annotation(1, 1, 0, rectangle(0, 0, 9, 9))]
+    for split, images in (("train", (1, 2, 3)), ("val", (3, 4))):
+        write(tmp_path / f"in/{split}.json", shapes, images=images)
+    found = run(tmp_path / "in", "--output", tmp_path / "made")
+    assert found.exit_code == 0, found.stderr
+    (line,) = (line for line in found.stderr.splitlines() if "more than one split" in line)
+    assert "1 images are" in line and "train and val" in line
+    assert line.endswith(f": {tmp_path / 'in/3.png'}")
+
+
 def test_splits_of_two_years_keep_their_names(tmp_path):
     shapes = [annotation(1, 1, 0, rectangle(0, 0, 9, 9))]
     for split in ("train2014", "train2017", "val2017"):

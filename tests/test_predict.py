@@ -210,14 +210,18 @@ def test_large_images(tmp_path, monkeypatch):
 # --- which images
 
 
-def test_folders_and_files_in_order(tmp_path):
-    for name in ("b.JPG", "a.png", "notes.txt", "c.webp"):
+def test_folders_and_files_in_order(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for name in ("b.JPG", "a.png", "notes.txt", "c.webp", "e.mpo", "f.MPO", "g.mpo", "h"):
         (tmp_path / name).touch()
     (tmp_path / "d.png").mkdir()
     other = tmp_path / "d.png" / "z.bin"  # named, so taken whatever its suffix
     other.touch()
     found = find_images([other, tmp_path])
     assert [path.name for path in found] == ["z.bin", "a.png", "b.JPG", "c.webp"]
+    (told,) = caplog.messages
+    assert f"{tmp_path}: passed over 5 of 8 files" in told
+    assert "2 .mpo" in told and ", 1 .MPO" in told and "1 .txt" in told and "1 without a s" in told
 
 
 def test_images_that_are_not_there(tmp_path):

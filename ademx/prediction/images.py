@@ -159,13 +159,22 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
     images: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(
-                file
-                for file in path.iterdir()
-                if file.suffix.lower() in SUFFIXES and file.is_file()
-            )
+            files = sorted(file for file in path.iterdir() if file.is_file())
+            found = [file for file in files if file.suffix.lower() in SUFFIXES]
             if not found:
                 raise MissingFile(f"{path}: no image in this folder ({', '.join(SUFFIXES)})")
+            others = Counter(
+                file.suffix or "without a suffix"
+                for file in files
+                if file.suffix.lower() not in SUFFIXES
+            )
+            if others:
+                _log.info(
+                    "%s: passed over %d of %d files, whose names are not those of images: %s; an "
+                    "image among them can be named itself",
+                    *(path, len(files) - len(found), len(files)),
+                    ", ".join(f"{number} {suffix}" for suffix, number in others.most_common(9)),
+                )
             images += found
         elif path.exists():
             images.append(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ LEVEL = 95  # percent of the resamples lie inside the interval
 FEW_IMAGES = 50  # with fewer, the interval is too narrow
 # The score that counts most, and whether more of it is better.
 _METRICS = {"segmentation": ("mean_iou", 1), "classification": ("top1_error", -1)}
+_CITYSCAPES = ("mean_iiou", "mean_category_iou", "mean_category_iiou")
 _CHUNK = 1 << 22  # entries of a matrix of weights, 32 MiB
 # Its paths may differ where the images do not: these are compared one by one.
 _UNTOLD = "samples_md5"
@@ -91,7 +92,8 @@ class Comparison:
         before: the first run.
         after: the second run.
         num_images: how many both tested.
-        scores: over these images.
+        scores: over these images; Cityscapes' further ones too where both runs have them, of
+            which nothing is kept for each image, and tested the same images.
         interval: of the difference of mean IoU or top-1 error.
         settings: what the runs did differently: name -> the first run's, the second run's.
         classes: IoU or top-1 error of those that moved most. One that only one run has, as it
@@ -175,7 +177,10 @@ def compare(
         before=before,
         after=after,
         num_images=len(one.names),
-        scores=tuple(Change(name, *(run[name] for run in scores)) for name in scores[0]),
+        scores=(
+            *(Change(name, *(run[name] for run in scores)) for name in scores[0]),
+            *_cityscapes_changes(before, after, num_images=len(one.names)),
+        ),
         interval=_interval(metric, sign, differences),
         settings=_differing_settings(before, after),
         classes=_moved_classes(one, other, top=top),
@@ -238,6 +243,17 @@ def _times_drawn(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
     places = drawn + num_images * np.arange(num_rows)[:, None]
     times = np.bincount(places.ravel(), minlength=drawn.size)
     return times.reshape(num_rows, num_images).astype(np.float64)
+
+
+def _cityscapes_changes(
+    before: FinishedRun, after: FinishedRun, *, num_images: int
+) -> Iterator[Change]:
+    if {len(before.names), len(after.names)} != {num_images}:
+        return
+    first, second = (run.record.cityscapes or {} for run in (before, after))
+    for name in _CITYSCAPES:
+        if None not in (first.get(name), second.get(name)):
+            yield Change(name, first[name], second[name])
 
 
 def _interval(metric: str, sign: int, differences: NDArray[np.float64]) -> Interval:

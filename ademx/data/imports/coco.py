@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ademx.data.check.problems import first_few
 from ademx.data.imports.source import Picture, Rule, Source, fits, stated_size, usable
 from ademx.data.imports.write import CocoImportOptions, Imported, import_dataset
 from ademx.data.lists.coco import (
@@ -21,6 +23,8 @@ from ademx.data.lists.coco import (
 )
 from ademx.errors import InputError, MissingFile
 from iters.files import read_file
+
+_log = logging.getLogger(__name__)
 
 _SPLITS = ("train", "val", "test")
 
@@ -62,7 +66,21 @@ def _read(source: Path, options: CocoImportOptions) -> Source:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise malformed(path, error) from error
+    _warn_of_shared(pictures)
     return Source(pictures, list(labels), skipped)
+
+
+def _warn_of_shared(pictures: Iterable[Picture]) -> None:
+    splits: dict[str, list[str | None]] = {}
+    for picture in pictures:
+        splits.setdefault(str(picture.file), []).append(picture.split)
+    shared = [file for file, of in splits.items() if len(set(of)) > 1]
+    if shared:
+        _log.warning(
+            "%d images are in more than one split, as in %s: a test on one of the splits is not "
+            "on unseen images: %s",
+            *(len(shared), " and ".join(map(str, splits[shared[0]])), first_few(shared)),
+        )
 
 
 @dataclass(frozen=True)
