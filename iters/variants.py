@@ -48,8 +48,8 @@ class Variant:
     is_listed: bool = False
     counts: Mapping[str, int] = field(default_factory=dict)
     is_whole: bool = False
-    values: Callable[[Values], bool] | None = None
-    of_split: Callable[[Values], bool] | None = None
+    values: Callable[[Values], bool] = lambda values: False
+    of_split: Callable[[Values], bool] = lambda values: False
     in_colours: bool = False
 
 
@@ -103,30 +103,26 @@ def explain_count(dataset: Dataset, split: str, number: int) -> Variant | None:
 
 def explain_values(dataset: Dataset, values: Values) -> str:
     """Return what the numbers of a label with wrong ones probably are, "" where that is open."""
-    matching = (one for one in _variants(dataset) if one.values is not None and one.values(values))
-    return _message(next(matching, None))
+    return _message(dataset, lambda variant: variant.values(values))
 
 
 def explain_split_values(dataset: Dataset, values: Values) -> str:
     """Return what the numbers of a split's labels show, though each is allowed; "" is nothing."""
-    matching = (
-        one for one in _variants(dataset) if one.of_split is not None and one.of_split(values)
-    )
-    return _message(next(matching, None))
+    return _message(dataset, lambda variant: variant.of_split(values))
 
 
 def explain_colours(dataset: Dataset) -> str:
     """Return what to do about labels that are colours."""
-    coloured = next((one for one in _variants(dataset) if one.in_colours), None)
-    return _message(coloured) or "store the number of its class for each pixel"
+    known = _message(dataset, lambda variant: variant.in_colours)
+    return known or "store the number of its class for each pixel"
 
 
 def _variants(dataset: Dataset) -> tuple[Variant, ...]:
     return _VARIANTS.get(dataset.name, ())
 
 
-def _message(variant: Variant | None) -> str:
-    return "" if variant is None else variant.message
+def _message(dataset: Dataset, is_shown: Callable[[Variant], bool]) -> str:
+    return next((one.message for one in _variants(dataset) if is_shown(one)), "")
 
 
 # ---- what shows a variant -----------------------------------------------------------------------
