@@ -191,7 +191,14 @@ def _zero_pad(layer: Layer, data: Symbol) -> Symbol:
     missing = layer.channels - layer.in_channels
     zeros = mx.sym.tile(mx.sym.zeros_like(data), reps=(1, -(-missing // layer.in_channels), 1, 1))
     padding = mx.sym.slice_axis(zeros, axis=1, begin=0, end=missing)
-    return mx.sym.concat(data, padding, dim=1, name=layer.name)
+    if layer.in_channels % 16 == 0 and missing % 16 == 0:
+        return mx.sym.concat(data, padding, dim=1, name=layer.name)
+    # oneDNN's concatenation, which is for 2 and 4 dimensions, fails here in the backward pass.
+    flat = [mx.sym.reshape(part, shape=(0, 0, -1)) for part in (data, padding)]
+    both = mx.sym.concat(*flat, dim=1)
+    return mx.sym.reshape_like(
+        *(both, data), lhs_begin=2, lhs_end=3, rhs_begin=2, rhs_end=4, name=layer.name
+    )
 
 
 def _loss(layer: Layer, scores: Symbol, *, loss: str, segmentation: bool) -> Symbol:

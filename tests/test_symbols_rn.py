@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ademx
+from ademx.convert.torch_model import build
 
 mx = pytest.importorskip("mxnet")
 torch = pytest.importorskip("torch")
@@ -195,3 +196,36 @@ def test_classification_scores_are_those_of_gluon(variant, zoo):
     assert not list(weights) + list(statistics)
     expected = net(mx.nd.array(data)).asnumpy()
     assert_close(scores_of_symbol(symbol, parameters, data), expected)
+
+
+def test_channels_of_zeros_pass_gradients_whatever_the_width():
+    """oneDNN cannot take 10 + 10 channels, or 40 + 40, apart again; PyTorch's gradient is right."""
+    label, width = "ilsvrc-cls_rn-34a_cls1000", 10 / 64
+    data = np.random.default_rng(1).normal(0, 1, (2, 3, 64, 64)).astype(np.float32)
+    symbol = ademx.build_symbol(label, width=width, frozen_statistics=True)
+    parameters = random_parameters(symbol, data.shape)
+    executor = symbol.simple_bind(mx.cpu(), data=data.shape, softmax_label=(2,))
+    executor.copy_params_from(
+        {n: mx.nd.array(parameters[n]) for n in symbol.list_arguments() if n in parameters},
+        {n: mx.nd.array(parameters[n]) for n in symbol.list_auxiliary_states()},
+    )
+    executor.forward(is_train=True, data=mx.nd.array(data), softmax_label=mx.nd.array([3, 5]))
+    executor.backward()
+    found = executor.grad_dict["conv1_weight"].asnumpy()
+
+    network = build(label, width=width).eval()
+    network.load_state_dict(
+        ademx.convert.to_torch(
+            {n: parameters[n] for n in symbol.list_arguments() if n in parameters},
+            {n: parameters[n] for n in symbol.list_auxiliary_states()},
+            "native",
+        )
+    )
+    scores = network(torch.from_numpy(data))
+    F.cross_entropy(scores, torch.tensor([3, 5]), reduction="sum").backward()
+    expected = next(
+        value for value in network.parameters() if value.shape[2:] == (7, 7)
+    ).grad.numpy()
+    scale = np.abs(expected).max()
+    assert scale > 0
+    np.testing.assert_allclose(found / scale, expected / scale, atol=1e-3)
