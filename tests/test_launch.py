@@ -316,6 +316,29 @@ def test_what_all_workers_find_wrong_is_told_once(tmp_path):
     assert (launcher.stdout + launcher.stderr).count("'cosine' is not one of") == 1
 
 
+@pytest.mark.parametrize("launcher", ["torchrun", "srun", "a batch script"])
+def test_workers_of_other_launchers_tell_it_once_too(launcher, tmp_path):
+    """Each worker on this machine ends alike; what only one of them finds is told by that one."""
+    common = {
+        "torchrun": {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "3", "MASTER_PORT": "29500"},
+        "srun": {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3"},
+        "a batch script": {"SLURM_JOB_ID": "7"},
+    }[launcher]
+    found = [
+        subprocess.run(
+            [sys.executable, "-m", "ademx", "weights", "show", str(tmp_path / name)],
+            env={**os.environ, **common, "TMPDIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        for name in ("a.params", "a.params", "b.params")
+    ]
+    assert [one.returncode for one in found] == [2] * 3
+    told = ["does not exist" in one.stderr for one in found]
+    assert told == [True, launcher == "a batch script", True]
+
+
 def test_the_slurm_script_gives_each_node_its_roles(tmp_path):
     """Stand-ins for Slurm's programs and for Python, which writes down how it was called."""
     programs = {

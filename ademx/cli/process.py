@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -83,8 +84,8 @@ class _Stderr(io.FileIO):
 
 
 def is_told(message: str) -> bool:
-    """Return whether another worker of this `ademx launch` told this before; now it is told."""
-    folder = os.environ.get(TOLD)
+    """Return whether another worker of this machine told this before; now it is told."""
+    folder = os.environ.get(TOLD) or _folder_of_workers(os.environ)
     if not folder:
         return False
     name = hashlib.sha256(message.encode(errors="backslashreplace")).hexdigest()
@@ -94,6 +95,23 @@ def is_told(message: str) -> bool:
         except FileExistsError:
             return True
     return False
+
+
+def _folder_of_workers(environment: Mapping[str, str]) -> str:
+    """Return a folder that the workers of one torchrun or srun on a machine share; "" for none."""
+    if "TORCHELASTIC_RUN_ID" in environment:
+        names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")
+        count, parent = environment.get("WORLD_SIZE", "1"), os.getppid()
+    else:
+        names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+        count, parent = environment.get("SLURM_STEP_NUM_TASKS", "1"), 0
+    if count == "1":
+        return ""
+    run = hashlib.sha256(repr([parent, *map(environment.get, names)]).encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir(), f"ademx-{os.getuid()}-{run}")
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return str(folder)
 
 
 def _length(data: Any) -> int:
