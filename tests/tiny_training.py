@@ -124,9 +124,11 @@ import sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
 from tiny_training import segmentation
+from ademx.compat import import_mxnet
 from ademx.training.run import train
 if __name__ == "__main__":
-    print(flush=True)
+    import_mxnet()
+    print(flush=True)  # it is about to begin
     train(segmentation(Path({data!r}), Path({output!r}), **{changes!r}))
 """
 
