@@ -61,7 +61,7 @@ def replacing(path: PathLike, *, durable: bool = True) -> Iterator[BinaryIO]:
     except BaseException as error:
         partial.unlink(missing_ok=True)
         cause = raw.failure or error
-        if isinstance(cause, OSError) and (is_filled or raw.failure or _is_of_writing(cause)):
+        if isinstance(cause, OSError) and (is_filled or raw.failure or is_of_writing(cause)):
             raise _not_replaced(path, cause) from error
         raise
     finally:
@@ -81,7 +81,7 @@ class _RemembersFailure(io.FileIO):
             raise
 
 
-def _is_of_writing(error: OSError) -> bool:
+def is_of_writing(error: OSError) -> bool:
     """Return whether an error that names no file comes from writing one, by its descriptor."""
     return error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -19,6 +19,7 @@ from ademx.cli import main
 from ademx.data.drawn import segmentation as drawn_segmentation
 from ademx.data.drawn.make import make_dataset
 from ademx.data.lists.write import make_lists
+from ademx.data.new_folder import new_folder
 from ademx.files import locked
 from iters.datasets import DATASETS, VOID, decode_label
 from iters.drawn import SCENERIES, draw_for_classification, draw_for_segmentation
@@ -577,3 +578,15 @@ def test_files_that_cannot_be_written_are_named(tmp_path, name):
     assert last.startswith("OSError: [Errno 27] File too large"), found.stderr
     assert f"{tmp_path}/root/" in last
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_full_disk_that_names_no_file_gets_the_name_of_the_folder(tmp_path):
+    """As of an image that is copied; /dev/full is a disk without room."""
+    root = tmp_path / "root"
+    with (
+        pytest.raises(OSError, match=rf"No space left.*; nothing was made: '{root}'"),
+        new_folder(root, "--output"),
+        open("/dev/full", "wb", buffering=0) as file,
+    ):
+        file.write(b"1")
+    assert not root.exists()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ademx.errors import InputError
-from ademx.files import LOCK_FILE, locked
+from ademx.files import LOCK_FILE, is_of_writing, locked
 
 _PARTIAL = ".making.tmp"  # folder in the root of what is not complete yet
 _COMPLETE = ".making.whole"  # the same, once all that is left is to move its content to the root
@@ -46,6 +46,11 @@ def new_folder(root: Path, what: str) -> Iterator[Path]:
                 yield partial
                 partial.rename(root / _COMPLETE)
                 _move_complete(root)
+            except OSError as error:
+                if not is_of_writing(error):
+                    raise
+                message = f"{error.strerror}; nothing was made"
+                raise OSError(error.errno, message, str(root)) from error
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     finally:
