@@ -39,6 +39,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     *("--input", "input_size"),
     type=shared.SIZE,
+    metavar="HxW",
     help="Size of the input, pixels; the training crop, or 504x504 for segmentation.",
 )
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images.")

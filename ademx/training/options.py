@@ -117,7 +117,7 @@ class TrainOptions:
     )
     kvstore: str = option(
         "device",
-        "How gradients are added up; dist… needs `ademx launch`.",
+        "How gradients are added up; dist… needs several workers, see `ademx launch --help`.",
         choices=KVSTORES,
         decides=False,
     )
