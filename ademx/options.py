@@ -204,26 +204,31 @@ def differences(options: Any, before: Mapping[str, Any], now: Mapping[str, Any])
         before: settings of the other run, as JSON has them, which may lack some.
         now: settings of this one.
     """
-    declared_as = {one.name: (one, declared(one)) for one in dataclasses.fields(options)}
+    fields = [
+        one
+        for part in (options, *vars(options).values())
+        if dataclasses.is_dataclass(part)
+        for one in dataclasses.fields(part)
+    ]
+    declared_as = {one.name: (one, said) for one in fields if (said := declared(one)) is not None}
     told = []
     for name in sorted(before.keys() | now.keys()):
-        one, said = declared_as.get(name, (None, None))
-        missing = one.default if one is not None and said and not said.is_recorded else None
-        values = before.get(name, missing), now.get(name, missing)
+        values = before.get(name), now.get(name)
         if values[0] == values[1]:
             continue
-        if one is None or said is None:
+        if name not in declared_as:
             told.append("{} was {!r}, now {!r}".format(name, *values))
-        else:
-            typed = (said.names or (option_name(name),))[0]
-            words = (_told(typed, value, one, said) for value in values)
-            told.append("{} was {}, now {}".format(typed, *words))
+            continue
+        one, said = declared_as[name]
+        typed = (said.names or (option_name(name),))[0]
+        words = (_told(typed, value, one, said) for value in values)
+        told.append("{} was {}, now {}".format(typed, *words))
     return "; ".join(told)
 
 
 def _told(typed: str, value: Any, one: Field[Any], said: Option) -> str:
     """Return a setting as JSON has it in the words of the command line, behind the option."""
-    if value is None:
+    if value in (None, []):
         return "not given"
     if isinstance(value, bool) and said.is_flag:
         if "/" in typed:

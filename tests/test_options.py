@@ -245,14 +245,21 @@ def test_a_file_in_place_of_the_output_folder_is_named(command, tmp_path):
     assert f"Invalid value for '--output': Directory '{file}' is a file" in result.output
 
 
-def test_settings_that_differ_are_told_as_they_are_typed():
+def test_settings_that_differ_are_told_as_they_are_typed(tmp_path):
     from ademx.testing.options import ClassificationOptions
 
-    options = object.__new__(ClassificationOptions)
-    before = {"test_10crops": True, "compile": False, "test_scales": [256], "weights_md5": "a"}
-    now = {"compile": True, "test_scales": [256, 288], "weights_md5": "b"}
+    files = (tmp_path / "ilsvrc-cls_rna-a1_cls1000.params",), tmp_path, tmp_path
+    options = ClassificationOptions(*files, (320,))
+    before = {
+        "abn": True,
+        "test_10crops": True,
+        "compile": False,
+        "test_scales": [256],
+        "weights_md5": "a",
+    }
+    now = {"compile": True, "test_scales": [], "weights_md5": "b"}
     assert declare.differences(options, before, now) == (
-        "--compile/--no-compile was --no-compile, now --compile; "
-        "--test-10crops was given, now not given; --test-scales was 256, now 256,288; "
+        "--abn was given, now not given; --compile/--no-compile was --no-compile, now --compile; "
+        "--test-10crops was given, now not given; --test-scales was 256, now not given; "
         "weights_md5 was 'a', now 'b'"
     )
