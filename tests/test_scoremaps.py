@@ -189,13 +189,10 @@ def test_rivals_are_those_that_a_sort_of_the_whole_finds(name, num_parts):
     np.testing.assert_array_equal(labels, best_class(parts))
     behind = mean_scores(parts).max(0) - mean_scores(parts)
     expected = Counter()
-    undecided = 0  # within rounding of the margin
-    for row, column in np.ndindex(resizer.original):
-        for rival in range(6) if truth[row, column] < 6 else ():
-            best = labels[row, column]
-            undecided += abs(behind[rival, row, column] - margin) < ROUNDING
-            if rival != best and behind[rival, row, column] < margin:
-                expected[truth[row, column], best, rival] += 1
+    for rival in range(6):
+        near = (truth < 6) & (labels != rival) & (behind[rival] < margin)
+        expected.update((*pair, rival) for pair in zip(truth[near].tolist(), labels[near].tolist()))
+    undecided = (np.abs(behind - margin) < ROUNDING)[:, truth < 6].sum()
     found = Counter({tuple(tie[:3]): tie[3] for tie in ties.tolist()})
     assert sum(((found - expected) + (expected - found)).values()) <= undecided
     assert ties.tolist() == sorted(ties.tolist()) and (ties[:, 3] > 0).all()
