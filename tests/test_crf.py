@@ -233,8 +233,8 @@ def test_a_run_is_resumed_with_the_same_parameters_alone(weights, data, tmp_path
     options = ("--crf", "--crf-params", "iterations=1")
     first = evaluate(weights, data, tmp_path, *options)
     for others, message in (
-        ((), "crf was {'bilateral_weight': 4.0"),
-        (("--crf", "--crf-params", "iterations=2"), "'iterations': 2}; choose"),
+        ((), "--crf was bilateral_weight=4.0"),
+        (("--crf", "--crf-params", "iterations=2"), ",iterations=2; choose"),
     ):
         result = invoke(weights, data, tmp_path, *others, "--resume")
         assert result.exit_code == 1

@@ -237,7 +237,7 @@ def test_train_evaluate_predict(noise):
     noise.write_text(noise.read_text() + "void: 200\n")
     found = run(*TRAIN, "--dataset", noise.name, "--resume")
     assert found.exit_code == 1
-    assert "dataset was {" in found.stderr and "now {" in found.stderr
+    assert "--dataset was name=" in found.stderr and ", now name=" in found.stderr
     noise.write_text(noise.read_text() + "palette: [[0, 0, 0], [9, 9, 9], [255, 0, 0]]\n")
     noise.write_text(noise.read_text().replace("void: 200\n", ""))
     found = run(*TRAIN, "--dataset", noise.name, "--resume")

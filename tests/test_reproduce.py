@@ -385,7 +385,10 @@ def test_other_settings_need_overwrite(done, tmp_path, monkeypatch):
     assert changed.exit_code == 1
     row = report_of(tmp_path / "out")["voc-a1"]
     assert row["verdict"] == "failed"
-    assert "test_flipping was" in row["reasons"][0] and "--overwrite" in row["reasons"][0]
+    assert (
+        "--test-flipping was given, now not given" in row["reasons"][0]
+        and "--overwrite" in row["reasons"][0]
+    )
     run("voc-a1", *done, "--overwrite")
     assert report_of(tmp_path / "out")["voc-a1"]["verdict"] == "differs"
 
@@ -459,7 +462,9 @@ def test_a_refined_run_is_not_judged(done, tmp_path):
     result = run("voc-a1", *done)
     assert result.exit_code == 1 and "Traceback" not in result.stderr
     row = report_of(tmp_path / "out")["voc-a1"]
-    assert row["verdict"] == "failed" and "crf was {'iterations': 10}" in row["reasons"][0]
+    assert (
+        row["verdict"] == "failed" and "--crf was iterations=10, now not given" in row["reasons"][0]
+    )
 
 
 def test_a_run_with_another_rule_for_absent_classes_is_counted_anew(done, tmp_path):
