@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
@@ -41,15 +41,22 @@ def prefetched(
             jobs.put(pending[-1])
             if len(pending) > ahead:
                 done, future = pending.popleft()
-                yield done, future.result()
+                yield done, _result(future)
         while pending:
             done, future = pending.popleft()
-            yield done, future.result()
+            yield done, _result(future)
     finally:
         for _, future in pending:
             future.cancel()
         for _ in range(threads):
             jobs.put(None)
+
+
+def _result(future: Future[R]) -> R:
+    """Wait for a result, waking now and then: a signal that comes as a wait begins is not seen."""
+    while not future.done():
+        wait([future], timeout=1)
+    return future.result()
 
 
 def _work(jobs: SimpleQueue[tuple[T, Future[R]] | None], function: Callable[[T], R]) -> None:

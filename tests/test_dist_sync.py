@@ -14,5 +14,6 @@ sys.path.append(str(Path(__file__).parent.parent / "tools"))
 from faults_dist import one_run
 
 
-def test_sums_and_weights_are_right_however_late_anyone_is():
-    assert one_run(3, seed=1, updates=150) == ""
+@pytest.mark.parametrize("workers", [2, 3])
+def test_sums_and_weights_are_right_however_late_anyone_is(workers):
+    assert one_run(workers, seed=1, updates=150) == ""
