@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import ademx  # noqa: F401  (before MXNet, in whatever file a run begins)
+
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))
 
