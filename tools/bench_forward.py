@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from bench_rows import Row, runs_mxnet, seconds_in_turns, time_in_turns
 
+from ademx.compat import import_mxnet
 from ademx.devices import Devices
 from ademx.labels import parse_label
 
@@ -132,7 +133,7 @@ def _plain_torch(
 
 def measure_bind(repeat: int) -> Row:
     """Time testing by MXNet, against binding the training graph as it is."""
-    import mxnet as mx
+    mx = import_mxnet()  # before anything imports it otherwise, with half of the threads
 
     from ademx.networks.graph import build_symbol
 
