@@ -76,9 +76,15 @@ def _resize_side(
         raise InputError(f"size {size}: expected at least 1 pixel")
     if side == size:
         return image
+    height, width = image.shape[:2]
+    return resize(image, scaled_size((height, width), size, side), choose=choose)
+
+
+def scaled_size(image: Size, size: int, side: int) -> Size:
+    """Return height and width of an image once a side of it is resized to `size` pixels."""
     # Halves round to even, as numpy's and the release's do. A line of pixels keeps one.
-    height, width = (max(1, round(size * length / side)) for length in image.shape[:2])
-    return resize(image, (height, width), choose=choose)
+    height, width = (max(1, round(size * length / side)) for length in image)
+    return height, width
 
 
 def center_crop(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

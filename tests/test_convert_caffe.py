@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from caffe_files import drawn_blobs, layers, write_caffemodel, write_prototxt, write_resnet
 from commands import make_runner
+from mxnet_scores import scores_of
 
-import ademx
 from ademx import params
 from ademx.cli import main
-from ademx.compat import import_mxnet
 from ademx.convert import files
 
 cv2 = pytest.importorskip("cv2")
@@ -24,23 +23,6 @@ WIDTH = 1 / 16
 
 def run(*arguments: object):
     return make_runner().invoke(main, ["convert", *map(str, arguments)])
-
-
-def scores_of(label, path, images):
-    """Return the scores of a narrow network of ours, in MXNet."""
-    mx = import_mxnet()
-    graph = ademx.build_symbol(label, width=WIDTH, pool="full").get_internals()
-    scores = graph["linear1000_output"]
-    arg_params, aux_params = params.load(path)
-    values = {**arg_params, **aux_params, "data": images}
-    arrays = {name: mx.nd.array(value) for name, value in values.items()}
-    executor = scores.bind(
-        mx.cpu(),
-        {name: arrays[name] for name in scores.list_arguments()},
-        aux_states={name: arrays[name] for name in scores.list_auxiliary_states()},
-        grad_req="null",
-    )
-    return executor.forward(is_train=False)[0].asnumpy()
 
 
 @pytest.mark.parametrize(
@@ -64,7 +46,9 @@ def test_the_network_computes_what_opencv_computes(variant, bias, size, tmp_path
     network = cv2.dnn.readNetFromCaffe(str(text), str(model))
     network.setInput(np.ascontiguousarray(images[:, ::-1]))
     expected = network.forward()
-    found = scores_of(label, tmp_path / "out.params", images)
+    arg_params, aux_params = params.load(tmp_path / "out.params")
+    values = {**arg_params, **aux_params}
+    found = scores_of(label, values, images, width=WIDTH, pool="full")
     assert np.abs(expected[0] - expected[1]).max() > 1e-2 * np.abs(expected).max()
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 

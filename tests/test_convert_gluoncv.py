@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from fill import fill, image_batch
 from gluoncv_beside_torch import import_gluoncv
+from mxnet_scores import scores_of
 
-import ademx
 from ademx import params
 from ademx.compat import import_mxnet
 from ademx.convert import files
@@ -51,19 +51,10 @@ def gluoncv_network(monkeypatch):
     return network
 
 
-def features(label, path):
-    mx = import_mxnet()
-    args, auxs = params.load(path)
-    graph = ademx.build_symbol(label, width=1 / NARROW).get_internals()["linear1000_output"]
-    values = {**args, **auxs, "data": image_batch((2, 3, 96, 128))}
-    arrays = {name: mx.nd.array(value) for name, value in values.items()}
-    executor = graph.bind(
-        mx.cpu(),
-        {name: arrays[name] for name in graph.list_arguments()},
-        aux_states={name: arrays[name] for name in graph.list_auxiliary_states()},
-        grad_req="null",
-    )
-    return executor.forward(is_train=False)[0].asnumpy()
+def scores_of_file(path):
+    arg_params, aux_params = params.load(path)
+    images = image_batch((2, 3, 96, 128))
+    return scores_of(A2, {**arg_params, **aux_params}, images, width=1 / NARROW)
 
 
 def test_our_weights_run_in_gluoncv_and_come_back(gluoncv_network, tmp_path):
@@ -76,7 +67,7 @@ def test_our_weights_run_in_gluoncv_and_come_back(gluoncv_network, tmp_path):
     files.convert(source, tmp_path / "gluon.params", writing=files.Writing(layout="gluoncv"))
     gluoncv_network.load_parameters(str(tmp_path / "gluon.params"))  # strict
     found = gluoncv_network(mx.nd.array(image_batch((2, 3, 96, 128)))).asnumpy()
-    expected = features(A2, source)
+    expected = scores_of_file(source)
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
     gluoncv_network.save_parameters(str(tmp_path / "saved.params"))
@@ -96,5 +87,5 @@ def test_gluoncv_s_weights_run_here(gluoncv_network, tmp_path, caplog):
     assert weights.layout == "gluoncv"
     assert "gluoncv's WiderResNetA2 down-samples as rna-a2 does" in caplog.text
     files.convert(tmp_path / "saved.params", tmp_path / "ours.params", label=A2)
-    found = features(A2, tmp_path / "ours.params")
+    found = scores_of_file(tmp_path / "ours.params")
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()

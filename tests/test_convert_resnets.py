@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from commands import make_runner, run_evaluate
 from gluoncv_beside_torch import import_gluoncv
+from mxnet_scores import scores_of
 from PIL import Image
 from scenes import voc_scene
 
@@ -30,21 +31,6 @@ TOLERANCE = 1e-5
 
 def image_batch():
     return np.random.default_rng(1).normal(size=(2, 3, 75, 96)).astype(np.float32)
-
-
-def scores_of(label, arg_params, aux_params, images):
-    """Return the scores of a narrow network of ours, in MXNet."""
-    mx = import_mxnet()
-    graph = ademx.build_symbol(label, width=WIDTH).get_internals()["linear1000_output"]
-    values = {**arg_params, **aux_params, "data": images}
-    arrays = {name: mx.nd.array(value) for name, value in values.items()}
-    executor = graph.bind(
-        mx.cpu(),
-        {name: arrays[name] for name in graph.list_arguments()},
-        aux_states={name: arrays[name] for name in graph.list_auxiliary_states()},
-        grad_req="null",
-    )
-    return executor.forward(is_train=False)[0].asnumpy()
 
 
 def assert_close(found, expected):
@@ -92,7 +78,8 @@ def test_gluoncv_s_weights_compute_the_same_here(gluon, tmp_path, caplog):
         assert str(files.convert(path, tmp_path / "ours.params")) == label
     assert f"call them {label}_ep-0001.params" in caplog.text
     found = params.load(tmp_path / "ours.params")
-    assert_close(scores_of(label, *found, images), expected)
+    values = {**found[0], **found[1]}
+    assert_close(scores_of(label, values, images, width=WIDTH), expected)
     told = files.read_weights(path, reading=files.Reading(source_layout="gluoncv"))
     assert (told.layout, str(told.label)) == ("gluoncv", label)
     assert all(np.array_equal(told.parameters[name], found[0][name]) for name in found[0])
@@ -178,7 +165,9 @@ def test_torchvision_s_weights_compute_the_same_here(variant, tmp_path, caplog):
         expected = network(torch.from_numpy(image_batch())).numpy()
     assert str(files.convert(tmp_path / "resnet.pth", tmp_path / "ours.params")) == label
     assert f"torchvision: a ResNet as rn-{variant}, whose input" in caplog.text
-    assert_close(scores_of(label, *params.load(tmp_path / "ours.params"), image_batch()), expected)
+    arg_params, aux_params = params.load(tmp_path / "ours.params")
+    found = scores_of(label, {**arg_params, **aux_params}, image_batch(), width=WIDTH)
+    assert_close(found, expected)
     ours = build(label, width=WIDTH).eval()
     ours.load_state_dict(ademx.convert.to_torch(*from_torch(network.state_dict()), "native"))
     with torch.inference_mode():

@@ -10,11 +10,12 @@ What computes is an engine's; here are only sums, on NumPy arrays. Source: arXiv
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
 from math import comb
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,16 +70,29 @@ class Segment:
         return tuple(layer for layer in self.layers if layer.name in needed)
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """What computes segments, with moving statistics and no dropout."""
 
     def forward(self, segment: Segment, data: Array, output: str) -> Array:
         """Return one of a segment's outputs of its input `data`, (N, …) both."""
+        return data if output == segment.data else self._forward(segment, data, output)
 
     def pull(
         self, segment: Segment, data: Array, gradients: Iterable[Array], output: str
     ) -> Iterator[Array]:
         """Yield what gradients, each of one of a segment's outputs, are of its input at `data`."""
+        is_input = output == segment.data
+        yield from gradients if is_input else self._pull(segment, data, gradients, output)
+
+    @abstractmethod
+    def _forward(self, segment: Segment, data: Array, output: str) -> Array:
+        """See :meth:`forward`; the output is not the input itself."""
+
+    @abstractmethod
+    def _pull(
+        self, segment: Segment, data: Array, gradients: Iterable[Array], output: str
+    ) -> Iterator[Array]:
+        """See :meth:`pull`; the output is not the input itself."""
 
 
 def cut(layers: Sequence[Layer]) -> tuple[Segment, ...]:

@@ -18,9 +18,11 @@ from ademx.testing.finished_runs import FinishedRun, load_run
 from ademx.testing.options import ClassificationOptions, SegmentationOptions
 from ademx.testing.record import RunRecord
 from iters.datasets import DATASETS, VOID, Dataset, decode_label
+from iters.decode import image_size
 from iters.images import load_label
 from iters.lists import find_samples
 from iters.samples import Sample
+from iters.sources import read_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -115,8 +117,7 @@ class Case:
         sizes = []
         for sample in _spread(self.samples, _IMAGES):
             if sample.offset is None:
-                with Image.open(sample.image) as image:
-                    sizes.append((image.height, image.width))
+                sizes.append(image_size(read_bytes(sample.image)))
         return sizes
 
     def of_shortfall(self, gain: float) -> float:

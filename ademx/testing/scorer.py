@@ -12,6 +12,7 @@ import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -162,8 +163,7 @@ class Scorer:
 
     def _canvas_of(self, image: Size, scale: int) -> Size:
         """Return height and width of the canvas of an image of that size."""
-        height, width = (max(1, round(scale * side / max(image))) for side in image)
-        return self._canvas((height, width), scale)
+        return self._canvas(transforms.scaled_size(image, scale, max(image)), scale)
 
     def _canvas(self, size: Size, scale: int) -> Size:
         """Return height and width of the canvas of a resized image."""
@@ -173,11 +173,11 @@ class Scorer:
             self.canvas, test_scale=scale, image_size=size, stride=self._stride
         )
 
-    @property
+    @cached_property
     def _stride(self) -> int:
         return network_stride(self.label)
 
-    @property
+    @cached_property
     def _tiling(self) -> Tiling | None:
         if self.tile is None:
             return None

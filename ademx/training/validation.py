@@ -229,10 +229,8 @@ def _only_warnings() -> Iterator[None]:
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a test's settings that its scores can only be compared by, as JSON has it."""
-    return json.loads(
-        json.dumps({name: value for name, value in settings.items() if name not in _INCOMPARABLE})
-    )
+    """Return those of a test's settings that its scores can only be compared by."""
+    return {name: value for name, value in settings.items() if name not in _INCOMPARABLE}
 
 
 def _test_options(

@@ -20,9 +20,9 @@ from ademx.testing.options import default_test_scale
 from ademx.testing.session import find_dataset
 from ademx.unravelling.options import UnravelOptions
 from iters import transforms
-from iters.datasets import VOID, Dataset, decode_label
+from iters.datasets import VOID, Dataset
 from iters.decode import BrokenImage
-from iters.images import load_image, load_sample
+from iters.images import class_ids, load_image, load_sample
 from iters.lists import find_samples
 from iters.samples import Sample
 from symbols.levels import get_network
@@ -105,12 +105,8 @@ def _picture(path: Any, turned: bool, crop: _Crop) -> _Made:
 def _sample(sample: Sample, rule: str, dataset: Dataset, crop: _Crop) -> _Made:
     loaded = load_sample(sample, rule=rule)
     if loaded.stored is not None:
-        truth = decode_label(dataset, loaded.stored)
-        if truth.shape != loaded.image.shape[:2]:
-            raise BrokenImage(
-                f"{sample.label}: {truth.shape[1]}×{truth.shape[0]} pixels, but its image has "
-                f"{loaded.image.shape[1]}×{loaded.image.shape[0]}"
-            )
+        height, width = loaded.image.shape[:2]
+        truth = class_ids(dataset, loaded.stored, (height, width), name=sample.label)
         return crop(loaded.image, truth)
     data, _ = crop(loaded.image, None)
     if isinstance(sample.label, int):

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ademx.convert.files import read_weights
+from ademx.convert.files import NetworkWeights, read_weights
 from ademx.engines.backends import default_devices, open_segments, resolve_backend
 from ademx.errors import InputError
-from ademx.files import md5
 from ademx.labels import Label, parse_label
 from ademx.networks.graph import list_layers
 from ademx.networks.summary import full_label, load_graph
@@ -68,7 +67,7 @@ def unravel_weights(options: UnravelOptions) -> Unravelling:
             "no gradient reaches the first unit: lengths and effective depth say nothing: the "
             "weights are 0 in some layer, or the loss is"
         )
-    settings = _settings(options, label, (height, width))
+    settings = _settings(options, weights, (height, width))
     known = [example.target is not None for example in examples]
     settings |= {
         "targets": "labels" if all(known) else "most probable classes",
@@ -80,11 +79,13 @@ def unravel_weights(options: UnravelOptions) -> Unravelling:
     return dataclasses.replace(found, settings=settings)
 
 
-def _settings(options: UnravelOptions, label: Label, size: Sequence[int]) -> dict[str, Any]:
+def _settings(
+    options: UnravelOptions, weights: NetworkWeights, size: Sequence[int]
+) -> dict[str, Any]:
     return {
-        "label": str(label),
+        "label": str(weights.label),
         "weights": str(options.weights),
-        "weights_md5": md5(options.weights),
+        "weights_md5": weights.md5,
         "input": list(size),
         "pool": options.pool,
         "seed": options.seed,

@@ -13,12 +13,12 @@ import numpy.typing as npt
 from ademx.compat import import_mxnet
 from ademx.devices import Devices
 from ademx.engines.mxnet.predict import mxnet_contexts
-from ademx.networks.unravel import Array, Segment
+from ademx.networks.unravel import Array, Engine, Segment
 from symbols.layers import Layer
 
 
-class MxnetSegments:
-    """An :class:`ademx.networks.unravel.Engine`, in float32.
+class MxnetSegments(Engine):
+    """The engine of MXNet, in float32.
 
     Args:
         layers: of the network, which segments bring themselves.
@@ -34,20 +34,13 @@ class MxnetSegments:
         self._parameters = {name: self._array(value) for name, value in parameters.items()}
         self._operator = cache(self._operator_of)
 
-    def forward(self, segment: Segment, data: Array, output: str) -> Array:
-        """See :meth:`ademx.networks.unravel.Engine.forward`."""
-        if output == segment.data:
-            return data
+    def _forward(self, segment: Segment, data: Array, output: str) -> Array:
         result: Array = self._output(segment, self._array(data), output).asnumpy()
         return result
 
-    def pull(
+    def _pull(
         self, segment: Segment, data: Array, gradients: Iterable[Array], output: str
     ) -> Iterator[Array]:
-        """See :meth:`ademx.networks.unravel.Engine.pull`."""
-        if output == segment.data:
-            yield from gradients
-            return
         variable = self._array(data)
         variable.attach_grad()
         # As in training, without which MXNet's max pooling has not kept where its maxima are: a

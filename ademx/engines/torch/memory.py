@@ -97,12 +97,11 @@ class _Plan:
     def testing_peak(self) -> int:
         """Return the most bytes of activations at any moment of a forward pass."""
         last = {}  # place -> position of its last reader
+        entries: dict[str, str] = {}  # block -> its input
         for position, layer in enumerate(self._layers):
-            for name in layer.inputs:
+            held = [entries.setdefault(layer.block, layer.inputs[0])] if layer.block else []
+            for name in (*layer.inputs, *held):
                 last[self._places[name]] = position
-            if layer.block:
-                entry = next(one for one in self._layers if one.block == layer.block).inputs[0]
-                last[self._places[entry]] = position
         most, alive = 0, {DATA}
         for position, layer in enumerate(self._layers):
             alive.add(self._places[layer.name])

@@ -13,12 +13,12 @@ from ademx.convert import split, to_torch
 from ademx.convert.torch_model import module_name, to_module
 from ademx.devices import Devices
 from ademx.engines.torch.predict import set_up, torch_devices
-from ademx.networks.unravel import Array, Segment
+from ademx.networks.unravel import Array, Engine, Segment
 from symbols.layers import Layer
 
 
-class TorchSegments:
-    """An :class:`ademx.networks.unravel.Engine`, in float32.
+class TorchSegments(Engine):
+    """The engine of PyTorch, in float32.
 
     Args:
         layers: of the network, the softmax last.
@@ -41,20 +41,13 @@ class TorchSegments:
             if isinstance(module, nn.ReLU):
                 module.inplace = False  # it may read the input of a segment
 
-    def forward(self, segment: Segment, data: Array, output: str) -> Array:
-        """See :meth:`ademx.networks.unravel.Engine.forward`."""
-        if output == segment.data:
-            return data
+    def _forward(self, segment: Segment, data: Array, output: str) -> Array:
         with torch.inference_mode():
             return self._output(segment, self._tensor(data), output).cpu().numpy()
 
-    def pull(
+    def _pull(
         self, segment: Segment, data: Array, gradients: Iterable[Array], output: str
     ) -> Iterator[Array]:
-        """See :meth:`ademx.networks.unravel.Engine.pull`."""
-        if output == segment.data:
-            yield from gradients
-            return
         variable = self._tensor(data).requires_grad_()
         result = self._output(segment, variable, output)
         for gradient in gradients:
