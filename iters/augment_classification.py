@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -74,16 +74,18 @@ class ClassificationAugmentation:
     """How an image becomes a sample for training.
 
     Attributes:
-        crop_size: side of the sample, pixels.
+        sample_size: side of the sample, pixels.
         normalization: of the network's input.
         choose_interp_method: see `iters.transforms.interpolation`.
         exif: when an image is set upright, see `iters.decode.is_turned`.
+        label_shape: of a sample's label, which is a class id.
     """
 
-    crop_size: int
+    sample_size: int
     normalization: Normalization
     choose_interp_method: bool = True
     exif: str = "auto"
+    label_shape: ClassVar[tuple[()]] = ()
 
     def draw(self, rng: np.random.Generator, image_size: Size) -> ClassificationDraws:
         """Return the draws for an image of this height and width."""
@@ -127,7 +129,7 @@ class ClassificationAugmentation:
         self, image: Image.Image, draws: ClassificationDraws, out: NDArray[np.float32]
     ) -> None:
         """Transform the crop, or an image that has none, into `out`."""
-        size, choose = self.crop_size, self.choose_interp_method
+        size, choose = self.sample_size, self.choose_interp_method
         # A fourth row of ones carries the offset of the colour map.
         pixels = np.ones((4, size, size), np.float32)
         if draws.crop is None:

@@ -96,6 +96,11 @@ class SegmentationAugmentation:
         return -(-self.crop_size // self.stride) * self.stride
 
     @property
+    def label_shape(self) -> tuple[int]:
+        """Shape of a sample's label: its cells."""
+        return ((self.sample_size // self.stride) ** 2,)
+
+    @property
     def target_range(self) -> tuple[int, int]:
         """Smallest and largest length that the longer side is scaled to, pixels."""
         low, high = self.scale_range

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -84,8 +83,11 @@ class Batch:
     index: NDArray[np.int64]
 
 
-class TrainingBatches(ABC):
-    """What both tasks share: everything but shapes and labels.
+class TrainingBatches:
+    """Batches of what an augmentation makes of samples and their labels.
+
+    The augmentation is a :class:`iters.augment_classification.ClassificationAugmentation` or a
+    :class:`iters.augment_segmentation.SegmentationAugmentation`, and the labels fit it.
 
     An epoch has ceil(N / (batch_size · num_parts)) batches; the last is filled up from the
     epoch's beginning, and its `pad` is the number of rows that are.
@@ -117,7 +119,9 @@ class TrainingBatches(ABC):
 
         Args:
             samples: of one split, each with its label.
-            augmentation: how a sample is made; an object that can be pickled.
+            augmentation: how a sample is made; an object that can be pickled. It tells the side of
+                its samples, `sample_size`, and the shape of a sample's label, `label_shape`: () for
+                a class id, or that of what it makes of a label image.
             batch_size: samples in a batch.
             sampler: "fixed" (the order of the samples), "shuffled", or "balanced", which draws
                 classes evenly.
@@ -134,8 +138,9 @@ class TrainingBatches(ABC):
         """
         if num_workers < 0 or max_broken < 0:
             raise InputError(f"{num_workers} workers, {max_broken} broken: expected 0 or above")
-        labels = [self._label_of(sample) for sample in samples]
-        if sampler == "balanced" and not all(isinstance(label, int) for label in labels):
+        label_shape = augmentation.label_shape
+        labels = [_label_of(sample, is_image=bool(label_shape)) for sample in samples]
+        if sampler == "balanced" and label_shape:
             raise InputError("sampler 'balanced' draws classes: these samples have label images")
         self._samples = samples
         self._labels = labels
@@ -154,8 +159,8 @@ class TrainingBatches(ABC):
             # Two batches ahead of the one that is handed out, and work for every worker.
             num_slots=max(3, 1 + -(-2 * num_workers // batch_size)),
             num_workers=num_workers,
-            data_shape=(batch_size, 3, *self._data_size(augmentation)),
-            label_shape=(batch_size, *self._label_size(augmentation)),
+            data_shape=(batch_size, 3, augmentation.sample_size, augmentation.sample_size),
+            label_shape=(batch_size, *label_shape),
         )
         self.data_shape, self.label_shape = job.data_shape, job.label_shape
         self.num_batches = self._schedule.num_batches
@@ -167,18 +172,6 @@ class TrainingBatches(ABC):
         self._pending: deque[_Pending] = deque()
         self._free = list(range(job.num_slots))
         self._pool = WorkerPool(job, prefetcher=prefetcher, file_name=lambda i: str(samples[i]))
-
-    @abstractmethod
-    def _label_of(self, sample: Sample) -> int | str:
-        """Return a sample's label as workers take it."""
-
-    @abstractmethod
-    def _data_size(self, augmentation: Any) -> tuple[int, int]:
-        """Return height and width of an input."""
-
-    @abstractmethod
-    def _label_size(self, augmentation: Any) -> tuple[int, ...]:
-        """Return the shape of one sample's label."""
 
     def _copy(self, values: NDArray[np.float32]) -> Any:
         """Return a copy of an array that workers will write to again."""
@@ -336,41 +329,10 @@ class TrainingBatches(ABC):
         self._pending.clear()
 
 
-class ClassificationBatches(TrainingBatches):
-    """Batches of crops (N, 3, crop, crop) and class ids (N,), float32.
-
-    The arguments are those of :class:`SegmentationBatches`. `augmentation` is a
-    :class:`iters.augment_classification.ClassificationAugmentation`.
-    """
-
-    def _label_of(self, sample: Sample) -> int:
-        if not isinstance(sample.label, int):
-            raise InputError(f"{sample}: label {sample.label}: expected a class id to train on")
-        return sample.label
-
-    def _data_size(self, augmentation: Any) -> tuple[int, int]:
-        return augmentation.crop_size, augmentation.crop_size
-
-    def _label_size(self, augmentation: Any) -> tuple[int, ...]:
-        return ()
-
-
-class SegmentationBatches(TrainingBatches):
-    """Batches of crops (N, 3, T, T) and thinned-out labels (N, (T/s)²), float32.
-
-    T is the crop's size rounded up to the stride s. The arguments are those of
-    :class:`ClassificationBatches`. `augmentation` is a
-    :class:`iters.augment_segmentation.SegmentationAugmentation`.
-    """
-
-    def _label_of(self, sample: Sample) -> str:
-        if sample.label is None or isinstance(sample.label, int):
-            raise InputError(f"{sample}: label {sample.label}: expected a label image to train on")
-        return os.fspath(sample.label)
-
-    def _data_size(self, augmentation: Any) -> tuple[int, int]:
-        size = -(-augmentation.crop_size // augmentation.stride) * augmentation.stride
-        return size, size
-
-    def _label_size(self, augmentation: Any) -> tuple[int, ...]:
-        return ((self._data_size(augmentation)[0] // augmentation.stride) ** 2,)
+def _label_of(sample: Sample, *, is_image: bool) -> int | str:
+    """Return a sample's label as workers take it: a class id, or the path of a label image."""
+    label = sample.label
+    if label is None or isinstance(label, int) == is_image:
+        expected = "label image" if is_image else "class id"
+        raise InputError(f"{sample}: label {label}: expected a {expected} to train on")
+    return label if isinstance(label, int) else os.fspath(label)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ademx.compat import import_mxnet
-from iters.batches import ClassificationBatches, SegmentationBatches, TrainingBatches
+from iters.batches import TrainingBatches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 mx = import_mxnet()
 
 
-class _MxnetIter(TrainingBatches):
-    """What both iterators add; the arguments are those of :class:`TrainingBatches`.
+class TrainingIter(TrainingBatches, mx.io.DataIter):  # type: ignore[misc, name-defined]  # MXNet has no types
+    """:class:`TrainingBatches` for MXNet; the arguments are the same.
 
     Attributes:
         provide_data: one DataDesc, "data".
@@ -64,11 +64,3 @@ class _MxnetIter(TrainingBatches):
         mx.base.check_call(mx.base._LIB.MXNDArrayGetData(result.handle, ctypes.byref(address)))
         np.copyto(np.ctypeslib.as_array(address, values.shape), values)
         return result
-
-
-class ClassificationIter(_MxnetIter, ClassificationBatches, mx.io.DataIter):  # type: ignore[misc, name-defined]  # MXNet has no types
-    """:class:`ClassificationBatches` for MXNet."""
-
-
-class SegmentationIter(_MxnetIter, SegmentationBatches, mx.io.DataIter):  # type: ignore[misc, name-defined]  # MXNet has no types
-    """:class:`SegmentationBatches` for MXNet."""

@@ -19,8 +19,10 @@ from iters.workers import Job, Row, WorkerPool
 class FakeAugmentation:
     """Writes the first bytes of an image and a draw; some bytes stand for trouble."""
 
-    crop_size = 2
-    stride = 1
+    sample_size = 2
+
+    def __init__(self, label_shape=()):
+        self.label_shape = label_shape
 
     def apply(self, encoded, *others):
         if len(others) == 2:

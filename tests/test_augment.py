@@ -47,7 +47,7 @@ def encoded(image, kind="PNG"):
 
 
 def augmented(augmentation, image, draws):
-    out = np.full((3, augmentation.crop_size, augmentation.crop_size), np.nan, np.float32)
+    out = np.full((3, augmentation.sample_size, augmentation.sample_size), np.nan, np.float32)
     augmentation.augment_encoded(encoded(image), draws, out)
     return out
 

@@ -18,7 +18,7 @@ from iters.augment_classification import ClassificationAugmentation
 from iters.augment_segmentation import SegmentationAugmentation
 from iters.batches import TooManyBroken
 from iters.datasets import DATASETS
-from iters.iterators import ClassificationIter, SegmentationIter
+from iters.iterators import TrainingIter
 from iters.lists import find_samples
 from iters.samples import Sample
 from iters.transforms import RNA
@@ -45,9 +45,7 @@ def numbered(folder, count):
 
 def make_iter(samples, batch_size=4, **options):
     options = {"num_workers": 0, "sampler": "fixed", **options}
-    return ClassificationIter(
-        samples, augmentation=FakeAugmentation(), batch_size=batch_size, **options
-    )
+    return TrainingIter(samples, augmentation=FakeAugmentation(), batch_size=batch_size, **options)
 
 
 def arrays(batch):
@@ -148,15 +146,14 @@ def write_pictures(folder, count):
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
 def test_real_augmentations_are_bit_identical_too(tmp_path, task):
     samples = write_pictures(tmp_path, 9)
-    make, augmentation = ClassificationIter, ClassificationAugmentation(32, RNA)
+    augmentation = ClassificationAugmentation(32, RNA)
     if task == "segmentation":
-        make = SegmentationIter
         augmentation = SegmentationAugmentation(30, 90, (0.7, 1.3), 8, RNA, DATASETS["voc"])
         samples = [replace(s, label=s.image.with_suffix(".png")) for s in samples]
     results = []
     for prefetcher, num_workers in [("process", 0), ("process", 2), ("thread", 3)]:
         options = {"prefetcher": prefetcher, "num_workers": num_workers, "batch_size": 4}
-        with make(samples, augmentation=augmentation, seed=2, **options) as iterator:
+        with TrainingIter(samples, augmentation=augmentation, seed=2, **options) as iterator:
             results.append(read_epochs(iterator))
             assert iterator.num_broken == 0
     assert len(results[0]) == 6
@@ -344,7 +341,7 @@ def test_segmentation(tmp_path):
         (tmp_path / f"label{number}").write_bytes(bytes([number, 2, 3, 255]))
     samples = make_samples(tmp_path, [b"\5", b"\6"], lambda number: tmp_path / f"label{number}")
     options = {"sampler": "fixed", "batch_size": 2, "num_workers": 1}
-    with SegmentationIter(samples, augmentation=FakeAugmentation(), **options) as iterator:
+    with TrainingIter(samples, augmentation=FakeAugmentation((4,)), **options) as iterator:
         (label,) = iterator.provide_label
         assert (label.name, label.shape) == ("softmax_label", (2, 4))
         batch = iterator.next()
@@ -353,12 +350,10 @@ def test_segmentation(tmp_path):
 
 
 def test_segmentation_rounds_the_crop_up_to_the_stride(tmp_path):
-    class Augmentation:
-        crop_size, stride = 500, 8
-
+    augmentation = SegmentationAugmentation(500, 500, (0.7, 1.3), 8, RNA, DATASETS["voc"])
     samples = make_samples(tmp_path, [b"\5"], lambda number: tmp_path / "label")
     options = {"batch_size": 2, "num_workers": 0}
-    with SegmentationIter(samples, augmentation=Augmentation(), **options) as iterator:
+    with TrainingIter(samples, augmentation=augmentation, **options) as iterator:
         assert iterator.provide_data[0].shape == (2, 3, 504, 504)
         assert iterator.provide_label[0].shape == (2, 63 * 63)
 
@@ -401,11 +396,11 @@ def test_samples_that_do_not_fit_the_task(tmp_path):
     without = make_samples(tmp_path, [b"\1"], lambda number: None)
     with pytest.raises(ValueError, match=r"0\.bin: label None: expected a class id to train on"):
         make_iter(without)
-    options = {"augmentation": FakeAugmentation(), "batch_size": 1, "num_workers": 0}
+    options = {"augmentation": FakeAugmentation((4,)), "batch_size": 1, "num_workers": 0}
     with pytest.raises(ValueError, match=r"0\.bin: label 0: expected a label image to train on"):
-        SegmentationIter(numbered(tmp_path, 1), **options)
+        TrainingIter(numbered(tmp_path, 1), **options)
     images = make_samples(tmp_path, [b"\1"], lambda number: tmp_path / "label")
     with pytest.raises(ValueError, match="'balanced' draws classes: these samples have label im"):
-        SegmentationIter(images, sampler="balanced", **options)
+        TrainingIter(images, sampler="balanced", **options)
     with pytest.raises(ValueError, match="there are no samples"):
         make_iter([])

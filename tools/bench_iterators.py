@@ -122,7 +122,7 @@ def measure_two_workers(repeat: int) -> Row | None:
             return None
     two, one = (statistics.median(rates) for rates in zip(*turns))
     return Row(
-        what=f"ClassificationIter, 2 worker processes, crop {CROP} of {PHOTO[1]}x{PHOTO[0]} JPEG",
+        what=f"TrainingIter, 2 worker processes, crop {CROP} of {PHOTO[1]}x{PHOTO[0]} JPEG",
         ours_s=1 / two,
         reference_s=1 / one,
         target_ratio=1.7,
@@ -195,10 +195,10 @@ def write_photos(folder: Path) -> list[Sample]:
 
 def feed(samples: Sequence[Sample], num_workers: int) -> float:
     """Return how many images a second come from these workers once they are at work."""
-    from iters.iterators import ClassificationIter
+    from iters.iterators import TrainingIter
 
     batch_size, num_batches = 16, 48
-    with ClassificationIter(
+    with TrainingIter(
         samples,
         augmentation=ClassificationAugmentation(CROP, RNA),
         batch_size=batch_size,

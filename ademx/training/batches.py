@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ademx.networks.graph import input_normalization, network_stride
 from ademx.training.options import SegmentationTrainOptions, TrainOptions
 from iters.augment_classification import ClassificationAugmentation
 from iters.augment_segmentation import SegmentationAugmentation
-from iters.batches import ClassificationBatches, SegmentationBatches, TrainingBatches
+from iters.batches import TrainingBatches
 from iters.datasets import Dataset
 from iters.decode import BrokenImage, image_size, is_turned
 from iters.exif import Watch, orientation
@@ -85,7 +86,10 @@ def make_iterator(
         )
     else:
         augmentation = ClassificationAugmentation(options.crop_size, **common)
-    return _batches_class(options)(
+    make: type[TrainingBatches] = TrainingBatches
+    if options.engine != "torch":
+        make = importlib.import_module("iters.iterators").TrainingIter
+    return make(
         samples,
         augmentation=augmentation,
         batch_size=options.batch_images,
@@ -98,12 +102,3 @@ def make_iterator(
         max_broken=options.max_broken,
         cache_images=options.cache_images,
     )
-
-
-def _batches_class(options: TrainOptions) -> type[TrainingBatches]:
-    segmentation = isinstance(options, SegmentationTrainOptions)
-    if options.engine == "torch":
-        return SegmentationBatches if segmentation else ClassificationBatches
-    from iters import iterators
-
-    return iterators.SegmentationIter if segmentation else iterators.ClassificationIter
