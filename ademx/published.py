@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from ademx.errors import InputError
-from ademx.labels import parse_label
 
 _RELEASE = "ademxapp README"
 _PAPER = "arXiv:1611.10080, from a summary"
@@ -50,7 +50,6 @@ class Result:
         setting: what the source says of the head, the training data and the testing.
         values: percent for each metric that the row reports, of :data:`METRIC_NAMES`.
         source: where the row was read.
-        tag: last field of the model label, or "".
         label: label of the weights that the options below test, released or not; None where the
             source says too little of the test, and then they hold no more than it happens to say.
         options: what was chosen of the options in :mod:`ademx.testing.options` but for the split,
@@ -65,7 +64,6 @@ class Result:
     setting: str
     values: Mapping[str, float]
     source: str
-    tag: str = ""
     label: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     decimals: int = 2
@@ -85,188 +83,135 @@ class Result:
         return f"{self.values[metric]:.{self.decimals}f}"
 
 
-def _percent(**values: float) -> Mapping[str, float]:
-    return MappingProxyType(values)
+# What a setting says of the test -> the options that it stands for.
+_TESTS: dict[str, dict[str, Any]] = {
+    "scale 320": {"test_scales": (320,)},
+    "scale 500": {"test_scales": (500,)},
+    "1024×2048": {"test_scales": (2048,)},
+    "flip": {"test_flipping": True},
+    "2 test steps": {"test_steps": 2},
+    # The ResNet paper's networks pool as Caffe does.
+    "ten crops": {"test_scales": (256,), "test_10crops": True, "pool": "full"},
+}
 
 
-def _options(*test_scales: int, **others: Any) -> Mapping[str, Any]:
-    return MappingProxyType({"test_scales": test_scales, **others})
-
-
-def _released(
+def _row(
     name: str,
-    label: str,
     setting: str,
-    values: Mapping[str, float],
-    options: Mapping[str, Any],
+    printed: str,
+    tested: str,
+    *,
+    metrics: tuple[str, ...] = ("mean_iou",),
+    split: str = "val",
     source: str = _RELEASE,
+    **options: Any,
 ) -> Result:
-    """Return the row of a released checkpoint, whose label says the rest."""
-    parsed = parse_label(label)
+    """Return a row.
+
+    Args:
+        name: see :class:`Result`, as of what is not told here.
+        setting: the options follow from it.
+        printed: the values as the source prints them.
+        tested: label of the weights; of the dataset and the network alone where it is None.
+        metrics: names of the values.
+        split: see there.
+        source: see there.
+        options: more than the setting says.
+    """
+    dataset, network, *others = tested.split("_")
+    values = printed.split()
+    for part in setting.split(", "):
+        options.update(_TESTS.get(part, {}))
     return Result(
         name=name,
-        dataset=parsed.dataset,
-        split="val",
-        network=parsed.network,
+        dataset=dataset,
+        split=split,
+        network=network,
         setting=setting,
-        values=values,
+        values=MappingProxyType(dict(zip(metrics, map(float, values)))),
         source=source,
-        tag="_".join(parsed.tags),
-        label=label,
-        options=options,
+        label=tested if others else None,
+        options=MappingProxyType(options),
+        decimals=len(values[0].partition(".")[2]),
     )
 
 
-def _cityscapes_test(name: str, training: str, testing: str, *scores: float) -> Result:
-    metrics = ("mean_iou", "class_iiou", "category_iou", "category_iiou")
-    return Result(
-        name=name,
-        dataset="cityscapes",
-        split="test",
-        network="rna-a2",
-        setting=f"2 conv, {training}, {testing}",
-        values=_percent(**dict(zip(metrics, scores))),
-        source=_RELEASE,
-        options=_options(2048) if testing == "1024×2048" else {},
-        decimals=1,
-    )
-
-
-def _resnet(name: str, variant: str, top1_error: float, top5_error: float) -> Result:
-    """Return a row of the ResNet paper, whose networks pool as Caffe does (--pool full)."""
-    return Result(
-        name=name,
-        dataset="ilsvrc-cls",
-        split="val",
-        network=f"rn-{variant}",
-        setting="ten crops",
-        values=_percent(top1_error=top1_error, top5_error=top5_error),
-        source=_RESNET,
-        label=f"ilsvrc-cls_rn-{variant}_cls1000",
-        options=_options(256, test_10crops=True, pool="full"),
-    )
-
+# Rows with the same metrics.
+_errors = partial(_row, metrics=("top1_error", "top5_error"))
+_accuracies = partial(_row, metrics=("pixel_accuracy", "mean_iou"))
+_test = partial(_row, split="test")
+_a2_test = partial(
+    _test,
+    tested="cityscapes_rna-a2",
+    metrics=("mean_iou", "class_iiou", "category_iou", "category_iiou"),
+)
+_resnet = partial(_errors, source=_RESNET)
 
 RESULTS: tuple[Result, ...] = (
-    _released(
+    _errors(
         "ilsvrc-a",
+        "scale 320, one centre crop, no flip",
+        "19.20 4.73",
         "ilsvrc-cls_rna-a_cls1000",
-        "scale 320, one centre crop, no flip",
-        _percent(top1_error=19.20, top5_error=4.73),
-        _options(320, pool="caffe"),
+        pool="caffe",
     ),
-    _released(
+    _errors(
         "ilsvrc-a1",
-        "ilsvrc-cls_rna-a1_cls1000",
         "scale 320, one centre crop, no flip",
-        _percent(top1_error=19.54, top5_error=4.75),
-        _options(320),
+        "19.54 4.75",
+        "ilsvrc-cls_rna-a1_cls1000",
     ),
-    Result(
-        name="voc-a-1conv",
-        dataset="voc",
-        split="val",
-        network="rna-a",
-        setting="1 conv, VOC+SBD, scale 500, flip",
-        values=_percent(mean_iou=78.76),
+    _row(
+        "voc-a-1conv",
+        "1 conv, VOC+SBD, scale 500, flip",
+        "78.76",
+        "voc_rna-a",
         source=_PAPER,
-        options=_options(500, test_flipping=True, pool="full"),
+        pool="full",
     ),
-    _released(
+    _row(
         "voc-a1",
-        "voc_rna-a1_cls21_s8",
         "2 conv, VOC+SBD, scale 500, flip",
-        _percent(mean_iou=80.84),
-        _options(500, test_flipping=True),
+        "80.84",
+        "voc_rna-a1_cls21_s8",
         source=f"{_RELEASE}; {_PAPER}, which names Model A",
     ),
-    _released(
-        "voc-a1-coco",
-        "voc_rna-a1_cls21_s8_coco",
-        "2 conv, VOC+SBD+COCO, scale 500, flip",
-        _percent(mean_iou=82.86),
-        _options(500, test_flipping=True),
+    _row(
+        "voc-a1-coco", "2 conv, VOC+SBD+COCO, scale 500, flip", "82.86", "voc_rna-a1_cls21_s8_coco"
     ),
-    Result(
-        name="voc-test-a1",
-        dataset="voc",
-        split="test",
-        network="rna-a1",
-        setting="2 conv, VOC+SBD, scale 500",
-        values=_percent(mean_iou=82.5),
+    _test(
+        "voc-test-a1",
+        "2 conv, VOC+SBD, scale 500",
+        "82.5",
+        "voc_rna-a1",
         source=f"{_RELEASE}; {_PAPER}",
-        options=_options(500),
-        decimals=1,
     ),
-    Result(
-        name="voc-test-a1-scales",
-        dataset="voc",
-        split="test",
-        network="rna-a1",
-        setting="2 conv, VOC+SBD, several scales",
-        values=_percent(mean_iou=83.1),
-        source=_RELEASE,
-        decimals=1,
+    _test("voc-test-a1-scales", "2 conv, VOC+SBD, several scales", "83.1", "voc_rna-a1"),
+    _test("voc-test-a1-coco-scales", "2 conv, VOC+SBD+COCO, several scales", "84.9", "voc_rna-a1"),
+    _row("cityscapes-a1", "2 conv, fine, 1024×2048, flip", "78.08", "cityscapes_rna-a1_cls19_s8"),
+    _a2_test("cityscapes-test-a2", "2 conv, fine, 1024×2048", "78.4 59.1 90.9 81.1"),
+    _a2_test("cityscapes-test-a2-scales", "2 conv, fine, several scales", "79.4 58.0 91.0 80.1"),
+    _a2_test("cityscapes-test-a2-coarse", "2 conv, fine+coarse, 1024×2048", "79.9 59.7 91.2 80.8"),
+    _a2_test(
+        "cityscapes-test-a2-coarse-scales",
+        "2 conv, fine+coarse, several scales",
+        "80.6 57.8 91.0 79.1",
     ),
-    Result(
-        name="voc-test-a1-coco-scales",
-        dataset="voc",
-        split="test",
-        network="rna-a1",
-        setting="2 conv, VOC+SBD+COCO, several scales",
-        values=_percent(mean_iou=84.9),
-        source=_RELEASE,
-        tag="coco",
-        decimals=1,
-    ),
-    _released(
-        "cityscapes-a1",
-        "cityscapes_rna-a1_cls19_s8",
-        "2 conv, fine, 1024×2048, flip",
-        _percent(mean_iou=78.08),
-        _options(2048, test_flipping=True),
-    ),
-    _cityscapes_test("cityscapes-test-a2", "fine", "1024×2048", 78.4, 59.1, 90.9, 81.1),
-    _cityscapes_test("cityscapes-test-a2-scales", "fine", "several scales", 79.4, 58.0, 91.0, 80.1),
-    _cityscapes_test(
-        "cityscapes-test-a2-coarse", "fine+coarse", "1024×2048", 79.9, 59.7, 91.2, 80.8
-    ),
-    _cityscapes_test(
-        "cityscapes-test-a2-coarse-scales", "fine+coarse", "several scales", 80.6, 57.8, 91.0, 79.1
-    ),
-    _released(
+    _accuracies(
         "ade20k-a1",
-        "ade20k_rna-a1_cls150_s8",
         "2 conv, scale 500, flip, 2 test steps",
-        _percent(pixel_accuracy=80.55, mean_iou=43.34),
-        _options(500, test_flipping=True, test_steps=2),
+        "80.55 43.34",
+        "ade20k_rna-a1_cls150_s8",
     ),
-    Result(
-        name="ade20k-a2",
-        dataset="ade20k",
-        split="val",
-        network="rna-a2",
-        setting="2 conv, one scale",
-        values=_percent(mean_iou=43.73),
-        source=_CITED,
-    ),
-    Result(
-        name="context-a2",
-        dataset="pascal-context",
-        split="val",
-        network="rna-a2",
-        setting="2 conv, 60 classes",
-        values=_percent(mean_iou=48.1),
-        source=_PAPER,
-        decimals=1,
-    ),
-    _resnet("ilsvrc-plain34", "plain34", 28.54, 10.02),
-    _resnet("ilsvrc-resnet34a", "34a", 25.03, 7.76),
-    _resnet("ilsvrc-resnet34b", "34b", 24.52, 7.46),
-    _resnet("ilsvrc-resnet34c", "34c", 24.19, 7.40),
-    _resnet("ilsvrc-resnet50", "50", 22.85, 6.71),
-    _resnet("ilsvrc-resnet101", "101", 21.75, 6.05),
-    _resnet("ilsvrc-resnet152", "152", 21.43, 5.71),
+    _row("ade20k-a2", "2 conv, one scale", "43.73", "ade20k_rna-a2", source=_CITED),
+    _row("context-a2", "2 conv, 60 classes", "48.1", "pascal-context_rna-a2", source=_PAPER),
+    _resnet("ilsvrc-plain34", "ten crops", "28.54 10.02", "ilsvrc-cls_rn-plain34_cls1000"),
+    _resnet("ilsvrc-resnet34a", "ten crops", "25.03 7.76", "ilsvrc-cls_rn-34a_cls1000"),
+    _resnet("ilsvrc-resnet34b", "ten crops", "24.52 7.46", "ilsvrc-cls_rn-34b_cls1000"),
+    _resnet("ilsvrc-resnet34c", "ten crops", "24.19 7.40", "ilsvrc-cls_rn-34c_cls1000"),
+    _resnet("ilsvrc-resnet50", "ten crops", "22.85 6.71", "ilsvrc-cls_rn-50_cls1000"),
+    _resnet("ilsvrc-resnet101", "ten crops", "21.75 6.05", "ilsvrc-cls_rn-101_cls1000"),
+    _resnet("ilsvrc-resnet152", "ten crops", "21.43 5.71", "ilsvrc-cls_rn-152_cls1000"),
 )
 
 

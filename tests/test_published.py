@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from ademx.labels import parse_label
 from ademx.published import METRIC_NAMES, RELEASED_FILES, RESULTS, find_result, get_result
 
 FLIPPED = {"split": "val", "test_flipping": True}
@@ -164,7 +165,9 @@ def test_labels_agree_with_the_fields_of_their_rows():
     for row in RESULTS:
         if row.label:
             assert row.label.startswith(f"{row.dataset}_{row.network}_cls")
-            assert row.label.endswith(f"_{row.tag}") == bool(row.tag)
+            label = parse_label(row.label)
+            assert (label.dataset, label.network) == (row.dataset, row.network)
+            assert ("COCO" in row.setting) == ("coco" in label.tags)
 
 
 def test_released_files_are_named_and_hashed_as_they_should():
