@@ -8,13 +8,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -24,6 +25,7 @@ from ademx.data.lists.plans import Entry, LabelSource
 from ademx.errors import InputError, MissingFile, SystemFault
 from ademx.files import replacing
 from ademx.iteration import progress_bar
+from iters.datasets import VOID
 from iters.decode import BrokenImage
 from iters.files import open_file
 from iters.images import load_label
@@ -38,26 +40,55 @@ _log = logging.getLogger(__name__)
 # Starting the processes takes as long as making this many labels.
 _FEW = 100
 
+_Task = tuple[Path, LabelSource]  # the file of a label image, and what it is made from
+
 
 @dataclass(frozen=True)
-class _Task:
-    """A label image to make.
+class NumberedLabel:
+    """A label in which the classes have other numbers.
 
     Attributes:
-        path: its file.
-        source: what it is made from.
-        min_pixels: it is not needed without more labelled pixels than this; None needs it.
-        palette: red, green and blue of each stored id, one after another.
+        path: a MATLAB file, or a label image.
+        class_ids: class id of each number from 0 on; :data:`VOID` for one that is none of a class.
+        variable: where a MATLAB file has the label, such as "LabelMap", or "GTcls.Segmentation" for
+            the field of a struct; "" for a label image.
     """
 
     path: Path
-    source: LabelSource
-    min_pixels: int | None
-    palette: bytes
+    class_ids: bytes
+    variable: str = ""
+
+    def read(self) -> NDArray[np.uint8]:
+        """Return the class ids, (H, W) uint8; see :class:`ademx.data.lists.plans.LabelSource`."""
+        numbers = self._numbers_in_matlab() if self.variable else load_label(self.path)
+        table = np.frombuffer(self.class_ids, np.uint8)
+        known = np.flatnonzero(table != VOID)
+        wrong = numbers[~np.isin(numbers, known)]
+        if wrong.size:
+            last = len(self.class_ids.partition(bytes([VOID]))[0]) - 1
+            other = f" and {known[-1]}" if known[-1] > last else ""
+            raise InputError(f"{self.path}: found class {wrong[0]}: expected 0 to {last}{other}")
+        classes: NDArray[np.uint8] = table[numbers]
+        return classes
+
+    def _numbers_in_matlab(self) -> NDArray[Any]:
+        content = read_matlab(self.path)
+        name, _, member = self.variable.partition(".")
+        try:
+            stored = content[name][member][0, 0] if member else content[name]
+        except (KeyError, ValueError, IndexError, TypeError):
+            names = [found for found in content if not found.startswith("__")]
+            expected = f"a struct {name} with a field {member}" if member else name
+            raise InputError(
+                f"{self.path}: found {', '.join(names) or 'nothing'}: expected {expected}"
+            ) from None
+        if not isinstance(stored, np.ndarray) or stored.ndim != 2 or stored.dtype.kind not in "iu":
+            found = getattr(stored, "shape", type(stored).__name__)
+            raise InputError(f"{self.path}: found {found}: expected a label, (H, W) integers")
+        return stored
 
 
-@dataclass(frozen=True)
-class _Done:
+class _Done(NamedTuple):
     is_needed: bool
     was_there: bool
 
@@ -85,36 +116,31 @@ def make_labels(
         ValueError: a source is damaged; the message names its file.
         OSError: a source cannot be read or a label not be written.
     """
-    colours = bytes(value for colour in palette for value in colour)
     tasks = [
-        _Task(entry.label, entry.source, min_pixels, colours)
+        (entry.label, entry.source)
         for entry in entries
         if entry.source is not None and isinstance(entry.label, Path)
     ]
     if not tasks:
         return list(entries)
-    for folder in {task.path.parent for task in tasks}:
+    for folder in {path.parent for path, _ in tasks}:
         folder.mkdir(parents=True, exist_ok=True)
-    done = _run(tasks, jobs=jobs or usable_cores() or 1, title=title)
+    colours = bytes(value for colour in palette for value in colour)
+    make = partial(_make_label, palette=colours, min_pixels=min_pixels)
+    results = _results(make, tasks, jobs=jobs or usable_cores() or 1)
+    done = list(progress_bar(iterable=results, total=len(tasks), desc=title, unit="label"))
     kept = sum(result.was_there for result in done)
     if kept:
         _log.info("%s: kept %d of %d label images that were there", title, kept, len(done))
-    dropped = {task.path for task, result in zip(tasks, done) if not result.is_needed}
+    dropped = {path for (path, _), result in zip(tasks, done) if not result.is_needed}
     return [entry for entry in entries if entry.label not in dropped]
 
 
-def _run(tasks: Sequence[_Task], *, jobs: int, title: str) -> list[_Done]:
-    with progress_bar(total=len(tasks), desc=title, unit="label") as bar:
-        results = []
-        for result in _results(tasks, jobs=jobs):
-            results.append(result)
-            bar.update()
-    return results
-
-
-def _results(tasks: Sequence[_Task], *, jobs: int) -> Iterator[_Done]:
+def _results(
+    make: Callable[[_Task], _Done], tasks: Sequence[_Task], *, jobs: int
+) -> Iterator[_Done]:
     if jobs == 1 or len(tasks) < _FEW:
-        yield from map(_make_label, tasks)
+        yield from map(make, tasks)
         return
     # Not by fork, which copies a process in which other threads may hold locks.
     context = multiprocessing.get_context("spawn")
@@ -125,11 +151,11 @@ def _results(tasks: Sequence[_Task], *, jobs: int) -> Iterator[_Done]:
             "no semaphores, which Linux keeps in /dev/shm (%s): one process makes the labels",
             error.strerror,
         )
-        yield from map(_make_label, tasks)
+        yield from map(make, tasks)
         return
     try:
         with pool:
-            yield from pool.map(_make_label, tasks, chunksize=16)
+            yield from pool.map(make, tasks, chunksize=16)
     except BrokenProcessPool:
         raise SystemFault(
             "a process that makes labels was killed, perhaps for want of memory: run the command "
@@ -152,39 +178,22 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _make_label(task: _Task) -> _Done:
-    stored = _existing_label(task.path)
+def _make_label(task: _Task, *, palette: bytes, min_pixels: int | None) -> _Done:
+    """Make a label image, unless it is there or has no more labelled pixels than `min_pixels`."""
+    path, source = task
+    stored = None
+    with contextlib.suppress(FileNotFoundError, BrokenImage):
+        stored = load_label(path)
     was_there = stored is not None
     if stored is None:
-        stored = task.source.read()
-    is_needed = task.min_pixels is None or int(np.count_nonzero(stored)) > task.min_pixels
+        stored = source.read()
+    is_needed = min_pixels is None or int(np.count_nonzero(stored)) > min_pixels
     if is_needed and not was_there:
         image = Image.fromarray(stored)
-        image.putpalette(task.palette)
-        with replacing(task.path, durable=False) as file:
+        image.putpalette(palette)
+        with replacing(path, durable=False) as file:
             image.save(file, "PNG")
     return _Done(is_needed, was_there)
-
-
-def _existing_label(path: Path) -> NDArray[np.uint8] | None:
-    with contextlib.suppress(FileNotFoundError, BrokenImage):
-        return load_label(path)
-    return None
-
-
-def checked_label(stored: Any, *, path: Path, max_id: int) -> NDArray[Any]:
-    """Return an array that a MATLAB file held, if it is a label.
-
-    Raises:
-        ValueError: it is not (H, W) integers from 0 to `max_id`; the message names the file.
-    """
-    if not isinstance(stored, np.ndarray) or stored.ndim != 2 or stored.dtype.kind not in "iu":
-        found = getattr(stored, "shape", type(stored).__name__)
-        raise InputError(f"{path}: found {found}: expected a label, (H, W) integers")
-    wrong = stored[(stored < 0) | (stored > max_id)]
-    if wrong.size:
-        raise InputError(f"{path}: found class {wrong.flat[0]}: expected 0 to {max_id}")
-    return stored
 
 
 def read_matlab(path: Path) -> dict[str, Any]:

@@ -12,13 +12,13 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ademx.data.lists.coco import CocoLabel
-from ademx.data.lists.label_files import checked_label, import_data_library, read_matlab
+from ademx.data.lists.label_files import NumberedLabel, import_data_library
 from ademx.data.lists.plans import (
     Entry,
     LabelSource,
@@ -35,9 +35,6 @@ from iters.files import read_file
 from iters.images import load_label
 from iters.lists import voc_folders
 from iters.variants import explain_split_values
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _log = logging.getLogger(__name__)
 
@@ -65,59 +62,18 @@ LABEL_IDS = {
 _OTHER_NAMES = {"diningtable": "table"}  # VOC's name
 
 
-@dataclass(frozen=True)
-class ContextLabel:
-    """A label of PASCAL Context.
+def _class_ids(numbers: Mapping[str, int], *, size: int, others: int) -> bytes:
+    """Return the class id of each number from 0 on, for :class:`NumberedLabel`.
 
-    Attributes:
-        path: a MATLAB file whose `LabelMap` is (H, W) label ids, 0 to 459.
+    Args:
+        numbers: of each of the 59 classes.
+        size: how many numbers there are.
+        others: class id of all other numbers.
     """
-
-    path: Path
-
-    def read(self) -> NDArray[np.uint8]:
-        """Return the class ids, (H, W) uint8; see :class:`ademx.data.lists.plans.LabelSource`."""
-        content = read_matlab(self.path)
-        if "LabelMap" not in content:
-            names = [name for name in content if not name.startswith("__")]
-            raise InputError(
-                f"{self.path}: found {', '.join(names) or 'nothing'}: expected LabelMap"
-            )
-        stored = checked_label(content["LabelMap"], path=self.path, max_id=_NUM_LABELS)
-        table = np.zeros(_NUM_LABELS + 1, np.uint8)
-        for class_id, name in enumerate(DATASETS["pascal-context"].class_names[1:], start=1):
-            table[LABEL_IDS[name]] = class_id
-        classes: NDArray[np.uint8] = table[stored]
-        return classes
-
-
-@dataclass(frozen=True)
-class ConvertedLabel:
-    """A label as the usual converters (mmsegmentation's, gluoncv's) write it.
-
-    Attributes:
-        path: a grey PNG of class numbers in the alphabetical order of the 59 names.
-        first: the number of the first class: 1, where the background is 0, or 0, where it is 255.
-    """
-
-    path: Path
-    first: int
-
-    def read(self) -> NDArray[np.uint8]:
-        """Return the class ids, (H, W) uint8; see :class:`ademx.data.lists.plans.LabelSource`."""
-        names = sorted(LABEL_IDS)
-        table = np.full(256, VOID, np.uint8)
-        ids = [DATASETS["pascal-context"].class_names.index(name) for name in names]
-        table[self.first : self.first + len(ids)] = ids
-        table[0 if self.first else VOID] = 0
-        numbers = load_label(self.path)
-        classes: NDArray[np.uint8] = table[numbers]
-        if VOID in classes:
-            raise InputError(
-                f"{self.path}: found class {numbers[classes == VOID][0]}: expected {self.first} to "
-                f"{self.first + len(ids) - 1} and {0 if self.first else VOID}"
-            )
-        return classes
+    table = bytearray([others]) * size
+    for class_id, name in enumerate(DATASETS["pascal-context"].class_names[1:], start=1):
+        table[numbers[name]] = class_id
+    return bytes(table)
 
 
 def plan_pascal_context(request: Request) -> Plan:
@@ -192,13 +148,23 @@ def _label_maps(maps: Path) -> _Found:
     """Return the label maps of 459 classes."""
     import_data_library("scipy.io")
     _check_names(maps)
-    return _Found({path.stem: ContextLabel(path) for path in maps.glob("*.mat")})
+    ids = _class_ids(LABEL_IDS, size=_NUM_LABELS + 1, others=0)
+    return _Found({p.stem: NumberedLabel(p, ids, "LabelMap") for p in maps.glob("*.mat")})
 
 
 def _pngs(base: Path, first: int | None) -> _Found:
-    """Return the PNGs, ours or a converter's, which has lists of its own beside them."""
-    paths = (base / _LABELS).glob("*.png")
-    sources = {p.stem: None if first is None else ConvertedLabel(p, first) for p in paths}
+    """Return the PNGs, ours or a converter's, which has lists of its own beside them.
+
+    A converter (mmsegmentation's, gluoncv's) numbers the 59 names in alphabetical order, from 1 on,
+    where the background is 0, or from 0 on, where it is 255.
+    """
+    paths = {path.stem: path for path in (base / _LABELS).glob("*.png")}
+    sources: dict[str, LabelSource | None] = dict.fromkeys(paths)
+    if first is not None:
+        numbers = {name: number for number, name in enumerate(sorted(LABEL_IDS), start=first)}
+        ids = bytearray(_class_ids(numbers, size=256, others=VOID))
+        ids[0 if first else VOID] = 0
+        sources = {name: NumberedLabel(path, bytes(ids)) for name, path in paths.items()}
     return _Found(sources, lists=("SegmentationContext", "Main"))
 
 

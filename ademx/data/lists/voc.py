@@ -11,14 +11,10 @@ import dataclasses
 import logging
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from ademx.data.check.problems import first_few
-from ademx.data.lists.label_files import checked_label, import_data_library, read_matlab
+from ademx.data.lists.label_files import NumberedLabel, import_data_library
 from ademx.data.lists.plans import (
     Entry,
     Plan,
@@ -27,44 +23,14 @@ from ademx.data.lists.plans import (
     check_files,
     read_lines,
 )
-from ademx.errors import InputError, MissingFile
+from ademx.errors import MissingFile
 from iters.datasets import DATASETS
 from iters.lists import read_list_file, read_voc_names, voc_folders, voc_image_set
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 _log = logging.getLogger(__name__)
-
-_MAX_ID = 20
 
 # The splits of COCO that make up "train++": both pairs are the same images.
 _COCO_SPLITS = (("train2014", "val2014"), ("train2017", "val2017"))
-
-
-@dataclass(frozen=True)
-class SbdLabel:
-    """A label of SBD.
-
-    Attributes:
-        path: a MATLAB file with the struct `GTcls`, whose field `Segmentation` is (H, W) class
-            ids, 0 to 20.
-    """
-
-    path: Path
-
-    def read(self) -> NDArray[np.uint8]:
-        """Return the class ids, (H, W) uint8; see :class:`ademx.data.lists.plans.LabelSource`."""
-        content = read_matlab(self.path)
-        try:
-            stored = content["GTcls"]["Segmentation"][0, 0]
-        except (KeyError, ValueError, IndexError, TypeError):
-            names = [name for name in content if not name.startswith("__")]
-            raise InputError(
-                f"{self.path}: found {', '.join(names) or 'nothing'}: expected a struct GTcls "
-                "with a field Segmentation"
-            ) from None
-        return checked_label(stored, path=self.path, max_id=_MAX_ID).astype(np.uint8)
 
 
 def plan_voc(request: Request) -> Plan:
@@ -164,9 +130,15 @@ def _train_plus(base: Path, sbd: Path, request: Request) -> list[Entry]:
         if not image.is_file():
             image = sbd / "img" / image.name
         label = base / "SegmentationClassAug" / f"{name}.png"
-        entries.append(Entry(image, label, SbdLabel(sbd / "cls" / f"{name}.mat")))
+        entries.append(Entry(image, label, _sbd_label(sbd, name)))
     check_files((entry.image for entry in entries), request)
     return entries
+
+
+def _sbd_label(sbd: Path, name: str) -> NumberedLabel:
+    """Return SBD's label of an image: class ids as VOC's, without borders."""
+    class_ids = bytes(range(DATASETS["voc"].num_classes))
+    return NumberedLabel(sbd / "cls" / f"{name}.mat", class_ids, "GTcls.Segmentation")
 
 
 def _voc_entries(base: Path, split: str, request: Request) -> list[Entry]:
