@@ -26,6 +26,8 @@ from symbols.levels import (
 
 DATA = "data"
 
+_HEAD: dict[str, Any] = {"dilation": HEAD_DILATION, "bias": True}
+
 Shape = tuple[int, ...]
 
 
@@ -136,9 +138,9 @@ def list_layers(
     else:
         if head == "2conv":
             channels = max(1, round(HEAD_CHANNELS * width))
-            features = builder.head_convolution(features, "conv6a", channels)
+            features = builder.convolution(features, "conv6a", channels, 3, **_HEAD)
             features = builder.add("relu", "conv6a_relu", features)
-        scores = builder.head_convolution(features, top, num_classes)
+        scores = builder.convolution(features, top, num_classes, 3, **_HEAD)
     builder.add("softmax", "softmax", scores)
     return tuple(builder.layers)
 
@@ -185,7 +187,15 @@ class _Builder:
         self.block, self.level = "", "top"
 
     def convolution(
-        self, data: str, name: str, channels: int, kernel: int, *, stride: int, dilation: int
+        self,
+        data: str,
+        name: str,
+        channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        bias: bool = False,
     ) -> str:
         """Append one that keeps the size but for its stride; a 1×1 convolution never dilates."""
         dilation = dilation if kernel > 1 else 1
@@ -198,18 +208,7 @@ class _Builder:
             stride=stride,
             dilation=dilation,
             padding=dilation * (kernel // 2),
-        )
-
-    def head_convolution(self, data: str, name: str, channels: int) -> str:
-        return self.add(
-            "convolution",
-            name,
-            data,
-            channels=channels,
-            kernel=3,
-            dilation=HEAD_DILATION,
-            padding=HEAD_DILATION,
-            bias=True,
+            bias=bias,
         )
 
     def max_pool(self, data: str, name: str, *, stride: int, dilation: int = 1) -> str:
@@ -233,7 +232,7 @@ class _Builder:
 
     def rna(self, network: Network) -> str:
         """Append the paper's own network up to its last ReLU (arXiv:1611.10080, Figure 2)."""
-        data = self.convolution(DATA, "conv1a", network.stem_channels, 3, stride=1, dilation=1)
+        data = self.convolution(DATA, "conv1a", network.stem_channels, 3)
         for level in network.levels:
             self.level = str(level.index)
             if level.pooled:
@@ -258,9 +257,7 @@ class _Builder:
             if stage == stages[0] and first and level.project:
                 # The projection reads the block's first ReLU, not its input (SPEC §2).
                 shortcut = self.convolution(
-                    *(branch, f"res{block}_branch1", level.channels[-1], 1),
-                    stride=stride,
-                    dilation=1,
+                    branch, f"res{block}_branch1", level.channels[-1], 1, stride=stride
                 )
             if self.drop and level.dropout and stage == stages[-1]:
                 branch = self.add("dropout", f"{name}_do", branch, rate=level.dropout)
@@ -271,7 +268,7 @@ class _Builder:
 
     def rn(self, network: Network) -> str:
         """Append a baseline up to its last ReLU (arXiv:1512.03385, §3)."""
-        data = self.convolution(DATA, "conv1", network.stem_channels, 7, stride=2, dilation=1)
+        data = self.convolution(DATA, "conv1", network.stem_channels, 7, stride=2)
         data = self.add("relu", "conv1_relu", self.add("batch_norm", "bn_conv1", data))
         self.level = str(network.levels[0].index)
         data = self.max_pool(data, "pool1", stride=2)
@@ -294,7 +291,7 @@ class _Builder:
             return ""
         if level.project and (first or network.shortcut == "C"):
             name = f"{block}_branch1"
-            data = self.convolution(data, f"res{name}", channels, 1, stride=stride, dilation=1)
+            data = self.convolution(data, f"res{name}", channels, 1, stride=stride)
             return self.add("batch_norm", f"bn{name}", data)
         if stride > 1:
             data = self.add("subsample", f"res{block}_subsample", data, stride=stride)

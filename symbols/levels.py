@@ -57,11 +57,6 @@ class LevelSpec:
     entry_dilation: int = 1
     dilation: int = 1
 
-    @property
-    def num_convolutions(self) -> int:
-        """Weighted layers on the level's main path; projections do not count as depth."""
-        return self.blocks * len(self.kernels)
-
 
 @dataclass(frozen=True)
 class Network:
@@ -90,11 +85,6 @@ class Network:
     def name(self) -> str:
         """Family and variant as labels have them, such as "rna-a1"."""
         return f"{self.family}-{self.variant}"
-
-    @property
-    def depth(self) -> int:
-        """Weighted layers from input to output: the stem, the blocks, the classifier."""
-        return 1 + sum(level.num_convolutions for level in self.levels) + 1
 
 
 # Channels, kernels and dropout of a block on each level (SPEC §2; dropout only in segmentation).
@@ -239,18 +229,14 @@ def get_network(family: str, variant: str) -> Network:
     Raises:
         ValueError: there is no such family or variant; the message lists the choices.
     """
+    networks = {"rna": RNA_NETWORKS, "rn": RN_NETWORKS}.get(family, {})
+    if variant in networks:
+        return networks[variant]
+    if family == "rna" and variant[:1].isdecimal():
+        return parse_block_spec(variant, variant, origin="spec")
+    choices = [f"{family}-{name}" for name in networks] or ["rna-<variant>", "rn-<variant>"]
     if family == "rna":
-        if variant in RNA_NETWORKS:
-            return RNA_NETWORKS[variant]
-        if variant[:1].isdecimal():
-            return parse_block_spec(variant, variant, origin="spec")
-        choices = [f"rna-{name}" for name in RNA_NETWORKS] + ["rna-<block spec>"]
-    elif family == "rn":
-        if variant in RN_NETWORKS:
-            return RN_NETWORKS[variant]
-        choices = [f"rn-{name}" for name in RN_NETWORKS]
-    else:
-        choices = ["rna-<variant>", "rn-<variant>"]
+        choices.append("rna-<block spec>")
     raise InputError(f"unknown network {family}-{variant}: choose one of {', '.join(choices)}")
 
 

@@ -16,19 +16,24 @@ mx = import_mxnet()
 _NEVER = 2.0
 
 
-def softmax(data: Symbol, *, multi_output: bool) -> Symbol:
-    """Return softmax over axis 1 with the gradient of the mean cross-entropy, named "softmax".
+def pixel_softmax(data: Symbol, label: Symbol, *, ignore_label: int = IGNORE_LABEL) -> Symbol:
+    """Return softmax over the channels with the gradient of the pixels' mean cross-entropy.
 
     Args:
-        data: scores, (N, C) or with `multi_output` (N, C, H, W) float32.
-        multi_output: one label per position: labels are (N, H·W) float32, those equal to 255 are
-            ignored and the gradient is divided by the number of the others. Otherwise labels are
-            (N,) and the gradient is a sum, which the optimiser divides by the batch (SPEC §4).
+        data: scores, (N, C, H, W) float32.
+        label: class of each pixel, (N, H·W) float32; its shape is inferred.
+        ignore_label: label of pixels that never count; the gradient is divided by the number of
+            the others.
     """
-    label = mx.sym.Variable("softmax_label")
-    if not multi_output:
-        return mx.sym.SoftmaxOutput(data, label, name="softmax")
-    return _pixel_softmax(data, label, IGNORE_LABEL)
+    return mx.sym.SoftmaxOutput(
+        data,
+        label,
+        multi_output=True,
+        use_ignore=True,
+        ignore_label=ignore_label,
+        normalization="valid",
+        name="softmax",
+    )
 
 
 def ohem_softmax(
@@ -81,7 +86,7 @@ def ohem_softmax(
     kept = mx.sym.BlockGrad(kept * valid)
     # Elementwise arithmetic, unlike `where`, lets MXNet infer the label's shape from the output.
     kept_label = label * kept + ignore_label * (1 - kept)
-    return _pixel_softmax(data, mx.sym.BlockGrad(kept_label), ignore_label)
+    return pixel_softmax(data, mx.sym.BlockGrad(kept_label), ignore_label=ignore_label)
 
 
 def _true_class_probability(
@@ -102,15 +107,3 @@ def _threshold(true_probability: Symbol, thresh: float, min_kept: int) -> Symbol
     candidates = mx.sym.concat(mx.sym.reshape(true_probability, shape=(-1,)), padding, dim=0)
     smallest = mx.sym.topk(candidates, k=min_kept, is_ascend=True, ret_typ="value")
     return mx.sym.maximum(mx.sym.slice_axis(smallest, axis=0, begin=-1, end=None), thresh)
-
-
-def _pixel_softmax(data: Symbol, label: Symbol, ignore_label: int) -> Symbol:
-    return mx.sym.SoftmaxOutput(
-        data,
-        label,
-        multi_output=True,
-        use_ignore=True,
-        ignore_label=ignore_label,
-        normalization="valid",
-        name="softmax",
-    )
