@@ -37,9 +37,9 @@ from tiny_training import (
 mx = pytest.importorskip("mxnet")
 
 from ademx.devices import Devices  # noqa: E402
-from ademx.engines.mxnet.train import MxnetTrainer, MxnetWorkers, _DeviceSums  # noqa: E402
+from ademx.engines.mxnet.train import MxnetTrainer, MxnetWorkers, sums_of  # noqa: E402
 from ademx.networks.graph import build_symbol  # noqa: E402
-from ademx.schedule import LinearSchedule  # noqa: E402
+from ademx.schedule import FixedSchedule, LinearSchedule  # noqa: E402
 from ademx.training import checkpoints  # noqa: E402  (these need mxnet)
 from ademx.training import run as training  # noqa: E402
 from ademx.training.initial import initial_values  # noqa: E402
@@ -92,7 +92,7 @@ def trained(network_, *, updates=5, contexts=1, rescale=0.25, lr=0.1, kvstore="l
         values=values,
         optimizer="TorchNesterov",
         optimizer_params={
-            "learning_rate": lr,
+            "lr_scheduler": FixedSchedule(lr),
             "wd": 1e-4,
             "momentum": 0.9,
             "rescale_grad": rescale,
@@ -240,7 +240,7 @@ def test_asynchronous_servers_cannot_leave_out_updates():
             label_shapes=[mx.io.DataDesc("softmax_label", label.shape)],
             values=values,
             optimizer="sgd",
-            optimizer_params={"rescale_grad": 1.0},
+            optimizer_params={"rescale_grad": 1.0, "lr_scheduler": FixedSchedule(0.1)},
             workers=SimpleNamespace(synchronous=False),
             scale_loss=True,
         )
@@ -261,24 +261,20 @@ def test_mirroring_changes_no_weight_beyond_rounding(monkeypatch, before):
 
 def test_sums_of_a_classifier_are_those_by_hand():
     probabilities, labels, expected = classifier_sums()
-    metric = _DeviceSums()
-    metric.update([mx.nd.array(labels)], [mx.nd.array(probabilities)])
-    np.testing.assert_allclose(metric.found[0].asnumpy(), [*expected, 0], rtol=1e-5)
+    found = sums_of(mx.nd.array(probabilities), mx.nd.array(labels))
+    np.testing.assert_allclose(found.asnumpy(), [*expected, 0], rtol=1e-5)
 
 
 def test_sums_of_a_segmentation_leave_out_void_and_let_nan_through():
     probabilities = np.full((1, 2, 2, 2), 0.5, np.float32)
     probabilities[0, :, 0] = [[0.25, 0.75], [0.75, 0.25]]  # top row: classes 1 and 0
     labels = np.array([[1, 1, 255, 0]])
-    metric = _DeviceSums()
-    metric.update([mx.nd.array(labels)], [mx.nd.array(probabilities)])
-    found = metric.found[0].asnumpy()
+    found = sums_of(mx.nd.array(probabilities), mx.nd.array(labels)).asnumpy()
     # Right with 0.75, wrong with 0.25, void, even: which counts as right.
     loss = -np.log(0.75) - np.log(0.25) - np.log(0.5)
     np.testing.assert_allclose(found, [loss, 2, 0, 3, 0], rtol=1e-6)
     probabilities[0, :, 1, 1] = np.nan
-    metric.update([mx.nd.array(labels)], [mx.nd.array(probabilities)])
-    assert np.isnan(metric.found[1].asnumpy()[0])
+    assert np.isnan(sums_of(mx.nd.array(probabilities), mx.nd.array(labels)).asnumpy()[0])
 
 
 # --- whole runs ---------------------------------------------------------------------------------

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ademx.engines.torch.predict import TorchPredictor
-    from ademx.labels import Label
     from ademx.networks.memory import TrainingMemory
     from ademx.networks.summary import Graph
     from ademx.networks.unravel import Engine
@@ -181,24 +180,26 @@ def open_workers(kvstore: str, devices: Devices, *, backend: str) -> Workers:
 
 
 def open_trainer(
-    label: Label, choices: Mapping[str, Any], *, backend: str, **options: Any
+    layers: Sequence[Layer], *, backend: str, data_shape: tuple[int, ...], **options: Any
 ) -> Trainer:
-    """Return the trainer of a label's network.
+    """Return the trainer of a network.
 
     Args:
-        label: of the network.
-        choices: what :func:`ademx.build_symbol` takes besides.
+        layers: of the network.
         backend: "mxnet" or "torch".
-        options: of either engine: `data_shape`, the (N, 3, H, W) of a batch over all devices;
-            `dropout`, whether anything is dropped; `devices`, which share a batch; and those that
-            :class:`ademx.engines.mxnet.train.MxnetTrainer` explains: `values`, `optimizer`,
-            `optimizer_params`, `workers`, `precision`, `backward_do_mirror` and `scale_loss`.
+        data_shape: (N, 3, H, W) of a batch over all devices.
+        options: of either engine: `learning`, its loss, multipliers and statistics; `devices`,
+            which share a batch; and those that :class:`ademx.engines.mxnet.train.MxnetTrainer`
+            explains: `values`, `optimizer`, `optimizer_params`, `workers`, `precision`,
+            `backward_do_mirror` and `scale_loss`.
     """
     if backend == "torch":
-        import ademx.engines.torch.train as engine
-    else:
-        import ademx.engines.mxnet.train as engine
-    return engine.open_trainer(label, choices, **options)
+        from ademx.engines.torch.train import TorchTrainer
+
+        return TorchTrainer(layers, **options)
+    from ademx.engines.mxnet.train import open_trainer
+
+    return open_trainer(layers, data_shape=data_shape, **options)
 
 
 def open_segments(

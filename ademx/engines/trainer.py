@@ -87,6 +87,12 @@ class Trainer(ABC):
     goes_ahead = True
     _scaler: Any = None  # the engine's: its scale, and for how many updates it was `unskipped`
 
+    def __init__(self, optimizer: str, schedule: Callable[[int], float]) -> None:
+        self._schedule = schedule
+        # MXNet's SGD counts an update before it asks for the rate; TorchNesterov after.
+        self._counts_first = optimizer == "sgd"
+        self._started = 0  # updates
+
     @abstractmethod
     def start(self, data: Any, label: Any, *, seed: int, stop: bool = False) -> Callable[[], Sums]:
         """Start one update and return what waits for its sums.
@@ -105,13 +111,18 @@ class Trainer(ABC):
         return Update(rate, self.start(data, label, seed=seed)())
 
     @property
-    @abstractmethod
     def rate(self) -> float:
         """The learning rate of the next update."""
+        return float(self._schedule(self._started + self._counts_first))
 
-    @abstractmethod
     def parameters(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Return `(arg_params, aux_params)`; statistics are the mean over this worker's devices."""
+        devices = self.statistics()
+        return self._weights(), {n: np.mean([d[n] for d in devices], axis=0) for n in devices[0]}
+
+    @abstractmethod
+    def _weights(self) -> dict[str, np.ndarray]:
+        """Return what learns, by name."""
 
     @abstractmethod
     def statistics(self) -> list[dict[str, np.ndarray]]:

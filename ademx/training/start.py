@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -11,9 +10,11 @@ from ademx import params
 from ademx.engines.backends import open_trainer, open_workers
 from ademx.engines.trainer import Trainer, Workers
 from ademx.errors import InputError
-from ademx.networks.graph import parameter_shapes
+from ademx.networks.graph import list_layers
 from ademx.training.initial import initial_values, load_weights
 from ademx.training.options import SegmentationTrainOptions, TrainOptions
+from symbols.layers import Layer, Shape, without_dropout
+from symbols.learning import get_learning
 
 
 def start_trainer(
@@ -48,7 +49,6 @@ def start_trainer(
             "which share the batch"
         )
     workers = workers or open_workers(options.kvstore, options.devices, backend=options.engine)
-    chosen = network_choices(options)
     shapes = network_shapes(options)
     values = values or {}
     if not shapes.keys() <= values.keys():
@@ -59,9 +59,11 @@ def start_trainer(
     shares = options.num_devices if segmentation else data_shape[0]
     if workers.synchronous:
         shares *= workers.count
+    layers = network_layers(options)
+    loss = {"loss": options.loss} if isinstance(options, SegmentationTrainOptions) else {}
     return open_trainer(
-        options.label,
-        chosen,
+        layers if dropout else without_dropout(layers),
+        learning=get_learning(options.task, frozen_statistics=options.frozen_statistics, **loss),
         data_shape=data_shape,
         values=values,
         optimizer="sgd" if segmentation else "TorchNesterov",
@@ -71,7 +73,6 @@ def start_trainer(
             "rescale_grad": 1 / shares,
             "lr_scheduler": options.schedule(num_batches, offset=first_update),
         },
-        dropout=dropout,
         devices=options.devices,
         workers=workers,
         precision=options.precision,
@@ -80,22 +81,16 @@ def start_trainer(
     )
 
 
-def network_choices(options: TrainOptions) -> dict[str, Any]:
-    """Return what :func:`ademx.build_symbol` is to be told besides the label."""
-    chosen: dict[str, Any] = {
-        "width": options.width,
-        "pool": options.pool,
-        "frozen_statistics": options.frozen_statistics,
-    }
-    if isinstance(options, SegmentationTrainOptions):
-        chosen.update(loss=options.loss, head=options.head)
-    return chosen
-
-
-def network_shapes(options: TrainOptions) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the network's parameters and moving statistics."""
+def network_layers(options: TrainOptions) -> tuple[Layer, ...]:
+    """Return the layers of the options' network."""
     head = {"head": options.head} if isinstance(options, SegmentationTrainOptions) else {}
-    return parameter_shapes(options.label, width=options.width, **head)
+    return list_layers(options.label, width=options.width, pool=options.pool, **head)
+
+
+def network_shapes(options: TrainOptions) -> dict[str, Shape]:
+    """Return the shapes of the network's parameters and moving statistics."""
+    layers = network_layers(options)
+    return {name: shape for layer in layers for name, shape in layer.parameters().items()}
 
 
 def starting_values(options: TrainOptions) -> dict[str, np.ndarray]:

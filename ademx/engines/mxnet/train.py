@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,14 +22,15 @@ from ademx.engines.mxnet.memory import mirroring
 from ademx.engines.mxnet.predict import mxnet_contexts
 from ademx.engines.trainer import KVSTORES, Arrays, Sums, Trainer, Workers
 from ademx.errors import InputError
-from ademx.networks.graph import build_symbol
+from symbols.graph import to_symbol
 from symbols.learning import IGNORE_LABEL
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
 
     from ademx.devices import Devices
-    from ademx.labels import Label
+    from symbols.layers import Layer
+    from symbols.learning import Learning
 
 mx = import_mxnet()
 
@@ -119,19 +121,18 @@ class MxnetWorkers(Workers):
 
 
 def open_trainer(
-    label: Label,
-    choices: Mapping[str, Any],
+    layers: Sequence[Layer],
     *,
+    learning: Learning,
     data_shape: tuple[int, ...],
-    dropout: bool,
     devices: Devices,
     **options: Any,
 ) -> MxnetTrainer:
-    """Return the trainer of a label's network; see :func:`ademx.engines.backends.open_trainer`."""
-    graph = build_symbol(label, **choices)
+    """Return the trainer of a network; see :func:`ademx.engines.backends.open_trainer`."""
+    graph = to_symbol(layers, **asdict(learning))
     shapes = dict(zip(graph.list_arguments(), graph.infer_shape(data=data_shape)[0]))
     return MxnetTrainer(
-        graph if dropout else _without_dropout(graph),
+        graph,
         contexts=mxnet_contexts(devices),
         data_shapes=[("data", data_shape)],
         label_shapes=[(_LABEL, shapes[_LABEL])],
@@ -149,7 +150,7 @@ class MxnetTrainer(Trainer):
         label_shapes: name and shape of its labels.
         values: the parameters and moving statistics to start from, by name.
         optimizer: MXNet's name of the optimiser.
-        optimizer_params: its arguments; `rescale_grad` must be among them.
+        optimizer_params: its arguments; `rescale_grad` and `lr_scheduler` must be among them.
         workers: the processes that train together.
         precision: "float32", "bfloat16" (CPUs) or "float16" (GPUs, with loss scaling). Weights
             and momentum are float32 throughout.
@@ -176,6 +177,7 @@ class MxnetTrainer(Trainer):
         backward_do_mirror: bool = False,
         scale_loss: bool | None = None,
     ) -> None:
+        super().__init__(optimizer, optimizer_params["lr_scheduler"])
         self._graph = graph if precision == "float32" else _low_precision(graph, precision)
         self._contexts = list(contexts)
         self._shapes = (list(data_shapes), list(label_shapes))
@@ -190,30 +192,20 @@ class MxnetTrainer(Trainer):
         self._scaler = private.LossScaler() if scale_loss or precision == "float16" else None
         self._rescale = optimizer_params["rescale_grad"]
         self._bind({name: mx.nd.array(value) for name, value in values.items()})
+        self._names = private.device_arrays(self._module).param_names
         self._optimizer = mx.optimizer.create(
-            optimizer, sym=graph, param_idx2name=self._index_names(), **optimizer_params
+            optimizer, sym=graph, param_idx2name=dict(enumerate(self._names)), **optimizer_params
         )
         self._optimizer.rescale_grad = self._rescale / self.loss_scale
-        self._updater = mx.optimizer.get_updater(self._optimizer)
-        self._started = 0
-        # MXNet's SGD counts an update before it asks for the rate; TorchNesterov after.
-        self._counts_first = optimizer == "sgd"
+        self._updaters = [mx.optimizer.get_updater(self._optimizer) for _ in self._contexts]
         self._init_kvstore()
-
-    @property
-    def rate(self) -> float:
-        """The learning rate of the next update."""
-        schedule = self._optimizer.lr_scheduler
-        if schedule is None:
-            return float(self._optimizer.lr)
-        return float(schedule(self._started + self._counts_first))
 
     def start(self, data: Any, label: Any, *, seed: int, stop: bool = False) -> Callable[[], Sums]:
         """Start one update and return what waits for its sums; see :class:`Trainer`."""
         self._started += 1
         if self._draws:
             mx.random.seed(seed)
-        metric = _DeviceSums()
+        found = mx.nd.array([0, 0, 0, 0, float(stop)])
         if data is None:
             for arrays in private.device_arrays(self._module).grad_arrays:
                 for gradient in arrays:
@@ -221,19 +213,17 @@ class MxnetTrainer(Trainer):
         else:
             batch = mx.io.DataBatch([_on_cpu(data)], [_on_cpu(label)])
             self._module.forward_backward(batch)
-            self._module.update_metric(metric, batch.label)
-        found = mx.nd.add_n(*metric.found, mx.nd.array([0, 0, 0, 0, float(stop)]))
+            (outputs,) = self._module.get_outputs(merge_multi_context=False)
+            shares = mx.gluon.utils.split_data(batch.label[0], len(outputs))
+            found = mx.nd.add_n(found, *map(sums_of, outputs, shares))
         if self._workers.count > 1 and self._workers.synchronous:
             self._workers.add_up("sums", [found])
         self._update()
         return lambda: Sums(*map(float, found.asnumpy()))
 
-    def parameters(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Return `(arg_params, aux_params)`; statistics are the mean over this worker's devices."""
-        group = private.device_arrays(self._module)
-        args = {n: arrays[0].asnumpy() for n, arrays in zip(group.param_names, group.param_arrays)}
-        devices = self.statistics()
-        return args, {n: np.mean([d[n] for d in devices], axis=0) for n in devices[0]}
+    def _weights(self) -> dict[str, np.ndarray]:
+        arrays = private.device_arrays(self._module).param_arrays
+        return {name: copies[0].asnumpy() for name, copies in zip(self._names, arrays)}
 
     def statistics(self) -> list[dict[str, np.ndarray]]:
         """Return the moving statistics of each device, by name."""
@@ -247,13 +237,8 @@ class MxnetTrainer(Trainer):
 
     def momentum(self) -> dict[str, np.ndarray]:
         """Return the momentum of each parameter; none where servers hold it (dist_async)."""
-        names, states = self._index_names(), self._updater.states
-        step = len(self._contexts)  # every device's momentum is the same
-        return {
-            names[index]: state.asnumpy()
-            for index, state in states.items()
-            if index % step == 0 and state is not None
-        }
+        states = self._updaters[0].states  # every device's momentum is the same
+        return {self._names[i]: one.asnumpy() for i, one in states.items() if one is not None}
 
     def restore_scaling(self, scale: float, unskipped: int) -> None:
         """Take up the loss scale as `scaling` gave it."""
@@ -262,11 +247,11 @@ class MxnetTrainer(Trainer):
 
     def restore(self, momentum: Arrays, statistics: Sequence[Arrays]) -> None:
         """Take up momentum and device statistics as `momentum` and `statistics` gave them."""
-        for index, name in self._index_names().items():
-            if name in momentum:
-                context = self._contexts[index % len(self._contexts)]
-                value = mx.nd.array(momentum[name], ctx=context)
-                private.set_momentum(self._updater, index, value)
+        for updater, context in zip(self._updaters, self._contexts):
+            for index, name in enumerate(self._names):
+                if name in momentum:
+                    value = mx.nd.array(momentum[name], ctx=context)
+                    private.set_momentum(updater, index, value)
         group = private.device_arrays(self._module)
         for device, values in enumerate(statistics):
             for name, arrays in zip(group.aux_names, group.aux_arrays):
@@ -310,24 +295,16 @@ class MxnetTrainer(Trainer):
                 self._workers.add_up(name, group.grad_arrays[index], out=out, priority=-index)
         if self._scaler and self._scaler.overflows(group.grad_arrays):
             # The schedule goes by batches, as log and resume do: one that is left out counts.
-            private.count_update(self._optimizer, self._contexts, list(self._index_names()))
-        else:
-            self._apply()
+            private.count_update(self._optimizer, self._contexts, range(len(self._names)))
+        elif self._workers.synchronous:
+            for device, updater in enumerate(self._updaters):
+                gradients, weights = (
+                    [copies[device] for copies in arrays]
+                    for arrays in (group.grad_arrays, group.param_arrays)
+                )
+                updater(list(range(len(weights))), gradients, weights)
         if self._scaler and self._scaler.changes:
             self._change_scale()
-
-    def _apply(self) -> None:
-        """Update the weights of every device by its (summed) gradients."""
-        if not self._workers.synchronous:
-            return
-        group, count = private.device_arrays(self._module), len(self._contexts)
-        rows = range(len(group.param_names))
-        for device in range(count):
-            self._updater(
-                [row * count + device for row in rows],
-                [group.grad_arrays[row][device] for row in rows],
-                [group.param_arrays[row][device] for row in rows],
-            )
 
     def _change_scale(self) -> None:
         """Bind the network anew with the scaler's next scale, which the graph holds."""
@@ -340,32 +317,21 @@ class MxnetTrainer(Trainer):
         self._bind({name: mx.nd.array(value) for name, value in {**args, **auxs}.items()})
         self.restore({}, statistics)
 
-    def _index_names(self) -> dict[int, str]:
-        """Return the parameter of each of the optimiser's indices, as Module numbers them."""
-        # Servers number the parameters in the order in which the KVStore was given them.
-        count = len(self._contexts) if self._workers.synchronous else 1
-        names = private.device_arrays(self._module).param_names
-        return {i * count + k: name for i, name in enumerate(names) for k in range(count)}
-
 
 def _on_cpu(array: Any) -> Any:
     """Return an array of MXNet; those that are one already as they are."""
     return array if isinstance(array, mx.nd.NDArray) else mx.nd.array(array)
 
 
-class _DeviceSums(mx.metric.EvalMetric):
-    """Collects each device's (5,) sums, in the order of :class:`Sums`, without waiting."""
+def sums_of(output: Any, label: Any) -> Any:
+    """Return one device's (5,) sums, in the order of :class:`Sums`, without waiting.
 
-    def __init__(self) -> None:
-        super().__init__("sums")
-        self.found: list[Any] = []
-
-    def update(self, labels: list[Any], preds: list[Any]) -> None:
-        """Add the sums of one device: (N,) or (N, P) labels, (N, C) or (N, C, h, w) outputs."""
-        output = preds[0]
-        label = labels[0].as_in_context(output.context)
-        sums = _classification_sums if output.ndim == 2 else _segmentation_sums
-        self.found.append(sums(output, label).as_in_context(mx.cpu()))
+    Args:
+        output: (N, C) or (N, C, h, w).
+        label: (N,) or (N, P).
+    """
+    sums = _classification_sums if output.ndim == 2 else _segmentation_sums
+    return sums(output, label.as_in_context(output.context)).as_in_context(mx.cpu())
 
 
 def _classification_sums(output: Any, label: Any) -> Any:
@@ -423,16 +389,6 @@ def _with_scale(graph: Symbol, scale: float) -> Symbol:
     def declare(node: dict[str, Any]) -> None:
         if node["op"] == "SoftmaxOutput":
             node.setdefault("attrs", {})["grad_scale"] = repr(scale)
-
-    return _edited(graph, declare)
-
-
-def _without_dropout(graph: Symbol) -> Symbol:
-    """Return a graph that drops nothing."""
-
-    def declare(node: dict[str, Any]) -> None:
-        if node["op"] == "Dropout":
-            node["attrs"]["p"] = "0"
 
     return _edited(graph, declare)
 

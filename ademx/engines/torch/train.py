@@ -25,31 +25,8 @@ from ademx.engines.torch.predict import torch_devices
 from ademx.engines.torch.updates import LossScaler, Updates, as_numpy, gradient_of
 from ademx.engines.torch.workers import TorchWorkers
 from ademx.engines.trainer import Arrays, Sums, Trainer
-from ademx.labels import Label
-from ademx.networks.graph import list_layers
-from symbols.layers import Layer, without_dropout
-from symbols.learning import Learning, get_learning
-
-
-def open_trainer(
-    label: Label,
-    choices: Mapping[str, Any],
-    *,
-    data_shape: tuple[int, ...],
-    dropout: bool,
-    devices: Devices,
-    **options: Any,
-) -> TorchTrainer:
-    """Return the trainer of a label's network; see :func:`ademx.engines.backends.open_trainer`."""
-    shape = {name: choices[name] for name in ("width", "pool", "head") if name in choices}
-    layers = list_layers(label, **shape)
-    learning = {name: value for name, value in choices.items() if name not in shape}
-    return TorchTrainer(
-        layers if dropout else without_dropout(layers),
-        learning=get_learning(label.task, **learning),
-        devices=_places(devices),
-        **options,
-    )
+from symbols.layers import Layer
+from symbols.learning import Learning
 
 
 class TorchTrainer(Trainer):
@@ -58,11 +35,11 @@ class TorchTrainer(Trainer):
     Args:
         layers: of the network.
         learning: its loss, multipliers and statistics.
-        devices: each gets an equal share of a batch and has its own statistics. One that is named
-            twice (the CPU) computes one share after the other.
+        devices: each gets an equal share of a batch and has its own statistics; contexts of the
+            CPU compute one share after the other.
         values: the parameters and moving statistics to start from, by name.
         optimizer: "TorchNesterov", or "sgd", which is MXNet's.
-        optimizer_params: `rescale_grad`, `momentum`, `wd`, and `lr_scheduler` or `learning_rate`.
+        optimizer_params: `rescale_grad`, `momentum`, `wd` and `lr_scheduler`.
         workers: the processes that train together.
         precision: "float32", or what convolutions and fully connected layers compute in:
             "bfloat16", or "float16" with loss scaling. Weights and momentum are float32
@@ -77,7 +54,7 @@ class TorchTrainer(Trainer):
         layers: Sequence[Layer],
         *,
         learning: Learning,
-        devices: Sequence[torch.device],
+        devices: Devices,
         values: Arrays,
         optimizer: str,
         optimizer_params: Mapping[str, Any],
@@ -86,12 +63,15 @@ class TorchTrainer(Trainer):
         backward_do_mirror: bool = False,
         scale_loss: bool | None = None,
     ) -> None:
-        _prepare(devices)
-        self.goes_ahead = devices[0].type != "cpu"
+        choices = dict(optimizer_params)
+        super().__init__(optimizer, choices.pop("lr_scheduler"))
+        places = _places(devices)
+        _prepare(places)
+        self.goes_ahead = bool(devices.gpus)
         self._workers = workers
         self._draws = any(layer.kind == "dropout" for layer in layers)
         self._replicas: list[_Replica] = []
-        for device in devices:
+        for device in places:
             same = [replica for replica in self._replicas if replica.device == device]
             self._replicas.append(
                 _Replica(
@@ -112,21 +92,10 @@ class TorchTrainer(Trainer):
         if workers.count > 1:
             workers.share(list(first.parameters.values()))
             self._share_weights()
-        choices = dict(optimizer_params)
-        rate = choices.pop("learning_rate", None)
-        self._schedule = choices.pop("lr_scheduler", None) or (lambda _: rate)
         nesterov = optimizer == "TorchNesterov"
         self._updates = Updates(first.parameters, learning, nesterov=nesterov, **choices)
         scaled = precision == "float16" if scale_loss is None else scale_loss
         self._scaler: LossScaler | None = LossScaler() if scaled else None
-        self._started = 0
-        # MXNet's SGD counts an update before it asks for the rate; TorchNesterov after.
-        self._counts_first = not nesterov
-
-    @property
-    def rate(self) -> float:
-        """The learning rate of the next update."""
-        return float(self._schedule(self._started + self._counts_first))
 
     def start(self, data: Any, label: Any, *, seed: int, stop: bool = False) -> Callable[[], Sums]:
         """Start one update and return what waits for its sums; see :class:`Trainer`."""
@@ -156,11 +125,8 @@ class TorchTrainer(Trainer):
         self._update(rate)
         return _reader(found)
 
-    def parameters(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Return `(arg_params, aux_params)`; statistics are the mean over this worker's devices."""
-        args = {name: as_numpy(one) for name, one in self._replicas[0].parameters.items()}
-        devices = self.statistics()
-        return args, {n: np.mean([d[n] for d in devices], axis=0) for n in devices[0]}
+    def _weights(self) -> dict[str, np.ndarray]:
+        return {name: as_numpy(one) for name, one in self._replicas[0].parameters.items()}
 
     def statistics(self) -> list[dict[str, np.ndarray]]:
         """Return the moving statistics of each device, by name."""
