@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from threading import Thread
@@ -68,6 +68,12 @@ def _work(jobs: SimpleQueue[tuple[T, Future[R]] | None], function: Callable[[T],
                 future.set_result(function(item))
             except BaseException as error:
                 future.set_exception(error)
+
+
+def spread(items: Sequence[T], *, at_most: int) -> list[T]:
+    """Return so many items, or all of fewer, that lie evenly over all of them."""
+    number = min(len(items), at_most)
+    return [items[place * len(items) // number] for place in range(number)]
 
 
 def progress_bar(*, delay: float = 2, **options: Any) -> tqdm[Any]:

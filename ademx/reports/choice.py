@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx.arrays import DAMAGED_ARRAYS
-from ademx.errors import InputError, MissingFile
+from ademx.errors import InputError
+from ademx.iteration import spread
 from ademx.metrics import likeliest
+from ademx.testing.finished_runs import mean_probabilities
 from ademx.testing.image_counts import load_image_counts
 from iters.samples import Sample
 
@@ -24,21 +24,6 @@ if TYPE_CHECKING:
 _ENDS = 12  # images at either end of the order
 _UNRANKED = 24  # images of a split without labels
 _NUM_GUESSES = 5
-_ROWS = 4096  # of probabilities that are read at once
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """An image to show.
-
-    Attributes:
-        index: position among the run's images.
-        group: "worst", "best", "sample" where nothing tells good from bad, or "" for an image
-            that is there for the sake of a class.
-    """
-
-    index: int
-    group: str
 
 
 class RunImages(ABC):
@@ -134,29 +119,22 @@ class ClassificationImages(RunImages):
     """
 
     def __init__(self, run: RunToShow) -> None:
-        self._scales = [_open_probabilities(path, run) for path in _probability_files(run)]
-        tested = np.zeros(len(run.samples), bool)
-        guesses = np.zeros(len(run.samples), np.intp)
-        of_truth, of_others = (np.full(len(run.samples), np.nan) for _ in range(2))
-        for first in range(0, len(run.samples), _ROWS):
-            rows = np.arange(first, min(first + _ROWS, len(run.samples)))
-            probabilities = self._probabilities(rows)
-            tested[rows] = ~np.isnan(probabilities).any(axis=1)
-            guesses[rows] = likeliest(probabilities, num=1)[:, 0]
-            if run.has_labels:
-                truth = np.array([run.samples[row].label for row in rows], np.intp)
-                at = np.arange(len(rows)), truth
-                of_truth[rows] = 100 * probabilities[at]
-                probabilities[at] = -np.inf
-                of_others[rows] = 100 * probabilities.max(axis=1)
-        self._rows = np.flatnonzero(tested)
-        self.samples = [run.samples[row] for row in self._rows]
-        self.guesses = guesses[self._rows]
-        self.ranks = (of_truth - of_others)[self._rows]
-        self._of_truth = of_truth[self._rows]
+        scales, num_classes = run.record.settings.test_scales, run.dataset.num_classes
+        found = mean_probabilities(run.folder, scales, shape=(len(run.samples), num_classes))
+        tested = np.flatnonzero(~np.isnan(found).any(axis=1))
+        self.samples = [run.samples[row] for row in tested]
         labels = [sample.label for sample in self.samples] if run.has_labels else []
         self.truth = np.array(labels, np.intp)
-        self._num_classes = run.dataset.num_classes
+        self._probabilities = found[tested]
+        self.guesses = likeliest(self._probabilities, num=1)[:, 0]
+        self._of_truth = self.ranks = np.full(len(self.samples), np.nan)
+        if self.truth.size:
+            at = np.arange(len(self.truth)), self.truth
+            of_truth = self._probabilities[at]
+            self._probabilities[at] = -np.inf
+            of_others = self._probabilities.max(axis=1)
+            self._probabilities[at] = of_truth
+            self._of_truth, self.ranks = 100.0 * of_truth, 100.0 * (of_truth - of_others)
 
     def of_classes(self) -> list[NDArray[np.intp]]:
         """Return, for each class, the images that are of it or taken for it, by their lead."""
@@ -165,12 +143,13 @@ class ClassificationImages(RunImages):
         order = np.argsort(self.ranks, kind="stable")
         truth, guesses = self.truth[order], self.guesses[order]
         return [
-            order[(truth == number) | (guesses == number)] for number in range(self._num_classes)
+            order[(truth == number) | (guesses == number)]
+            for number in range(self._probabilities.shape[1])
         ]
 
     def facts(self, index: int) -> dict[str, Any]:
         """Return the true class, its probability and lead, and [class, percent] of five guesses."""
-        probabilities = self._probabilities(self._rows[[index]])
+        probabilities = self._probabilities[[index]]
         best = likeliest(probabilities, num=_NUM_GUESSES)[0].tolist()
         truth = [int(self.truth[index])] if self.truth.size else []
         return {
@@ -182,11 +161,6 @@ class ClassificationImages(RunImages):
             ],
             "classes": [[number] for number in dict.fromkeys([*truth, best[0]])],
         }
-
-    def _probabilities(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Return the mean over the scales, (len(rows), classes)."""
-        mean: NDArray[np.float32] = np.mean([scale[rows] for scale in self._scales], axis=0)
-        return mean
 
 
 @dataclass(frozen=True)
@@ -218,7 +192,7 @@ def hardest_classes(images: ClassificationImages, *, at_most: int) -> list[HardC
     return sorted(found, key=lambda one: (-one.error, -one.num_images))[:at_most]
 
 
-def choose(images: RunImages, *, at_most: int) -> list[Chosen]:
+def choose(images: RunImages, *, at_most: int) -> dict[int, str]:
     """Return the images to show: the worst, the best, and for each class at least one.
 
     Beyond those, each class's worst two and best one are added while there is room.
@@ -226,54 +200,28 @@ def choose(images: RunImages, *, at_most: int) -> list[Chosen]:
     Args:
         images: a run's.
         at_most: how many to show; the ends of the order and one for each class are always there.
+
+    Returns:
+        Index among the images -> "worst", "best", "sample" where nothing tells good from bad, or
+        "" for an image that is there for the sake of a class.
     """
     known = np.flatnonzero(~np.isnan(images.ranks))
     if not known.size:
-        return [Chosen(index, "sample") for index in _spread(len(images.samples))]
+        return dict.fromkeys(spread(range(len(images.samples)), at_most=_UNRANKED), "sample")
     order = known[np.argsort(images.ranks[known], kind="stable")].tolist()
     num_worst = min(_ENDS, (len(order) + 1) // 2)
     num_best = min(_ENDS, len(order) - num_worst)
-    chosen = {index: Chosen(index, "worst") for index in order[:num_worst]}
-    best = order[::-1][:num_best]
-    chosen.update({index: Chosen(index, "best") for index in best})
+    chosen = dict.fromkeys(order[:num_worst], "worst")
+    chosen.update(dict.fromkeys(order[::-1][:num_best], "best"))
     of_classes = [rows.tolist() for rows in images.of_classes()]
     for rows in of_classes:
         if rows and not chosen.keys() & set(rows):
-            chosen[rows[0]] = Chosen(rows[0], "")
+            chosen[rows[0]] = ""
     for place in (0, 1, -1):
         for rows in of_classes:
             if len(chosen) < at_most and rows and len(rows) > place:
-                chosen.setdefault(rows[place], Chosen(rows[place], ""))
-    return list(chosen.values())
-
-
-def _spread(count: int) -> list[int]:
-    """Return indices that lie evenly over a split, or all of a small one."""
-    number = min(count, _UNRANKED)
-    return [index * count // number for index in range(number)]
-
-
-def _probability_files(run: RunToShow) -> list[Path]:
-    scales = run.record.settings.test_scales
-    files = [run.folder / "predictions" / f"{scale}.npy" for scale in scales]
-    if not files:
-        raise MissingFile(f"{run.folder}: scores.json names no test scale")
-    return files
-
-
-def _open_probabilities(path: Path, run: RunToShow) -> NDArray[np.float32]:
-    expected = (len(run.samples), run.dataset.num_classes)
-    try:
-        rows: NDArray[np.float32] = np.load(path, mmap_mode="r")
-    except FileNotFoundError:
-        raise MissingFile(f"{path}: no such file") from None
-    except DAMAGED_ARRAYS as error:
-        raise InputError(f"{path}: not an array of probabilities: {error}") from None
-    if rows.shape != expected:
-        raise InputError(f"{path}: its shape is {rows.shape}, expected {expected}")
-    if rows.dtype.kind != "f":
-        raise InputError(f"{path}: holds {rows.dtype}, expected probabilities")
-    return rows
+                chosen.setdefault(rows[place], "")
+    return chosen
 
 
 def _json_number(value: float) -> float | None:

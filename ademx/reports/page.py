@@ -22,7 +22,6 @@ from ademx.errors import MissingFile, UserError
 from ademx.files import replacing
 from ademx.iteration import prefetched, progress_bar
 from ademx.reports.choice import (
-    Chosen,
     ClassificationImages,
     RunImages,
     SegmentationImages,
@@ -31,13 +30,7 @@ from ademx.reports.choice import (
 )
 from ademx.reports.pictures import Panels, PictureEncoder, check_encoder, load_panels
 from ademx.reports.runs import RunToShow, TableRow
-from ademx.reports.sections import (
-    TEMPLATES,
-    ShownImages,
-    class_colours,
-    class_name,
-    run_section,
-)
+from ademx.reports.sections import TEMPLATES, class_colours, class_names, run_section
 from ademx.text import isolated
 from iters.decode import BrokenImage
 
@@ -141,26 +134,25 @@ def _run_parts(run: RunToShow, anchor: str, *, num_bytes: int) -> Iterator[Marku
     images = _run_images(run, notes)
     shown: list[dict[str, Any]] = []
     if images is not None:
-        for chosen, picture in _pictures(run, images, num_bytes=num_bytes, notes=notes):
+        for index, group, picture in _pictures(run, images, num_bytes=num_bytes, notes=notes):
             key = f"{anchor}-image-{len(shown)}"
             yield _data_element(key, picture)
-            name = isolated(images.samples[chosen.index].name)
-            facts = images.facts(chosen.index)
-            shown.append({"key": key, "name": name, "group": chosen.group, **facts})
+            name = isolated(images.samples[index].name)
+            shown.append({"key": key, "name": name, "group": group, **images.facts(index)})
     of_classes = [len(rows) for rows in images.of_classes()] if images is not None else []
     hardest = (
         hardest_classes(images, at_most=_HARDEST)
         if isinstance(images, ClassificationImages)
         else []
     )
-    section = ShownImages(len(shown), tuple(of_classes), tuple(hardest), tuple(notes))
-    yield run_section(run, anchor, section)
-    classes = zip(range(run.dataset.num_classes), class_colours(run.dataset))
+    yield run_section(
+        run, anchor, num_shown=len(shown), of_classes=of_classes, hardest=hardest, notes=notes
+    )
     data = {
         "task": run.dataset.task,
         "classes": [
-            {"name": class_name(run.dataset, number), "colour": colour}
-            for number, colour in classes
+            {"name": name, "colour": colour}
+            for name, colour in zip(class_names(run.dataset), class_colours(run.dataset))
         ],
         "numTested": len(images.samples) if images is not None else 0,
         "numImages": of_classes,
@@ -188,19 +180,19 @@ def _run_images(run: RunToShow, notes: list[str]) -> RunImages | None:
 
 def _pictures(
     run: RunToShow, images: RunImages, *, num_bytes: int, notes: list[str]
-) -> Iterator[tuple[Chosen, str]]:
-    """Yield the chosen images that can be shown with their pictures, as JSON."""
+) -> Iterator[tuple[int, str, str]]:
+    """Yield index, group and picture, as JSON, of the chosen images that can be shown."""
     chosen = choose(images, at_most=num_bytes // _PICTURE_BYTES)
     encoder = PictureEncoder(run.dataset, num_bytes=num_bytes, num_pictures=len(chosen))
 
-    def attempt(entry: Chosen) -> Panels | Exception:
+    def attempt(index: int) -> Panels | Exception:
         try:
-            return load_panels(run, images.samples[entry.index])
+            return load_panels(run, images.samples[index])
         except (BrokenImage, OSError) as error:
             return error
 
     with progress_bar(total=len(chosen), unit="picture", desc=run.title) as bar:
-        for entry, panels in prefetched(chosen, attempt, threads=_THREADS):
+        for index, panels in prefetched(chosen, attempt, threads=_THREADS):
             bar.update()
             if isinstance(panels, Exception):
                 encoder.encode(None)
@@ -208,9 +200,9 @@ def _pictures(
                 continue
             picture = encoder.encode(panels)
             if picture is None:
-                notes.append(f"{images.samples[entry.index]}: too large for this report")
+                notes.append(f"{images.samples[index]}: too large for this report")
                 continue
-            yield entry, picture
+            yield index, chosen[index], picture
 
 
 def _data_element(key: str, text: str) -> Markup:

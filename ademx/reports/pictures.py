@@ -129,7 +129,7 @@ def _picture(panels: Panels, dataset: Dataset, *, side: int) -> dict[str, Any]:
         for name, classes in (("truth", panels.truth), ("prediction", panels.prediction))
         if classes is not None
     }
-    layers = {name: _colours(classes, dataset) for name, classes in maps.items()}
+    layers = {name: colourised(classes, dataset) for name, classes in maps.items()}
     if len(maps) == 2:
         layers["error"] = _errors(maps["truth"], maps["prediction"])
     for name, pixels in layers.items():
@@ -137,7 +137,8 @@ def _picture(panels: Panels, dataset: Dataset, *, side: int) -> dict[str, Any]:
     return picture
 
 
-def _colours(classes: NDArray[np.uint8], dataset: Dataset) -> NDArray[np.uint8]:
+def colourised(classes: NDArray[np.uint8], dataset: Dataset) -> NDArray[np.uint8]:
+    """Return the colours of class ids, (H, W) -> (H, W, 3)."""
     return colourise(encode_label(dataset, classes), dataset.palette or palettes.VOC)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +13,10 @@ from markupsafe import Markup, escape
 
 from ademx.metrics import segmentation_scores
 from ademx.published import METRIC_NAMES, release_state
+from ademx.reports.pictures import colourised
 from ademx.testing.cityscapes import score_tables
 from ademx.text import ISOLATES, isolated, printable
-from iters import palettes
-from iters.datasets import Dataset, encode_label
+from iters.datasets import Dataset
 
 if TYPE_CHECKING:
     from ademx.reports.choice import HardClass
@@ -43,70 +42,55 @@ _OF_TASK = {
 }
 
 
-@dataclass(frozen=True)
-class ShownImages:
-    """What a run's section says of its images, beside showing them.
-
-    Attributes:
-        num_shown: how many there are pictures of.
-        of_classes: number of the run's images that have each class; empty where that is not known.
-        hardest: of a classifier, the classes with the highest error.
-        notes: what could not be shown, and why.
-    """
-
-    num_shown: int = 0
-    of_classes: tuple[int, ...] = ()
-    hardest: tuple[HardClass, ...] = ()
-    notes: tuple[str, ...] = field(default_factory=tuple)
-
-
-@dataclass(frozen=True)
-class _ClassBar:
-    """A class with its IoU and accuracy, percent; None where they are not known."""
-
-    number: int
-    name: str
-    iou: float | None
-    accuracy: float | None
-    colour: str | None
-    num_images: int | None
-
-    @property
-    def title(self) -> str:
-        """All of it in words."""
-        text = f"{self.name}: absent" if self.iou is None else f"{self.name}: IoU {self.iou:.2f} %"
-        if None not in (self.iou, self.accuracy):
-            text += f", accuracy {self.accuracy:.2f} %"
-        count = self.num_images
-        return text if count is None else f"{text}, in {count} {_plural('image', count)}"
-
-
-def class_name(dataset: Dataset, number: int) -> str:
-    """Return a class's name as it is shown, or its number where the dataset has no names."""
-    return isolated(dataset.class_names[number]) if dataset.class_names else f"class {number}"
+def class_names(dataset: Dataset) -> list[str]:
+    """Return the classes' names as they are shown, or numbers where the dataset has no names."""
+    known = dataset.class_names
+    return [
+        isolated(known[number] if known else f"class {number}")
+        for number in range(dataset.num_classes)
+    ]
 
 
 def class_colours(dataset: Dataset) -> list[str | None]:
     """Return the colour of each class as "#rrggbb"; None for classification."""
     if dataset.task != "segmentation":
         return [None] * dataset.num_classes
-    stored = encode_label(dataset, np.arange(dataset.num_classes)).tolist()
-    palette = dataset.palette or palettes.VOC
-    return ["#{:02x}{:02x}{:02x}".format(*palette[number]) for number in stored]
+    classes = np.arange(dataset.num_classes, dtype=np.uint8)[None]
+    return ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colourised(classes, dataset)[0]]
 
 
-def run_section(run: RunToShow, anchor: str, images: ShownImages) -> Markup:
-    """Return a run's section; the page's script adds the heat map and the pictures."""
-    record, dataset = run.record, run.dataset
+def run_section(
+    run: RunToShow,
+    anchor: str,
+    *,
+    num_shown: int,
+    of_classes: Sequence[int],
+    hardest: Sequence[HardClass],
+    notes: Sequence[str],
+) -> Markup:
+    """Return a run's section; the page's script adds the heat map and the pictures.
+
+    Args:
+        run: the run.
+        anchor: id of the section, which those of its parts begin with.
+        num_shown: how many images there are pictures of.
+        of_classes: number of the run's images that have each class; empty where that is unknown.
+        hardest: of a classifier, the classes with the highest error.
+        notes: what could not be shown, and why.
+    """
+    record, names = run.record, class_names(run.dataset)
     published = record.published.values if record.published else {}
-    of_task = [name for name in _OF_TASK[dataset.task] if name in record.scores]
-    confusion = record.confusion or [] if dataset.task == "segmentation" else []
-    present = [number for number, count in enumerate(images.of_classes) if count]
+    of_task = [name for name in _OF_TASK[run.dataset.task] if name in record.scores]
+    is_segmented = run.dataset.task == "segmentation" and record.confusion
+    present = [number for number, count in enumerate(of_classes) if count]
     section = TEMPLATES.get_template("run.html").render(
         run=run,
         record=record,
         anchor=anchor,
-        images=images,
+        num_shown=num_shown,
+        of_classes=of_classes,
+        hardest=hardest,
+        notes=notes,
         summary=_summary(run),
         published=published,
         of_task=of_task,
@@ -114,10 +98,11 @@ def run_section(run: RunToShow, anchor: str, images: ShownImages) -> Markup:
             *of_task,
             *(name for name in _MEASURES if name in published and name not in of_task),
         ],
-        bars=_class_bars(run, confusion, images) if confusion else [],
-        confusions=_largest_confusions(confusion) if confusion else [],
-        class_name=lambda number: class_name(dataset, number),
-        to_choose=sorted(present, key=lambda number: class_name(dataset, number).casefold()),
+        class_names=names,
+        class_colours=class_colours(run.dataset),
+        bars=_class_bars(record) if is_segmented else [],
+        confusions=_largest_confusions(record) if is_segmented else [],
+        to_choose=sorted(present, key=lambda number: names[number].casefold()),
         official=score_tables(record.cityscapes, record.class_iou or {})
         if record.cityscapes
         else {},
@@ -143,46 +128,26 @@ def _summary(run: RunToShow) -> list[str]:
     return [fact for fact in facts if fact]
 
 
-def _class_bars(
-    run: RunToShow, counts: Sequence[Sequence[int]], images: ShownImages
-) -> list[_ClassBar]:
-    """Return the classes, highest IoU first, absent ones last."""
-    confusion = np.array(counts, np.int64)
-    rule = run.record.absent_classes or "skip"
-    scores = segmentation_scores(confusion, absent_classes=rule)
+def _class_bars(record: RunRecord) -> list[tuple[int, float, float]]:
+    """Return each class with its IoU and accuracy, percent, nan if absent; highest IoU first."""
+    confusion = np.array(record.confusion, np.int64)
+    scores = segmentation_scores(confusion, absent_classes=record.absent_classes or "skip")
     pixels = confusion.sum(axis=0) + confusion.sum(axis=1)
     iou = np.where(pixels == 0, np.nan, scores.class_iou)
-    colours = class_colours(run.dataset)
-    return [
-        _ClassBar(
-            number,
-            class_name(run.dataset, number),
-            iou=_known(iou[number]),
-            accuracy=_known(scores.class_accuracy[number]),
-            colour=colours[number],
-            num_images=images.of_classes[number] if images.of_classes else None,
-        )
-        for number in np.argsort(-iou, kind="stable").tolist()
-    ]
+    order = np.argsort(-iou, kind="stable").tolist()
+    return [(number, iou[number], scores.class_accuracy[number]) for number in order]
 
 
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def _largest_confusions(
-    confusion: Sequence[Sequence[int]],
-) -> list[tuple[int, int, float, int]]:
+def _largest_confusions(record: RunRecord) -> list[tuple[int, int, float, int]]:
     """Return truth, prediction, percent of the truth and pixels, largest percentage first."""
-    counts = np.array(confusion, np.int64)
+    counts = np.array(record.confusion, np.int64)
+    total = counts.sum(axis=1, keepdims=True)
     np.fill_diagonal(counts, 0)
-    total = np.array(confusion, np.int64).sum(axis=1, keepdims=True)
     shares = 100 * counts / np.maximum(total, 1)
     order = np.argsort(-shares, axis=None, kind="stable")[:_NUM_CONFUSIONS]
-    pairs = zip(*np.unravel_index(order, counts.shape))
     return [
-        (int(truth), int(predicted), float(shares[truth, predicted]), int(counts[truth, predicted]))
-        for truth, predicted in pairs
+        (truth, predicted, shares[truth, predicted], counts[truth, predicted])
+        for truth, predicted in zip(*np.unravel_index(order, counts.shape))
         if counts[truth, predicted]
     ]
 
@@ -210,10 +175,6 @@ def _plain(value: Any) -> str:
 def _with_code(text: str) -> Markup:
     """Return escaped text with what stands between backticks as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(printable(text)))))
-
-
-def _measure(name: str) -> str:
-    return _MEASURES.get(name, name.replace("_", " "))
 
 
 def _points(value: float | None, decimals: int = 2) -> str:
@@ -247,5 +208,5 @@ TEMPLATES = Environment(
     finalize=_shown,
 )
 TEMPLATES.filters.update(points=_points, with_code=_with_code)
-TEMPLATES.filters.update(measure=_measure, plain=_plain, plural=_plural)
+TEMPLATES.filters.update(measure=_MEASURES.__getitem__, plain=_plain, plural=_plural)
 TEMPLATES.globals.update(difference=_difference, verdict_marks=_VERDICTS)

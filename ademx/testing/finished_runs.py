@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ademx.arrays import DAMAGED_ARRAYS
-from ademx.errors import InputError
+from ademx.errors import InputError, MissingFile
 from ademx.metrics import likeliest, ranks_of_truth, scores_of_counts
 from ademx.testing.image_counts import load_image_counts, load_image_labels
 from ademx.testing.record import RunRecord, read_record
@@ -196,18 +196,34 @@ def _class_names(record: RunRecord, num_classes: int) -> tuple[str, ...]:
     return names or tuple(f"class {index}" for index in range(num_classes))
 
 
-def mean_probabilities(folder: Path, scales: Sequence[int]) -> NDArray[np.float32]:
-    """Return the mean over the scales, (N, C), as the run had it; nan where one has none."""
+def mean_probabilities(
+    folder: Path, scales: Sequence[int], *, shape: tuple[int, int] | None = None
+) -> NDArray[np.float32]:
+    """Return the mean over the scales, (N, C), as the run had it; nan where one has none.
+
+    Args:
+        folder: the run's.
+        scales: that were tested.
+        shape: (N, C) where that is known.
+
+    Raises:
+        FileNotFoundError: a scale's file is missing, or there is no scale.
+        ValueError: a file is damaged, or holds something else.
+    """
+    if not scales:
+        raise MissingFile(f"{folder}: scores.json names no test scale")
     total: NDArray[np.float32] = np.zeros((), np.float32)
     for scale in scales:
         path = folder / "predictions" / f"{scale}.npy"
         try:
-            rows = np.load(path, allow_pickle=False)
+            rows = np.load(path, mmap_mode="r", allow_pickle=False)
             if rows.ndim != 2 or rows.dtype.kind != "f":
                 raise InputError(f"found {rows.dtype} of shape {rows.shape}")
+            if shape not in (None, rows.shape):
+                raise InputError(f"its shape is {rows.shape}, expected {shape}")
             total = total + rows
         except FileNotFoundError:
-            raise
+            raise MissingFile(f"{path}: no such file") from None
         except DAMAGED_ARRAYS as error:
             raise InputError(f"{path}: not what `ademx evaluate` wrote: {error}") from None
     return total / len(scales)
