@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import graphviz
 
@@ -13,35 +12,23 @@ from ademx.networks.summary import Graph
 from ademx.pictures import check_format
 from symbols.layers import DATA, Layer
 
-# Kind of layer -> fill: ColorBrewer's Set3, which MXNet's plot_network uses too.
-_COLOURS = {
-    "input": "#8dd3c7",
-    "convolution": "#fb8072",
-    "normalisation": "#bebada",
-    "activation": "#ffffb3",
-    "pooling": "#80b1d3",
-    "add": "#b3de69",
-    "output": "#fccde5",
-    "other": "#fdb462",
-}
-_KINDS = {
-    "convolution": "convolution",
-    "linear": "convolution",
-    "batch_norm": "normalisation",
-    "relu": "activation",
-    "max_pool": "pooling",
-    "global_pool": "pooling",
-    "add": "add",
-    "softmax": "output",
-}
-_TEXTS = {
-    "batch_norm": "BatchNorm",
-    "relu": "ReLU",
-    "flatten": "Flatten",
-    "add": "add",
-    "subsample": "every second pixel",
-    "zero_pad": "zero padding",
-    "softmax": "softmax",
+# Fills of boxes: ColorBrewer's Set3, which MXNet's plot_network uses too.
+_INPUT_FILL = "#8dd3c7"
+_WEIGHTED, _POOLING, _OTHER = "#fb8072", "#80b1d3", "#fdb462"
+# Kind of layer -> fill and text.
+_BOXES = {
+    "convolution": (_WEIGHTED, "{layer.name}: {window}, {layer.channels}{dilation}"),
+    "linear": (_WEIGHTED, "{layer.name}: {layer.channels}"),
+    "batch_norm": ("#bebada", "BatchNorm"),
+    "relu": ("#ffffb3", "ReLU"),
+    "dropout": (_OTHER, "Dropout {layer.rate}"),
+    "max_pool": (_POOLING, "{layer.name}: max {window}{dilation}"),
+    "global_pool": (_POOLING, "{layer.name}: avg all"),
+    "flatten": (_OTHER, "Flatten"),
+    "add": ("#b3de69", "add"),
+    "subsample": (_OTHER, "every second pixel"),
+    "zero_pad": (_OTHER, "zero padding"),
+    "softmax": ("#fccde5", "softmax"),
 }
 # Layers that join the box of the layer before them, where they are its only reader.
 _JOINING = ("relu", "dropout")
@@ -81,14 +68,6 @@ _LEVEL_STYLE = {
 }
 
 
-@dataclass
-class _Box:
-    """One box of the picture: a layer and those that joined it."""
-
-    layer: Layer
-    text: str
-
-
 def draw(graph: Graph, file_format: str) -> bytes:
     """Return the picture of a graph as the content of a file.
 
@@ -115,7 +94,8 @@ def draw(graph: Graph, file_format: str) -> bytes:
 
 
 def _picture(graph: Graph) -> graphviz.Digraph:
-    boxes, box_of = _boxes(graph.layers)
+    texts, box_of = _boxes(graph.layers)
+    layers = {layer.name: layer for layer in graph.layers}
     size = "×".join(map(str, graph.input_shape))
     picture = graphviz.Digraph(node_attr=_NODE_STYLE, edge_attr=_EDGE_STYLE)
     picture.attr(label=f"{graph.label}\ninput {size}\n ", **_GRAPH_STYLE)
@@ -123,17 +103,17 @@ def _picture(graph: Graph) -> graphviz.Digraph:
         with picture.subgraph(name=f"cluster_{level}") as frame:
             frame.attr(label=f"level {level}" if level.isdecimal() else level, **_LEVEL_STYLE)
             if level == graph.layers[0].level:
-                frame.node(DATA, DATA, fillcolor=_COLOURS["input"])
-            for name, box in boxes.items():
-                if box.layer.level == level:
-                    colour = _COLOURS[_KINDS.get(box.layer.kind, "other")]
-                    frame.node(name, box.text, fillcolor=colour)
-    for name, box in boxes.items():
-        for rank, source in enumerate(box.layer.inputs):
+                frame.node(DATA, DATA, fillcolor=_INPUT_FILL)
+            for name, text in texts.items():
+                if layers[name].level == level:
+                    fill, _ = _BOXES[layers[name].kind]
+                    frame.node(name, text, fillcolor=fill)
+    for name in texts:
+        for rank, source in enumerate(layers[name].inputs):
             _, *shape = graph.shapes[source]
             flow = " " + "×".join(map(str, shape))
             # A heavy edge is drawn straight, so the main path is; it is what `add` reads first.
-            weight = "1" if rank > 0 or _is_shortcut(box.layer) else "100"
+            weight = "1" if rank > 0 or _is_shortcut(layers[name]) else "100"
             picture.edge(box_of[source], name, label=flow, weight=weight)
     return picture
 
@@ -142,21 +122,21 @@ def _is_shortcut(layer: Layer) -> bool:
     return layer.name.endswith("_branch1") or layer.kind in ("subsample", "zero_pad")
 
 
-def _boxes(layers: tuple[Layer, ...]) -> tuple[dict[str, _Box], dict[str, str]]:
-    """Return the boxes by name of their first layer, and the box of each output."""
+def _boxes(layers: tuple[Layer, ...]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the boxes' texts by the names of their first layers, and the box of each output."""
     readers = Counter(name for layer in layers for name in layer.inputs)
     kinds = {layer.name: layer.kind for layer in layers}
-    boxes: dict[str, _Box] = {}
+    texts: dict[str, str] = {}
     box_of = {DATA: DATA}
     for layer in _main_path_first(layers):
         source = layer.inputs[0]
         if layer.kind in _JOINING and kinds[source] in _JOINED and readers[source] == 1:
             box_of[layer.name] = box_of[source]
-            boxes[box_of[source]].text += f" + {_text(layer)}"
+            texts[box_of[source]] += f" + {_text(layer)}"
         else:
             box_of[layer.name] = layer.name
-            boxes[layer.name] = _Box(layer, _text(layer))
-    return boxes, box_of
+            texts[layer.name] = _text(layer)
+    return texts, box_of
 
 
 def _main_path_first(layers: tuple[Layer, ...]) -> Iterator[Layer]:
@@ -177,11 +157,4 @@ def _text(layer: Layer) -> str:
     stride = f" / {layer.stride}" if layer.stride > 1 else ""
     window = f"{layer.kernel}×{layer.kernel}{stride}"
     dilation = f", dilation {layer.dilation}" if layer.dilation > 1 else ""
-    return {
-        **_TEXTS,
-        "convolution": f"{layer.name}: {window}, {layer.channels}{dilation}",
-        "linear": f"{layer.name}: {layer.channels}",
-        "max_pool": f"{layer.name}: max {window}{dilation}",
-        "global_pool": f"{layer.name}: avg all",
-        "dropout": f"Dropout {layer.rate}",
-    }[layer.kind]
+    return _BOXES[layer.kind][1].format(layer=layer, window=window, dilation=dilation)

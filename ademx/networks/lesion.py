@@ -6,6 +6,7 @@ Source: arXiv:1605.06431, §4, whose experiments these are.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial, reduce
 
 from ademx.networks.unravel import Array, Engine, Segment, through
 
@@ -23,7 +24,7 @@ def without_each_branch(
     for index, (segment, data) in enumerate(zip(segments, values)):
         if segment.is_unit:
             data = engine.forward(segment, data, segment.shortcut)
-            yield segment.name, _rest(engine, segments[index + 1 :], data)
+            yield segment.name, reduce(partial(through, engine), segments[index + 1 :], data)
 
 
 def with_neighbours_exchanged(
@@ -41,14 +42,8 @@ def with_neighbours_exchanged(
         if len(shapes) == 1 and all(_is_relu(segment) for segment in between):
             exchanged = [segments[second], *between, segments[first], *segments[second + 1 :]]
             names = (segments[first].name, segments[second].name)
-            yield names, _rest(engine, exchanged, values[first])
+            yield names, reduce(partial(through, engine), exchanged, values[first])
 
 
 def _is_relu(segment: Segment) -> bool:
     return all(layer.kind == "relu" for layer in segment.layers)
-
-
-def _rest(engine: Engine, segments: Sequence[Segment], data: Array) -> Array:
-    for segment in segments:
-        data = through(engine, segment, data)
-    return data

@@ -13,8 +13,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, groupby
+from functools import partial, reduce
+from itertools import accumulate, combinations, groupby
 from math import comb
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -126,16 +128,12 @@ def cut(layers: Sequence[Layer]) -> tuple[Segment, ...]:
 
 def run(engine: Engine, segments: Sequence[Segment], data: Array) -> list[Array]:
     """Return what every segment reads, and the output of the last."""
-    values = [data]
-    for segment in segments:
-        values.append(through(engine, segment, values[-1]))
-    return values
+    return list(accumulate(segments, partial(through, engine), initial=data))
 
 
-def through(engine: Engine, segment: Segment, data: Array) -> Array:
+def through(engine: Engine, data: Array, segment: Segment) -> Array:
     """Return a segment's output."""
-    first, *second = (engine.forward(segment, data, output) for output in segment.outputs)
-    return first + second[0] if second else first
+    return reduce(add, (engine.forward(segment, data, output) for output in segment.outputs))
 
 
 @dataclass(frozen=True)
@@ -168,7 +166,7 @@ def split_by_length(
         if not segment.is_unit:
             lengths = list(engine.pull(segment, data, lengths, segment.name))
             continue
-        received[segment.name] = norms(sum(lengths[1:], start=lengths[0]))
+        received[segment.name] = norms(reduce(add, lengths))
         longer = engine.pull(segment, data, lengths, segment.branch)
         same = engine.pull(segment, data, lengths, segment.shortcut)
         pulled: list[Array] = []
@@ -185,10 +183,8 @@ def whole_gradient(
 ) -> Array:
     """Return the ordinary gradient with respect to the first unit's input; see above."""
     for segment, data in _backwards(segments, values):
-        first, *second = (
-            next(engine.pull(segment, data, [gradient], output)) for output in segment.outputs
-        )
-        gradient = first + second[0] if second else first
+        pulled = (engine.pull(segment, data, [gradient], output) for output in segment.outputs)
+        gradient = reduce(add, map(next, pulled))
     return gradient
 
 
