@@ -15,8 +15,7 @@ from ademx.engines.backends import CHOICES, resolve_backend, training_memory
 from ademx.files import replacing, write_json
 
 if TYPE_CHECKING:
-    from ademx.networks.memory import TrainingMemory
-    from ademx.networks.summary import LevelSummary, Summary
+    from ademx.networks.summary import LevelSummary, Summary, TrainingMemory
 
 _ORIGINS = {
     "released": "released",

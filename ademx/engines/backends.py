@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ademx.engines.torch.predict import TorchPredictor
-    from ademx.networks.memory import TrainingMemory
-    from ademx.networks.summary import Graph
+    from ademx.networks.summary import Graph, TrainingMemory
     from ademx.networks.unravel import Engine
     from symbols.layers import Layer
 

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ademx.compat import import_mxnet
-from ademx.networks.memory import TrainingMemory
-from ademx.networks.summary import Graph
+from ademx.networks.summary import Graph, TrainingMemory
 from symbols.graph import WORKSPACE, to_symbol
 
 _INPUTS = ("data", "softmax_label")

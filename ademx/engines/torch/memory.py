@@ -12,8 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from ademx.networks.memory import TrainingMemory
-from ademx.networks.summary import Graph
+from ademx.networks.summary import Graph, TrainingMemory
 from symbols.layers import DATA, Layer
 
 _FLOAT32_BYTES = 4
