@@ -9,6 +9,7 @@ from commands import make_runner
 from PIL import Image
 
 from ademx.cli import main
+from ademx.data.lists.plans import ListOptions
 from ademx.data.lists.write import make_lists
 from iters.images import load_sample
 from iters.lists import find_samples
@@ -242,7 +243,7 @@ def test_class_ids_are_not_overwritten_unless_told_to(tmp_path):
     with pytest.raises(FileExistsError, match=r"class_ids\.txt exists: choose another folder"):
         make_lists("ilsvrc-cls", tmp_path)
     assert not (tmp_path / "train.lst").exists()
-    make_lists("ilsvrc-cls", tmp_path, overwrite=True)
+    make_lists("ilsvrc-cls", tmp_path, ListOptions(overwrite=True))
     assert (tmp_path / "class_ids.txt").read_text() == "3\n4\n1\n2\n"
 
 
@@ -274,7 +275,7 @@ def test_record_files(tmp_path):
 def test_record_files_in_mxnets_iterator(tmp_path):
     mx = pytest.importorskip("mxnet")
     write_train(tmp_path)
-    make_lists("ilsvrc-cls", tmp_path, records=True)
+    make_lists("ilsvrc-cls", tmp_path, ListOptions(rec=True))
     iterator = mx.io.ImageRecordIter(
         path_imgrec=str(tmp_path / "train.rec"),
         path_imgidx=str(tmp_path / "train.idx"),

@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 
 from ademx.cli import main
 from ademx.data.lists.coco import CocoLabel, category_ids
+from ademx.data.lists.plans import ListOptions
 from ademx.data.lists.write import make_lists
 from ademx.errors import MissingDependency
 from iters.datasets import DATASETS, decode_label
@@ -125,7 +126,7 @@ def test_labels_are_those_of_gluoncv(tmp_path, dataset):
     categories = [*category_ids("coco20"), *source.sample(CATEGORY_IDS, 20)]
     per_image = {n: make_annotations(source, n, categories=categories) for n in range(1, 61)}
     write_coco(tmp_path, [a for annotations in per_image.values() for a in annotations])
-    make_lists(dataset, tmp_path, min_pixels=0)
+    make_lists(dataset, tmp_path, ListOptions(min_pixels=0))
     samples = {int(s.name): s for s in find_samples(dataset, tmp_path, "val2017")}
     num_crowds = 0
     for number, annotations in per_image.items():
@@ -156,7 +157,7 @@ def test_the_first_annotation_wins(tmp_path):
         tmp_path / "val2017/000000000009.jpg",
         tmp_path / "labels81/val2017/000000000009.png",
     )
-    make_lists("coco20", tmp_path, min_pixels=0)
+    make_lists("coco20", tmp_path, ListOptions(min_pixels=0))
     expected[expected == 8] = 0  # no class of VOC
     expected[expected == 7] = 19
     (sample,) = find_samples("coco20", tmp_path, "val2017")
@@ -279,12 +280,12 @@ def test_labels_that_are_there_are_kept_and_read(tmp_path):
     labels = [tmp_path / f"labels20/val2017/00000000000{n}.png" for n in (1, 2)]
     labels[0].write_bytes(b"")
     stamp = labels[1].stat().st_mtime_ns
-    make_lists("coco20", tmp_path, overwrite=True)
+    make_lists("coco20", tmp_path, ListOptions(overwrite=True))
     assert (load_label(labels[0]) == 3).all()
     assert labels[1].stat().st_mtime_ns == stamp
-    make_lists("coco20", tmp_path, overwrite=True, min_pixels=2399)
+    make_lists("coco20", tmp_path, ListOptions(overwrite=True, min_pixels=2399))
     with pytest.raises(ValueError, match="no image with enough"):
-        make_lists("coco20", tmp_path, overwrite=True, min_pixels=2400)
+        make_lists("coco20", tmp_path, ListOptions(overwrite=True, min_pixels=2400))
 
 
 def broken(content, change):

@@ -20,6 +20,7 @@ from PIL import Image
 
 from ademx.cli import main
 from ademx.data.lists import label_files
+from ademx.data.lists.plans import ListOptions
 from ademx.data.lists.write import make_lists
 from ademx.errors import MissingDependency
 from iters.lists import find_samples, read_list_file
@@ -217,7 +218,7 @@ def test_paths_out_of_a_root_that_is_a_link(tmp_path):
     write_voc(tmp_path / "disk/deep/voc")
     write_sbd(tmp_path / "sbd", images="ef")
     (tmp_path / "link").symlink_to(tmp_path / "disk/deep/voc")
-    make_lists("voc-sbd", tmp_path / "link", sbd=tmp_path / "sbd")
+    make_lists("voc-sbd", tmp_path / "link", ListOptions(sbd=tmp_path / "sbd"))
     assert lines(tmp_path / "link/train+.lst")[3].startswith("../../../sbd/img/f.jpg\tVOCdevkit/")
     samples = find_samples("voc-sbd", tmp_path / "link", "train+")
     assert all(sample.image.is_file() and sample.label.is_file() for sample in samples)
@@ -227,7 +228,7 @@ def test_a_relative_root(tmp_path, monkeypatch):
     write_voc(tmp_path / "data")
     write_sbd(tmp_path / "benchmark_RELEASE/dataset", images="ef")
     monkeypatch.chdir(tmp_path / "data")
-    make_lists("voc-sbd", ".", sbd="../benchmark_RELEASE")
+    make_lists("voc-sbd", ".", ListOptions(sbd=Path("../benchmark_RELEASE")))
     assert lines("train+.lst")[0] == voc_line("a")
     assert lines("train+.lst")[3].startswith("../benchmark_RELEASE/dataset/img/f.jpg\t")
 
@@ -259,11 +260,11 @@ def test_many_labels_in_two_processes(tmp_path):
     whole = last.read_bytes()
     last.write_bytes(whole[:200])
     with pytest.raises(ValueError, match=f"{last}: cannot be read as a MATLAB file"):
-        make_lists("voc-sbd", tmp_path, jobs=2)
+        make_lists("voc-sbd", tmp_path, ListOptions(jobs=2))
     made = base / "SegmentationClassAug"
     assert sorted(path.name for path in made.iterdir()) == [f"{name}.png" for name in names[:-1]]
     last.write_bytes(whole)
-    make_lists("voc-sbd", tmp_path, jobs=1)
+    make_lists("voc-sbd", tmp_path, ListOptions(jobs=1))
     samples = find_samples("voc-sbd", tmp_path, "train+")[2:]
     assert [sample.name for sample in samples] == names
     for name, sample in zip(names, samples):
@@ -279,7 +280,7 @@ def test_many_labels_where_dev_shm_cannot_be_written(tmp_path, monkeypatch, capl
     names = [chr(0x4E00 + number) for number in range(120)]
     base = write_voc(tmp_path)
     write_sbd(tmp_path / "benchmark_RELEASE/dataset", train=names, val=names[:1], images=names)
-    make_lists("voc-sbd", tmp_path, jobs=2)
+    make_lists("voc-sbd", tmp_path, ListOptions(jobs=2))
     assert len(list((base / "SegmentationClassAug").iterdir())) == 120
     assert "/dev/shm (Read-only file system): one process makes the labels" in caplog.text
 
@@ -324,7 +325,7 @@ def test_cut_and_garbled_matlab_files_never_end_in_another_error(tmp_path):
             damaged[source.integers(120, len(whole))] ^= 1 << source.integers(8)
         path.write_bytes(damaged)
         try:
-            make_lists("voc-sbd", tmp_path, overwrite=True)
+            make_lists("voc-sbd", tmp_path, ListOptions(overwrite=True))
         except ValueError as error:
             assert str(path) in str(error)
         (tmp_path / "VOCdevkit/VOC2012/SegmentationClassAug/e.png").unlink(missing_ok=True)
@@ -567,7 +568,7 @@ def test_wrong_arguments_of_the_function(tmp_path):
     with pytest.raises(ValueError, match=r"no lists are made of 'own\.yaml': choose one of ilsvrc"):
         make_lists("own.yaml", tmp_path)
     with pytest.raises(ValueError, match="voc: RecordIO files are for classification"):
-        make_lists("voc", tmp_path, records=True)
+        make_lists("voc", tmp_path, ListOptions(rec=True))
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder: give the root of voc"):
         make_lists("voc", tmp_path / "nowhere")
 

@@ -18,6 +18,7 @@ from scenes import voc_scene
 from ademx.cli import main
 from ademx.data.drawn import segmentation as drawn_segmentation
 from ademx.data.drawn.make import make_dataset
+from ademx.data.lists.plans import ListOptions
 from ademx.data.lists.write import make_lists
 from ademx.data.new_folder import new_folder
 from ademx.files import locked
@@ -67,7 +68,7 @@ def made(tmp_path_factory):
         if name not in roots:
             roots[name] = tmp_path_factory.mktemp(name)
             make_dataset(name, roots[name], images=IMAGES, seed=SEED)
-            make_lists(name, roots[name], min_pixels=0, jobs=1)
+            make_lists(name, roots[name], ListOptions(min_pixels=0, jobs=1))
         return roots[name]
 
     return get

@@ -12,6 +12,7 @@ from ademx.cli import main
 from ademx.data.check.dataset import check_dataset
 from ademx.data.drawn.make import make_dataset
 from ademx.data.lists.pascal_context import LABEL_IDS
+from ademx.data.lists.plans import ListOptions
 from ademx.data.lists.write import make_lists
 from iters import variants
 from iters.datasets import DATASETS
@@ -199,7 +200,7 @@ def test_class_ids_that_do_not_fit(tmp_path, names, message):
     ilsvrc_with("10", "2", "1")(tmp_path)
     write(tmp_path / "ids.txt", *names)
     with pytest.raises(ValueError, match=message):
-        make_lists("ilsvrc-cls", tmp_path, class_ids=tmp_path / "ids.txt")
+        make_lists("ilsvrc-cls", tmp_path, ListOptions(class_ids=tmp_path / "ids.txt"))
     assert not list(tmp_path.glob("*.lst"))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ademx import options as declare
 from ademx.cli import options as shared
+from ademx.data.lists.plans import ListOptions
 from ademx.text import printable
 from iters.datasets import DATASETS
 
@@ -28,49 +30,8 @@ _ONLY_FOR = {
 @click.command()
 @click.argument("dataset", metavar="DATASET", type=click.Choice(list(DATASETS)))
 @click.option("--root", type=shared.EXISTING_FOLDER, required=True, help="Folder of the dataset.")
-@click.option(
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the lists.  [default: the root]",
-)
-@click.option("--overwrite", is_flag=True, help="Replace lists that exist with other content.")
-@click.option(
-    "--sbd",
-    type=shared.EXISTING_FOLDER,
-    help="voc-sbd: SBD's folder.  [default: in the root or beside VOC]",
-)
-@click.option(
-    "--coco",
-    type=shared.EXISTING_FOLDER,
-    help="voc-sbd: COCO with lists of coco20: make train++ too.",
-)
-@click.option(
-    "--min-pixels",
-    type=click.IntRange(min=0),
-    help="coco20: list images with more labelled pixels than this.  [default: 1000]",
-)
-@click.option(
-    "--class-ids",
-    type=shared.EXISTING_FILE,
-    help="ilsvrc-cls: which folder is which class: the folders' names, one a line, in the order "
-    "of the synsets.  [default: the folders are the synsets]",
-)
-@click.option("--rec", is_flag=True, help="Classification: RecordIO files (.rec, .idx) too.")
-@click.option(
-    "--jobs", type=click.IntRange(min=1), help="Processes that make labels.  [default: the cores]"
-)
-def lists(
-    dataset: str,
-    root: Path,
-    output: Path | None,
-    overwrite: bool,
-    sbd: Path | None,
-    coco: Path | None,
-    min_pixels: int | None,
-    class_ids: Path | None,
-    rec: bool,
-    jobs: int | None,
-) -> None:
+@shared.from_class(ListOptions)
+def lists(dataset: str, root: Path, **arguments: Any) -> None:
     """Make the release's lists of DATASET from its official files.
 
     DATASET is ilsvrc-cls, places, voc, voc-sbd, coco, coco20, cityscapes, cityscapes-coarse,
@@ -107,27 +68,16 @@ def lists(
     called 1 to 1000, or by names, have another order: --class-ids says which is which. Where they
     are the server's numbers, class_ids.txt is such a file.
     """
-    from ademx.data.lists.write import MIN_PIXELS, make_lists
+    from ademx.data.lists.write import make_lists
 
-    given = {"sbd": sbd, "coco": coco, "min_pixels": min_pixels, "rec": rec or None}
-    given["class_ids"] = class_ids
-    for name, names in _ONLY_FOR.items():
-        if given[name] is not None and dataset not in names:
-            option = name.replace("_", "-")
-            raise click.UsageError(f"--{option} is for {', '.join(names)}, not for {dataset}")
-    written = make_lists(
-        dataset,
-        root,
-        output=output,
-        overwrite=overwrite,
-        sbd=sbd,
-        coco=coco,
-        min_pixels=MIN_PIXELS if min_pixels is None else min_pixels,
-        class_ids=class_ids,
-        records=rec,
-        jobs=jobs,
-    )
-    click.echo(_table(written))
+    options = ListOptions(**arguments)
+    for name in declare.chosen(options):
+        names = _ONLY_FOR.get(name, (dataset,))
+        if dataset not in names:
+            raise click.UsageError(
+                f"{declare.option_name(name)} is for {', '.join(names)}, not for {dataset}"
+            )
+    click.echo(_table(make_lists(dataset, root, options)))
 
 
 def _table(written: Sequence[WrittenList]) -> str:

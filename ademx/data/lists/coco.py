@@ -118,7 +118,7 @@ def plan_coco(request: Request) -> Plan:
         MissingDependency: pycocotools is not installed.
     """
     import_data_library("pycocotools.coco")
-    min_pixels = request.min_pixels if request.dataset.name == "coco20" else None
+    min_pixels = request.options.min_pixels if request.dataset.name == "coco20" else None
     lists = []
     for split in request.dataset.splits:
         parts = (_annotation_file(request.root, split), request.root / split)
@@ -128,8 +128,6 @@ def plan_coco(request: Request) -> Plan:
             lists.append(PlannedList(split, entries, min_pixels))
         elif any(there):
             _log.warning("%s is left out: there is no %s", split, parts[there.index(False)])
-    if not lists:
-        raise request.not_found("no split")
     return Plan(lists)
 
 

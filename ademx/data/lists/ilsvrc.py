@@ -48,7 +48,7 @@ def plan_ilsvrc(request: Request) -> Plan:
     """
     files = _find_files(request)
     classes = _find_classes(files, request)
-    synsets = _find_synsets(files) if request.class_ids else classes
+    synsets = _find_synsets(files) if request.options.class_ids else classes
     if len(classes) != request.dataset.num_classes:
         _log.warning(
             "found %d classes, expected %d: class ids are those of the classes that are here",
@@ -117,8 +117,8 @@ def _read_meta(path: Path) -> dict[str, int]:
 
 def _find_classes(files: _Files, request: Request) -> list[str]:
     """Return the names of the classes' folders, the synsets, in the order of their class ids."""
-    if request.class_ids is not None:
-        return _read_classes(request.class_ids, files)
+    if request.options.class_ids is not None:
+        return _read_classes(request.options.class_ids, files)
     for split in ("train", "val"):
         names = folder_names(files.base / split)
         check_class_folders(request.dataset, files.base / split, names)

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Union
 
+from ademx import options as declare
 from ademx.errors import InputError, MissingFile
+from ademx.options import option
 from iters.files import read_text
 from iters.variants import explain_files
 
@@ -79,24 +81,47 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class ListOptions:
+    """How a dataset's lists are made."""
+
+    output: Path | None = option(None, "Folder of the lists.  [default: the root]", path="output")
+    overwrite: bool = option(False, "Replace lists that exist with other content.")
+    sbd: Path | None = option(
+        None, "voc-sbd: SBD's folder.  [default: in the root or beside VOC]", path="folder"
+    )
+    coco: Path | None = option(
+        None, "voc-sbd: COCO with lists of coco20: make train++ too.", path="folder"
+    )
+    # gluoncv's rule for images of COCO that are to help on VOC.
+    min_pixels: int = option(
+        1000, "coco20: list images with more labelled pixels than this.", least=0
+    )
+    class_ids: Path | None = option(
+        None,
+        "ilsvrc-cls: which folder is which class: the folders' names, one a line, in the order of "
+        "the synsets.  [default: the folders are the synsets]",
+        path="file",
+    )
+    rec: bool = option(False, "Classification: RecordIO files (.rec, .idx) too.")
+    jobs: int | None = option(None, "Processes that make labels.  [default: the cores]", least=1)
+
+    def __post_init__(self) -> None:
+        declare.check(self)
+
+
+@dataclass(frozen=True)
 class Request:
     """What to look for, and where.
 
     Attributes:
         dataset: the dataset.
         root: its folder, absolute.
-        sbd: SBD's folder; None looks for it in the root and beside VOC.
-        coco: a root of COCO that has lists of `coco20`, for "train++"; None makes no such list.
-        class_ids: for `ilsvrc-cls`, a file that names the folder of each class.
-        min_pixels: for `coco20`, see :class:`PlannedList`.
+        options: how its lists are made.
     """
 
     dataset: Dataset
     root: Path
-    sbd: Path | None = None
-    coco: Path | None = None
-    class_ids: Path | None = None
-    min_pixels: int = 0
+    options: ListOptions
 
     def not_found(self, what: str) -> MissingFile:
         """Return the error for a distribution that is not in the root, or in another form."""

@@ -63,7 +63,7 @@ def plan_voc_sbd(request: Request) -> Plan:
     base = _find_voc(request)
     sbd = _find_sbd(base, request)
     aug = voc_image_set(base, "trainaug")
-    if sbd is None and (aug is None or request.sbd is not None):
+    if sbd is None and (aug is None or request.options.sbd is not None):
         raise MissingFile(
             f"no SBD: looked for cls, train.txt and val.txt in "
             f"{_shown(_sbd_folders(base, request))}: give its folder with --sbd, or put its labels "
@@ -79,9 +79,9 @@ def plan_voc_sbd(request: Request) -> Plan:
         PlannedList("train+", larger),
         PlannedList("val", _voc_entries(base, "val", request)),
     ]
-    if request.coco is not None:
+    if request.options.coco is not None:
         made = [dataclasses.replace(entry, source=None) for entry in larger]
-        largest = made + _coco_entries(request.coco)
+        largest = made + _coco_entries(request.options.coco.absolute())
         lists.append(PlannedList("train++", largest))
     return Plan(lists)
 
@@ -204,8 +204,9 @@ def _find_sbd(base: Path, request: Request) -> Path | None:
 
 def _sbd_folders(base: Path, request: Request) -> list[Path]:
     """Return where SBD's files may be: in the folder that was given, or in or beside VOC's."""
-    if request.sbd is not None:
-        return [request.sbd, request.sbd / "dataset", request.sbd / "benchmark_RELEASE" / "dataset"]
+    if request.options.sbd is not None:
+        sbd = request.options.sbd.absolute()
+        return [sbd, sbd / "dataset", sbd / "benchmark_RELEASE" / "dataset"]
     # VOC's folder is <parents>/VOCdevkit/VOC2012.
     folders = dict.fromkeys([request.root, base, base.parent, base.parent.parent])
     return [folder / "benchmark_RELEASE" / "dataset" for folder in folders]

@@ -14,7 +14,7 @@ from ademx.data.lists.ilsvrc import plan_ilsvrc
 from ademx.data.lists.label_files import make_labels
 from ademx.data.lists.pascal_context import plan_pascal_context
 from ademx.data.lists.places import plan_places
-from ademx.data.lists.plans import Entry, Plan, PlannedList, Request
+from ademx.data.lists.plans import Entry, ListOptions, Plan, PlannedList, Request
 from ademx.data.lists.split_folders import plan_split_folders
 from ademx.data.lists.voc import plan_voc, plan_voc_sbd
 from ademx.errors import FileInTheWay, InputError, MissingFile
@@ -28,8 +28,6 @@ from iters.variants import explain_count
 
 _log = logging.getLogger(__name__)
 
-# gluoncv's rule for images of COCO that are to help on VOC.
-MIN_PIXELS = 1000
 UNLISTABLE = "a name with tabs, line breaks or outer spaces cannot be listed"
 
 _PLANNERS: Mapping[str, Callable[[Request], Plan]] = {
@@ -71,17 +69,7 @@ class WrittenList:
 
 
 def make_lists(
-    name: str,
-    root: str | Path,
-    *,
-    output: str | Path | None = None,
-    overwrite: bool = False,
-    sbd: str | Path | None = None,
-    coco: str | Path | None = None,
-    min_pixels: int = MIN_PIXELS,
-    class_ids: str | Path | None = None,
-    records: bool = False,
-    jobs: int | None = None,
+    name: str, root: str | Path, options: ListOptions | None = None
 ) -> list[WrittenList]:
     """Write the lists of all splits of a dataset that are in a folder.
 
@@ -92,15 +80,7 @@ def make_lists(
     Args:
         name: key of `iters.datasets.DATASETS`.
         root: folder of the dataset, which the paths in the lists are relative to.
-        output: folder of the lists; None is the root.
-        overwrite: replace files that exist with another content.
-        sbd: for `voc-sbd`: folder of SBD; None looks in the root and beside VOC.
-        coco: for `voc-sbd`: a root with lists of `coco20`, to make "train++" too.
-        min_pixels: for `coco20`: images with no more labelled pixels are left out.
-        class_ids: for `ilsvrc-cls`: a file with the name of each class's folder, one a line in the
-            order of the classes; None takes the folders for synsets, sorted.
-        records: for classification: write RecordIO files too.
-        jobs: processes that make label images; None is one for each core.
+        options: how they are made; None: as by default.
 
     Raises:
         ValueError: an unknown dataset, or a damaged file, which the message names.
@@ -108,29 +88,30 @@ def make_lists(
         FileExistsError: a list with another content is there.
         ademx.compat.MissingDependency: scipy or pycocotools is needed and not installed.
     """
+    options = options or ListOptions()
     if name not in _PLANNERS:
         raise InputError(f"no lists are made of {name!r}: choose one of {', '.join(_PLANNERS)}")
     dataset = get_dataset(name)
-    if records and dataset.task != "classification":
+    if options.rec and dataset.task != "classification":
         raise InputError(f"{name}: RecordIO files are for classification")
     root = Path(root).absolute()
     if not root.is_dir():
         raise MissingFile(f"{root}: no such folder: give the root of {name}")
-    sbd, coco, class_ids = (
-        None if path is None else Path(path).absolute() for path in (sbd, coco, class_ids)
-    )
-    plan = _PLANNERS[name](Request(dataset, root, sbd, coco, class_ids, min_pixels))
-    folder = root if output is None else Path(output).absolute()
-    if not overwrite:
-        _check_existing(plan, dataset, folder, root=root, records=records)
-    contents = [_make_content(planned, dataset, root=root, jobs=jobs) for planned in plan.lists]
+    request = Request(dataset, root, options)
+    plan = _PLANNERS[name](request)
+    if not plan.lists:
+        raise request.not_found("no split")
+    folder = root if options.output is None else options.output.absolute()
+    if not options.overwrite:
+        _check_existing(plan, request, folder)
+    contents = [_make_content(planned, request) for planned in plan.lists]
     paths = [folder / dataset.list_name(planned.split) for planned in plan.lists]
     texts = [(folder / name, text.encode()) for name, text in plan.texts.items()]
     folder.mkdir(parents=True, exist_ok=True)
     for path, content in [*zip(paths, contents), *texts]:
         with replacing(path) as file:
             file.write(content)
-    if records:
+    if options.rec:
         for planned, path in zip(plan.lists, paths):
             _write_record_files(planned, path)
     return [
@@ -139,9 +120,7 @@ def make_lists(
     ]
 
 
-def _check_existing(
-    plan: Plan, dataset: Dataset, folder: Path, *, root: Path, records: bool
-) -> None:
+def _check_existing(plan: Plan, request: Request, folder: Path) -> None:
     """Raise FileExistsError, before any work is done, for a file that would be replaced.
 
     One that would stay as it is may exist. Where that shows only after long work, it may not.
@@ -150,11 +129,11 @@ def _check_existing(
     for name, text in plan.texts.items():
         contents[name] = text.encode()
     for planned in plan.lists:
-        path = folder / dataset.list_name(planned.split)
+        path = folder / request.dataset.list_name(planned.split)
         contents[path.name] = None
         if path.exists() and not callable(planned.entries):
-            contents[path.name] = list_content(planned, planned.entries, root=root)
-        if records:
+            contents[path.name] = list_content(planned, planned.entries, root=request.root)
+        if request.options.rec:
             contents.update(dict.fromkeys([f"{path.stem}.rec", f"{path.stem}.idx"]))
     for name, content in contents.items():
         path = folder / name
@@ -164,17 +143,17 @@ def _check_existing(
             )
 
 
-def _make_content(planned: PlannedList, dataset: Dataset, *, root: Path, jobs: int | None) -> bytes:
+def _make_content(planned: PlannedList, request: Request) -> bytes:
     """Make the labels of a list and return what its file is to hold."""
     entries = planned.entries() if callable(planned.entries) else planned.entries
     entries = make_labels(
         entries,
-        palette=dataset.palette or (),
+        palette=request.dataset.palette or (),
         min_pixels=planned.min_pixels,
-        jobs=jobs,
-        title=f"{dataset.name} {planned.split}",
+        jobs=request.options.jobs,
+        title=f"{request.dataset.name} {planned.split}",
     )
-    return list_content(planned, entries, root=root)
+    return list_content(planned, entries, root=request.root)
 
 
 def list_content(planned: PlannedList, entries: Sequence[Entry], *, root: Path) -> bytes:
