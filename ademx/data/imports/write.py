@@ -18,7 +18,7 @@ from ademx.data.check.problems import first_few
 from ademx.data.imports.classes import Classes, choose_classes
 from ademx.data.imports.source import JPEG_SUFFIXES, Picture, Rule, Source
 from ademx.data.lists.label_files import make_labels
-from ademx.data.lists.plans import Entry, PlannedList
+from ademx.data.lists.plans import Entry
 from ademx.data.lists.write import list_content
 from ademx.data.new_folder import new_folder
 from ademx.errors import InputError
@@ -239,7 +239,7 @@ def _write_lists(
             )
             for picture in pictures
         ]
-        content = list_content(PlannedList(split, part), part, root=folder)
+        content = list_content(split, part, root=folder)
         (folder / f"{split}.lst").write_bytes(content)
         entries += part
     fields = {

@@ -16,7 +16,7 @@ import numpy as np
 
 from ademx.data.check.problems import first_few
 from ademx.data.lists.label_files import import_data_library
-from ademx.data.lists.plans import Entry, Plan, PlannedList, Request, check_files
+from ademx.data.lists.plans import Entries, Entry, Plan, Request, check_files
 from ademx.errors import InputError
 from iters.datasets import DATASETS
 from iters.files import open_file
@@ -118,14 +118,12 @@ def plan_coco(request: Request) -> Plan:
         MissingDependency: pycocotools is not installed.
     """
     import_data_library("pycocotools.coco")
-    min_pixels = request.options.min_pixels if request.dataset.name == "coco20" else None
-    lists = []
+    lists: dict[str, Entries] = {}
     for split in request.dataset.splits:
         parts = (_annotation_file(request.root, split), request.root / split)
         there = [part.exists() for part in parts]
         if all(there):
-            entries = partial(_entries, request, split)
-            lists.append(PlannedList(split, entries, min_pixels))
+            lists[split] = partial(_entries, request, split)
         elif any(there):
             _log.warning("%s is left out: there is no %s", split, parts[there.index(False)])
     return Plan(lists)

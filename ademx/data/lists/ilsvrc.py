@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ademx.data.lists.label_files import read_matlab
-from ademx.data.lists.plans import Entry, Plan, PlannedList, Request, read_lines
+from ademx.data.lists.plans import Entry, Plan, Request, read_lines
 from ademx.errors import InputError
 from ademx.iteration import progress_bar
 from iters.lists import check_class_folders, folder_names, images_in
@@ -55,11 +55,10 @@ def plan_ilsvrc(request: Request) -> Plan:
             *(len(classes), request.dataset.num_classes),
         )
     ids = {name: i for names in (synsets, classes) for i, name in enumerate(names)}
-    entries = _find_entries(files, ids, request)
     texts = {}
     if synsets and set(synsets) <= set(files.devkit_ids):
         texts["class_ids.txt"] = "".join(f"{files.devkit_ids[name]}\n" for name in synsets)
-    return Plan([PlannedList(split, entries[split]) for split in entries], texts)
+    return Plan(_find_entries(files, ids, request), texts)
 
 
 def _find_entries(

@@ -23,7 +23,6 @@ from ademx.data.lists.plans import (
     Entry,
     LabelSource,
     Plan,
-    PlannedList,
     Request,
     check_files,
     read_lines,
@@ -108,14 +107,13 @@ def plan_pascal_context(request: Request) -> Plan:
             f"no labels (looked for trainval/*.mat and {_DETAIL} in {looked}, and for "
             f"{base / _LABELS}/*.png)"
         )
-    lists = []
+    lists = {}
     for split in request.dataset.splits:
-        entries = [
+        lists[split] = [
             Entry(base / "JPEGImages" / f"{name}.jpg", labels / f"{name}.png", found.sources[name])
             for name in _names(base, split, found, request)
         ]
-        check_files((entry.image for entry in entries), request)
-        lists.append(PlannedList(split, entries))
+        check_files((entry.image for entry in lists[split]), request)
     return Plan(lists)
 
 

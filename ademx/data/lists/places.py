@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from ademx.data.lists.plans import Entry, Plan, PlannedList, Request, check_files, read_lines
+from ademx.data.lists.plans import Entry, Plan, Request, check_files, read_lines
 from ademx.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -25,13 +25,12 @@ def plan_places(request: Request) -> Plan:
         FileNotFoundError: none is there, or images are missing.
         ValueError: a list is malformed.
     """
-    lists = []
+    lists = {}
     for split, names in _FILES.items():
         file, folder = (request.root / name for name in names)
         if file.is_file() and folder.is_dir():
-            entries = _entries(file, folder, has_labels=split != "test")
-            check_files((entry.image for entry in entries), request)
-            lists.append(PlannedList(split, entries))
+            lists[split] = _entries(file, folder, has_labels=split != "test")
+            check_files((entry.image for entry in lists[split]), request)
             if split == "test":
                 _log.info("test.lst: the labels are not public: it has 0 in their place")
     return Plan(lists)

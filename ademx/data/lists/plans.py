@@ -53,30 +53,16 @@ Entries = Union[Sequence[Entry], "Callable[[], Sequence[Entry]]"]
 
 
 @dataclass(frozen=True)
-class PlannedList:
-    """A list that can be made.
-
-    Attributes:
-        split: name of the split.
-        entries: its lines, or a function that returns them, where that takes long.
-        min_pixels: where given, only images with more labelled pixels than this are listed.
-    """
-
-    split: str
-    entries: Entries
-    min_pixels: int | None = None
-
-
-@dataclass(frozen=True)
 class Plan:
     """All that can be made of a dataset.
 
     Attributes:
-        lists: in the order in which they are made.
+        lists: split -> the lines of its list, or a function that returns them, where that takes
+            long; in the order in which the lists are made.
         texts: name and content of other files to write beside the lists.
     """
 
-    lists: Sequence[PlannedList]
+    lists: Mapping[str, Entries]
     texts: Mapping[str, str] = field(default_factory=dict)
 
 

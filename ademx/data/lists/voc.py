@@ -18,7 +18,6 @@ from ademx.data.lists.label_files import NumberedLabel, import_data_library
 from ademx.data.lists.plans import (
     Entry,
     Plan,
-    PlannedList,
     Request,
     check_files,
     read_lines,
@@ -40,11 +39,11 @@ def plan_voc(request: Request) -> Plan:
         FileNotFoundError: none is there, or images or labels are missing.
     """
     base = _find_voc(request)
-    lists = [
-        PlannedList(split, _voc_entries(base, split, request))
+    lists = {
+        split: _voc_entries(base, split, request)
         for split in request.dataset.splits
         if _image_set(base, split).is_file()
-    ]
+    }
     if _find_sbd(base, request):
         _log.info("SBD is here too: `ademx data lists voc-sbd` makes its train+.lst")
     return Plan(lists)
@@ -75,14 +74,10 @@ def plan_voc_sbd(request: Request) -> Plan:
     larger = _train_aug(base, request) if sbd is None else _train_plus(base, sbd, request)
     if aug is not None:
         _compare_names(aug, read_voc_names(base, "trainaug"), larger)
-    lists = [
-        PlannedList("train+", larger),
-        PlannedList("val", _voc_entries(base, "val", request)),
-    ]
+    lists = {"train+": larger, "val": _voc_entries(base, "val", request)}
     if request.options.coco is not None:
         made = [dataclasses.replace(entry, source=None) for entry in larger]
-        largest = made + _coco_entries(request.options.coco.absolute())
-        lists.append(PlannedList("train++", largest))
+        lists["train++"] = made + _coco_entries(request.options.coco.absolute())
     return Plan(lists)
 
 

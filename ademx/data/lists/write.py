@@ -14,8 +14,7 @@ from ademx.data.lists.ilsvrc import plan_ilsvrc
 from ademx.data.lists.label_files import make_labels
 from ademx.data.lists.pascal_context import plan_pascal_context
 from ademx.data.lists.places import plan_places
-from ademx.data.lists.plans import Entry, ListOptions, Plan, PlannedList, Request
-from ademx.data.lists.split_folders import plan_split_folders
+from ademx.data.lists.plans import Entries, Entry, ListOptions, Plan, Request, check_files
 from ademx.data.lists.voc import plan_voc, plan_voc_sbd
 from ademx.errors import FileInTheWay, InputError, MissingFile
 from ademx.files import replacing
@@ -23,12 +22,29 @@ from ademx.iteration import progress_bar
 from iters.datasets import Dataset
 from iters.files import read_file
 from iters.find_dataset import get_dataset
+from iters.lists import find_official_samples
 from iters.sources import write_records
 from iters.variants import explain_count
 
 _log = logging.getLogger(__name__)
 
 UNLISTABLE = "a name with tabs, line breaks or outer spaces cannot be listed"
+
+
+def _plan_split_folders(request: Request) -> Plan:
+    """Return the lists of Cityscapes or ADE20K, whose images and labels lie in folders of splits.
+
+    Raises:
+        FileNotFoundError: a split lacks labels.
+    """
+    lists = {}
+    for split in request.dataset.splits:
+        samples = find_official_samples(request.dataset, request.root, split)
+        check_files((s.label for s in samples if isinstance(s.label, Path)), request)
+        if samples:
+            lists[split] = [Entry(sample.image, sample.label) for sample in samples]
+    return Plan(lists)
+
 
 _PLANNERS: Mapping[str, Callable[[Request], Plan]] = {
     "ilsvrc-cls": plan_ilsvrc,
@@ -37,9 +53,9 @@ _PLANNERS: Mapping[str, Callable[[Request], Plan]] = {
     "voc-sbd": plan_voc_sbd,
     "coco": plan_coco,
     "coco20": plan_coco,
-    "cityscapes": plan_split_folders,
-    "cityscapes-coarse": plan_split_folders,
-    "ade20k": plan_split_folders,
+    "cityscapes": _plan_split_folders,
+    "cityscapes-coarse": _plan_split_folders,
+    "ade20k": _plan_split_folders,
     "pascal-context": plan_pascal_context,
     "pascal-context-59": plan_pascal_context,
 }
@@ -104,19 +120,22 @@ def make_lists(
     folder = root if options.output is None else options.output.absolute()
     if not options.overwrite:
         _check_existing(plan, request, folder)
-    contents = [_make_content(planned, request) for planned in plan.lists]
-    paths = [folder / dataset.list_name(planned.split) for planned in plan.lists]
-    texts = [(folder / name, text.encode()) for name, text in plan.texts.items()]
+    contents = {
+        dataset.list_name(split): _make_content(split, entries, request)
+        for split, entries in plan.lists.items()
+    }
+    contents |= {name: text.encode() for name, text in plan.texts.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    for path, content in [*zip(paths, contents), *texts]:
-        with replacing(path) as file:
+    for name, content in contents.items():
+        with replacing(folder / name) as file:
             file.write(content)
+    paths = {split: folder / dataset.list_name(split) for split in plan.lists}
     if options.rec:
-        for planned, path in zip(plan.lists, paths):
-            _write_record_files(planned, path)
+        for split, entries in plan.lists.items():
+            _write_record_files(entries, paths[split])
     return [
-        _written(planned, path, dataset, num_samples=content.count(b"\n"))
-        for planned, path, content in zip(plan.lists, paths, contents)
+        _written(split, path, dataset, num_samples=contents[path.name].count(b"\n"))
+        for split, path in paths.items()
     ]
 
 
@@ -128,11 +147,11 @@ def _check_existing(plan: Plan, request: Request, folder: Path) -> None:
     contents: dict[str, bytes | None] = {}
     for name, text in plan.texts.items():
         contents[name] = text.encode()
-    for planned in plan.lists:
-        path = folder / request.dataset.list_name(planned.split)
+    for split, entries in plan.lists.items():
+        path = folder / request.dataset.list_name(split)
         contents[path.name] = None
-        if path.exists() and not callable(planned.entries):
-            contents[path.name] = list_content(planned, planned.entries, root=request.root)
+        if path.exists() and not callable(entries):
+            contents[path.name] = list_content(split, entries, root=request.root)
         if request.options.rec:
             contents.update(dict.fromkeys([f"{path.stem}.rec", f"{path.stem}.idx"]))
     for name, content in contents.items():
@@ -143,28 +162,29 @@ def _check_existing(plan: Plan, request: Request, folder: Path) -> None:
             )
 
 
-def _make_content(planned: PlannedList, request: Request) -> bytes:
+def _make_content(split: str, entries: Entries, request: Request) -> bytes:
     """Make the labels of a list and return what its file is to hold."""
-    entries = planned.entries() if callable(planned.entries) else planned.entries
-    entries = make_labels(
-        entries,
+    found = entries() if callable(entries) else entries
+    needed = make_labels(
+        found,
         palette=request.dataset.palette or (),
-        min_pixels=planned.min_pixels,
+        min_pixels=request.options.min_pixels if request.dataset.name == "coco20" else None,
         jobs=request.options.jobs,
-        title=f"{request.dataset.name} {planned.split}",
+        title=f"{request.dataset.name} {split}",
     )
-    return list_content(planned, entries, root=request.root)
+    if found and not needed:
+        raise InputError(f"{split}: found no image with enough labelled pixels to list")
+    return list_content(split, needed, root=request.root)
 
 
-def list_content(planned: PlannedList, entries: Sequence[Entry], *, root: Path) -> bytes:
-    """Return a list as the bytes of its file.
+def list_content(split: str, entries: Sequence[Entry], *, root: Path) -> bytes:
+    """Return a split's list as the bytes of its file.
 
     Raises:
         ValueError: it would be empty, or a path cannot stand in a list.
     """
     if not entries:
-        what = "image" if planned.min_pixels is None else "image with enough labelled pixels"
-        raise InputError(f"{planned.split}: found no {what} to list")
+        raise InputError(f"{split}: found no image to list")
     lines = [_line(index, entry, root) for index, entry in enumerate(entries)]
     return "".join(lines).encode(errors="surrogateescape")
 
@@ -202,33 +222,29 @@ def _resolved(folder: Path) -> Path:
     return folder.resolve()
 
 
-def _write_record_files(planned: PlannedList, path: Path) -> None:
+def _write_record_files(entries: Entries, path: Path) -> None:
     """Pack the images of a list for classification into `.rec` and `.idx` beside its file."""
     # The index is in place before the records, which is what readers look for.
     with (
         replacing(path.with_suffix(".rec")) as record_file,
         replacing(path.with_suffix(".idx")) as index_file,
     ):
-        write_records(_read_images(planned), record_file=record_file, index_file=index_file)
+        images = _read_images(() if callable(entries) else entries, title=f"{path.stem}.rec")
+        write_records(images, record_file=record_file, index_file=index_file)
 
 
-def _read_images(planned: PlannedList) -> Iterator[tuple[int, int, bytes]]:
-    entries = () if callable(planned.entries) else planned.entries
-    with progress_bar(total=len(entries), desc=f"{planned.split}.rec", unit="image") as bar:
-        for key, entry in enumerate(entries):
-            if isinstance(entry.label, int):
-                yield key, entry.label, read_file(entry.image)
-            bar.update()
+def _read_images(entries: Sequence[Entry], *, title: str) -> Iterator[tuple[int, int, bytes]]:
+    for key, entry in enumerate(progress_bar(iterable=entries, desc=title, unit="image")):
+        if isinstance(entry.label, int):
+            yield key, entry.label, read_file(entry.image)
 
 
-def _written(
-    planned: PlannedList, path: Path, dataset: Dataset, *, num_samples: int
-) -> WrittenList:
-    expected = dataset.splits.get(planned.split)
-    known = explain_count(dataset, planned.split, num_samples)
+def _written(split: str, path: Path, dataset: Dataset, *, num_samples: int) -> WrittenList:
+    expected = dataset.splits.get(split)
+    known = explain_count(dataset, split, num_samples)
     if expected not in (None, num_samples):
         reason = "" if known is None else f": {known.message}"
         _log.warning("%s: %d samples, expected %d%s", path, num_samples, expected, reason)
     if known is not None and known.is_whole:
         expected = num_samples
-    return WrittenList(path, planned.split, num_samples, expected)
+    return WrittenList(path, split, num_samples, expected)
