@@ -131,40 +131,6 @@ class _Add(nn.Module):
         return branch.add_(shortcut)
 
 
-class _Subsample(nn.Module):
-    """Keeps every stride-th row and column."""
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, data: Tensor) -> Tensor:
-        return data[:, :, :: self.stride, :: self.stride]
-
-
-class _ZeroPad(nn.Module):
-    """Appends channels of zeros."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-
-    def forward(self, data: Tensor) -> Tensor:
-        return functional.pad(data, (0, 0, 0, 0, 0, self.channels))
-
-
-class _DilatedMaxPool(nn.MaxPool2d):
-    """Pads by itself: PyTorch's pooling pads by half of its kernel at the most."""
-
-    def __init__(self, layer: Layer) -> None:
-        super().__init__(layer.kernel, layer.stride, dilation=layer.dilation)
-        self._margin = (layer.padding,) * 4
-
-    def forward(self, data: Tensor) -> Tensor:
-        output: Tensor = super().forward(functional.pad(data, self._margin, value=float("-inf")))
-        return output
-
-
 class _NarrowStrided(nn.Conv2d):
     """A 1×1 convolution with a stride as one without it, of every stride-th row and column.
 
@@ -186,8 +152,9 @@ def _module(layer: Layer, *, norm: type[nn.BatchNorm2d]) -> nn.Module:
     if layer.kind == "batch_norm":
         return norm(layer.channels, eps=BN_EPSILON, momentum=_BN_MOMENTUM)
     if layer.kind == "max_pool":
-        if layer.dilation > 1:
-            return _DilatedMaxPool(layer)
+        if layer.dilation > 1:  # PyTorch's pooling pads by half of its kernel at the most
+            pad = nn.ConstantPad2d(layer.padding, float("-inf"))
+            return nn.Sequential(pad, nn.MaxPool2d(*window, dilation=layer.dilation))
         return nn.MaxPool2d(*window, layer.padding, ceil_mode=layer.ceil)
     makers: dict[str, Callable[[], nn.Module]] = {
         "relu": lambda: nn.ReLU(inplace=True),  # no other layer reads what it reads
@@ -196,7 +163,8 @@ def _module(layer: Layer, *, norm: type[nn.BatchNorm2d]) -> nn.Module:
         "flatten": nn.Flatten,
         "linear": lambda: nn.Linear(*channels),
         "add": _Add,
-        "subsample": lambda: _Subsample(layer.stride),
-        "zero_pad": lambda: _ZeroPad(layer.channels - layer.in_channels),
+        "subsample": lambda: nn.AvgPool2d(1, layer.stride),
+        # Of the last three dimensions, the third of which are the channels.
+        "zero_pad": lambda: nn.ConstantPad3d((*[0] * 5, layer.channels - layer.in_channels), 0.0),
     }
     return makers[layer.kind]()
