@@ -23,7 +23,6 @@ import os
 import struct
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from io import FileIO
 from typing import Any, Protocol
@@ -34,7 +33,7 @@ import numpy.typing as npt
 from ademx.errors import InputError
 from ademx.files import PathLike, replacing, start_md5
 from ademx.text import printable
-from iters.files import open_unbuffered
+from iters.files import open_to_keep
 
 Array = npt.NDArray[Any]
 
@@ -225,11 +224,8 @@ def open_params(path: PathLike) -> ParamsFile:
         FileNotFoundError: There is no such file.
         ParamsError: It is not a `.params` file, or a damaged, truncated or sparse one.
     """
-    with ExitStack() as stack:
-        file = stack.enter_context(open_unbuffered(path))
-        opened = open_headers(path, file)
-        stack.pop_all()  # from here on the ParamsFile closes it
-    return opened
+    with open_to_keep(path) as file:
+        return open_headers(path, file)
 
 
 def open_headers(path: PathLike, file: FileIO) -> ParamsFile:

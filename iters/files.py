@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
@@ -31,9 +33,18 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     return os.fdopen(_open_descriptor(path), "rb")
 
 
-def open_unbuffered(path: str | os.PathLike[str]) -> FileIO:
-    """Open a file for reading without a buffer; see :func:`open_file`."""
-    return FileIO(_open_descriptor(path), "rb")
+@contextmanager
+def open_to_keep(path: str | os.PathLike[str]) -> Iterator[FileIO]:
+    """Open a file without a buffer, see :func:`open_file`, for an object that is made of it.
+
+    The object closes it; it is closed here where there is an error before.
+    """
+    file = FileIO(_open_descriptor(path), "rb")
+    try:
+        yield file
+    except BaseException:
+        file.close()
+        raise
 
 
 def _open_descriptor(path: str | os.PathLike[str]) -> int:

@@ -9,10 +9,8 @@ Source: github.com/KaimingHe/deep-residual-networks.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from io import FileIO
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -39,6 +37,10 @@ class CaffeFile(TensorsFile):
 
     Attributes:
         resnet: the network that it is of, such as "rn-50".
+
+    Raises:
+        ValueError: it is damaged, or of another network than a ResNet.
+        ademx.compat.MissingDependency: OpenCV is not installed.
     """
 
     def __init__(self, path: PathLike, file: FileIO) -> None:
@@ -46,19 +48,6 @@ class CaffeFile(TensorsFile):
         variant = _find_variant(blobs)
         super().__init__(path, file, _parameters(blobs, variant))
         self.resnet = f"rn-{variant}"
-
-
-def open_caffe(path: PathLike, file: FileIO) -> CaffeFile:
-    """Return the arrays of an open file, a `.caffemodel` of a ResNet.
-
-    Raises:
-        ValueError: it is damaged, or of another network; the message names `path`.
-        ademx.compat.MissingDependency: OpenCV is not installed.
-    """
-    try:
-        return CaffeFile(path, file)
-    except InputError as error:
-        raise InputError(f"{os.fspath(path)}: {error}") from None
 
 
 def _suffixes(variant: str) -> dict[str, str]:
@@ -93,7 +82,10 @@ def _read_blobs(content: bytes) -> dict[str, tuple[Array, ...]]:
     Raises:
         ValueError: OpenCV cannot read the file.
     """
-    cv2 = _import_opencv()
+    cv2 = import_optional(
+        "cv2",
+        f"a {SUFFIX} is read by OpenCV, which is not installed: run `pip install 'ademx[caffe]'`",
+    )
     names = dict.fromkeys([*(n for v in RESNETS["caffe"] for n in _layers(v)), _CLASSIFIER])
     lines = ['input: "data"', *(f"input_dim: {size}" for size in (1, 3, 8, 8))]
     lines += [f'layer {{ name: "{name}" type: "Split" bottom: "data" }}' for name in names]
@@ -163,10 +155,3 @@ def _numbers(
     if count is not None and len(arrays) != count:
         raise InputError(f"{layer}: {len(arrays)} arrays, expected {count}: damaged, or no ResNet")
     return arrays
-
-
-def _import_opencv() -> ModuleType:
-    return import_optional(
-        "cv2",
-        f"a {SUFFIX} is read by OpenCV, which is not installed: run `pip install 'ademx[caffe]'`",
-    )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import FileIO
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ademx import params
 from ademx.convert import report_reading, split, to_layout
-from ademx.convert.caffe_files import SUFFIX, CaffeFile, open_caffe
+from ademx.convert.caffe_files import SUFFIX, CaffeFile
 from ademx.convert.layouts import LAYOUTS, SOURCE_LAYOUTS, WIDER_LAYOUTS, LayoutError, is_head
 from ademx.convert.recognise import Recognised, recognise
 from ademx.convert.resnets import fold_biases, resnet_label
@@ -41,7 +41,7 @@ from ademx.networks.graph import (
 )
 from ademx.options import check, option
 from ademx.params import ParamsFile
-from iters.files import open_unbuffered
+from iters.files import open_to_keep
 
 Array = npt.NDArray[Any]
 WeightsFile = ParamsFile  # of any kind, by the names in it
@@ -192,19 +192,27 @@ def open_weights(path: PathLike) -> WeightsFile:
         FileNotFoundError: there is no such file.
         ValueError: it is of no such kind, or damaged.
     """
-    with ExitStack() as stack:
-        file = stack.enter_context(open_unbuffered(path))
-        start = file.read(32)
-        caffe = os.fspath(path).endswith(SUFFIX) and not params.is_other_kind(start)
-        opener = open_caffe if caffe else _opener(start)
+    with open_to_keep(path) as file, _naming(path):
+        opener = _opener(path, file.read(32))
         file.seek(0)
-        opened = opener(path, file)
-        stack.pop_all()  # from here on what is returned closes it
-    return opened
+        return opener(path, file)
 
 
-def _opener(start: bytes) -> Callable[[PathLike, FileIO], WeightsFile]:
-    """Return what opens files with these first bytes, nine at least."""
+@contextmanager
+def _naming(path: PathLike) -> Iterator[None]:
+    """Put a file's name before the message of an error about what it holds."""
+    try:
+        yield
+    except params.ParamsError:  # has it
+        raise
+    except InputError as error:
+        raise InputError(f"{os.fspath(path)}: {error}") from None
+
+
+def _opener(path: PathLike, start: bytes) -> Callable[[PathLike, FileIO], WeightsFile]:
+    """Return what opens a file of this name and with these first 32 bytes."""
+    if os.fspath(path).endswith(SUFFIX) and not params.is_other_kind(start):
+        return CaffeFile
     if starts_like_safetensors(start):
         return open_safetensors
     if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in (b"", *_PICKLE_PROTOCOLS)):
@@ -233,24 +241,19 @@ def read_weights(
         ValueError: it is of no such kind, damaged, or its names are of no layout.
     """
     reading = reading or Reading()
-    with open_weights(path) as file:
+    with open_weights(path) as file, _naming(path):
         stated = label_in(file.metadata.get("label", ""))
         known = label or stated or label_in(path)
-        try:
-            _check_input(label, stated or label_in(path))
-            found = recognise_file(file, label=known, reading=reading, complete=complete)
-            _check_size(path, (file.entries[key].nbytes for key in found.names))
-            digest = file.start_md5()
-            parameters = fold_biases(
-                {name: file[key] for key, name in found.names.items()},
-                {mean: file[key] for key, mean in found.biases.items()},
-            )
-            if found.resnet:
-                known = resnet_label(found.layout, found.resnet, parameters, known)
-        except params.ParamsError:
-            raise
-        except InputError as error:
-            raise InputError(f"{os.fspath(path)}: {error}") from None
+        _check_input(label, stated or label_in(path))
+        found = recognise_file(file, label=known, reading=reading, complete=complete)
+        _check_size(path, (file.entries[key].nbytes for key in found.names))
+        digest = file.start_md5()
+        parameters = fold_biases(
+            {name: file[key] for key, name in found.names.items()},
+            {mean: file[key] for key, mean in found.biases.items()},
+        )
+        if found.resnet:
+            known = resnet_label(found.layout, found.resnet, parameters, known)
     if reading.abn:
         for name in filter(lambda name: name.endswith("_gamma"), parameters):
             parameters[name] = np.abs(parameters[name])

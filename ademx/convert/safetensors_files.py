@@ -72,15 +72,13 @@ def open_safetensors(path: PathLike, file: FileIO) -> SafetensorsFile:
     """Return an open file with its header checked and none of its numbers read.
 
     Raises:
-        ValueError: it is no safetensors file, or a damaged one; the message names `path`.
+        ValueError: it is no safetensors file, or a damaged one.
     """
     try:
         entries, metadata = _read_header(file)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         found = printable(error) or type(error).__name__
-        raise InputError(
-            f"{os.fspath(path)}: {found}; expected a whole safetensors file: download it again"
-        ) from None
+        raise InputError(f"{found}; expected a whole safetensors file: download it again") from None
     return SafetensorsFile(path, file, entries, metadata)
 
 

@@ -80,15 +80,11 @@ def open_torch(path: PathLike, file: FileIO) -> TensorsFile:
     """Return the tensors of an open file, a PyTorch checkpoint.
 
     Raises:
-        ValueError: it is no checkpoint, damaged, or holds more than tensors and harmless values;
-            the message names `path`.
+        ValueError: it is no checkpoint, damaged, or holds more than tensors and harmless values.
     """
-    try:
-        _check_archive(file)
-        file.seek(0)
-        return TensorsFile(path, file, find_tensors(_load(file)))
-    except InputError as error:
-        raise InputError(f"{os.fspath(path)}: {error}") from None
+    _check_archive(file)
+    file.seek(0)
+    return TensorsFile(path, file, find_tensors(_load(file)))
 
 
 def write_torch(
