@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ademx.errors import InputError
@@ -112,6 +113,14 @@ def parse_label(text: str | os.PathLike[str]) -> Label:
         tags=tuple(rest[1:] if stride else rest),
         epoch=int(epoch[1]) if epoch else None,
     )
+
+
+def label_in(*texts: str | os.PathLike[str] | None) -> Label | None:
+    """Return the first label among texts and names of files; None where there is none."""
+    for text in texts:
+        with suppress(InputError):
+            return parse_label(text or "")
+    return None
 
 
 def chosen_label(

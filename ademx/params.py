@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from io import FileIO
@@ -94,7 +94,15 @@ class ParamsError(InputError):
 
 
 class CheckpointMismatch(InputError):
-    """The parameters in a file are not the ones that a network has."""
+    """The parameters in a file are not the ones that a network has.
+
+    Attributes:
+        problems: the missing, unexpected and misshapen ones, a line each.
+    """
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class HasShape(Protocol):
@@ -296,6 +304,29 @@ def save(
             file.write(struct.pack("<Q", len(name)) + name)
 
 
+def file_size(shapes: Mapping[str, tuple[int, ...]], *, version: int) -> int:
+    """Return the bytes of a file of float32 arrays of these shapes, see :func:`save`.
+
+    Args:
+        shapes: Parameter names without `arg:` or `aux:` -> shapes.
+        version: Array format, 0 to 2.
+    """
+    size = len(_MAGIC) + struct.calcsize("<QQQ")  # two numbers behind it, that of the names later
+    for name, shape in shapes.items():
+        array = np.broadcast_to(np.float32(0), shape)
+        size += len(_array_header(name, array, version)) + array.nbytes
+        size += struct.calcsize("<Q") + len(f"arg:{name}".encode())
+    return size
+
+
+def stored_version(start: bytes) -> int:
+    """Return the version of a file's first array by the file's first 28 bytes.
+
+    It is 2 for version 3, which differs in what numbers mean, and 0 where the file ends before.
+    """
+    return min(2, _VERSIONS.get(int.from_bytes(start[24:28], "little"), 0))
+
+
 def check_finite(found: Mapping[str, Array], *, source: str) -> None:
     """Raise CheckpointMismatch if a number is nan or infinite, which MXNet's ReLU would make 0.
 
@@ -344,7 +375,8 @@ def check_parameters(
     if lines:
         raise CheckpointMismatch(
             f"{source} does not fit the network:\n  " + "\n  ".join(lines) + "\n"
-            "Give the label that the file was trained with."
+            "Give the label that the file was trained with.",
+            lines,
         )
 
 

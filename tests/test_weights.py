@@ -21,7 +21,7 @@ from commands import make_runner
 from ademx import params
 from ademx.cli import main
 from ademx.convert.files import Writing, convert
-from ademx.convert.genuine import file_size, guess_model, released_files, statistics, verify
+from ademx.convert.genuine import guess_model, released_files, statistics, verify
 from ademx.convert.layouts import LAYOUTS
 from ademx.labels import parse_label
 from ademx.networks.graph import parameter_shapes
@@ -329,7 +329,7 @@ def test_computed_size_is_the_files(tmp_path, version):
     path = tmp_path / "x.params"
     params.save(path, *narrow("voc_rna-b_cls21_s8"), version=version)
     shapes = parameter_shapes("voc_rna-b_cls21_s8", width=1 / 16)
-    assert file_size(shapes, version=version) == path.stat().st_size
+    assert params.file_size(shapes, version=version) == path.stat().st_size
 
 
 def test_show(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ from ademx.convert.safetensors_files import (
 from ademx.convert.torch_files import open_torch, write_torch
 from ademx.errors import InputError
 from ademx.files import PathLike
-from ademx.labels import MEAN_STD, Label, parse_label
+from ademx.labels import MEAN_STD, Label, label_in, parse_label
 from ademx.networks.graph import (
     find_head,
     find_width,
@@ -40,7 +40,7 @@ from ademx.networks.graph import (
     parameter_shapes,
 )
 from ademx.options import check, option
-from ademx.params import ParamsFile
+from ademx.params import HasShape, ParamsFile
 from iters.files import open_to_keep
 
 Array = npt.NDArray[Any]
@@ -160,9 +160,7 @@ class NetworkWeights:
         Args:
             allow_headless: whether the head may be absent.
         """
-        expected = parameter_shapes(self.label, width=self.width, head=self.head)
-        absent = absent_of_trunk(expected, self.parameters)
-        params.check_parameters(expected, self.parameters, source=self.source, allow_missing=absent)
+        absent = check_fit(self.label, self.parameters, source=self.source)
         if absent and not allow_headless:
             raise params.CheckpointMismatch(
                 f"{self.source}: a trunk without its head ({', '.join(absent)}), which `ademx "
@@ -170,17 +168,27 @@ class NetworkWeights:
             )
 
 
-def absent_of_trunk(expected: Iterable[str], parameters: Collection[str]) -> list[str]:
-    """Return what a network without its head may lack, and its last normalisation if all of it.
+def check_fit(label: Label, parameters: Mapping[str, HasShape], *, source: str) -> list[str]:
+    """Return which of a label's parameters a trunk lacks; of a network with a head none may be.
+
+    They are the head's, and the last normalisation's if all of that is absent.
 
     Args:
-        expected: released names of the network's parameters.
-        parameters: those that are there; of a network with a head none may be absent.
+        label: of the network.
+        parameters: released name -> array or entry.
+        source: the file, for the message.
+
+    Raises:
+        ademx.params.CheckpointMismatch: anything else does not fit; it lists everything.
     """
-    if any(map(is_head, parameters)):
-        return []
-    bare = not any(name.startswith("bn7_") for name in parameters)
-    return [name for name in expected if is_head(name) or (bare and name.startswith("bn7_"))]
+    head = find_head(parameters) or "2conv"
+    expected = parameter_shapes(label, width=find_width(label, parameters), head=head)
+    absent = []
+    if not any(map(is_head, parameters)):
+        bare = not any(name.startswith("bn7_") for name in parameters)
+        absent = [name for name in expected if is_head(name) or (bare and name.startswith("bn7_"))]
+    params.check_parameters(expected, parameters, source=source, allow_missing=absent)
+    return absent
 
 
 def open_weights(path: PathLike) -> WeightsFile:
@@ -242,7 +250,7 @@ def read_weights(
     """
     reading = reading or Reading()
     with open_weights(path) as file, _naming(path):
-        stated = label_in(file.metadata.get("label", ""))
+        stated = label_in(file.metadata.get("label"))
         known = label or stated or label_in(path)
         _check_input(label, stated or label_in(path))
         found = recognise_file(file, label=known, reading=reading, complete=complete)
@@ -359,7 +367,7 @@ def convert(
     _check_choices(kind, layout, writing)
     known = parse_label(label) if label else label_in(source)
     weights = read_weights(source, label=known or label_in(target), reading=reading)
-    known = known or label_in(weights.metadata.get("label", "")) or label_in(target)
+    known = known or label_in(weights.metadata.get("label"), target)
     if known:
         dataclasses.replace(weights, given=known).check_fit(allow_headless=True)
     state = to_layout(
@@ -399,14 +407,6 @@ def _check_choices(kind: str, layout: str, writing: Writing) -> None:
         raise InputError(f"a {kind} file has no place for a `state_dict` key: write a .pth file")
     if writing.legacy and kind != ".pth":
         raise InputError(f"--legacy: a {kind} file has one format only: write a .pth file")
-
-
-def label_in(name: PathLike) -> Label | None:
-    """Return the label in a file's name, None where it has none."""
-    try:
-        return parse_label(name)
-    except InputError:
-        return None
 
 
 def _metadata(label: Label | None, layout: str) -> dict[str, str]:

@@ -18,20 +18,19 @@ from ademx import params
 from ademx.convert.files import (
     Reading,
     WeightsFile,
-    absent_of_trunk,
-    label_in,
+    check_fit,
     open_weights,
     recognise_file,
 )
-from ademx.convert.layouts import LayoutError, first_keys
+from ademx.convert.layouts import LayoutError, count_blocks, first_keys
 from ademx.convert.recognise import Recognised
 from ademx.convert.resnets import resnet_label
 from ademx.errors import InputError, MissingFile
 from ademx.files import PathLike, md5
-from ademx.labels import TASKS, Label, parse_label
+from ademx.labels import TASKS, Label, label_in, parse_label
 from ademx.networks.graph import find_head, find_width, parameter_shapes
 from ademx.params import Array, CheckpointMismatch, HasShape
-from ademx.published import RELEASED_FILES, RESULTS
+from ademx.published import METRIC_NAMES, RELEASED_FILES, RESULTS
 from iters.datasets import DATASETS
 from iters.files import open_file
 from symbols.layers import Shape
@@ -43,19 +42,7 @@ GONE = (
     "`ademx weights verify FILE`."
 )
 
-# Bytes of a `.params` file beside its arrays' data: see `ademx.params` for the layout.
-_FILE_HEADER = 8 * 4  # magic, reserved, number of arrays, number of names
-_NAME_HEADER = 8 + len("arg:")
-_DEVICE_AND_DTYPE = 12
-# What a V0 array has per dimension and before them, and what later versions have.
-_DIMENSION = {0: 4, 1: 8, 2: 8, 3: 8}
-_BEFORE = {0: 4, 1: 8, 2: 12, 3: 12}
-# The release is older than MXNet 0.11, which began with V1.
-_RELEASED_VERSION = 0
-
 _BLOCK_SIZE = 1 << 20  # numbers that statistics are computed on at a time
-_LEVELS = range(1, 8)
-_BLOCK = re.compile(r"res\d(a|b\d+)_branch2a_weight")
 _TOP = re.compile(r"linear\d+_weight")
 _TRUNK = "a trunk without its head, as `ademx train --weights` takes it"
 
@@ -162,7 +149,8 @@ def released_files(models: Path | None = None) -> list[ReleasedFile]:
             name,
             (label := parse_label(name)),
             digest,
-            file_size(parameter_shapes(label)),
+            # The release is older than MXNet 0.11, which began with V1.
+            params.file_size(parameter_shapes(label), version=0),
             published_results(label),
             "" if models is None else _state(models / name, digest),
         )
@@ -180,30 +168,11 @@ def published_results(label: Label) -> tuple[str, ...]:
     """Return what was published of a released checkpoint, one text a row of the tables."""
     name = str(label)
     return tuple(
-        ", ".join(
-            f"{metric.replace('_', ' ')} {value:.2f} %" for metric, value in row.values.items()
-        )
-        .replace("top1", "top-1")
-        .replace("top5", "top-5")
-        .replace("iou", "IoU")
+        ", ".join(f"{METRIC_NAMES[metric]} {row.printed(metric)} %" for metric in row.values)
         + f" ({row.split}: {row.setting})"
         for row in RESULTS
         if row.label == name
     )
-
-
-def file_size(shapes: Mapping[str, Shape], *, version: int = _RELEASED_VERSION) -> int:
-    """Return the size in bytes of a `.params` file that holds float32 arrays of these shapes.
-
-    Args:
-        shapes: parameter names without `arg:` or `aux:` -> shapes.
-        version: format of the arrays, see :mod:`ademx.params`.
-    """
-    size = _FILE_HEADER
-    for name, shape in shapes.items():
-        size += _NAME_HEADER + len(name.encode()) + _DEVICE_AND_DTYPE
-        size += _BEFORE[version] + _DIMENSION[version] * len(shape) + 4 * int(np.prod(shape))
-    return size
 
 
 def verify(
@@ -245,24 +214,15 @@ def verify(
         if found.resnet:
             known = label or label_in(path)
             label = resnet_label(found.layout, found.resnet, parameters, known)
-        label = label or _label(path, released, file.metadata.get("label"))
+        # A released file, and one that says what it is, may have any name.
+        label = label or label_in(path.name, released, file.metadata.get("label"))
+        label = label or parse_label(path.name)
         return _verdict(path, label, parameters, guess, released, digest, problems)
     except InputError as error:  # the name is no label, or names a network that does not exist
         message = f"unknown model: {error}; the file is whole, and of {guess}: give --model"
         if guess is None:
             message = f"not a network known here: its first names are {first_keys(parameters)}"
         return Verdict(path, False, "misfit", message, problems)
-
-
-def _label(path: Path, released: str | None, stated: str | None) -> Label:
-    """Return the label in a file's name; a released file, and one that says it, may have any."""
-    for text in (path.name, released, stated):
-        if text is not None:
-            try:
-                return parse_label(text)
-            except InputError:
-                continue
-    return parse_label(path.name)
 
 
 def _verdict(
@@ -276,57 +236,35 @@ def _verdict(
 ) -> Verdict:
     """Return the verdict on a file that is whole."""
     misfit = _misfit(label, parameters)
+    if misfit and guess is None and not released:
+        return Verdict(path, False, "misfit", f"not a model of {label}, nor any known", misfit)
     if misfit:
-        return _other_model(path, label, guess, released, misfit)
+        found = f"the released {released}" if released else guess
+        message = f"another model under this name: the name says {label}, the file is {found}"
+        return Verdict(path, False, "another model", message, misfit)
+    if released and path.name != released and path.name in RELEASED_FILES:
+        message = f"another model under this name: it is the released {released}"
+        return Verdict(path, False, "another model", message)
     if released:
-        return _released(path, released, problems)
+        named = "" if path.name == released else f", there named {released}"
+        message = f"released file{named}: MD5 and structure fine"
+        return Verdict(path, True, "released", message, problems)
     if problems:
-        return Verdict(
-            path, False, "unusable numbers", "damaged: numbers that no trained model has", problems
-        )
+        message = "damaged: numbers that no trained model has"
+        return Verdict(path, False, "unusable numbers", message, problems)
     if path.name in RELEASED_FILES:
         expected = RELEASED_FILES[path.name]
         message = f"altered file: MD5 {digest}, not the released {expected}; structure fine"
         return Verdict(path, False, "altered", message)
-    message = f"not a released file; structure fine ({guess})"
-    return Verdict(path, True, "own", message)
-
-
-def _released(path: Path, released: str, problems: tuple[str, ...]) -> Verdict:
-    """Return the verdict on a file with a released one's MD5, which fits its name."""
-    if path.name == released:
-        return Verdict(path, True, "released", "released file: MD5 and structure fine", problems)
-    if path.name in RELEASED_FILES:
-        message = f"another model under this name: it is the released {released}"
-        return Verdict(path, False, "another model", message)
-    message = f"released file, there named {released}: MD5 and structure fine"
-    return Verdict(path, True, "released", message, problems)
-
-
-def _other_model(
-    path: Path,
-    label: Label,
-    guess: Guess | None,
-    released: str | None,
-    misfit: tuple[str, ...],
-) -> Verdict:
-    """Return the verdict on a file whose parameters are not the label's."""
-    if guess is None and not released:
-        return Verdict(path, False, "misfit", f"not a model of {label}, nor any known", misfit)
-    found = f"the released {released}" if released else guess
-    message = f"another model under this name: the name says {label}, the file is {found}"
-    return Verdict(path, False, "another model", message, misfit)
+    return Verdict(path, True, "own", f"not a released file; structure fine ({guess})")
 
 
 def _misfit(label: Label, parameters: Mapping[str, HasShape]) -> tuple[str, ...]:
     """Return what is missing, unexpected and misshapen, a line each; () if all fits."""
-    width, head = find_width(label, parameters), find_head(parameters) or "2conv"
-    expected = parameter_shapes(label, width=width, head=head)
-    absent = absent_of_trunk(expected, parameters)
     try:
-        params.check_parameters(expected, parameters, source="", allow_missing=absent)
+        check_fit(label, parameters, source="")
     except CheckpointMismatch as error:
-        return tuple(line.strip() for line in str(error).splitlines()[1:-1])
+        return error.problems
     return ()
 
 
@@ -361,16 +299,9 @@ def _unreadable(path: Path, error: ValueError) -> Verdict:
         return Verdict(path, False, "unreadable", reason)
     message = f"truncated download: {_megabytes(size)} are here"
     if path.name in RELEASED_FILES:
-        # The first array's marker tells the version, and with it the headers' sizes.
-        whole = file_size(parameter_shapes(path), version=_stored_version(head))
+        whole = params.file_size(parameter_shapes(path), version=params.stored_version(head))
         message += f", {whole - size:,} bytes of {_megabytes(whole)} are missing"
     return Verdict(path, False, "truncated", message, (reason,))
-
-
-def _stored_version(head: bytes) -> int:
-    """Return the version of the first array of a `.params` file, of which this is the start."""
-    markers = {0xF993FAC8: 1, 0xF993FAC9: 2, 0xF993FACA: 3}
-    return markers.get(int.from_bytes(head[24:28], "little"), _RELEASED_VERSION)
 
 
 def _megabytes(size: int) -> str:
@@ -426,14 +357,13 @@ def guess_model_of(file: WeightsFile, reading: Reading) -> tuple[str, Guess | No
 
 def _candidates(names: Collection[str]) -> list[tuple[str, str]]:
     """Return family and variant of the networks with as many blocks on every level."""
-    firsts = list(filter(_BLOCK.fullmatch, names))
-    blocks = [sum(name.startswith(f"res{level}") for name in firsts) for level in _LEVELS]
+    blocks = count_blocks(names)
     if "conv1_weight" in names:
         return [("rn", variant) for variant in RN_NETWORKS]
     named = [
         ("rna", variant)
         for variant, network in RNA_NETWORKS.items()
-        if [level.blocks for level in network.levels] == blocks
+        if tuple(level.blocks for level in network.levels) == blocks
     ]
     if named or 0 in blocks[1:]:
         return named

@@ -11,7 +11,6 @@ is version 7, so that onnxruntime 1.6 and all later ones read the files.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -27,7 +26,7 @@ from ademx.compat import import_optional
 from ademx.convert.files import NetworkWeights, Reading, read_weights
 from ademx.errors import InputError
 from ademx.files import PathLike, replacing
-from ademx.labels import Label, parse_label
+from ademx.labels import Label, label_in, parse_label
 from ademx.networks.graph import input_normalization, list_layers
 from ademx.params import Array
 from symbols.layers import DATA, Layer, without_dropout
@@ -110,18 +109,12 @@ def convert_to_onnx(
     import_onnx()  # before the work
     known = parse_label(label) if label else None
     weights = read_weights(source, label=known, reading=reading)
-    known = known or _first_label(weights.metadata.get("label", ""), source, target)
+    known = known or label_in(weights.metadata.get("label"), source, target)
+    if known is None:
+        raise InputError(f"{os.fspath(source)}: its name is no model label: give --label")
     weights = dataclasses.replace(weights, given=known)
     write_onnx(target, weights, input_size=input_size, pool=pool)
     return known
-
-
-def _first_label(*texts: PathLike) -> Label:
-    """Return the first label among texts."""
-    for text in texts:
-        with contextlib.suppress(ValueError):
-            return parse_label(text)
-    raise InputError(f"{os.fspath(texts[1])}: its name is no model label: give --label")
 
 
 def build_model(

@@ -164,7 +164,7 @@ def _module(layer: Layer, *, norm: type[nn.BatchNorm2d]) -> nn.Module:
         "linear": lambda: nn.Linear(*channels),
         "add": _Add,
         "subsample": lambda: nn.AvgPool2d(1, layer.stride),
-        # Of the last three dimensions, the third of which are the channels.
-        "zero_pad": lambda: nn.ConstantPad3d((*[0] * 5, layer.channels - layer.in_channels), 0.0),
+        # The third dimension from the end is the channels'.
+        "zero_pad": lambda: nn.ConstantPad3d((0, 0, 0, 0, 0, channels[1] - channels[0]), 0.0),
     }
     return makers[layer.kind]()
