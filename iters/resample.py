@@ -201,7 +201,18 @@ def _blocks(
 def _weights(
     length: int, new_length: int, resample: Image.Resampling
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Return what :func:`filter_weights` does, with weights of 22 binary places."""
+    values, starts = filter_weights(length, new_length, resample)
+    scaled = values * 2**_PLACES
+    return np.trunc(scaled + np.copysign(0.5, scaled)) / 2**_PLACES, starts
+
+
+def filter_weights(
+    length: int, new_length: int, resample: Image.Resampling
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """Return the weights of each output, (new_length, taps), and the input that they begin at.
+
+    Those of inputs beyond the last are 0.
 
     Source: Pillow, src/libImaging/Resample.c, precompute_coeffs and normalize_coeffs_8bpc.
     """
@@ -217,6 +228,4 @@ def _weights(
     values = kernel((inputs - centers[:, None] + 0.5) * (1 / stretch))
     values[inputs >= stops[:, None]] = 0
     values /= values.sum(axis=1, keepdims=True)
-    scaled = values * 2**_PLACES
-    fixed = np.trunc(scaled + np.copysign(0.5, scaled)) / 2**_PLACES
-    return fixed, starts
+    return values, starts

@@ -17,17 +17,13 @@ import numpy as np
 
 from ademx.errors import InputError
 from iters.decode import Size
-from iters.resample import KERNELS
+from iters.resample import KERNELS, filter_weights
 from iters.transforms import interpolation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
-
-    # What a part adds to a tile's scores: row weights (height, K) times maps (C, K, width), which
-    # have their final columns. K, the grid rows that the tile sees, is few: matrices are banded.
-    _Term = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 # A tile's scores stay in a core's second-level cache (32 KiB a class).
 _TILE_HEIGHT = 32
@@ -165,19 +161,14 @@ def mean_scores(parts: Sequence[ScorePart]) -> NDArray[np.float32]:
     """
     parts = _checked_parts(parts)
     mean = np.empty((len(parts[0][1]), *parts[0][0].original), np.float32)
-    for rows, columns, ((weights, maps), *others) in _tiles(parts):
-        tile = mean[:, rows, columns]
-        np.matmul(weights, maps, out=tile)
-        for weights, maps in others:
-            tile += weights @ maps
+    for rows, columns, scores in _score_tiles(parts):
+        mean[:, rows, columns] = scores
     if len(parts) > 1:
         mean /= len(parts)
     return mean
 
 
-def resampling_matrix(
-    size_in: int, size_out: int, filter_name: str, rows: slice = slice(None)
-) -> NDArray[np.float64]:
+def resampling_matrix(size_in: int, size_out: int, filter_name: str) -> NDArray[np.float64]:
     """Return the matrix that resizes a line of pixels as Pillow does.
 
     An output pixel is the weighted mean of the input pixels under the filter, which is centred
@@ -187,10 +178,9 @@ def resampling_matrix(
         size_in: pixels of the line.
         size_out: pixels of the resized line; the matrix is the identity if they are as many.
         filter_name: "bilinear", "bicubic" (a = -0.5) or "lanczos" (three lobes).
-        rows: which output pixels are wanted.
 
     Returns:
-        (size_out, size_in) float64, or those rows of it, every row adding up to 1.
+        (size_out, size_in) float64, every row adding up to 1.
 
     Raises:
         ValueError: a size is not positive, or the filter is unknown.
@@ -200,24 +190,15 @@ def resampling_matrix(
     if filter_name not in _FILTERS:
         raise InputError(f"filter: found {filter_name!r}, expected one of {', '.join(_FILTERS)}")
     if size_in == size_out:
-        return np.eye(size_in)[rows]
-    kernel, radius = _FILTERS[filter_name]
-    step = size_in / size_out
-    widening = max(step, 1.0)
-    centres = (np.arange(size_out)[rows] + 0.5) * step
-    first = np.maximum(centres - radius * widening + 0.5, 0).astype(np.intp)
-    end = np.minimum((centres + radius * widening + 0.5).astype(np.intp), size_in)
-    cells = first[:, None] + np.arange((end - first).max())
-    inside = cells < end[:, None]
-    weights = np.where(inside, kernel((cells + 0.5 - centres[:, None]) / widening), 0)
-    weights /= weights.sum(1, keepdims=True)
-    matrix = np.zeros((len(centres), size_in))
-    matrix[np.nonzero(inside)[0], cells[inside]] = weights[inside]
-    return matrix
+        return np.eye(size_in)
+    weights, starts = filter_weights(size_in, size_out, _FILTERS[filter_name])
+    taps = weights.shape[1]
+    matrix = np.zeros((size_out, size_in + taps))
+    np.put_along_axis(matrix, starts[:, None] + np.arange(taps), weights, axis=1)
+    return matrix[:, :size_in]
 
 
-# Kernel and its radius in pixels of the coarser line, by the filter's name.
-_FILTERS = {resample.name.lower(): kernel for resample, kernel in KERNELS.items()}
+_FILTERS = {resample.name.lower(): resample for resample in KERNELS}
 
 
 @lru_cache(maxsize=16)
@@ -229,28 +210,12 @@ def _axis_matrix(
     matrix = enlarging.astype(np.float32)
     if image != original:
         matrix = np.empty((original, grid), np.float32)
+        weights, starts = filter_weights(image, original, _FILTERS[filter_name])
+        cells = np.minimum(starts[:, None] + np.arange(weights.shape[1]), image - 1)
         for rows in _steps(original, _TILE_HEIGHT):
-            resizing = resampling_matrix(image, original, filter_name, rows)
-            weights, cells = _band(resizing, slice(None))
-            matrix[rows] = weights @ enlarging[cells]
+            matrix[rows] = (weights[rows, None] @ enlarging[cells[rows]])[:, 0]
     matrix.flags.writeable = False
     return matrix
-
-
-def _tiles(parts: Sequence[ScorePart]) -> Iterator[tuple[slice, slice, list[_Term]]]:
-    """Yield the rows and columns of each tile, and one term of its scores per part."""
-    height, width = parts[0][0].original
-    for columns in _steps(width, _TILE_WIDTH):
-        wide = []
-        for resizer, scores in parts:
-            weights, cells = _band(resizer._matrix(1), columns)
-            wide.append((resizer._matrix(0), scores[:, :, cells] @ weights.T))
-        for rows in _steps(height, _TILE_HEIGHT):
-            terms = []
-            for matrix, maps in wide:
-                weights, cells = _band(matrix, rows)
-                terms.append((weights, maps[:, cells]))
-            yield rows, columns, terms
 
 
 def _steps(length: int, step: int) -> Iterator[slice]:
@@ -272,15 +237,23 @@ def _empty_labels(parts: Sequence[ScorePart]) -> NDArray[np.unsignedinteger]:
 
 def _score_tiles(parts: Sequence[ScorePart]) -> Iterator[tuple[slice, slice, NDArray[np.float32]]]:
     """Yield the rows and columns of each tile, and its sums of scores, until the next is made."""
-    memory = np.empty(len(parts[0][1]) * _TILE_HEIGHT * _TILE_WIDTH, np.float32)
-    for rows, columns, terms in _tiles(parts):
-        weights, maps = terms[0]
-        shape = (len(maps), len(weights), maps.shape[2])
-        scores = memory[: math.prod(shape)].reshape(shape)
-        np.matmul(weights, maps, out=scores)
-        for weights, maps in terms[1:]:
-            scores += weights @ maps
-        yield rows, columns, scores
+    (height, width), num_classes = parts[0][0].original, len(parts[0][1])
+    memory = np.empty(num_classes * _TILE_HEIGHT * _TILE_WIDTH, np.float32)
+    for columns in _steps(width, _TILE_WIDTH):
+        wide = []  # of each part: the matrix of its rows, and maps with their final columns
+        for resizer, scores in parts:
+            weights, cells = _band(resizer._matrix(1), columns)
+            wide.append((resizer._matrix(0), scores[:, :, cells] @ weights.T))
+        for rows in _steps(height, _TILE_HEIGHT):
+            shape = (num_classes, rows.stop - rows.start, columns.stop - columns.start)
+            tile = memory[: math.prod(shape)].reshape(shape)
+            for number, (matrix, maps) in enumerate(wide):
+                weights, cells = _band(matrix, rows)
+                if number:
+                    tile += weights @ maps[:, cells]
+                else:
+                    np.matmul(weights, maps[:, cells], out=tile)
+            yield rows, columns, tile
 
 
 def _best_class_of_tile(
