@@ -198,17 +198,6 @@ def _is_open(path: Path, file: int) -> bool:
         return False
 
 
-def name_problem(path: Path) -> str:
-    """Return why no file can have this path, which is that its name is too long, or ""."""
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        return f"{path} cannot be written: {error.strerror}"
-    return ""
-
-
 def write_json(path: PathLike, value: Any) -> None:
     """Write a value as indented JSON, atomically; nan becomes null, as strict JSON has no nan."""
     text = json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False)

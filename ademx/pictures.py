@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from ademx.compat import import_optional
 from ademx.errors import InputError
+from ademx.files import PathLike, replacing
+from iters import palettes
+from iters.datasets import Dataset, encode_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,6 +42,26 @@ def colourise(stored_ids: np.ndarray, palette: Sequence[tuple[int, int, int]]) -
     for row, coloured in zip(stored_ids, colours):  # numpy makes indices of 8 bytes each
         coloured[:] = table[row]
     return colours
+
+
+def class_colours(dataset: Dataset) -> list[palettes.Colour]:
+    """Return the RGB colour of each class of a segmentation; VOC's where a dataset has none."""
+    palette = dataset.palette or palettes.VOC
+    return [palette[stored] for stored in encode_label(dataset, np.arange(dataset.num_classes))]
+
+
+def label_image(dataset: Dataset, classes: np.ndarray) -> Image.Image:
+    """Return class ids, (H, W) integers, as a label image: the dataset's stored ids and colours."""
+    picture = Image.fromarray(encode_label(dataset, classes))
+    if dataset.palette:
+        picture.putpalette(bytes(chain.from_iterable(dataset.palette)))
+    return picture
+
+
+def save_png(path: PathLike, picture: Image.Image, **options: Any) -> None:
+    """Write a picture, one of many that can be made again, by Pillow's options for PNG."""
+    with replacing(path, durable=False) as file:
+        picture.save(file, "PNG", **options)
 
 
 def overlay(image: np.ndarray, colours: np.ndarray, *, opacity: float = 0.6) -> np.ndarray:

@@ -82,6 +82,10 @@ class Dataset:
             "void": self.void_id,
         }
 
+    def class_name(self, index: int) -> str:
+        """Return a class's name, or its number where the project has no names."""
+        return self.class_names[index] if self.class_names else f"class {index}"
+
     def list_name(self, split: str) -> str:
         """Return what the list of a split is called in the root.
 

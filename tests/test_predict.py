@@ -22,7 +22,7 @@ from ademx.data.drawn.make import make_dataset
 from ademx.devices import Devices
 from ademx.engines.onnx.predict import OnnxPredictor
 from ademx.prediction.images import PredictionOptions, find_images, predict
-from ademx.prediction.legend import LegendRow, _thickened, draw_classes
+from ademx.prediction.legend import ClassShare, _thickened, draw_classes
 from ademx.testing.classification import evaluate_classification
 from ademx.testing.options import ClassificationOptions, SegmentationOptions
 from ademx.testing.segmentation import evaluate_segmentation
@@ -542,10 +542,9 @@ def test_overlay_and_legend():
     image = np.full((400, 500, 3), 100, np.uint8)
     classes = np.zeros((400, 500), np.uint8)
     classes[:, 250:] = 2
-    colours = np.zeros((400, 500, 3), np.uint8)
-    colours[:, 250:] = (0, 200, 50)
-    rows = [LegendRow("background", (0, 0, 0), 0.5), LegendRow("bicycle", (0, 200, 50), 0.5)]
-    drawn = np.array(draw_classes(image, classes, colours, rows))
+    palette = [(0, 0, 0), (255, 0, 0), (0, 200, 50)]
+    rows = [ClassShare(0, "background", 0.5), ClassShare(2, "bicycle", 0.5)]
+    drawn = np.array(draw_classes(image, classes, palette, rows))
     assert drawn.shape[0] == 400 and drawn.shape[1] > 600
     assert drawn[200, 100].tolist() == [100, 100, 100]  # black is not laid over the image
     assert drawn[200, 400].tolist() == [40, 160, 70]  # 0.4 of the image, 0.6 of the colour
@@ -564,10 +563,11 @@ def test_outlines_are_as_thick_as_by_pillow(side):
 
 def test_small_pictures_are_enlarged_and_long_legends_cut():
     grey = np.full((40, 50, 3), 90, np.uint8)
-    rows = [LegendRow(f"class {number}", (number, 9, 9), 1 / 40) for number in range(40)]
-    drawn = draw_classes(grey, np.zeros((40, 50), int), np.zeros_like(grey), rows)
+    rows = [ClassShare(number, f"class {number}", 1 / 40) for number in range(40)]
+    palette = [(0, 0, 0), *((number, 9, 9) for number in range(1, 40))]
+    drawn = draw_classes(grey, np.zeros((40, 50), int), palette, rows)
     assert np.array(drawn)[319, 399].tolist() == [90, 90, 90]  # eight times as large
-    all_of_them = draw_classes(grey, np.zeros((40, 50), int), np.zeros_like(grey), rows[:25])
+    all_of_them = draw_classes(grey, np.zeros((40, 50), int), palette, rows[:25])
     assert drawn.height == all_of_them.height  # 24 rows and one for the rest
 
 

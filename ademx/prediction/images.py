@@ -10,10 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ademx import options as declare
 from ademx.convert.files import NetworkWeights, Reading, read_weights
@@ -27,18 +25,18 @@ from ademx.engines.backends import (
 )
 from ademx.engines.onnx.predict import OnnxPredictor, default_onnx_devices
 from ademx.errors import FileInTheWay, InputError, MissingFile
-from ademx.files import locked, name_problem, replacing, write_json
+from ademx.files import locked, write_json
 from ademx.labels import Label, chosen_label, parse_label
 from ademx.networks.graph import input_normalization
 from ademx.options import option
-from ademx.pictures import colourise
-from ademx.prediction.legend import LegendRow, draw_classes
+from ademx.pictures import class_colours, label_image, save_png
+from ademx.prediction.legend import ClassShare, draw_classes
 from ademx.testing.options import default_test_scale
 from ademx.testing.score_maps import ScorePart, best_class
 from ademx.testing.scorer import Scorer
-from ademx.testing.session import find_dataset, finite
+from ademx.testing.session import check_names, find_dataset, finite
 from iters import palettes, transforms
-from iters.datasets import Dataset, encode_label
+from iters.datasets import Dataset
 from iters.decode import BrokenImage, Size
 from iters.exif import RULES
 from iters.find_dataset import get_dataset
@@ -100,21 +98,6 @@ class PredictionOptions:
         declare.check_tile(self)
         if self.test_scales is not None and (not self.test_scales or min(self.test_scales) < 1):
             raise InputError(f"--test-scales {self.test_scales}: expected lengths above 0")
-
-
-@dataclass(frozen=True)
-class ClassShare:
-    """A class and what it has of an image.
-
-    Attributes:
-        index: class id.
-        name: the class's.
-        value: its probability, or the fraction of the pixels that it has.
-    """
-
-    index: int
-    name: str
-    value: float
 
 
 @dataclass(frozen=True)
@@ -207,20 +190,17 @@ def predict(images: Sequence[Path], options: PredictionOptions) -> Iterator[Pred
             folder.mkdir(parents=True, exist_ok=True)
         for image in images:
             try:
-                pixels = _load(image, worker.files(image).values(), options)
+                check_names(image, worker.files(image).values())
+                pixels = load_image(
+                    image,
+                    turned=options.exif == "turn",
+                    over_white=True,
+                    max_pixels=options.max_pixels,
+                )
             except (BrokenImage, OSError) as error:
                 yield Prediction(image, error=str(error))
                 continue
             yield Prediction(image, worker.predict(image, pixels))
-
-
-def _load(image: Path, files: Iterable[Path], options: PredictionOptions) -> np.ndarray:
-    problem = next(filter(None, map(name_problem, files)), "")
-    if problem:
-        raise BrokenImage(f"{image}: {problem}: give the image a shorter name")
-    return load_image(
-        image, turned=options.exif == "turn", over_white=True, max_pixels=options.max_pixels
-    )
 
 
 @dataclass(frozen=True)
@@ -244,11 +224,6 @@ class _Network:
     def predict(self, inputs: Iterable[np.ndarray]) -> np.ndarray:
         """Return the output, (N, ...) float32, for (3, H, W) float32 inputs, one at a time."""
         return finite(self.run(np.stack(list(inputs)), batch=1), self.source)
-
-    def class_name(self, index: int) -> str:
-        """Return a class's name, or its number where the project has no names."""
-        names = self.dataset.class_names
-        return names[index] if names else f"class {index}"
 
 
 class _Classifier:
@@ -275,8 +250,7 @@ class _Classifier:
             outputs.append(self._network.predict(both[: 1 + self._options.test_flipping]).mean(0))
         probabilities = np.mean(outputs, axis=0)
         best = _ranked(self._network, probabilities)[:_RANKS]
-        record = {"image": str(image), "label": str(self._network.label), "classes": _records(best)}
-        write_json(self.files(image)["classes"], record)
+        _write_shares(self.files(image)["classes"], image, self._network, best)
         return best
 
 
@@ -312,7 +286,11 @@ class _Segmenter:
         counts = sum(np.bincount(row, minlength=num_classes) for row in classes)
         ranked = _ranked(self._network, counts / classes.size)
         shares = tuple(share for share in ranked if share.value > 0)
-        self._write(image, pixels, classes, shares)
+        files, dataset = self.files(image), self._network.dataset
+        save_png(files["labels"], label_image(dataset, classes))
+        drawn = draw_classes(pixels, classes, class_colours(dataset), shares)
+        save_png(files["overlays"], drawn)
+        _write_shares(files["shares"], image, self._network, shares)
         return shares
 
     def _scales(self, pixels: np.ndarray) -> tuple[int, ...]:
@@ -338,50 +316,21 @@ class _Segmenter:
         (part,) = self._scorer.score([scaled])
         return part
 
-    def _write(
-        self,
-        image: Path,
-        pixels: np.ndarray,
-        classes: np.ndarray,
-        shares: tuple[ClassShare, ...],
-    ) -> None:
-        dataset, files = self._network.dataset, self.files(image)
-        stored = encode_label(dataset, classes)
-        palette = dataset.palette or ()
-        labels = Image.fromarray(stored)
-        labels.putpalette([value for colour in palette for value in colour])
-        _save_png(files["labels"], labels)
-        legend = [
-            LegendRow(share.name, palette[_stored_id(dataset, share.index)], share.value)
-            for share in shares
-        ]
-        _save_png(
-            files["overlays"], draw_classes(pixels, classes, colourise(stored, palette), legend)
-        )
-        record = {"image": str(image), "label": str(self._network.label)}
-        write_json(files["shares"], {**record, "classes": _records(shares)})
-
 
 def _ranked(network: _Network, values: np.ndarray) -> tuple[ClassShare, ...]:
     """Return all classes with their values, highest first; of equal ones the lower class."""
     order = np.argsort(-values, kind="stable")
     return tuple(
-        ClassShare(int(index), network.class_name(int(index)), float(values[index]))
+        ClassShare(int(index), network.dataset.class_name(int(index)), float(values[index]))
         for index in order
     )
 
 
-def _records(classes: Sequence[ClassShare]) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(one) for one in classes]
-
-
-def _stored_id(dataset: Dataset, index: int) -> int:
-    return int(encode_label(dataset, np.array([index]))[0])
-
-
-def _save_png(path: Path, image: Image.Image) -> None:
-    with replacing(path, durable=False) as file:
-        image.save(file, "PNG")
+def _write_shares(
+    path: Path, image: Path, network: _Network, classes: Sequence[ClassShare]
+) -> None:
+    facts = {"image": str(image), "label": str(network.label)}
+    write_json(path, {**facts, "classes": [dataclasses.asdict(one) for one in classes]})
 
 
 def _open_network(options: PredictionOptions) -> _Network:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ademx.pictures import overlay
+from ademx.pictures import colourise, overlay
 from ademx.text import printable
+from iters.palettes import Colour
 
 _MAX_ROWS = 24
 _LEAST_SIDE = 400  # pixels; smaller images are enlarged by a whole factor
@@ -18,41 +19,44 @@ _OUTLINE_OPACITY = 0.8
 
 
 @dataclass(frozen=True)
-class LegendRow:
-    """One class of a picture.
+class ClassShare:
+    """A class and what it has of an image.
 
     Attributes:
+        index: class id.
         name: the class's.
-        colour: RGB, 0 to 255; black is what the picture leaves uncoloured.
-        share: fraction of the picture's pixels.
+        value: its probability, or the fraction of the pixels that it has.
     """
 
+    index: int
     name: str
-    colour: tuple[int, int, int]
-    share: float
+    value: float
 
 
 def draw_classes(
-    image: np.ndarray, classes: np.ndarray, colours: np.ndarray, legend: Sequence[LegendRow]
+    image: np.ndarray,
+    classes: np.ndarray,
+    palette: Sequence[Colour],
+    legend: Sequence[ClassShare],
 ) -> Image.Image:
     """Return an image with its classes laid over it, and a legend at its right.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        classes: (H, W) integers; where they change there is an outline.
-        colours: (H, W, 3) uint8, the classes' colours.
+        classes: (H, W) class ids; where they change there is an outline.
+        palette: the classes' colours, RGB; black is what is left uncoloured.
         legend: rows from top to bottom; beyond 24 they are counted together.
     """
     zoom = max(1, _LEAST_SIDE // max(image.shape[:2]))
     if zoom > 1:
-        image, classes, colours = (
-            array.repeat(zoom, axis=0).repeat(zoom, axis=1) for array in (image, classes, colours)
+        image, classes = (
+            array.repeat(zoom, axis=0).repeat(zoom, axis=1) for array in (image, classes)
         )
-    picture = Image.fromarray(overlay(image, colours))
+    picture = Image.fromarray(overlay(image, colourise(classes, palette)))
     line = max(1, round(min(image.shape[:2]) / 400))
     mask = Image.fromarray(_outlines(classes, line))
     picture.paste(_OUTLINE, mask=mask)
-    panel = _draw_legend(legend, text_height=min(26, max(12, image.shape[0] // 28)))
+    panel = _draw_legend(legend, palette, text_height=min(26, max(12, image.shape[0] // 28)))
     canvas = Image.new(
         "RGB", (picture.width + panel.width, max(picture.height, panel.height)), _PAPER
     )
@@ -83,14 +87,16 @@ def _thickened(edges: np.ndarray, reach: int) -> np.ndarray:
     return edges
 
 
-def _draw_legend(rows: Sequence[LegendRow], *, text_height: int) -> Image.Image:
+def _draw_legend(
+    rows: Sequence[ClassShare], palette: Sequence[Colour], *, text_height: int
+) -> Image.Image:
     """Return the panel: a swatch, the name and the share of each class, and how many are left."""
     font = _font(text_height)
     names = [printable(row.name) for row in rows[:_MAX_ROWS]]
-    shares = [_percent(row.share) for row in rows[:_MAX_ROWS]]
+    shares = [_percent(row.value) for row in rows[:_MAX_ROWS]]
     if len(rows) > _MAX_ROWS:
         names.append(f"{len(rows) - _MAX_ROWS} more")
-        shares.append(_percent(sum(row.share for row in rows[_MAX_ROWS:])))
+        shares.append(_percent(sum(row.value for row in rows[_MAX_ROWS:])))
     gap, pitch = text_height, round(1.75 * text_height)
     widths = [max(font.getlength(text) for text in texts) for texts in (names, shares)]
     swatch = round(1.6 * text_height)
@@ -101,7 +107,8 @@ def _draw_legend(rows: Sequence[LegendRow], *, text_height: int) -> Image.Image:
     for number, (name, share) in enumerate(zip(names, shares)):
         middle = gap + pitch * number + pitch // 2
         if number < _MAX_ROWS:
-            _draw_swatch(draw, (gap, middle, swatch, text_height), rows[number].colour)
+            colour = palette[rows[number].index]
+            _draw_swatch(draw, (gap, middle, swatch, text_height), colour)
         draw.text((at_name, middle), name, _INK, font, anchor=_anchor(font, "lm"))
         left = at_share - font.getlength(share)
         draw.text((left, middle), share, _FAINT, font, anchor=_anchor(font, "lm"))
@@ -109,7 +116,7 @@ def _draw_legend(rows: Sequence[LegendRow], *, text_height: int) -> Image.Image:
 
 
 def _draw_swatch(
-    draw: ImageDraw.ImageDraw, place: tuple[int, int, int, int], colour: tuple[int, int, int]
+    draw: ImageDraw.ImageDraw, place: tuple[int, int, int, int], colour: Colour
 ) -> None:
     left, middle, width, height = place
     box = (left, middle - height // 2, left + width, middle + height - height // 2)

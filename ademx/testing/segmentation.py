@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from ademx.arrays import DAMAGED_ARRAYS, write_npz
 from ademx.errors import InputError
-from ademx.files import name_problem, replacing
+from ademx.files import replacing
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
+from ademx.pictures import label_image, save_png
 from ademx.published import Result
 from ademx.testing.cityscapes import further_scores
 from ademx.testing.crf import import_crf_library, refine
@@ -30,9 +31,9 @@ from ademx.testing.options import SegmentationOptions
 from ademx.testing.record import Report
 from ademx.testing.score_maps import ScorePart, best_class, best_class_and_ties, mean_scores
 from ademx.testing.scorer import Scaled, Scorer
-from ademx.testing.session import Session
+from ademx.testing.session import Session, check_names
 from ademx.testing.submissions import Submission, pack_labels
-from iters.datasets import VOID, decode_label, encode_label
+from iters.datasets import VOID, decode_label
 from iters.decode import BrokenImage, Size, image_size
 from iters.images import class_ids, load_label
 from iters.samples import Sample
@@ -110,7 +111,6 @@ class _SegmentationTester:
             overlap=options.overlap,
             batch=self._session.group_images,
         )
-        self._palette = [value for colour in dataset.palette or () for value in colour]
         self._absent_classes = options.absent_classes or dataset.absent_classes
         can_be_judged = options.near_ties or self._published() is not None
         self._counts_ties = can_be_judged and self._session.has_labels and options.crf is None
@@ -216,7 +216,7 @@ class _SegmentationTester:
                 yield from finishing.result()
 
     def _prepare(self, sample: Sample) -> _Prepared:
-        self._check_name(sample)
+        check_names(sample, (self._path(folder, sample) for folder in self._folders()))
         image, stored, _, _ = self._session.load_sample(sample)
         truth = None
         if stored is not None:
@@ -224,12 +224,6 @@ class _SegmentationTester:
             truth = class_ids(dataset, stored, size, name=sample.label)
         scaled = (self._scorer.prepare(image, scale) for scale in self._options.test_scales)
         return _Prepared(None if self._options.crf is None else image, truth, tuple(scaled))
-
-    def _check_name(self, sample: Sample) -> None:
-        for folder in self._folders():
-            problem = name_problem(self._path(folder, sample))
-            if problem:
-                raise BrokenImage(f"{sample}: {problem}: give the image a shorter name")
 
     def _save_image_counts(self) -> None:
         samples = sorted(self._images, key=lambda sample: sample.index)
@@ -295,18 +289,10 @@ class _SegmentationTester:
     ) -> None:
         if truth is not None:
             correct = Image.fromarray(_correct_pixels(classes, truth))
-            self._save_png("correct", sample, correct, None if ties is None else _note(ties))
-        labels = Image.fromarray(encode_label(self._session.dataset, classes))
-        if self._palette:
-            labels.putpalette(self._palette)
+            note = None if ties is None else _note(ties)
+            save_png(self._path("correct", sample), correct, pnginfo=note)
         # Last, because the next run takes this file for the sign of a finished image.
-        self._save_png("labels", sample, labels)
-
-    def _save_png(
-        self, folder: str, sample: Sample, image: Image.Image, note: PngInfo | None = None
-    ) -> None:
-        with replacing(self._path(folder, sample), durable=False) as file:
-            image.save(file, "PNG", pnginfo=note)
+        save_png(self._path("labels", sample), label_image(self._session.dataset, classes))
 
     def _earlier_counts(self, sample: Sample) -> _Counted | None:
         """Return what an interrupted run counted in an image, if what it left is whole."""

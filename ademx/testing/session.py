@@ -351,6 +351,20 @@ def finite(output: np.ndarray, weights: Path) -> np.ndarray:
     return output
 
 
+def check_names(image: object, results: Iterable[Path]) -> None:
+    """Raise BrokenImage where the files of an image's results cannot have their names."""
+    for path in results:
+        try:
+            path.lstat()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise BrokenImage(
+                f"{image}: {path} cannot be written: {error.strerror}: give the image a shorter "
+                "name"
+            ) from error
+
+
 def find_dataset(label: Label, name: str | None) -> Dataset:
     """Return the dataset of this name, or a label's own for None.
 
