@@ -7,7 +7,7 @@ the release does; a viewer turns by the EXIF orientation and shows white where i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from iters.datasets import Dataset
-    from iters.decode import Size
     from iters.samples import Sample
 
 
@@ -116,10 +115,10 @@ def load_label(path: str | Path) -> NDArray[np.uint8]:
 
 
 def class_ids(
-    dataset: Dataset, stored: NDArray[np.uint8], size: Size, *, name: object
+    dataset: Dataset, stored: NDArray[np.uint8], size: Sequence[int], *, name: object
 ) -> NDArray[np.uint8]:
     """Return a label's class ids, (H, W) uint8; BrokenImage where its image has another size."""
-    if stored.shape != size:
+    if stored.shape != tuple(size):
         (height, width), found = size, "×".join(map(str, stored.shape[::-1]))
         raise BrokenImage(f"{name}: {found} pixels, but its image has {width}×{height}")
     return decode_label(dataset, stored)

@@ -13,8 +13,8 @@ from ademx.networks.unravel import Array, Engine, Segment, through
 
 def without_each_branch(
     engine: Engine, segments: Sequence[Segment], values: Sequence[Array]
-) -> Iterator[tuple[str, Array]]:
-    """Yield each unit's name and the network's output without its branch.
+) -> Iterator[tuple[tuple[str], Array]]:
+    """Yield each unit's name, by itself, and the network's output without its branch.
 
     Args:
         engine: what computes.
@@ -24,7 +24,7 @@ def without_each_branch(
     for index, (segment, data) in enumerate(zip(segments, values)):
         if segment.is_unit:
             data = engine.forward(segment, data, segment.shortcut)
-            yield segment.name, reduce(partial(through, engine), segments[index + 1 :], data)
+            yield (segment.name,), reduce(partial(through, engine), segments[index + 1 :], data)
 
 
 def with_neighbours_exchanged(

@@ -65,7 +65,7 @@ def load_panels(run: RunToShow, sample: Sample) -> Panels:
     image, stored, _, _ = load_sample(sample, rule=run.record.settings.exif)
     if run.dataset.task == "classification":
         return Panels(image)
-    size = (image.shape[0], image.shape[1])
+    size = image.shape[:2]
     file = run.folder / "labels" / f"{sample.name}.png"
     prediction = class_ids(run.dataset, load_label(file), size, name=file)
     truth = None
@@ -129,7 +129,7 @@ def _picture(panels: Panels, dataset: Dataset, *, side: int) -> dict[str, Any]:
         for name, classes in (("truth", panels.truth), ("prediction", panels.prediction))
         if classes is not None
     }
-    layers = {name: colourised(classes, dataset) for name, classes in maps.items()}
+    layers = {name: _colourised(classes, dataset) for name, classes in maps.items()}
     if len(maps) == 2:
         layers["error"] = _errors(maps["truth"], maps["prediction"])
     for name, pixels in layers.items():
@@ -137,7 +137,7 @@ def _picture(panels: Panels, dataset: Dataset, *, side: int) -> dict[str, Any]:
     return picture
 
 
-def colourised(classes: NDArray[np.uint8], dataset: Dataset) -> NDArray[np.uint8]:
+def _colourised(classes: NDArray[np.uint8], dataset: Dataset) -> NDArray[np.uint8]:
     """Return the colours of class ids, (H, W) -> (H, W, 3)."""
     return colourise(encode_label(dataset, classes), dataset.palette or palettes.VOC)
 

@@ -11,9 +11,9 @@ import numpy as np
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from ademx import pictures
 from ademx.metrics import segmentation_scores
 from ademx.published import METRIC_NAMES, release_state
-from ademx.reports.pictures import colourised
 from ademx.testing.cityscapes import score_tables
 from ademx.text import ISOLATES, isolated, printable
 from iters.datasets import Dataset
@@ -44,19 +44,14 @@ _OF_TASK = {
 
 def class_names(dataset: Dataset) -> list[str]:
     """Return the classes' names as they are shown, or numbers where the dataset has no names."""
-    known = dataset.class_names
-    return [
-        isolated(known[number] if known else f"class {number}")
-        for number in range(dataset.num_classes)
-    ]
+    return [isolated(dataset.class_name(number)) for number in range(dataset.num_classes)]
 
 
 def class_colours(dataset: Dataset) -> list[str | None]:
     """Return the colour of each class as "#rrggbb"; None for classification."""
     if dataset.task != "segmentation":
         return [None] * dataset.num_classes
-    classes = np.arange(dataset.num_classes, dtype=np.uint8)[None]
-    return ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colourised(classes, dataset)[0]]
+    return ["#{:02x}{:02x}{:02x}".format(*colour) for colour in pictures.class_colours(dataset)]
 
 
 def run_section(

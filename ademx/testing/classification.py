@@ -16,7 +16,7 @@ from ademx.metrics import likeliest, topk_errors
 from ademx.testing.image_counts import ImageLabels, save_image_labels
 from ademx.testing.options import ClassificationOptions, training_crop
 from ademx.testing.record import Report
-from ademx.testing.session import Session
+from ademx.testing.session import Session, check_class
 from ademx.testing.submissions import Submission, write_guesses
 from iters import transforms
 from iters.files import read_text
@@ -152,14 +152,9 @@ class _ClassificationTester:
         """Return the (N,) true classes, none where the split has no labels."""
         if not self._session.has_labels:
             return np.empty(0, int)
-        truth = np.array([sample.label for sample in self._session.samples])
-        if truth.max() >= self._num_classes:
-            worst = self._session.samples[int(truth.argmax())]
-            raise InputError(
-                f"{worst.image}: label {worst.label} in the list, but {self._session.dataset.name} "
-                f"has classes 0 to {self._num_classes - 1}"
-            )
-        return truth
+        for sample in self._session.samples:
+            check_class(sample, self._session.dataset)
+        return np.array([sample.label for sample in self._session.samples])
 
     def _submission(self, probabilities: np.ndarray) -> Submission | None:
         """Write five guesses a line, likeliest first, of a test split that is complete."""

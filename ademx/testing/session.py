@@ -341,7 +341,7 @@ def _checked_label(options: EvaluationOptions, path: Path) -> Label:
     return label
 
 
-def finite(output: np.ndarray, weights: Path) -> np.ndarray:
+def finite(output: np.ndarray, weights: object) -> np.ndarray:
     """Return a network's output; raise ValueError if a number of it is nan or infinite."""
     if not np.isfinite(output).all():
         raise InputError(
@@ -349,6 +349,15 @@ def finite(output: np.ndarray, weights: Path) -> np.ndarray:
             "those of this label"
         )
     return output
+
+
+def check_class(sample: Sample, dataset: Dataset) -> None:
+    """Raise ValueError unless the class id that a list gives an image is one of the dataset's."""
+    if not isinstance(sample.label, int) or not 0 <= sample.label < dataset.num_classes:
+        raise InputError(
+            f"{sample}: label {sample.label} in the list, but {dataset.name} has classes 0 to "
+            f"{dataset.num_classes - 1}"
+        )
 
 
 def check_names(image: object, results: Iterable[Path]) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,8 @@ from ademx.errors import InputError
 from ademx.labels import Label
 from ademx.networks.graph import input_normalization, network_stride
 from ademx.prediction.images import list_images
-from ademx.testing.options import default_test_scale
-from ademx.testing.session import find_dataset
+from ademx.testing.options import default_test_scale, training_crop
+from ademx.testing.session import check_class, find_dataset
 from ademx.unravelling.options import UnravelOptions
 from iters import transforms
 from iters.datasets import VOID, Dataset
@@ -25,7 +25,6 @@ from iters.decode import BrokenImage
 from iters.images import class_ids, load_image, load_sample
 from iters.lists import find_samples
 from iters.samples import Sample
-from symbols.levels import get_network
 
 _log = logging.getLogger(__name__)
 
@@ -57,76 +56,42 @@ def load_examples(options: UnravelOptions, label: Label) -> Iterator[Example]:
         ValueError, FileNotFoundError: there is no such dataset or folder, it does not fit the
             label, or none of its images can be used.
     """
-    crop = _Crop(options, label)
-    makers = list(_makers(options, label, crop))
-    order = np.random.default_rng(options.seed).permutation(len(makers))
+    dataset, items = None, list[Union[Path, Sample]]()
+    if options.data_root is None:
+        items += list_images(options.pictures)
+    else:
+        dataset = find_dataset(label, options.dataset)
+        listed = options.list_file
+        items += find_samples(dataset, options.data_root, options.split, list_file=listed)
+    read = _Reader(options, label, dataset)
+    order = np.random.default_rng(options.seed).permutation(len(items))
     found = 0
-    for index in order:
-        name, make = makers[index]
+    for item in (items[index] for index in order):
         try:
-            data, target = make()
+            data, target = read(item)
         except (BrokenImage, OSError) as error:
             _log.error("left out: %s", error)
             continue
         if target is not None and (target == VOID).all() and target.ndim:
-            _log.warning("left out: %s: no labelled pixel in the crop", name)
+            _log.warning("left out: %s: no labelled pixel in the crop", item)
             continue
-        yield Example(name, data, target)
+        yield Example(str(item), data, target)
         found += 1
         if found == options.images:
             return
     if not found:
-        raise InputError(f"none of {len(makers)} images can be used: see above")
+        raise InputError(f"none of {len(items)} images can be used: see above")
     _log.warning("--images %d: only %d can be used", options.images, found)
 
 
-_Made = tuple[Array, "Array | None"]
-
-
-def _makers(
-    options: UnravelOptions, label: Label, crop: _Crop
-) -> Iterator[tuple[str, Callable[[], _Made]]]:
-    """Yield each image's name and what reads it."""
-    if options.data_root is None:
-        turned = options.exif != "ignore"
-        for path in list_images(options.pictures):
-            yield str(path), partial(_picture, path, turned, crop)
-        return
-    dataset = find_dataset(label, options.dataset)
-    samples = find_samples(dataset, options.data_root, options.split, list_file=options.list_file)
-    for sample in samples:
-        yield str(sample), partial(_sample, sample, options.exif, dataset, crop)
-
-
-def _picture(path: Any, turned: bool, crop: _Crop) -> _Made:
-    return crop(load_image(path, turned=turned, over_white=True), None)
-
-
-def _sample(sample: Sample, rule: str, dataset: Dataset, crop: _Crop) -> _Made:
-    loaded = load_sample(sample, rule=rule)
-    if loaded.stored is not None:
-        height, width = loaded.image.shape[:2]
-        truth = class_ids(dataset, loaded.stored, (height, width), name=sample.label)
-        return crop(loaded.image, truth)
-    data, _ = crop(loaded.image, None)
-    if isinstance(sample.label, int):
-        if not 0 <= sample.label < dataset.num_classes:
-            raise InputError(
-                f"{sample}: label {sample.label} in the list, but {dataset.name} has classes 0 to "
-                f"{dataset.num_classes - 1}"
-            )
-        return data, np.array(sample.label)
-    return data, None
-
-
-class _Crop:
+class _Reader:
     """Resizes and crops images and labels as they are tested, but to one size for all."""
 
-    def __init__(self, options: UnravelOptions, label: Label) -> None:
+    def __init__(self, options: UnravelOptions, label: Label, dataset: Dataset | None) -> None:
+        self._rule, self._choose = options.exif, options.choose_interp_method
+        self._dataset = dataset
         self._segments = label.task == "segmentation"
-        side = options.crop_size or (
-            224 if self._segments else get_network(label.family, label.variant).crop
-        )
+        side = options.crop_size or (224 if self._segments else training_crop(label))
         self._stride = network_stride(label)
         self._size = -(-side // self._stride) * self._stride if self._segments else side
         default = default_test_scale(label, options.dataset) if self._segments else side
@@ -136,10 +101,24 @@ class _Crop:
                 f"--origin-size {self._origin}: a shorter side below --crop-size {side}: expected "
                 "at least as much"
             )
-        self._choose = options.choose_interp_method
         self._normalization = input_normalization(label)
 
-    def __call__(self, image: Array, truth: Array | None) -> _Made:
+    def __call__(self, item: Path | Sample) -> tuple[Array, Array | None]:
+        """Return the data and the target of a picture or a dataset's image."""
+        if self._dataset is None or isinstance(item, Path):
+            turned = self._rule != "ignore"
+            return self._cropped(load_image(str(item), turned=turned, over_white=True), None)
+        image, stored, _, _ = load_sample(item, rule=self._rule)
+        truth = None
+        if stored is not None:
+            truth = class_ids(self._dataset, stored, image.shape[:2], name=item.label)
+        data, target = self._cropped(image, truth)
+        if isinstance(item.label, int):
+            check_class(item, self._dataset)
+            target = np.array(item.label)
+        return data, target
+
+    def _cropped(self, image: Array, truth: Array | None) -> tuple[Array, Array | None]:
         """Return an (H, W, 3) uint8 image as network input, and (H, W) class ids as its target."""
         if not self._segments:
             resized = transforms.resize_shorter(image, self._origin, choose=self._choose)

@@ -6,15 +6,16 @@ import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from ademx.errors import InputError
 from ademx.iteration import progress_bar
 from ademx.networks import lesion, unravel
+from ademx.testing.session import finite
 from ademx.unravelling.found import (
     DEPTH_SHARE,
     STARVED_SHARE,
@@ -39,6 +40,7 @@ def measure(
     images: Array,
     targets: Sequence[Array | None],
     *,
+    weights: object = "the weights",
     paths: int,
     seed: int = 0,
     with_lesions: bool = False,
@@ -50,6 +52,7 @@ def measure(
         layers: of the network, with shortcuts.
         images: (N, 3, H, W) float32, normalised.
         targets: of each, see :class:`ademx.unravelling.inputs.Example`.
+        weights: the file that the network is of, for messages.
         paths: how many single paths of each length are walked.
         seed: draws them.
         with_lesions: whether lesions are made too.
@@ -66,7 +69,7 @@ def measure(
         by_image[image].add(path)
     total = len(images) * units + sum(map(len, by_image.values()))
     with progress_bar(total=total, unit="step", desc="unravelling") as bar:
-        measures = _Measures(engine, segments, by_image, with_lesions, bar)
+        measures = _Measures(engine, segments, weights, by_image, with_lesions, bar)
         first = unravel.run(engine, segments, images[:1])[unravel.first_unit(segments)]
         at_a_time = max(1, _BYTES // (2 * (units + 1) * first.nbytes))
         for start in range(0, len(images), at_a_time):
@@ -82,13 +85,14 @@ class _Measures:
         self,
         engine: unravel.Engine,
         segments: Sequence[unravel.Segment],
+        weights: object,
         paths: dict[int, set[unravel.Path]],
         with_lesions: bool,
         bar: tqdm[Any],
     ) -> None:
         self._engine, self._segments, self._paths, self._bar = engine, segments, paths, bar
         self._units = [segment.name for segment in segments if segment.is_unit]
-        self._with_lesions = with_lesions
+        self._weights, self._with_lesions = weights, with_lesions
         self._losses: list[float] = []
         self._errors: list[float] = []
         self._norms: list[Array] = []  # of each image, (lengths,)
@@ -96,19 +100,13 @@ class _Measures:
         self._sum_errors: list[float] = []
         self._received: dict[str, list[float]] = {name: [] for name in self._units}
         self._path_norms: dict[tuple[int, unravel.Path], float] = {}
-        self._without: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        self._exchanged: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+        self._lesions: dict[tuple[str, ...], list[tuple[float, float]]] = defaultdict(list)
 
     def add(self, images: Array, targets: Sequence[Array | None], number: int) -> None:
         """Measure images, the first of which has this number."""
         engine, segments = self._engine, self._segments
         *values, scores = unravel.run(engine, segments, images)
-        if not np.isfinite(scores).all():
-            raise InputError(
-                "the network's output is nan or infinite: the weights are damaged, or not those "
-                "of this label"
-            )
-        classes = _filled(scores, targets)
+        classes = _filled(finite(scores, self._weights), targets)
         losses, errors, gradient = loss_and_gradient(scores, classes)
         self._losses += losses.tolist()
         self._errors += errors.tolist()
@@ -124,7 +122,11 @@ class _Measures:
                 self._path_norms |= {(number + row, path): norm for path, norm in found.items()}
             self._bar.update(len(paths))
         if self._with_lesions:
-            self._add_lesions(values, classes)
+            arguments = engine, segments, values
+            lesions = lesion.without_each_branch, lesion.with_neighbours_exchanged
+            for units, scores in chain.from_iterable(kind(*arguments) for kind in lesions):
+                losses, errors, _ = loss_and_gradient(scores, classes)
+                self._lesions[units] += zip(losses.tolist(), errors.tolist())
 
     def _add_lengths(self, values: Sequence[Array], gradient: Array) -> None:
         split = unravel.split_by_length(self._engine, self._segments, values, gradient)
@@ -136,13 +138,6 @@ class _Measures:
         self._sum_errors += (difference / np.maximum(norm, np.finfo(np.float32).tiny)).tolist()
         for name, received in split.received.items():
             self._received[name] += received.tolist()
-
-    def _add_lesions(self, values: Sequence[Array], classes: Array) -> None:
-        arguments = self._engine, self._segments, values
-        for name, scores in lesion.without_each_branch(*arguments):
-            self._without[name] += _results(scores, classes)
-        for names, scores in lesion.with_neighbours_exchanged(*arguments):
-            self._exchanged[names] += _results(scores, classes)
 
     def found(self, walks: dict[int, list[tuple[int, unravel.Path]]]) -> Unravelling:
         """Return what was found in all of it."""
@@ -161,7 +156,7 @@ class _Measures:
             lengths=tuple(self._length_row(k, norms, walks.get(k, ())) for k in range(len(norms))),
             units_starved=tuple(starved),
             received=received,
-            lesions=self._lesions() if self._with_lesions else None,
+            lesions=self._found_lesions() if self._with_lesions else None,
         )
 
     def _length_row(
@@ -182,16 +177,15 @@ class _Measures:
             error = float(np.std(walked, ddof=1)) / math.sqrt(len(walked))
         return dataclasses.replace(row, mean_path_norm=_mean(walked), standard_error=error)
 
-    def _lesions(self) -> Lesions:
+    def _found_lesions(self) -> Lesions:
         loss, error = _mean(self._losses), _mean(self._errors)
-
-        def row(units: tuple[str, ...], results: Sequence[tuple[float, float]]) -> LesionRow:
+        rows = []
+        for units, results in self._lesions.items():
             new_loss, new_error = map(float, np.mean(results, axis=0))
-            return LesionRow(units, new_loss, new_loss - loss, new_error, new_error - error)
-
+            rows.append(LesionRow(units, new_loss, new_loss - loss, new_error, new_error - error))
         return Lesions(
-            tuple(row((name,), results) for name, results in self._without.items()),
-            tuple(row(names, results) for names, results in self._exchanged.items()),
+            without_branch=tuple(row for row in rows if len(row.units) == 1),
+            exchanged=tuple(row for row in rows if len(row.units) == 2),
         )
 
 
@@ -230,8 +224,3 @@ def loss_and_gradient(scores: Array, classes: Array) -> tuple[Array, Array, Arra
         errors.reshape(per_image).sum(axis=1),
         gradient.astype(scores.dtype),
     )
-
-
-def _results(scores: Array, classes: Array) -> list[tuple[float, float]]:
-    losses, errors, _ = loss_and_gradient(scores, classes)
-    return list(zip(losses.tolist(), errors.tolist()))

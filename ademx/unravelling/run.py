@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from ademx.convert.files import NetworkWeights, read_weights
+from ademx.convert.files import read_weights
 from ademx.engines.backends import default_devices, open_segments, resolve_backend
 from ademx.errors import InputError
 from ademx.labels import Label, parse_label
@@ -50,26 +48,30 @@ def unravel_weights(options: UnravelOptions) -> Unravelling:
     devices = options.devices or default_devices(backend)
     _log.info("%s computes %d images on %s", backend, len(examples), devices.names()[0])
     engine = open_segments(layers, weights.parameters, backend=backend, devices=devices)
-    try:
-        found = measure(
-            engine,
-            layers,
-            np.stack([example.data for example in examples]),
-            [example.target for example in examples],
-            paths=options.paths,
-            seed=options.seed,
-            with_lesions=options.lesion,
-        )
-    except InputError as error:
-        raise InputError(f"{options.weights}: {error}") from error
+    found = measure(
+        engine,
+        layers,
+        np.stack([example.data for example in examples]),
+        [example.target for example in examples],
+        weights=options.weights,
+        paths=options.paths,
+        seed=options.seed,
+        with_lesions=options.lesion,
+    )
     if not found.gradient_norm:
         _log.warning(
             "no gradient reaches the first unit: lengths and effective depth say nothing: the "
             "weights are 0 in some layer, or the loss is"
         )
-    settings = _settings(options, weights, (height, width))
     known = [example.target is not None for example in examples]
-    settings |= {
+    settings = {
+        "label": str(label),
+        "weights": str(options.weights),
+        "weights_md5": weights.md5,
+        "input": [height, width],
+        "pool": options.pool,
+        "seed": options.seed,
+        "paths": options.paths,
         "targets": "labels" if all(known) else "most probable classes",
         "images": [example.name for example in examples],
         "backend": backend,
@@ -77,20 +79,6 @@ def unravel_weights(options: UnravelOptions) -> Unravelling:
         "versions": versions(),
     }
     return dataclasses.replace(found, settings=settings)
-
-
-def _settings(
-    options: UnravelOptions, weights: NetworkWeights, size: Sequence[int]
-) -> dict[str, Any]:
-    return {
-        "label": str(weights.label),
-        "weights": str(options.weights),
-        "weights_md5": weights.md5,
-        "input": list(size),
-        "pool": options.pool,
-        "seed": options.seed,
-        "paths": options.paths,
-    }
 
 
 def check_units(label: Label) -> None:
