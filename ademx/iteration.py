@@ -6,6 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
+from itertools import islice
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
@@ -36,13 +37,13 @@ def prefetched(
     for _ in range(threads):
         Thread(target=_work, args=(jobs, function), daemon=True).start()
     try:
-        for item in items:
-            pending.append((item, Future()))
-            jobs.put(pending[-1])
-            if len(pending) > ahead:
-                done, future = pending.popleft()
-                yield done, _result(future)
-        while pending:
+        source = iter(items)
+        while True:
+            for item in islice(source, ahead + 1 - len(pending)):
+                pending.append((item, Future()))
+                jobs.put(pending[-1])
+            if not pending:
+                return
             done, future = pending.popleft()
             yield done, _result(future)
     finally:
@@ -92,11 +93,6 @@ def progress_bar(*, delay: float = 2, **options: Any) -> tqdm[Any]:
 
 def grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Yield the items in lists of `size`, the last one possibly shorter."""
-    group: list[T] = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
+    iterator = iter(items)
+    while group := list(islice(iterator, size)):
         yield group

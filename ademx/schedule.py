@@ -15,26 +15,12 @@ LR_TYPES = ("fixed", "step", "linear")
 
 
 @dataclass(frozen=True)
-class FixedSchedule:
-    """The same rate throughout.
-
-    Attributes:
-        base_lr: the rate.
-    """
-
-    base_lr: float
-
-    def __call__(self, num_update: int) -> float:
-        """Return the rate after `num_update` updates."""
-        return self.base_lr
-
-
-@dataclass(frozen=True)
 class StepSchedule:
     """A rate that falls at given updates.
 
     Attributes:
         steps: numbers of updates, rising; update `step` (from 0) is the first with a lower rate.
+            Without any the rate is the same throughout.
         base_lr: the rate before the first step.
         offset: updates of the whole training that come before this run.
         factor: what each step multiplies the rate by.
@@ -46,7 +32,7 @@ class StepSchedule:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        if not self.steps or min(self.steps) < 1 or list(self.steps) != sorted(set(self.steps)):
+        if min(self.steps, default=1) < 1 or list(self.steps) != sorted(set(self.steps)):
             raise InputError(f"steps {self.steps}: expected rising numbers of updates, 1 or more")
 
     def __call__(self, num_update: int) -> float:
@@ -55,10 +41,11 @@ class StepSchedule:
         return self.base_lr * self.factor**passed
 
 
+@dataclass(frozen=True)
 class LinearSchedule:
     """A rate that falls in a straight line: base · (1 − n / total), never below a floor.
 
-    Args:
+    Attributes:
         total: updates after which the line reaches 0. For a whole training it is one more than
             its updates, so that the last one still moves (SPEC §4).
         stop_lr: the floor.
@@ -71,15 +58,14 @@ class LinearSchedule:
     Source: SPEC §4; ademxapp:util/lr_scheduler.py, LinearScheduler.
     """
 
-    def __init__(
-        self, total: int, *, stop_lr: float = 1e-6, offset: int = 0, base_lr: float = 0.1
-    ) -> None:
-        if total < 1:
-            raise InputError(f"total {total}: expected a number of updates, 1 or more")
-        self.total = total
-        self.stop_lr = stop_lr
-        self.offset = offset
-        self.base_lr = base_lr
+    total: int
+    stop_lr: float = 1e-6
+    offset: int = 0
+    base_lr: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.total < 1:
+            raise InputError(f"total {self.total}: expected a number of updates, 1 or more")
 
     def __call__(self, num_update: int) -> float:
         """Return the rate after `num_update` updates."""
@@ -87,7 +73,7 @@ class LinearSchedule:
         return max(rate, self.stop_lr)
 
 
-Schedule = Union[FixedSchedule, StepSchedule, LinearSchedule]
+Schedule = Union[StepSchedule, LinearSchedule]
 
 
 def make_schedule(
@@ -116,8 +102,6 @@ def make_schedule(
         raise InputError(f"--lr-type {lr_type!r}: choose one of {', '.join(LR_TYPES)}")
     if bool(steps) != (lr_type == "step"):
         raise InputError(f"--lr-type {lr_type} with --lr-steps {steps}: give both or neither")
-    if lr_type == "fixed":
-        return FixedSchedule(base_lr)
-    if lr_type == "step":
-        return StepSchedule(steps, base_lr, offset=offset)
-    return LinearSchedule(num_updates + 1, stop_lr=stop_lr, offset=offset, base_lr=base_lr)
+    if lr_type == "linear":
+        return LinearSchedule(num_updates + 1, stop_lr=stop_lr, offset=offset, base_lr=base_lr)
+    return StepSchedule(steps, base_lr, offset=offset)

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from ademx.schedule import FixedSchedule, LinearSchedule, StepSchedule, make_schedule
+from ademx.schedule import LinearSchedule, StepSchedule, make_schedule
 
 
 @pytest.mark.parametrize("case", ["from start", "resumed"])
@@ -63,6 +63,6 @@ def test_total_below_one_is_refused():
 
 
 def test_schedules_survive_the_way_to_a_server():
-    for schedule in (FixedSchedule(0.1), StepSchedule((3,), 0.1), LinearSchedule(9, offset=2)):
+    for schedule in (StepSchedule((), 0.1), StepSchedule((3,), 0.1), LinearSchedule(9, offset=2)):
         copy = pickle.loads(pickle.dumps(schedule, 0))
         assert [copy(n) for n in range(5)] == [schedule(n) for n in range(5)]

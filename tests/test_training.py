@@ -39,7 +39,7 @@ mx = pytest.importorskip("mxnet")
 from ademx.devices import Devices  # noqa: E402
 from ademx.engines.mxnet.train import MxnetTrainer, MxnetWorkers, sums_of  # noqa: E402
 from ademx.networks.graph import build_symbol  # noqa: E402
-from ademx.schedule import FixedSchedule, LinearSchedule  # noqa: E402
+from ademx.schedule import LinearSchedule, StepSchedule  # noqa: E402
 from ademx.training import checkpoints  # noqa: E402  (these need mxnet)
 from ademx.training import run as training  # noqa: E402
 from ademx.training.initial import initial_values  # noqa: E402
@@ -92,7 +92,7 @@ def trained(network_, *, updates=5, contexts=1, rescale=0.25, lr=0.1, kvstore="l
         values=values,
         optimizer="TorchNesterov",
         optimizer_params={
-            "lr_scheduler": FixedSchedule(lr),
+            "lr_scheduler": StepSchedule((), lr),
             "wd": 1e-4,
             "momentum": 0.9,
             "rescale_grad": rescale,
@@ -240,7 +240,7 @@ def test_asynchronous_servers_cannot_leave_out_updates():
             label_shapes=[mx.io.DataDesc("softmax_label", label.shape)],
             values=values,
             optimizer="sgd",
-            optimizer_params={"rescale_grad": 1.0, "lr_scheduler": FixedSchedule(0.1)},
+            optimizer_params={"rescale_grad": 1.0, "lr_scheduler": StepSchedule((), 0.1)},
             workers=SimpleNamespace(synchronous=False),
             scale_loss=True,
         )

@@ -49,6 +49,15 @@ def check_precision(precision: str, devices: Devices, *, backend: str) -> None:
             )
 
 
+def check_gpus(devices: Devices, available: int, *, engine: str, why: str = "") -> None:
+    """Raise ValueError for a GPU that is not among those that an engine finds available."""
+    if min(devices.gpus) < 0 or max(devices.gpus) >= available:
+        raise InputError(
+            f"--gpus {','.join(map(str, devices.gpus))}: {engine} finds {available} GPUs "
+            f'here{why}; use --gpus "" for the CPU'
+        )
+
+
 class SharingPredictor:
     """Shares images out over devices: what the predictors of all backends have in common.
 

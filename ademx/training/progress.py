@@ -6,7 +6,7 @@ import importlib
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -149,35 +149,22 @@ class Progress:
         epoch_ends = update % self._num_batches == 0
         self._bar.update()
         if update % self._every == 0 or epoch_ends:
-            self._write("update", update, self._recent.values(), lr=lr)
+            self.write("update", update, self._recent.values(), lr=lr)
             self._recent = _Tally()
         if epoch_ends:
-            self._write("epoch", update, self._epoch.values(), lr=lr)
+            self.write("epoch", update, self._epoch.values(), lr=lr)
             self._epoch = _Tally()
 
-    def write_validation(
-        self,
-        update: int,
-        scores: Mapping[str, float],
-        *,
-        broken: Sequence[str] = (),
-        error: str | None = None,
-    ) -> None:
-        """Write what a test of the val split found.
+    def write(self, kind: str, update: int, values: Mapping[str, float], **facts: Any) -> None:
+        """Write a line, and its numbers to TensorBoard.
 
         Args:
+            kind: "update", "epoch" or "val".
             update: updates that were done before.
-            scores: in percent.
-            broken: for each image that could not be read, why.
-            error: why there are no scores.
+            values: what was measured, by name.
+            facts: what is written beside: the rate `lr`, of "val" `broken`, why images could not
+                be read, or `error`, why there are no scores.
         """
-        facts: dict[str, Any] = {"broken": list(broken)} if broken else {}
-        if error is not None:
-            facts["error"] = error
-        self._write("val", update, scores, **facts)
-
-    def _write(self, kind: str, update: int, values: Mapping[str, float], **facts: Any) -> None:
-        """Write a line, and its numbers to TensorBoard; facts that are no values go beside."""
         epoch = (update - 1) // self._num_batches + 1
         line = {
             "kind": kind,

@@ -140,11 +140,11 @@ class Validator:
                 exc_info=not expected,
             )
             self._failed.append(epoch)
-            self._progress.write_validation(update, {}, error=found)
+            self._progress.write("val", update, {}, error=found)
         else:
             scores = {self._metric: record.scores[self._metric], **record.scores}
-            broken = [one.error for one in record.broken]
-            self._progress.write_validation(update, scores, broken=broken)
+            facts = {"broken": [one.error for one in record.broken]} if record.broken else {}
+            self._progress.write("val", update, scores, **facts)
             _log.info("epoch %d: %s", epoch, told)
 
     def tell_end(self) -> None:

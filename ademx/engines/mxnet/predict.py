@@ -12,7 +12,7 @@ from ademx.compat import check_bfloat16, import_mxnet
 from ademx.convert import split
 from ademx.convert.files import NetworkWeights
 from ademx.devices import Devices
-from ademx.engines.sharing import SharingPredictor, check_precision
+from ademx.engines.sharing import SharingPredictor, check_gpus, check_precision
 from ademx.errors import InputError
 from ademx.gpus import gpus_without_mxnet_code, no_mxnet_code
 from ademx.networks.graph import build_symbol
@@ -33,12 +33,7 @@ def mxnet_contexts(devices: Devices) -> list[Any]:
         return [mx.cpu(number) for number in range(devices.cpus)]
     if unusable := gpus_without_mxnet_code(devices.gpus):
         raise InputError(f"--gpus {','.join(map(str, devices.gpus))}: {no_mxnet_code(unusable)}")
-    available = mx.context.num_gpus()
-    if min(devices.gpus) < 0 or max(devices.gpus) >= available:
-        raise InputError(
-            f"--gpus {','.join(map(str, devices.gpus))}: MXNet finds {available} GPUs here; "
-            'use --gpus "" for the CPU'
-        )
+    check_gpus(devices, mx.context.num_gpus(), engine="MXNet")
     return [mx.gpu(number) for number in devices.gpus]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from ademx.convert.files import NetworkWeights
 from ademx.convert.onnx import build_model, check_written_here, import_onnx
 from ademx.devices import Devices
+from ademx.engines.sharing import SharingPredictor
 from ademx.errors import InputError
 from iters.files import open_file
 
@@ -20,8 +22,10 @@ def default_onnx_devices() -> Devices:
     return Devices(gpus=(0,)) if has_cuda else Devices()
 
 
-class OnnxPredictor:
+class OnnxPredictor(SharingPredictor):
     """Class probabilities of image batches, computed by onnxruntime.
+
+    A call raises ValueError where the network takes images of another size only.
 
     Args:
         weights: of the network.
@@ -72,6 +76,7 @@ class OnnxPredictor:
         except Exception as error:  # onnxruntime's own have no public names
             raise InputError(f"{source}: onnxruntime cannot use it: {error}") from error
         (self._input,) = self._session.get_inputs()
+        self.starts = [self._start]
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -84,30 +89,15 @@ class OnnxPredictor:
         height, width = self._input.shape[2:]
         return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
-    def __call__(self, images: np.ndarray, *, batch: int) -> np.ndarray:
-        """Return the network's output for images of any number.
-
-        Args:
-            images: (N, 3, H, W) float32, normalised.
-            batch: images to compute at a time.
-
-        Returns:
-            (N, classes) or (N, classes, H/s, W/s) float32 probabilities.
-
-        Raises:
-            ValueError: the network takes images of another size only.
-        """
+    def _start(self, images: np.ndarray) -> Callable[[], np.ndarray]:
         if self.input_size not in (None, images.shape[2:]):
             expected, found = ("×".join(map(str, s)) for s in (self.input_size, images.shape[2:]))
             raise InputError(
                 f"{self._source}: takes inputs of {expected} pixels only, found {found}: give the "
                 "--test-scales that fit, or convert the weights with --input free"
             )
-        chunks = [images[start : start + batch] for start in range(0, len(images), batch)]
-        return np.concatenate([self._run(chunk) for chunk in chunks])
-
-    def _run(self, images: np.ndarray) -> Any:
-        return self._session.run(None, {self._input.name: np.ascontiguousarray(images)})[0]
+        (output,) = self._session.run(None, {self._input.name: np.ascontiguousarray(images)})
+        return lambda: output
 
 
 def _providers(runtime: Any, devices: Devices) -> list[Any]:

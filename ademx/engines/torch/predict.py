@@ -17,8 +17,7 @@ from ademx.convert import split, to_torch
 from ademx.convert.files import NetworkWeights
 from ademx.convert.torch_model import build
 from ademx.devices import Devices
-from ademx.engines.sharing import SharingPredictor, check_precision
-from ademx.errors import InputError
+from ademx.engines.sharing import SharingPredictor, check_gpus, check_precision
 
 _DTYPES = {
     "float32": torch.float32,
@@ -166,12 +165,7 @@ def torch_devices(devices: Devices) -> list[torch.device]:
     """
     if not devices.gpus:
         return [torch.device("cpu")]
-    available = torch.cuda.device_count()
-    if min(devices.gpus) < 0 or max(devices.gpus) >= available:
-        builds = (torch.version.cuda, torch.version.hip)
-        why = "" if any(builds) else " (its build is for CPUs: https://pytorch.org has others)"
-        raise InputError(
-            f"--gpus {','.join(map(str, devices.gpus))}: PyTorch finds {available} GPUs here{why}; "
-            'use --gpus "" for the CPU'
-        )
+    builds = (torch.version.cuda, torch.version.hip)
+    why = "" if any(builds) else " (its build is for CPUs: https://pytorch.org has others)"
+    check_gpus(devices, torch.cuda.device_count(), engine="PyTorch", why=why)
     return [torch.device("cuda", number) for number in devices.gpus]
