@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import mmap
 import os
 import pickle
@@ -126,35 +127,19 @@ class Job:
     label_shape: tuple[int, ...]
 
     @property
-    def arrays(self) -> tuple[tuple[Any, tuple[int, ...]], ...]:
-        """Type and shape of what lies in the shared memory: data, labels, state of workers."""
-        return (
-            (_STATE, (max(1, self.num_workers),)),
-            (np.dtype(np.float32), (self.num_slots, *self.data_shape)),
-            (np.dtype(np.float32), (self.num_slots, *self.label_shape)),
-        )
-
-    @property
     def num_bytes(self) -> int:
         """Size of the shared memory."""
-        return sum(_round_up(dtype.itemsize * _product(shape)) for dtype, shape in self.arrays)
+        numbers = self.num_slots * (math.prod(self.data_shape) + math.prod(self.label_shape))
+        return _STATE.itemsize * max(1, self.num_workers) + 4 * numbers
 
 
 # What a worker reports while it is at work: the sample it is on or was on last (-1: none yet),
-# whether it is on it still, and rows finished since the start.
-_STATE = np.dtype([("sample", "i8"), ("busy", "i8"), ("finished", "i8")])
-
-
-def _round_up(num_bytes: int) -> int:
-    return -(-num_bytes // 64) * 64
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape, dtype=np.int64))
+# whether it is on it still, and rows finished since the start. It fills a line of the cache.
+_STATE = np.dtype({"names": ("sample", "busy", "finished"), "formats": ("i8",) * 3, "itemsize": 64})
 
 
 class Memory:
-    """The shared memory of all workers.
+    """The shared memory of all workers: their states, then each slot's data and labels.
 
     Attributes:
         states: (workers,) of :data:`_STATE`.
@@ -163,13 +148,13 @@ class Memory:
     """
 
     def __init__(self, job: Job, file: int) -> None:
-        buffer = mmap.mmap(file, job.num_bytes)
-        views, start = [], 0
-        for dtype, shape in job.arrays:
-            flat = np.frombuffer(buffer, dtype, _product(shape), start)
-            views.append(flat.reshape(shape))
-            start += _round_up(flat.nbytes)
-        self.states, self.data, self.labels = views
+        buffer = mmap.mmap(file, 0)
+        self.states = np.frombuffer(buffer, _STATE, max(1, job.num_workers))
+        slots = np.frombuffer(buffer, np.float32, offset=self.states.nbytes)
+        slots = slots.reshape(job.num_slots, -1)
+        size = math.prod(job.data_shape)
+        self.data = slots[:, :size].reshape(-1, *job.data_shape)
+        self.labels = slots[:, size:].reshape(-1, *job.label_shape)
 
 
 def _open_memory(num_bytes: int) -> IO[bytes]:
