@@ -41,14 +41,6 @@ def epoch_order(sampler: str, labels: _Labels, *, seed: int, epoch: int) -> _Ord
     return SAMPLERS[sampler](labels, rng)
 
 
-def _fixed(labels: _Labels, rng: np.random.Generator) -> _Order:
-    return np.arange(len(labels))
-
-
-def _shuffled(labels: _Labels, rng: np.random.Generator) -> _Order:
-    return rng.permutation(len(labels))
-
-
 def _balanced(labels: _Labels, rng: np.random.Generator) -> _Order:
     """Draw each class once in every run of C positions, C the classes that have samples.
 
@@ -68,8 +60,8 @@ def _balanced(labels: _Labels, rng: np.random.Generator) -> _Order:
 
 
 SAMPLERS: dict[str, Callable[[_Labels, np.random.Generator], _Order]] = {
-    "fixed": _fixed,
-    "shuffled": _shuffled,
+    "fixed": lambda labels, _: np.arange(len(labels)),
+    "shuffled": lambda labels, rng: rng.permutation(len(labels)),
     "balanced": _balanced,
 }
 

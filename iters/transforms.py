@@ -6,7 +6,6 @@ Images are (H, W, 3) uint8 RGB until `normalize` makes them (3, H, W) float32. S
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +101,7 @@ def three_crops(image: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
     Raises:
         ValueError: the image is smaller than the crop.
     """
-    (top, left), (bottom, right) = _centred(image, size), _last(image, size)
+    (top, left), (bottom, right) = _centre_and_last(image, size)
     if bottom > right:
         return _crops(image, size, [(0, left), (top, left), (bottom, left)])
     return _crops(image, size, [(top, 0), (top, left), (top, right)])
@@ -116,7 +115,7 @@ def ten_crops(image: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
 
     Source: arXiv:1512.03385, §3.4.
     """
-    centre, (bottom, right) = _centred(image, size), _last(image, size)
+    centre, (bottom, right) = _centre_and_last(image, size)
     crops = _crops(image, size, [(0, 0), (0, right), (bottom, 0), (bottom, right), centre])
     return crops + [crop[:, ::-1] for crop in crops]
 
@@ -127,8 +126,10 @@ def _crops(
     return [image[y : y + size, x : x + size] for y, x in corners]
 
 
-def _last(image: NDArray[np.uint8], size: int) -> tuple[int, int]:
-    """Return the largest top and left of a crop.
+def _centre_and_last(
+    image: NDArray[np.uint8], size: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return top and left of the central crop, and of the one that reaches to the end.
 
     Raises:
         ValueError: the image is smaller than the crop.
@@ -136,13 +137,8 @@ def _last(image: NDArray[np.uint8], size: int) -> tuple[int, int]:
     height, width = image.shape[:2]
     if not 1 <= size <= min(height, width):
         raise InputError(f"crop {size}: expected 1 to {min(height, width)}, the shorter side")
-    return height - size, width - size
-
-
-def _centred(image: NDArray[np.uint8], size: int) -> tuple[int, int]:
-    """Return top and left of the central crop; an odd remainder shifts it down and right."""
-    bottom, right = _last(image, size)
-    return math.ceil(bottom / 2), math.ceil(right / 2)
+    bottom, right = height - size, width - size
+    return (-(-bottom // 2), -(-right // 2)), (bottom, right)
 
 
 @dataclass(frozen=True)
