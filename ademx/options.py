@@ -29,8 +29,8 @@ class Option:
         choices: all values that it may have; empty for any.
         least: the smallest number that it may be.
         metavar: what the command line shows for its value.
-        path: "file" or "folder" that has to be there, "output" for a folder that need not be, or
-            "any".
+        path: "file" or "folder" that has to be there, "output" for a folder that need not be,
+            "new" for a file that must not be without --overwrite, or "any".
         required: whether the command line asks for it where the field has no default.
         is_flag: of truth values: whether the option takes no value.
         decides: whether results depend on it; else it says where, how fast or how long.
@@ -122,10 +122,9 @@ def pool(note: str = "", default: str | None = "pad", **facts: Any) -> Any:
     return option(default, help, choices=POOL_GEOMETRIES, **facts)
 
 
-def declared(one: Field[Any]) -> Option | None:
-    """Return what is said of a field; None for one that is no option."""
-    found: Option | None = one.metadata.get("option")
-    return found
+def declared(one: Any) -> Option | None:
+    """Return what is said of a field; None for one, or anything else, that is no option."""
+    return one.metadata.get("option") if isinstance(one, Field) else None
 
 
 def option_name(field_name: str) -> str:

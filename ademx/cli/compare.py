@@ -28,18 +28,14 @@ _TITLES = {
 
 @click.command()
 @click.argument("runs", metavar="RUN RUN…", nargs=-1, type=shared.ANY_PATH)
-@shared.from_field("resamples", option(1000, "Bootstrap resamples of the images.", least=100))
-@shared.from_field("seed", option(0, "Of the resamples.", least=0))
-@shared.from_field("top", option(10, "Classes, and images of either sign, to name.", least=1))
-@click.option("--json", "json_file", type=shared.ANY_PATH, help="Write the comparison here too.")
-@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+@shared.from_signature
 def compare(
     runs: tuple[Path, ...],
-    resamples: int,
-    seed: int,
-    top: int,
-    json_file: Path | None,
-    overwrite: bool,
+    resamples: int = option(1000, "Bootstrap resamples of the images.", least=100),
+    seed: int = option(0, "Of the resamples.", least=0),
+    top: int = option(10, "Classes, and images of either sign, to name.", least=1),
+    json_file: Path | None = shared.json_file("Write the comparison here too."),
+    overwrite: bool = shared.overwrite("Replace a file that exists."),
 ) -> None:
     """Hold each further RUN against the first: scores, and the classes and images that moved.
 
@@ -55,7 +51,6 @@ def compare(
 
     if len(runs) < 2:
         raise click.UsageError("expected two or more RUNs: the first is the baseline")
-    shared.check_writable([json_file], overwrite=overwrite)
     baseline, *others = map(load_run, runs)
     comparisons = [
         compare_runs(baseline, other, resamples=resamples, seed=seed, top=top) for other in others

@@ -13,30 +13,29 @@ from ademx.cli import options as shared
 from ademx.convert import files
 from ademx.convert.files import Reading, Writing
 from ademx.errors import FileInTheWay
+from ademx.options import option
 
 
 @click.command()
 @click.argument("src", type=shared.EXISTING_FILE)
 @click.argument("dst", type=shared.ANY_PATH)
 @shared.from_class(Writing)
-@click.option("--label", help="Model label of the weights.  [default: from a file's name]")
 @click.option(
     *("--input", "input_size"),
     metavar="HxW|free",
     type=shared.SIZE_OR_FREE,
     help="Size that an .onnx file takes, pixels.  [default: free, that is any]",
 )
-@shared.from_field("pool", declare.pool(" in an .onnx file", default=None))
-@shared.reading
-@click.option("--overwrite", is_flag=True, help="Replace DST if it exists.")
+@shared.from_signature
 def convert(
     src: Path,
     dst: Path,
-    label: str | None,
+    *,
     input_size: tuple[int, int] | None,
-    pool: str | None,
+    label: str | None = option(None, "Model label of the weights.  [default: from a file's name]"),
+    pool: str | None = declare.pool(" in an .onnx file", default=None),
     reading: Reading,
-    overwrite: bool,
+    overwrite: bool = shared.overwrite("Replace DST if it exists."),
     **arguments: Any,
 ) -> None:
     """Write the weights in SRC to DST: a .params, .pth or .safetensors file each.

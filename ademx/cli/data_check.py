@@ -13,6 +13,7 @@ import click
 from ademx.cli import options as shared
 from ademx.data.check.problems import KINDS, Problem
 from ademx.files import write_json
+from ademx.options import option
 from ademx.text import printable
 
 if TYPE_CHECKING:
@@ -23,28 +24,20 @@ _NUM_PROBLEMS, _NUM_REMARKS = 10, 3  # of each kind that are printed
 
 @click.command()
 @click.argument("dataset")
-@click.option("--root", type=shared.EXISTING_FOLDER, required=True, help="Folder of the dataset.")
-@click.option(
-    "--split", "splits", multiple=True, help="Split to check; may be given again.  [default: all]"
-)
-@click.option(
-    "--list-file",
-    type=shared.EXISTING_FILE,
-    help="The samples of the one split, paths relative to the root.",
-)
-@click.option("--no-counts", is_flag=True, help="Expect any number of images: a reduced copy.")
-@click.option("--quick", is_flag=True, help="Look whether the files are there, and open none.")
-@click.option("--json", "json_file", type=shared.ANY_PATH, help="Write all that was found here.")
-@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+@shared.from_signature
 def check(
     dataset: str,
-    root: Path,
-    splits: tuple[str, ...],
-    list_file: Path | None,
-    no_counts: bool,
-    quick: bool,
-    json_file: Path | None,
-    overwrite: bool,
+    root: Path = option(help="Folder of the dataset.", path="folder"),
+    splits: tuple[str, ...] = option(
+        (), "Split to check; may be given again.  [default: all]", names=("--split",)
+    ),
+    list_file: Path | None = option(
+        None, "The samples of the one split, paths relative to the root.", path="file"
+    ),
+    no_counts: bool = option(False, "Expect any number of images: a reduced copy."),
+    quick: bool = option(False, "Look whether the files are there, and open none."),
+    json_file: Path | None = shared.json_file("Write all that was found here."),
+    overwrite: bool = shared.overwrite("Replace a file that exists."),
 ) -> None:
     """Check every file of a DATASET.
 
@@ -59,7 +52,6 @@ def check(
 
     if list_file is not None and len(splits) != 1:
         raise click.UsageError("--list-file is the list of one split: give that with --split")
-    shared.check_writable([json_file], overwrite=overwrite)
     found = check_dataset(
         dataset,
         root,

@@ -12,16 +12,13 @@ import click
 from ademx.cli import options as shared
 from ademx.cli.tables import aligned
 from ademx.data.imports.write import CocoImportOptions, ImportOptions
-from ademx.errors import FileInTheWay
 from ademx.files import write_json
 from ademx.text import printable
 
 if TYPE_CHECKING:
     from ademx.data.imports.write import Imported
 
-json_file = click.option(
-    "--json", "json_file", type=shared.ANY_PATH, help="Write what was found here too."
-)
+_JSON_FILE = shared.json_file("Write what was found here too.")
 
 
 @click.group("import")
@@ -41,8 +38,8 @@ def import_() -> None:
 @import_.command()
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @shared.from_class(ImportOptions)
-@json_file
-def labelme(source: Path, json_file: Path | None, **arguments: Any) -> None:
+@shared.from_signature
+def labelme(source: Path, json_file: Path | None = _JSON_FILE, **arguments: Any) -> None:
     """Import labelme's JSON files: SOURCE is a folder of them, also in folders below, or one.
 
     Polygons, rectangles, circles and masks are drawn as labelme draws them: a pixel is in a
@@ -57,15 +54,14 @@ def labelme(source: Path, json_file: Path | None, **arguments: Any) -> None:
     from ademx.data.imports.labelme import import_labelme
 
     options = ImportOptions(**arguments)
-    _check_record(json_file)
     _tell(import_labelme(source, options), options, json_file)
 
 
 @import_.command()
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @shared.from_class(CocoImportOptions)
-@json_file
-def coco(source: Path, json_file: Path | None, **arguments: Any) -> None:
+@shared.from_signature
+def coco(source: Path, json_file: Path | None = _JSON_FILE, **arguments: Any) -> None:
     """Import annotations in the form of COCO's instances, of any categories.
 
     SOURCE is an annotation file, or a folder with instances_*.json, or others, in it, in
@@ -82,14 +78,7 @@ def coco(source: Path, json_file: Path | None, **arguments: Any) -> None:
     from ademx.data.imports.coco import import_coco
 
     options = CocoImportOptions(**arguments)
-    _check_record(json_file)
     _tell(import_coco(source, options), options, json_file)
-
-
-def _check_record(path: Path | None) -> None:
-    shared.check_writable([path], overwrite=True)
-    if path is not None and path.exists():
-        raise FileInTheWay(f"--json {path} exists: choose another name")
 
 
 def _tell(imported: Imported, options: ImportOptions, json_file: Path | None) -> None:

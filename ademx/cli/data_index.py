@@ -7,14 +7,18 @@ from pathlib import Path
 import click
 
 from ademx.cli import options as shared
+from ademx.options import option
 from ademx.text import printable
 
 
 @click.command()
 @click.argument("file", type=shared.EXISTING_FILE)
-@click.option("--output", type=shared.ANY_PATH, help="The index.  [default: FILE with .idx]")
-@click.option("--overwrite", is_flag=True, help="Replace an index that exists.")
-def index(file: Path, output: Path | None, overwrite: bool) -> None:
+@shared.from_signature
+def index(
+    file: Path,
+    output: Path | None = option(None, "The index.  [default: FILE with .idx]"),
+    overwrite: bool = shared.overwrite("Replace an index that exists."),
+) -> None:
     """Write the index of a RecordIO FILE that came without one.
 
     It is `key⇥offset` a line, and lies beside the file, `.idx` in place of `.rec`: MXNet needs it

@@ -10,8 +10,8 @@ import click
 
 from ademx import options as declare
 from ademx.cli import options as shared
+from ademx.cli.tables import aligned
 from ademx.data.lists.plans import ListOptions
-from ademx.text import printable
 from iters.datasets import DATASETS
 
 if TYPE_CHECKING:
@@ -86,6 +86,5 @@ def _table(written: Sequence[WrittenList]) -> str:
         is_known = row.expected is not None
         expected = str(row.expected) if is_known else "-"
         agree = ("yes" if row.agrees else "NO") if is_known else "-"
-        rows.append((printable(row.path), str(row.num_samples), expected, agree))
-    width = max(len(row[0]) for row in rows)
-    return "\n".join(f"{row[0]:{width}}  {row[1]:>8}  {row[2]:>8}  {row[3]}" for row in rows)
+        rows.append((str(row.path), str(row.num_samples), expected, agree))
+    return aligned(rows)

@@ -15,15 +15,13 @@ from iters.datasets import DATASETS
 
 @click.command()
 @click.argument("dataset", metavar="DATASET", type=click.Choice([*DATASETS, "labelme"]))
-@click.option(
-    "--root",
-    type=click.Path(file_okay=False, path_type=Path),
-    required=True,
-    help="The dataset's folder, new or empty.",
-)
-@shared.from_field("images", option(8, "Number of images of each split.", least=1))
-@shared.from_field("seed", option(0, "Draws other images.", least=0))
-def make(dataset: str, root: Path, images: int, seed: int) -> None:
+@shared.from_signature
+def make(
+    dataset: str,
+    root: Path = option(help="The dataset's folder, new or empty.", path="output"),
+    images: int = option(8, "Number of images of each split.", least=1),
+    seed: int = option(0, "Draws other images.", least=0),
+) -> None:
     """Draw a small DATASET in the layout of the real one.
 
     Every command can be tried with it, without a download. Shapes stand for some of the classes,

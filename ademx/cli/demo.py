@@ -8,19 +8,18 @@ import click
 
 from ademx.cli import options as shared
 from ademx.cli.evaluate import scores_table
+from ademx.options import option
 
 
 @click.command()
-@click.option(
-    "--output",
-    type=shared.ANY_PATH,
-    default=Path("demo"),
-    show_default=True,
-    help="Folder for the data, the weights, the scores and the pictures.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Draws other images.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted demo.")
-def demo(output: Path, seed: int, resume: bool) -> None:
+@shared.from_signature
+def demo(
+    output: Path = option(
+        Path("demo"), "Folder for the data, the weights, the scores and the pictures."
+    ),
+    seed: int = option(0, "Draws other images."),
+    resume: bool = option(False, "Go on with an interrupted demo."),
+) -> None:
     """Train a narrow Model A1 on drawn shapes, test it, and show its labels.
 
     Takes a few minutes on two cores. Scores are those of 16 images that it was not trained on. An

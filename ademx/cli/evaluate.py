@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from ademx.cli.tables import aligned
 from ademx.errors import InputError
 from ademx.files import write_json
 from ademx.labels import chosen_label
+from ademx.options import option
 from ademx.published import METRIC_NAMES
 from ademx.testing.cityscapes import score_tables
 from ademx.testing.crf import CrfParameters, parse_crf_parameters
@@ -50,10 +50,14 @@ _WITHOUT_EFFECT = (
 
 @dataclass(frozen=True)
 class _Files:
-    """What is written beside the run's folder: the scores, and a page to look at."""
+    """What is written beside the run's folder."""
 
-    json: Path | None
-    report: Path | None
+    json_file: Path | None = option(None, "Write the scores here too.", names=("--json",))
+    report_file: Path | None = option(
+        None,
+        "Write an HTML file of scores, confusions, best and worst images.",
+        names=("--report",),
+    )
 
 
 @click.group()
@@ -71,28 +75,13 @@ def evaluate() -> None:
     """
 
 
-def _options(options: type[EvaluationOptions]) -> Callable[..., Any]:
+def _options(options: type[EvaluationOptions]) -> shared.Decorator:
     """Add the options of a task."""
-    add = [
-        click.option(
-            "--json", "json_file", type=shared.ANY_PATH, help="Write the scores here too."
-        ),
-        click.option(
-            "--report",
-            "report_file",
-            type=shared.ANY_PATH,
-            help="Write an HTML file of scores, confusions, best and worst images.",
-        ),
+    return shared.together(
+        shared.from_class(options, _Files),
         shared.log_file,
         shared.without_effect(*_WITHOUT_EFFECT, flags=("--backward-do-mirror",)),
-    ]
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(add):
-            command = option(command)
-        return shared.from_class(options)(command)
-
-    return decorate
+    )
 
 
 @evaluate.command()
@@ -177,12 +166,11 @@ def _prepare(arguments: dict[str, Any]) -> _Files:
     if arguments["output"] is None:
         stem = arguments["weights"][0].stem
         arguments["output"] = Path("output") / f"{stem}_{arguments['split']}"
-    shared.log_to(arguments.pop("log_file"))
-    files = _Files(arguments.pop("json_file"), arguments.pop("report_file"))
+    files = _Files(*(arguments.pop(one.name) for one in fields(_Files)))
     # A run that goes on writes what it has written before.
     overwrite = arguments["overwrite"] or arguments["resume"]
     shared.check_writable(
-        [files.json, files.report], overwrite=overwrite, made_later=arguments["output"]
+        [files.json_file, files.report_file], overwrite=overwrite, made_later=arguments["output"]
     )
     return files
 
@@ -224,12 +212,12 @@ def _run(
         raise click.UsageError(str(error)) from error
     report = evaluate(options)
     record, output = report.record, options.output
-    if files.json is not None:
-        write_json(files.json, record.to_json())
-    if files.report is not None:
+    if files.json_file is not None:
+        write_json(files.json_file, record.to_json())
+    if files.report_file is not None:
         from ademx.reports.page import write_run_report
 
-        write_run_report(files.report, report, output)
+        write_run_report(files.report_file, report, output)
     click.echo(scores_table(record))
     if report.submission is not None:
         click.echo(submission_text(report.submission))

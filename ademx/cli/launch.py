@@ -6,41 +6,28 @@ import sys
 
 import click
 
+from ademx.cli import options as shared
 from ademx.cli.train import train
-from ademx.devices import Devices
 from ademx.engines.backends import resolve_backend
+from ademx.options import option
 from ademx.training.launch import SAVING_SECONDS
 from ademx.training.launch import launch as run
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes.")
-@click.option(
-    "--servers",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Processes that hold the parameters (MXNet).",
-)
+@shared.from_signature
 @click.option(
     "--scheduler-port", type=click.IntRange(1, 65535), help="TCP port.  [default: a free one]"
 )
-@click.option(
-    "--grace",
-    type=click.FloatRange(min=0),
-    default=SAVING_SECONDS,
-    show_default=True,
-    help="Seconds that workers have to save and end in after a signal.",
-)
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.pass_context
 def launch(
-    ctx: click.Context,
-    workers: int,
-    servers: int,
-    scheduler_port: int | None,
-    grace: float,
     arguments: tuple[str, ...],
+    scheduler_port: int | None,
+    workers: int = option(2, "Processes.", least=1),
+    servers: int = option(1, "Processes that hold the parameters (MXNet).", least=1),
+    grace: float = option(
+        SAVING_SECONDS, "Seconds that workers have to save and end in after a signal.", least=0
+    ),
 ) -> None:
     """Run `ademx ARGUMENTS` as several workers that train together on this machine.
 
@@ -71,15 +58,14 @@ def launch(
             "alone: add it to the arguments of train, or --backend torch"
         )
     command = [sys.executable, "-m", "ademx", *arguments]
-    ctx.exit(
-        run(
-            command,
-            workers=workers,
-            servers=None if by_torch else servers,
-            scheduler_port=scheduler_port,
-            grace=grace,
-        )
+    status = run(
+        command,
+        workers=workers,
+        servers=None if by_torch else servers,
+        scheduler_port=scheduler_port,
+        grace=grace,
     )
+    click.get_current_context().exit(status)
 
 
 def _engine(arguments: tuple[str, ...]) -> str:
@@ -91,8 +77,8 @@ def _engine(arguments: tuple[str, ...]) -> str:
     if command is None:
         return "mxnet"
     given = command.make_context("train", list(arguments[2:]), resilient_parsing=True).params
-    gpus, cpus = given.get("gpus"), given.get("cpus")
-    devices = None if (gpus, cpus) == (None, None) else Devices(gpus=gpus or (), cpus=cpus or 1)
     return resolve_backend(
-        given.get("backend") or "auto", devices, precision=given.get("precision") or "float32"
+        given.get("backend") or "auto",
+        shared.chosen_devices(given.get("gpus"), given.get("cpus")),
+        precision=given.get("precision") or "float32",
     )

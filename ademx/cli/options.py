@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +19,75 @@ import click
 from ademx.compat import share_cores
 from ademx.convert.files import Reading
 from ademx.devices import Devices
-from ademx.errors import FileInTheWay
-from ademx.options import Option, declared, option_name
+from ademx.errors import FileInTheWay, InputError
+from ademx.options import Option, declared, option, option_name
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)
+_PATHS = {
+    "file": EXISTING_FILE,
+    "folder": EXISTING_FOLDER,
+    "output": click.Path(file_okay=False, path_type=Path),
+    "new": click.Path(dir_okay=False, path_type=Path),
+}
 
 
-log_file = click.option("--log-file", type=ANY_PATH, help="Append the log to this file too.")
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+# Options of several commands, for their signatures.
+json_file = partial(option, None, names=("--json",), path="new")
+plot_file = partial(option, None, names=("--plot",), path="new")
+overwrite = partial(option, False)
 
 
-def from_class(*classes: type) -> Callable[..., Any]:
+def from_class(*classes: type) -> Decorator:
     """Return a decorator that adds all options of dataclasses, see :mod:`ademx.options`."""
     found = {one.name: one for options in classes for one in dataclasses.fields(options)}
+    return _options((one.name, str(one.type), one) for one in found.values())
+
+
+def from_signature(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that are the command's own: the defaults of its parameters declare them.
+
+    What is declared by :func:`ademx.options.option` is an option, as in a dataclass. The files that
+    the command writes are checked, see :func:`check_writable`, before it is called.
+    """
+    parameters = inspect.signature(command).parameters
+    said = {name: declared(one.default) for name, one in parameters.items()}
+    files = [name for name, one in said.items() if one and one.path == "new"]
+
+    @functools.wraps(command)
+    def with_check(*positional: Any, **arguments: Any) -> Any:
+        paths = [arguments[name] for name in files]
+        check_writable(paths, overwrite=arguments.get("overwrite"))
+        return command(*positional, **arguments)
+
+    found = ((one.name, str(one.annotation), one.default) for one in parameters.values())
+    return _options(found)(with_check)
+
+
+def together(*decorators: Decorator) -> Decorator:
+    """Return one decorator that does what these do, one written above the other."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for one in reversed(found.values()):
-            kind = str(one.type).partition(" | ")[0]
-            if said := declared(one):
-                command = _option(one.name, one.default, kind, said)(command)
-            elif kind in _SEVERAL:
-                command = _SEVERAL[kind](command)
+        for add in reversed(decorators):
+            command = add(command)
         return command
 
     return decorate
 
 
-def from_field(name: str, one: Field[Any]) -> Callable[..., Any]:
-    """Return the option of a field that is declared in :mod:`ademx.options`."""
-    said = declared(one) or Option("")
-    return _option(name, one.default, type(one.default).__name__, said)
+def _options(declarations: Iterable[tuple[str, str, Any]]) -> Decorator:
+    """Return a decorator that adds options: the name, the type and the field of each."""
+    found: list[Decorator] = []
+    for name, annotation, one in declarations:
+        kind = annotation.partition(" | ")[0]
+        if said := declared(one):
+            found.append(_option(name, one.default, kind, said))
+        elif kind in _SEVERAL:
+            found.append(_SEVERAL[kind])
+    return together(*found)
 
 
 def _option(name: str, default: Any, kind: str, said: Option) -> Callable[..., Any]:
@@ -74,27 +114,22 @@ def _value(kind: str, said: Option) -> dict[str, Any]:
     """Return the type of an option that takes a value."""
     if said.choices:
         return {"type": click.Choice(said.choices)}
-    if kind == "int":
-        return {"type": click.IntRange(min=said.least)}
-    paths = {"file": EXISTING_FILE, "folder": EXISTING_FOLDER, "any": ANY_PATH}
-    paths["output"] = click.Path(file_okay=False, path_type=Path)
-    if kind == "tuple[Path, ...]":
-        return {"type": paths[said.path], "multiple": True}
-    if kind == "Path":
-        return {"type": paths[said.path]}
-    return {"type": _TYPES[kind]}
+    several = re.fullmatch(r"tuple\[(Path|str), \.\.\.\]", kind)
+    kind = several[1] if several else kind
+    type_ = _PATHS.get(said.path, ANY_PATH) if kind == "Path" else _TYPES.get(kind)
+    if said.least is not None:
+        type_ = (click.FloatRange if kind == "float" else click.IntRange)(min=said.least)
+    return {"type": type_, "multiple": several is not None}
 
 
-def without_effect(*names: str, flags: Sequence[str] = ()) -> Callable[..., Any]:
+def without_effect(*names: str, flags: Sequence[str] = ()) -> Decorator:
     """Return a decorator that takes, and hides, options of the release that say nothing here."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for name in (*names, *flags):
-            hidden = click.option(name, is_flag=name in flags, hidden=True, expose_value=False)
-            command = hidden(command)
-        return command
-
-    return decorate
+    return together(
+        *(
+            click.option(name, is_flag=name in flags, hidden=True, expose_value=False)
+            for name in (*names, *flags)
+        )
+    )
 
 
 def reading(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,66 +143,58 @@ def reading(command: Callable[..., Any]) -> Callable[..., Any]:
     return from_class(Reading)(with_reading)
 
 
-class _Integers(click.ParamType):
-    """Whole numbers separated by commas, as a tuple; an empty text is an empty tuple."""
-
-    name = "N[,N…]"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(field) for field in value.split(",") if field.strip())
-        except ValueError:
-            self.fail(f"{value!r}: expected whole numbers separated by commas", param, ctx)
-
-
-class _Range(click.ParamType):
-    """Two numbers separated by a comma, as a tuple."""
-
-    name = "LOW,HIGH"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, float]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            low, high = map(float, value.split(","))
-            return low, high
-        except ValueError:
-            self.fail(f"{value!r}: expected two numbers separated by a comma", param, ctx)
-
-
-class _Size(click.ParamType):
-    """Height and width in pixels, such as 504x504, as a tuple.
+class _Parsed(click.ParamType):
+    """A value that a function makes of a text.
 
     Args:
-        free: whether "free", which is None, is a size too.
+        name: what the help shows for it.
+        parse: returns the value; raises ValueError for a text that stands for none.
+        expected: what messages say of the texts that stand for one.
     """
 
-    name = "HxW"
+    def __init__(self, name: str, parse: Callable[[str], Any], expected: str) -> None:
+        self.name = name
+        self._parse = parse
+        self._expected = expected
 
-    def __init__(self, *, free: bool = False) -> None:
-        self._free = free
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int] | None:
-        if self._free and value == "free":
-            return None
-        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", value)
-        if match is None:
-            more = ", or free" if self._free else ""
-            expected = f"expected height x width in pixels, such as 504x504{more}"
-            self.fail(f"{value!r}: {expected}", param, ctx)
-        return int(match[1]), int(match[2])
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):  # a default
+            return value
+        try:
+            return self._parse(value)
+        except ValueError:
+            self.fail(f"{value!r}: expected {self._expected}", param, ctx)
 
 
-INTEGERS = _Integers()
-SIZE, SIZE_OR_FREE = _Size(), _Size(free=True)
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(field) for field in text.split(",") if field.strip())
+
+
+def _range(text: str) -> tuple[float, float]:
+    low, high = map(float, text.split(","))
+    return low, high
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise InputError(text)
+    return int(match[1]), int(match[2])
+
+
+def _size_or_free(text: str) -> tuple[int, int] | None:
+    return None if text == "free" else _size(text)
+
+
+_SIDES = "height x width in pixels, such as 504x504"
+INTEGERS = _Parsed("N[,N…]", _integers, "whole numbers separated by commas")
+SIZE = _Parsed("HxW", _size, _SIDES)
+SIZE_OR_FREE = _Parsed("HxW", _size_or_free, f"{_SIDES}, or free")
+
+
+def chosen_devices(gpus: tuple[int, ...] | None, cpus: int | None) -> Devices | None:
+    """Return what `--gpus` and `--cpus` choose; None without either."""
+    return None if (gpus, cpus) == (None, None) else Devices(gpus=gpus or (), cpus=cpus or 1)
 
 
 def devices(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -181,10 +208,9 @@ def devices(command: Callable[..., Any]) -> Callable[..., Any]:
             raise click.UsageError("--gpus and --cpus exclude each other: give one of them")
         if cpus:
             share_cores(cpus)  # before MXNet is loaded
-        chosen = None if (gpus, cpus) == (None, None) else Devices(gpus=gpus or (), cpus=cpus or 1)
-        return command(*positional, devices=chosen, **arguments)
+        return command(*positional, devices=chosen_devices(gpus, cpus), **arguments)
 
-    add = [
+    return together(
         click.option(
             "--gpus",
             type=INTEGERS,
@@ -196,30 +222,30 @@ def devices(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.IntRange(min=1),
             help="Compute on the CPU, in so many contexts that share the images.",
         ),
-    ]
-    return add[0](add[1](with_devices))
+    )(with_devices)
 
 
 # By the type of the field: of a value, and of what is told by several options.
 _TYPES = {
     "str": click.STRING,
+    "int": click.INT,
     "float": click.FLOAT,
     "bool": click.BOOL,
     "tuple[int, ...]": INTEGERS,
-    "tuple[float, float]": _Range(),
+    "tuple[float, float]": _Parsed("LOW,HIGH", _range, "two numbers separated by a comma"),
     "tuple[int, int]": SIZE,
 }
 _SEVERAL = {"Devices": devices, "Reading": reading}
 
 
 def check_writable(
-    paths: Sequence[Path | None], *, overwrite: bool, made_later: Path | None = None
+    paths: Sequence[Path | None], *, overwrite: bool | None, made_later: Path | None = None
 ) -> None:
     """Raise, before any work is done, for a file that could not be written at its end.
 
     Args:
         paths: of the files; None is none.
-        overwrite: whether they may be there.
+        overwrite: whether they may be there; None where no option says so.
         made_later: a folder that the work itself makes.
 
     Raises:
@@ -234,14 +260,24 @@ def check_writable(
         if path.is_dir():
             raise click.UsageError(f"{path} is a folder: expected the name of a file")
         if path.exists() and not overwrite:
-            raise FileInTheWay(f"{path} exists: choose another name or add --overwrite")
+            instead = "" if overwrite is None else " or add --overwrite"
+            raise FileInTheWay(f"{path} exists: choose another name{instead}")
 
 
-def log_to(path: Path | None) -> None:
+def _log_to(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
     """Write the log to a file too, behind what it holds; None writes none."""
-    if path is None:
+    if path is None or ctx.resilient_parsing:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.getLogger().handlers[0].formatter)
     logging.getLogger().addHandler(handler)
+
+
+log_file = click.option(
+    "--log-file",
+    type=ANY_PATH,
+    callback=_log_to,
+    expose_value=False,
+    help="Append the log to this file too.",
+)

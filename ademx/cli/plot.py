@@ -8,19 +8,17 @@ import click
 
 from ademx.cli import options as shared
 from ademx.files import replacing
+from ademx.options import option
 
 
 @click.command()
 @click.argument("runs", metavar="RUN…", nargs=-1, required=True, type=shared.ANY_PATH)
-@click.option(
-    "--output",
-    type=shared.ANY_PATH,
-    default=Path("curves.png"),
-    show_default=True,
-    help="Picture: a .pdf, .png or .svg file.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
-def plot(runs: tuple[Path, ...], output: Path, overwrite: bool) -> None:
+@shared.from_signature
+def plot(
+    runs: tuple[Path, ...],
+    output: Path = option(Path("curves.png"), "Picture: a .pdf, .png or .svg file.", path="new"),
+    overwrite: bool = shared.overwrite("Replace a file that exists."),
+) -> None:
     """Draw loss, val score, learning rate and speed of each RUN, an --output folder of training.
 
     All are drawn over updates. Thin lines are parts of an epoch, dots whole epochs, dashed lines
@@ -28,7 +26,6 @@ def plot(runs: tuple[Path, ...], output: Path, overwrite: bool) -> None:
     """
     from ademx.training.curves import draw, load_runs
 
-    shared.check_writable([output], overwrite=overwrite)
     loaded = load_runs(runs)
     with replacing(output) as file:
         draw(loaded, file, output.suffix.lstrip(".").lower())

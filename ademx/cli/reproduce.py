@@ -11,7 +11,7 @@ import click
 
 from ademx.cli import options as shared
 from ademx.engines.backends import worker_devices
-from ademx.options import option_name
+from ademx.options import option, option_name
 from ademx.reproduction.inputs import SearchFolders
 from ademx.reproduction.options import RecipeOptions, ReproduceOptions
 from ademx.text import printable
@@ -29,25 +29,21 @@ _TESTING, _TRAINING = (
 
 @click.command()
 @click.argument("rows", nargs=-1, metavar="[ROW]...")
-@click.option("--list", "list_rows", is_flag=True, help="Print the rows and recipes, and end.")
-@click.option(
-    "--data",
-    multiple=True,
-    metavar="DIR",
-    help="Folder that holds the datasets' folders; voc=DIR is one dataset's own folder.  "
-    "[default: data]",
-)
-@click.option(
-    "--models",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("models"),
-    show_default=True,
-    help="Folder of .params files.",
-)
+@shared.from_signature
 @shared.from_class(ReproduceOptions, RecipeOptions)
 @click.option("--dry-run", is_flag=True, help="Training: print the stages and their commands.")
 @shared.log_file
-def reproduce(**arguments: Any) -> None:
+def reproduce(
+    list_rows: bool = option(False, "Print the rows and recipes, and end.", names=("--list",)),
+    data: tuple[str, ...] = option(
+        (),
+        "Folder that holds the datasets' folders; voc=DIR is one dataset's own folder.  "
+        "[default: data]",
+        metavar="DIR",
+    ),
+    models: Path = option(Path("models"), "Folder of .params files.", path="output"),
+    **arguments: Any,
+) -> None:
     """The published table beside ours: test ROWs, all by default, or train one.
 
     For each row the data and the weights are looked for below --data and --models, verified,
@@ -67,12 +63,11 @@ def reproduce(**arguments: Any) -> None:
     The exit status is 1 if a row differs, fails or cannot be trained, 143 or 130 after a signal
     that stopped a training, else 0: rows that are not run are no failure.
     """
-    shared.log_to(arguments.pop("log_file"))
-    if arguments.pop("list_rows"):
+    if list_rows:
         click.echo(_table())
         return
     _check_usage(arguments)
-    arguments["places"] = _places(arguments.pop("data"), arguments.pop("models"))
+    arguments["places"] = _places(data, models)
     if arguments["recipe"]:
         _train(arguments)
     else:

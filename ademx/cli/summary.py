@@ -11,8 +11,10 @@ import click
 
 from ademx import options as declare
 from ademx.cli import options as shared
+from ademx.cli.tables import aligned
 from ademx.engines.backends import CHOICES, resolve_backend, training_memory
 from ademx.files import replacing, write_json
+from ademx.options import option
 
 if TYPE_CHECKING:
     from ademx.networks.summary import LevelSummary, Summary, TrainingMemory
@@ -30,47 +32,32 @@ _HEADER = (
 )
 
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
-
-
 @click.command()
 @click.argument("label")
-@click.option(
-    *("--input", "input_size"),
-    type=shared.SIZE,
-    metavar="HxW",
-    help="Size of the input, pixels; the training crop, or 504x504 for segmentation.",
-)
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images.")
-@shared.from_field("width", declare.width())
-@shared.from_field("pool", declare.pool())
-@shared.from_field("head", declare.head("Top of a segmentation network."))
-@click.option("--training", is_flag=True, help="Memory of training; the batch is a device's.")
-@click.option(
-    "--backend",
-    type=click.Choice(CHOICES),
-    default="auto",
-    show_default=True,
-    help="Who trains; auto: as `ademx train`, and PyTorch, whose plan needs no package, where "
-    "neither is installed.",
-)
-@click.option("--backward-do-mirror", is_flag=True, help="As in training: compute layers again.")
-@click.option("--plot", type=_FILE, help="Draw the graph: a .pdf, .png or .svg file.")
-@click.option("--json", "json_file", type=_FILE, help="Write the numbers as JSON.")
-@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@shared.from_signature
 def summary(
     label: str,
-    input_size: tuple[int, int] | None,
-    batch: int,
-    width: float,
-    pool: str,
-    head: str,
-    training: bool,
-    backend: str,
-    backward_do_mirror: bool,
-    plot: Path | None,
-    json_file: Path | None,
-    overwrite: bool,
+    input_size: tuple[int, int] | None = option(
+        None,
+        "Size of the input, pixels; the training crop, or 504x504 for segmentation.",
+        names=("--input",),
+        metavar="HxW",
+    ),
+    batch: int = option(1, "Images.", least=1),
+    width: float = declare.width(),
+    pool: str = declare.pool(),
+    head: str = declare.head("Top of a segmentation network."),
+    training: bool = option(False, "Memory of training; the batch is a device's."),
+    backend: str = option(
+        "auto",
+        "Who trains; auto: as `ademx train`, and PyTorch, whose plan needs no package, where "
+        "neither is installed.",
+        choices=CHOICES,
+    ),
+    backward_do_mirror: bool = option(False, "As in training: compute layers again."),
+    plot: Path | None = shared.plot_file("Draw the graph: a .pdf, .png or .svg file."),
+    json_file: Path | None = shared.json_file("Write the numbers as JSON."),
+    overwrite: bool = shared.overwrite("Replace files that exist."),
 ) -> None:
     """Parameters, operations, memory and depth of LABEL, per level.
 
@@ -81,7 +68,6 @@ def summary(
     """
     from ademx.networks.summary import load_graph, summarise
 
-    shared.check_writable([plot, json_file], overwrite=overwrite)
     graph = load_graph(label, input_size=input_size, batch=batch, width=width, pool=pool, head=head)
     result = summarise(graph)
     numbers = dataclasses.asdict(result)
@@ -112,15 +98,13 @@ def _planner(backend: str) -> str:
 def _report(result: Summary) -> str:
     """Return the table with the facts on the whole network around it."""
     rows = [_HEADER, *map(_row, result.levels), _totals(result)]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
     width = "" if result.width == 1 else f", width ×{result.width:g}"
     return "\n".join(
         [
             f"{result.label}: {_ORIGINS[result.origin]}",
             f"depth {result.depth}, input {'×'.join(map(str, result.input_shape))}{width}",
             "",
-            *table,
+            aligned(rows, num_texts=0),
             "",
             "GMACs: 1e9 multiply-adds of convolutions and linear layers, whole batch.",
             "activations: every operator's output as float32, whole batch; training in MXNet",

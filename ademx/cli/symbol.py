@@ -12,21 +12,23 @@ from ademx import options as declare
 from ademx.cli import options as shared
 from ademx.errors import MissingFile
 from ademx.files import replacing
+from ademx.options import option
 
 
 @click.command()
 @click.argument("label")
-@click.option(
-    *("-o", "--output"),
-    type=shared.ANY_PATH,
-    help="The file.  [default: LABEL_ep-symbol.json, beside a FILE of weights]",
-)
-@shared.from_field("width", declare.width())
-@shared.from_field("pool", declare.pool())
-@shared.from_field("head", declare.head("Top of a segmentation network."))
-@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+@shared.from_signature
 def symbol(
-    label: str, output: Path | None, width: float, pool: str, head: str, overwrite: bool
+    label: str,
+    output: Path | None = option(
+        None,
+        "The file.  [default: LABEL_ep-symbol.json, beside a FILE of weights]",
+        names=("-o", "--output"),
+    ),
+    width: float = declare.width(),
+    pool: str = declare.pool(),
+    head: str = declare.head("Top of a segmentation network."),
+    overwrite: bool = shared.overwrite("Replace a file that exists."),
 ) -> None:
     """Write the graph of LABEL, with which plain MXNet runs the weights.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -38,14 +37,13 @@ def train() -> None:
     """
 
 
-def _options(options: type[TrainOptions]) -> Callable[..., Any]:
+def _options(options: type[TrainOptions]) -> shared.Decorator:
     """Add the options of a task."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        ignored = shared.without_effect(*_WITHOUT_EFFECT, flags=_WITHOUT_EFFECT_FLAGS)
-        return shared.from_class(options)(shared.log_file(ignored(command)))
-
-    return decorate
+    return shared.together(
+        shared.from_class(options),
+        shared.log_file,
+        shared.without_effect(*_WITHOUT_EFFECT, flags=_WITHOUT_EFFECT_FLAGS),
+    )
 
 
 @train.command()
@@ -71,7 +69,6 @@ def segmentation(**arguments: Any) -> None:
 
 
 def _run(options: type[TrainOptions], arguments: dict[str, Any]) -> None:
-    shared.log_to(arguments.pop("log_file"))
     arguments["devices"] = worker_devices(
         arguments["backend"], arguments["devices"], precision=arguments["precision"]
     )

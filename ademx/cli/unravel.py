@@ -17,16 +17,17 @@ from ademx.unravelling.options import UnravelOptions
 if TYPE_CHECKING:
     from ademx.unravelling.found import LesionRow, Unravelling
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
-
 
 @click.command()
 @click.argument("label")
 @shared.from_class(UnravelOptions)
-@click.option("--plot", type=_FILE, help="Draw it: a .pdf, .png or .svg file.")
-@click.option("--json", "json_file", type=_FILE, help="Write all of it as JSON too.")
-@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
-def unravel(plot: Path | None, json_file: Path | None, overwrite: bool, **arguments: Any) -> None:
+@shared.from_signature
+def unravel(
+    plot: Path | None = shared.plot_file("Draw it: a .pdf, .png or .svg file."),
+    json_file: Path | None = shared.json_file("Write all of it as JSON too."),
+    overwrite: bool = shared.overwrite("Replace files that exist."),
+    **arguments: Any,
+) -> None:
     """Which lengths of paths the gradient of a residual network takes (arXiv:1611.10080, §3).
 
     LABEL is a model label (voc_rna-a1_cls21_s8) or a network's name (a1, rn-50).
@@ -41,7 +42,6 @@ def unravel(plot: Path | None, json_file: Path | None, overwrite: bool, **argume
     """
     from ademx.unravelling.run import unravel_weights
 
-    shared.check_writable([plot, json_file], overwrite=overwrite)
     if plot:
         from ademx.pictures import check_format, new_figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import click
 from ademx.cli import options as shared
 from ademx.cli.tables import aligned
 from ademx.files import write_json
+from ademx.options import option
 from ademx.text import printable
 
 if TYPE_CHECKING:
@@ -31,8 +33,8 @@ def weights() -> None:
 
 
 @weights.command("list")
-@click.option("--models", type=shared.ANY_PATH, help="Folder to look for the files in.")
-def list_files(models: Path | None) -> None:
+@shared.from_signature
+def list_files(models: Path | None = option(None, "Folder to look for the files in.")) -> None:
     """The released files, what was published of them, their sizes and MD5."""
     from ademx.convert.genuine import GONE, released_files
 
@@ -50,9 +52,15 @@ def _released(row: ReleasedFile) -> str:
 
 @weights.command()
 @click.argument("files", type=shared.EXISTING_FILE, nargs=-1, required=True)
-@click.option("--model", help="Label that the files should have.  [default: from each file's name]")
-@shared.reading
-def verify(files: tuple[Path, ...], model: str | None, reading: Reading) -> None:
+@shared.from_signature
+def verify(
+    files: tuple[Path, ...],
+    *,
+    model: str | None = option(
+        None, "Label that the files should have.  [default: from each file's name]"
+    ),
+    reading: Reading,
+) -> None:
     """Say of each FILE whether it is a released one, and whether it can be used.
 
     A FILE is a .params, .pth or .safetensors file in any layout that `ademx convert` reads.
@@ -85,10 +93,14 @@ def _verdict(verdict: Verdict) -> str:
 
 @weights.command()
 @click.argument("file", type=shared.EXISTING_FILE)
-@click.option("--json", "json_file", type=shared.ANY_PATH, help="Write all of it as JSON too.")
-@shared.reading
-@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
-def show(file: Path, json_file: Path | None, reading: Reading, overwrite: bool) -> None:
+@shared.from_signature
+def show(
+    file: Path,
+    *,
+    json_file: Path | None = shared.json_file("Write all of it as JSON too."),
+    reading: Reading,
+    overwrite: bool = shared.overwrite("Replace a file that exists."),
+) -> None:
     """Names, shapes, dtypes and statistics of all arrays of a FILE of weights, and its model.
 
     A FILE is a .params, .pth or .safetensors file; its names are shown as they are in it.
@@ -97,23 +109,16 @@ def show(file: Path, json_file: Path | None, reading: Reading, overwrite: bool) 
     from ademx.convert.genuine import guess_model_of, statistics
     from ademx.iteration import progress_bar
 
-    shared.check_writable([json_file], overwrite=overwrite)
     with open_weights(file) as opened:
-        total = len(opened)
-        rows = list(
-            progress_bar(
-                iterable=statistics(opened),
-                total=total,
-                unit="array",
-                leave=False,
-            )
-        )
+        each = statistics(opened)
+        rows = list(progress_bar(iterable=each, total=len(opened), unit="array", leave=False))
     layout, guess = guess_model_of(opened, reading)
     if json_file:
         write_json(json_file, _record(file, layout, guess, rows))
     click.echo(_table(rows))
-    learnt = sum(_count(row) for row in rows if row.kind == "arg")
-    states = sum(_count(row) for row in rows if row.kind == "aux")
+    learnt, states = (
+        sum(math.prod(row.shape) for row in rows if row.kind == kind) for kind in ("arg", "aux")
+    )
     click.echo(f"\n{len(rows)} arrays, {learnt:,} parameters, {states:,} moving statistics")
     click.echo(f"model: {guess or 'none that is known here'}")
     if layout:
@@ -128,13 +133,6 @@ def _table(rows: Sequence[ArrayStatistics]) -> str:
         shape = "×".join(map(str, row.shape)) or "scalar"
         cells.append((row.name, row.kind, shape, row.dtype, *numbers))  # type: ignore[arg-type]
     return aligned(cells, num_texts=4)
-
-
-def _count(row: ArrayStatistics) -> int:
-    count = 1
-    for side in row.shape:
-        count *= side
-    return count
 
 
 def _record(
