@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from ademx.errors import InputError
 from ademx.files import PathLike, replacing, start_md5
-from ademx.text import printable
+from ademx.text import first_few
 from iters.files import open_to_keep
 
 Array = npt.NDArray[Any]
@@ -45,7 +45,6 @@ _MAX_NDIM = 32  # numpy's limit before 2.0
 _SMALLEST_ITEM = 28  # bytes: a V0 array of one dimension without elements, and an empty name
 _IMPLAUSIBLE = 1 << 40  # bytes: no download falls this short, so the size itself is wrong
 _AUX_SUFFIXES = ("moving_mean", "moving_var", "running_mean", "running_var")
-_NAMES_SHOWN = 20  # of each kind, in a CheckpointMismatch
 
 # MXNet's dtype code: our name of it, the numpy dtype that holds its bytes.
 _DTYPES: dict[int, tuple[str, np.dtype[Any]]] = {
@@ -371,19 +370,17 @@ def check_parameters(
             if name in found and tuple(found[name].shape) != tuple(shape)
         ],
     }
-    lines = [_abbreviated(kind, names) for kind, names in problems.items() if names]
+    lines = [
+        f"{len(names)} {kind}: {first_few(names, shown=20, separator='; ')}"
+        for kind, names in problems.items()
+        if names
+    ]
     if lines:
         raise CheckpointMismatch(
             f"{source} does not fit the network:\n  " + "\n  ".join(lines) + "\n"
             "Give the label that the file was trained with.",
             lines,
         )
-
-
-def _abbreviated(kind: str, names: list[str]) -> str:
-    more = len(names) - _NAMES_SHOWN
-    shown = "; ".join(map(printable, names[:_NAMES_SHOWN]))
-    return f"{len(names)} {kind}: {shown}" + (f"; and {more} more" if more > 0 else "")
 
 
 def _error(path: PathLike, at: int, found: str, *, expected: str, cause: str) -> ParamsError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 
 # Control characters; invisible ones, of which some turn the reading direction around; halves of
 # characters; separators of lines and paragraphs.
@@ -35,6 +36,14 @@ def printable(text: object, *, keep: str = "") -> str:
         else character
         for character in shown
     )
+
+
+def first_few(names: Iterable[object], *, shown: int = 8, separator: str = ", ") -> str:
+    """Return the first of the names, printable, and how many more there are, for a message."""
+    names = list(names)
+    rest = len(names) - shown
+    more = f"{separator.rstrip(', ')} and {rest:,} more" if rest > 0 else ""
+    return separator.join(map(printable, names[:shown])) + more
 
 
 def one_line(error: BaseException) -> str:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from ademx.text import isolated, printable
+from ademx.text import first_few, isolated, printable
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,12 @@ def test_what_acts_on_a_terminal_is_escaped(name, shown):
 
 def test_line_breaks_may_stay():
     assert printable("two\nlines\x1b", keep="\n") == "two\nlines\\x1b"
+
+
+def test_of_many_names_the_first_are_said():
+    assert first_few(["a", "b\n"], shown=2) == r"a, b\n"
+    assert first_few("abc", shown=2) == "a, b and 1 more"
+    assert first_few("abc", shown=1, separator="; ") == "a; and 2 more"
 
 
 def test_what_runs_from_the_right_is_isolated():

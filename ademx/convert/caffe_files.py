@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ademx.compat import import_optional
-from ademx.convert.layouts import first_keys
 from ademx.convert.resnets import RESNETS
 from ademx.convert.torch_files import TensorsFile
 from ademx.errors import InputError
 from ademx.files import PathLike
+from ademx.text import first_few
 from symbols.levels import BN_EPSILON, block_names, get_network
 
 Array = npt.NDArray[Any]
@@ -116,7 +116,7 @@ def _find_variant(blobs: Mapping[str, object]) -> str:
         other = missing or sorted(layers - set(_layers(best)))
         raise InputError(
             f"expected a ResNet-50, 101 or 152 with its authors' names; "
-            f"{'missing in' if missing else 'not in a'} ResNet-{best}: {first_keys(other)}"
+            f"{'missing in' if missing else 'not in a'} ResNet-{best}: {first_few(other)}"
         )
     return best
 

@@ -22,7 +22,7 @@ from ademx.convert.files import (
     open_weights,
     recognise_file,
 )
-from ademx.convert.layouts import LayoutError, count_blocks, first_keys
+from ademx.convert.layouts import LayoutError, count_blocks
 from ademx.convert.recognise import Recognised
 from ademx.convert.resnets import resnet_label
 from ademx.errors import InputError, MissingFile
@@ -31,6 +31,7 @@ from ademx.labels import TASKS, Label, label_in, parse_label
 from ademx.networks.graph import find_head, find_width, parameter_shapes
 from ademx.params import Array, CheckpointMismatch, HasShape
 from ademx.published import METRIC_NAMES, RELEASED_FILES, RESULTS
+from ademx.text import first_few
 from iters.datasets import DATASETS
 from iters.files import open_file
 from symbols.layers import Shape
@@ -221,7 +222,7 @@ def verify(
     except InputError as error:  # the name is no label, or names a network that does not exist
         message = f"unknown model: {error}; the file is whole, and of {guess}: give --model"
         if guess is None:
-            message = f"not a network known here: its first names are {first_keys(parameters)}"
+            message = f"not a network known here: its first names are {first_few(parameters)}"
         return Verdict(path, False, "misfit", message, problems)
 
 

@@ -25,7 +25,7 @@ from typing import TypeVar
 
 from ademx.errors import InputError
 from ademx.params import HasShape
-from ademx.text import printable
+from ademx.text import first_few
 from symbols.levels import check_choice
 
 LAYOUTS = ("release", "native", "resnet38d", "wider_resnet", "wider_resnet_a2", "gluoncv")
@@ -57,7 +57,6 @@ _BLOCK_KEYS = {
     "gluoncv": re.compile(r"mod(\d)\.(\d+)\.(?:bn1|convs|proj_conv)\."),
 }
 _BLOCK_KEYS["wider_resnet_a2"] = _BLOCK_KEYS["wider_resnet"]
-_KEYS_SHOWN = 5
 
 
 class LayoutError(InputError):
@@ -116,7 +115,8 @@ def rename_to(
     check_choice("layout", layout, LAYOUTS)
     if norm_suffix and layout not in WIDER_LAYOUTS:
         raise InputError(
-            f"norm_suffix {norm_suffix!r}: layout {layout} has none; {listed(WIDER_LAYOUTS)} have"
+            f"norm_suffix {norm_suffix!r}: layout {layout} has none; {' and '.join(WIDER_LAYOUTS)} "
+            "have"
         )
     top = _top(len(v.shape) for n, v in parameters.items() if is_head(n) and n.endswith("_weight"))
     if with_head is None:
@@ -130,7 +130,7 @@ def rename_to(
             renamed[key_of(name, place, layout, norm_suffix, top=top)] = value
     if unfit:
         raise LayoutError(
-            f"layout {layout} has no name for {first_keys(unfit)}: these are not the parameters of "
+            f"layout {layout} has no name for {first_few(unfit)}: these are not the parameters of "
             f"{'a network of this project' if layout in LAYOUTS[:2] else 'an rna network'}"
         )
     return renamed
@@ -265,15 +265,3 @@ def resnet_key(name: str, place: Place, layout: str, *, in_mxnet: bool) -> str:
     if place.stage == "branch1":
         module = f"downsample.{int(place.is_bn)}"
     return f"{block}.{module}.{parameter}"
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return names separated by commas."""
-    return ", ".join(names)
-
-
-def first_keys(keys: Iterable[str]) -> str:
-    """Return the first keys, and how many more there are, for a message."""
-    keys = list(keys)
-    more = len(keys) - _KEYS_SHOWN
-    return listed(map(printable, keys[:_KEYS_SHOWN])) + (f" and {more} more" if more > 0 else "")

@@ -16,17 +16,15 @@ from ademx.convert.layouts import (
     LayoutError,
     count_blocks,
     find_place,
-    first_keys,
     is_head,
     key_of,
-    listed,
     resnet_key,
 )
 from ademx.convert.resnets import RESNETS
 from ademx.labels import Label
 from ademx.networks.graph import parameter_shapes
 from ademx.params import HasShape
-from ademx.text import printable
+from ademx.text import first_few, printable
 from symbols.levels import RN_NETWORKS, check_choice
 
 # The head's keys in any layout, and which layouts have a spelling for themselves.
@@ -148,11 +146,11 @@ def _check_way(
 ) -> None:
     """Raise LayoutError unless a way explains the keys."""
     if len(extra) == count:
-        shown = first_keys(extra) if extra else "none"
-        asked = f"layout {layout}" if layout else f"any of the layouts {listed(SOURCE_LAYOUTS)}"
+        shown = first_few(extra) if extra else "none"
+        asked = f"layout {layout}" if layout else f"any of the layouts {', '.join(SOURCE_LAYOUTS)}"
         raise LayoutError(f"the keys are not of {asked}: the first are {shown}")
     problems = [("do not fit: ", extra), ("are missing: ", way.missing)]
-    lines = [f"{len(keys)} {text}{first_keys(keys)}" for text, keys in problems if keys]
+    lines = [f"{len(keys)} {text}{first_few(keys)}" for text, keys in problems if keys]
     if way.missing or (extra and not drop_extra):
         found = f"layout {layout}" if layout else f"the closest layout, {way.layout}"
         found += f" (as {way.resnet})" if way.resnet else ""

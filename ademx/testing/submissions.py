@@ -23,6 +23,7 @@ from PIL import Image
 from ademx.errors import InputError, MissingFile
 from ademx.files import replacing
 from ademx.iteration import progress_bar
+from ademx.text import first_few
 from iters.datasets import DATASETS, Dataset
 from iters.decode import BrokenImage, Size, decode_stored_ids, sample_size
 from iters.samples import Sample
@@ -384,11 +385,8 @@ def _size(path: Path, rule: str) -> Size:
 
 def _raise_faults(path: Path, faults: Sequence[str]) -> None:
     if faults:
-        rest = len(faults) - _MOST_SHOWN
-        raise InputError(
-            f"{path}: the server would refuse it: {'; '.join(faults[:_MOST_SHOWN])}"
-            + (f"; and {rest} more" if rest > 0 else "")
-        )
+        told = first_few(faults, shown=_MOST_SHOWN, separator="; ")
+        raise InputError(f"{path}: the server would refuse it: {told}")
 
 
 # ---- classification ----------------------------------------------------------------------------

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 from ademx.compat import usable_cores
-from ademx.data.check.problems import Problem, first_few
+from ademx.data.check.problems import Problem
 from ademx.data.check.samples import Found, look_for_files, read_files
 from ademx.data.check.unlisted import Folders, label_ending
 from ademx.errors import MissingFile, UserError
 from ademx.iteration import grouped, progress_bar
+from ademx.text import first_few
 from iters.datasets import VOID, Dataset
 from iters.find_dataset import get_dataset
 from iters.lists import find_samples, folder_names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Kind of problem or remark -> heading.
@@ -25,8 +24,6 @@ KINDS = {
     "empty": "classes that do not occur",
 }
 
-_NUM_SHOWN = 8  # numbers or names in one message
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -45,9 +42,3 @@ class Problem:
     path: str | None
     detail: str
     hint: str = ""
-
-
-def first_few(names: Sequence[str]) -> str:
-    """Return the first of the names, and how many more there are."""
-    more = f" and {len(names) - _NUM_SHOWN:,} more" if len(names) > _NUM_SHOWN else ""
-    return ", ".join(names[:_NUM_SHOWN]) + more

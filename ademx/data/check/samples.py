@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from ademx.data.check.problems import Problem, first_few
+from ademx.data.check.problems import Problem
+from ademx.text import first_few
 from iters.datasets import Dataset, allowed_values
 from iters.decode import (
     DECODING_ERRORS,

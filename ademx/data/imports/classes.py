@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ademx.data.check.problems import first_few
 from ademx.errors import InputError
+from ademx.text import first_few
 from iters.datasets import VOID
 from iters.files import read_text
 

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ademx.data.check.problems import first_few
 from ademx.data.imports.source import Picture, Rule, Source, fits, stated_size, usable
 from ademx.data.imports.write import CocoImportOptions, Imported, import_dataset
 from ademx.data.lists.coco import (
@@ -22,6 +21,7 @@ from ademx.data.lists.coco import (
     read_annotations,
 )
 from ademx.errors import InputError, MissingFile
+from ademx.text import first_few
 from iters.files import read_file
 
 _log = logging.getLogger(__name__)

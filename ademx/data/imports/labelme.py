@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ademx import forms
-from ademx.data.check.problems import first_few
 from ademx.data.imports.source import Picture, Rule, Source, fits, stated_size, usable
 from ademx.data.imports.write import Imported, ImportOptions, import_dataset
 from ademx.errors import InputError, MissingFile
+from ademx.text import first_few
 from iters.decode import DECODING_ERRORS, decode_numbers
 from iters.files import read_file, read_text
 from iters.images import SUFFIXES

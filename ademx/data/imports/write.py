@@ -14,7 +14,6 @@ from pathlib import Path
 import yaml
 
 from ademx import options as declare
-from ademx.data.check.problems import first_few
 from ademx.data.imports.classes import Classes, choose_classes
 from ademx.data.imports.source import JPEG_SUFFIXES, Picture, Rule, Source
 from ademx.data.lists.label_files import make_labels
@@ -24,6 +23,7 @@ from ademx.data.new_folder import new_folder
 from ademx.errors import InputError
 from ademx.iteration import progress_bar
 from ademx.options import option
+from ademx.text import first_few
 from iters import palettes
 from iters.datasets import DATASETS
 from iters.decode import decode_image

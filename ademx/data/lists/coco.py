@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx.data.check.problems import first_few
 from ademx.data.lists.label_files import import_data_library
 from ademx.data.lists.plans import Entries, Entry, Plan, Request, check_files
 from ademx.errors import InputError
+from ademx.text import first_few
 from iters.datasets import DATASETS
 from iters.files import open_file
 

@@ -13,7 +13,6 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from ademx.data.check.problems import first_few
 from ademx.data.lists.label_files import NumberedLabel, import_data_library
 from ademx.data.lists.plans import (
     Entry,
@@ -23,6 +22,7 @@ from ademx.data.lists.plans import (
     read_lines,
 )
 from ademx.errors import MissingFile
+from ademx.text import first_few
 from iters.datasets import DATASETS
 from iters.lists import read_list_file, read_voc_names, voc_folders, voc_image_set
 
