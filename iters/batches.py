@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -45,8 +44,7 @@ class _Pending:
 
     Attributes:
         slot: its place in the shared memory.
-        epoch: its epoch.
-        batch: its number in the epoch.
+        place: its epoch, and its number in it.
         positions: (N,) position in the epoch of each row.
         samples: (N,) the sample in each row, as it is after replacements.
         steps: (N,) by how many positions that sample lies behind the row's.
@@ -56,8 +54,7 @@ class _Pending:
     """
 
     slot: int
-    epoch: int
-    batch: int
+    place: tuple[int, int]
     positions: NDArray[np.int64]
     samples: NDArray[np.int64]
     steps: NDArray[np.int64]
@@ -97,7 +94,7 @@ class TrainingBatches:
         label_shape: of its labels.
         num_batches: batches in an epoch.
         epoch: the epoch that `read` reads from.
-        wait_seconds: how long `read` has waited for workers, in all.
+        broken: sample -> what is wrong with it, of those met in the batches so far.
     """
 
     def __init__(
@@ -165,10 +162,9 @@ class TrainingBatches:
         self.data_shape, self.label_shape = job.data_shape, job.label_shape
         self.num_batches = self._schedule.num_batches
         self.epoch = 0
-        self.wait_seconds = 0.0
         self._batch = 0
         self._max_broken = max_broken
-        self._broken: dict[int, str] = {}
+        self.broken: dict[int, str] = {}
         self._pending: deque[_Pending] = deque()
         self._free = list(range(job.num_slots))
         self._pool = WorkerPool(job, prefetcher=prefetcher, file_name=lambda i: str(samples[i]))
@@ -176,11 +172,6 @@ class TrainingBatches:
     def _copy(self, values: NDArray[np.float32]) -> Any:
         """Return a copy of an array that workers will write to again."""
         return values.copy()
-
-    @property
-    def num_broken(self) -> int:
-        """How many broken files were met in the batches so far."""
-        return len(self._broken)
 
     def seek(self, epoch: int, batch: int = 0) -> None:
         """Make this batch of this epoch the next one, as when a run is resumed.
@@ -233,17 +224,12 @@ class TrainingBatches:
 
     def _take(self) -> Batch:
         """Wait for the next batch, copy it, and let the workers have its place."""
-        start = time.perf_counter()
-        if self._pending and (self._pending[0].epoch, self._pending[0].batch) != (
-            self.epoch,
-            self._batch,
-        ):
+        if self._pending and self._pending[0].place != (self.epoch, self._batch):
             self._discard()
         self._prefetch()
         pending = self._pending[0]
         while pending.rows_left:
             self._account(self._pool.receive())
-        self.wait_seconds += time.perf_counter() - start
         self._judge(pending)
         memory = self._pool.memory
         batch = Batch(
@@ -261,29 +247,27 @@ class TrainingBatches:
         while self._free:
             epoch, batch = self.epoch, self._batch
             if self._pending:
-                epoch, batch = self._pending[-1].epoch, self._pending[-1].batch + 1
+                epoch, batch = self._pending[-1].place
+                batch += 1
             if batch == self.num_batches:
                 epoch, batch = epoch + 1, 0
-            self._hand_out(self._free.pop(), epoch, batch)
-
-    def _hand_out(self, slot: int, epoch: int, batch: int) -> None:
-        positions = self._schedule.positions(batch)
-        samples = self._schedule.samples(epoch, positions)
-        steps = np.zeros_like(positions)
-        self._pending.append(_Pending(slot, epoch, batch, positions, samples, steps))
-        self._submit(self._pending[-1], range(len(positions)))
+            positions = self._schedule.positions(batch)
+            samples = self._schedule.samples(epoch, positions)
+            steps = np.zeros_like(positions)
+            pending = _Pending(self._free.pop(), (epoch, batch), positions, samples, steps)
+            self._pending.append(pending)
+            self._submit(pending, range(len(positions)))
 
     def _submit(self, pending: _Pending, rows: Sequence[int]) -> None:
         pending.rows_left += len(rows)
-        task_rows = [
-            self._row(row, int(pending.positions[row]), int(pending.samples[row])) for row in rows
-        ]
-        self._pool.submit(Task(pending.slot, pending.epoch, task_rows))
+        task_rows = [self._row(pending, row) for row in rows]
+        self._pool.submit(Task(pending.slot, pending.place[0], task_rows))
 
-    def _row(self, row: int, position: int, index: int) -> Row:
+    def _row(self, pending: _Pending, row: int) -> Row:
+        index = int(pending.samples[row])
         return Row(
             row=row,
-            position=position % self._schedule.num_samples,
+            position=int(pending.positions[row]) % self._schedule.num_samples,
             sample=index,
             image=os.fspath(self._samples[index].image),
             offset=self._samples[index].offset,
@@ -297,22 +281,22 @@ class TrainingBatches:
         for row, reason in outcome.broken.items():
             pending.broken[int(pending.samples[row])] = reason
             pending.steps[row] += 1
-            met = len(self._broken.keys() | pending.broken.keys())
+            met = len(self.broken.keys() | pending.broken.keys())
             if met > self._max_broken or pending.steps[row] == self._schedule.num_samples:
                 pending.unfilled = True
                 continue
             following = pending.positions[row] + pending.steps[row]
-            pending.samples[row] = self._schedule.samples(pending.epoch, following)
+            pending.samples[row] = self._schedule.samples(pending.place[0], following)
             self._submit(pending, [row])
 
     def _judge(self, pending: _Pending) -> None:
         """Count the broken files of a batch when it is its turn, whenever they were met."""
         for index, reason in sorted(pending.broken.items()):
-            if index not in self._broken:
-                self._broken[index] = reason
+            if index not in self.broken:
+                self.broken[index] = reason
                 _logger.warning("skipped %s: %s", self._samples[index], reason)
-        if pending.unfilled or len(self._broken) > self._max_broken:
-            found = [f"{self._samples[index]}: {why}" for index, why in self._broken.items()]
+        if pending.unfilled or len(self.broken) > self._max_broken:
+            found = [f"{self._samples[index]}: {why}" for index, why in self.broken.items()]
             rest = f"; and {len(found) - _NAMED} more, named above" if len(found) > _NAMED else ""
             raise TooManyBroken(
                 f"{len(found)} training images are broken: expected at most {self._max_broken} "

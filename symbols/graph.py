@@ -21,13 +21,7 @@ mx = import_mxnet()
 WORKSPACE = 1024
 
 
-def to_symbol(
-    layers: Sequence[Layer],
-    *,
-    loss: str = "softmax",
-    multipliers: str | None = None,
-    frozen_statistics: bool | None = None,
-) -> Symbol:
+def to_symbol(layers: Sequence[Layer], learning: Learning | None = None) -> Symbol:
     """Return a network with its loss.
 
     The output is named "softmax"; beside the network's own input there is "softmax_label", (N,) or
@@ -35,21 +29,11 @@ def to_symbol(
 
     Args:
         layers: from :func:`symbols.layers.list_layers`.
-        loss: see :func:`symbols.learning.get_learning`; "ohem" is with threshold 0.6 and at least
-            256 kept.
-        multipliers: see there.
-        frozen_statistics: see there.
-
-    Raises:
-        ValueError: an unknown loss or multipliers.
+        learning: how it learns; by default as networks of its task do. OHEM is with threshold 0.6
+            and at least 256 kept.
     """
     segmentation = layers[-2].kind == "convolution"
-    learning = get_learning(
-        "segmentation" if segmentation else "classification",
-        loss=loss,
-        multipliers=multipliers,
-        frozen_statistics=frozen_statistics,
-    )
+    learning = learning or get_learning("segmentation" if segmentation else "classification")
     outputs = _connect(layers, DATA, learning, segmentation=segmentation)
     return outputs[layers[-1].name]
 

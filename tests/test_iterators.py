@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -118,7 +117,7 @@ def test_any_workers_give_bit_identical_batches(tmp_path, sampler):
     ]:
         options = {"sampler": sampler, "seed": 4, "prefetcher": prefetcher}
         with make_iter(samples, 5, num_workers=num_workers, **options) as iterator:
-            results.append((read_epochs(iterator), iterator.num_broken))
+            results.append((read_epochs(iterator), len(iterator.broken)))
     (expected, num_broken), *others = results
     assert len(expected) == 2 * 5 and num_broken == (3 if sampler != "balanced" else num_broken)
     for batches, broken in others:
@@ -155,7 +154,7 @@ def test_real_augmentations_are_bit_identical_too(tmp_path, task):
         options = {"prefetcher": prefetcher, "num_workers": num_workers, "batch_size": 4}
         with TrainingIter(samples, augmentation=augmentation, seed=2, **options) as iterator:
             results.append(read_epochs(iterator))
-            assert iterator.num_broken == 0
+            assert len(iterator.broken) == 0
     assert len(results[0]) == 6
     for batches in results[1:]:
         for one, other in zip(batches, results[0]):
@@ -226,15 +225,15 @@ def test_a_broken_image_is_replaced_by_the_next_and_counted(tmp_path, caplog):
     (tmp_path / "2.bin").unlink()
     with make_iter(samples, 3, max_broken=3) as iterator, caplog.at_level(logging.WARNING):
         first = iterator.next()
-        assert (numbers(first), iterator.num_broken) == ([0, 3, 3], 2)
+        assert (numbers(first), len(iterator.broken)) == ([0, 3, 3], 2)
         assert first.index.tolist() == [0, 3, 3]
         assert first.label[0].asnumpy().tolist() == [0, 0, 0]
         draws = first.data[0].asnumpy()[:, 1, 0, 0]
         expected = [np.random.default_rng([0, 0, i]).random() for i in range(3)]
         assert draws == pytest.approx(expected, abs=1e-7)
-        assert (numbers(iterator.next()), iterator.num_broken) == ([3, 4, 0], 3)
+        assert (numbers(iterator.next()), len(iterator.broken)) == ([3, 4, 0], 3)
         read_epochs(iterator, 2)  # they are not counted again
-        assert iterator.num_broken == 3
+        assert len(iterator.broken) == 3
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 3
     assert "1.bin: not an image" in messages[0]
@@ -249,7 +248,7 @@ def test_too_many_broken_images_end_the_run_at_the_same_batch(tmp_path, num_work
     with make_iter(samples, 4, num_workers=num_workers, max_broken=2) as iterator:
         iterator.next()
         wait_until(lambda: all_done(iterator._pool))  # workers have met some of the others
-        assert iterator.num_broken == 1
+        assert len(iterator.broken) == 1
         assert numbers(iterator.next()) == [4, 5, 6, 7]
         with pytest.raises(TooManyBroken, match=r"3 training .* at most 2 \(--max-b") as e:
             iterator.next()
@@ -316,24 +315,6 @@ def test_an_iterator_that_is_dropped_ends_its_workers(tmp_path):
     del iterator
     gc.collect()
     assert worker_processes() == []
-
-
-def test_waiting_is_measured(tmp_path, monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr("iters.batches.time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    with make_iter(numbered(tmp_path, 4), 1, num_workers=1) as iterator:
-        receive = iterator._pool.receive
-
-        def late():
-            clock[0] += 3
-            return receive()
-
-        monkeypatch.setattr(iterator._pool, "receive", late)
-        iterator.next()
-        assert iterator.wait_seconds == 3
-        clock[0] += 100  # the caller's own work
-        iterator.next()
-        assert iterator.wait_seconds == 6
 
 
 def test_segmentation(tmp_path):

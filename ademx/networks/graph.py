@@ -13,6 +13,7 @@ from ademx.params import HasShape
 from iters import transforms
 from symbols import layers
 from symbols.layers import Layer, Shape
+from symbols.learning import get_learning
 from symbols.levels import get_network, native_stride, with_output_stride
 
 if TYPE_CHECKING:
@@ -47,12 +48,12 @@ def build_symbol(
         ValueError: a malformed label, or a choice that does not exist.
         ademx.compat.MissingDependency: MXNet is not installed.
     """
-    symbol: Symbol = importlib.import_module("symbols.graph").to_symbol(
-        list_layers(label, width=width, pool=pool, head=head),
-        loss=loss,
-        multipliers=multipliers,
-        frozen_statistics=frozen_statistics,
+    label = label if isinstance(label, Label) else parse_label(label)
+    learning = get_learning(
+        label.task, loss=loss, multipliers=multipliers, frozen_statistics=frozen_statistics
     )
+    to_symbol = importlib.import_module("symbols.graph").to_symbol
+    symbol: Symbol = to_symbol(list_layers(label, width=width, pool=pool, head=head), learning)
     return symbol
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,7 +128,7 @@ def open_trainer(
     **options: Any,
 ) -> MxnetTrainer:
     """Return the trainer of a network; see :func:`ademx.engines.backends.open_trainer`."""
-    graph = to_symbol(layers, **asdict(learning))
+    graph = to_symbol(layers, learning)
     shapes = dict(zip(graph.list_arguments(), graph.infer_shape(data=data_shape)[0]))
     return MxnetTrainer(
         graph,
