@@ -55,6 +55,10 @@ def option(default: Any = MISSING, help: str = "", **facts: Any) -> Any:
     return field(default=default, metadata={"option": Option(help, **facts)})
 
 
+# One that says where, how fast or how long, and on which no result depends.
+run_option = partial(option, decides=False)
+
+
 def other_default(base: type, name: str, default: Any, help: str = "") -> Any:
     """Return the field of another class's option with another default, and help if given."""
     found = next(one for one in dataclasses.fields(base) if one.name == name)
@@ -64,14 +68,8 @@ def other_default(base: type, name: str, default: Any, help: str = "") -> Any:
 
 
 # Options of several classes.
-data_root = partial(option, help="Folder of the dataset.", path="folder", decides=False)
-list_file = partial(
-    option,
-    None,
-    "The samples, paths relative to the data root.",
-    path="file",
-    decides=False,
-)
+data_root = partial(run_option, help="Folder of the dataset.", path="folder")
+list_file = partial(run_option, None, "The samples, paths relative to the data root.", path="file")
 dataset = partial(
     option,
     None,

@@ -14,7 +14,7 @@ from ademx.engines.sharing import PRECISIONS
 from ademx.errors import InputError
 from ademx.labels import Label, chosen_label, parse_label
 from ademx.metrics import ABSENT_CLASSES
-from ademx.options import option
+from ademx.options import option, run_option
 from ademx.published import Result
 from ademx.testing.crf import CrfParameters
 from iters.find_dataset import get_dataset
@@ -30,22 +30,17 @@ class EvaluationOptions:
 
     task: ClassVar[str]
 
-    weights: tuple[Path, ...] = option(
-        help=".params, .pth or .safetensors file; several average their probabilities.",
-        path="file",
-        decides=False,
+    weights: tuple[Path, ...] = run_option(
+        help=".params, .pth or .safetensors file; several average their probabilities.", path="file"
     )
     data_root: Path = declare.data_root()
-    output: Path = option(
+    output: Path = run_option(
         help="Folder for results.  [default: output/<weights>_<split>]",
         path="output",
         required=False,
-        decides=False,
     )
     test_scales: tuple[int, ...] = option(help="Lengths of a side, pixels.", required=False)
-    model: str | None = option(
-        None, "Label of the weights.  [default: from their file name]", decides=False
-    )
+    model: str | None = run_option(None, "Label of the weights.  [default: from their file name]")
     dataset: str | None = declare.dataset(decides=False)
     split: str = option("val", '"test" has no labels.')
     list_file: Path | None = declare.list_file()
@@ -68,23 +63,18 @@ class EvaluationOptions:
         "slower one (bfloat16 segmentation on CPUs), else PyTorch.",
         choices=CHOICES,
     )
-    compile: bool | None = option(
+    compile: bool | None = run_option(
         None,
         "By --backend torch: compile for each size of image, which takes tens of seconds and then "
         "saves up to a quarter of the time on CPUs.  [default: there, where the "
         "split is large enough]",
         names=("--compile/--no-compile",),
-        decides=False,
     )
     devices: Devices | None = None
-    batch_images: int = option(
-        1, "Network inputs that a device computes at a time.", least=1, decides=False
-    )
-    prefetch_threads: int = option(
-        2, "Threads that read images ahead of the network.", least=1, decides=False
-    )
-    resume: bool = option(False, "Go on with an interrupted run.", decides=False)
-    overwrite: bool = option(False, "Replace earlier results.", decides=False)
+    batch_images: int = run_option(1, "Network inputs that a device computes at a time.", least=1)
+    prefetch_threads: int = run_option(2, "Threads that read images ahead of the network.", least=1)
+    resume: bool = run_option(False, "Go on with an interrupted run.")
+    overwrite: bool = run_option(False, "Replace earlier results.")
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
@@ -121,11 +111,10 @@ class ClassificationOptions(EvaluationOptions):
         "says otherwise): the corners and the centre, each mirrored too.",
         is_recorded=False,
     )
-    class_ids: Path | None = option(
+    class_ids: Path | None = run_option(
         None,
         "For submissions (--split test): the server's number of each class, one a line.",
         path="file",
-        decides=False,
     )
 
     def __post_init__(self) -> None:
@@ -172,19 +161,17 @@ class SegmentationOptions(EvaluationOptions):
     test_steps: int = option(1, "Predictions along each axis for a cell of the output.", least=1)
     tile: tuple[int, int] | None = declare.tile()
     overlap: int | None = declare.overlap()
-    absent_classes: str | None = option(
+    absent_classes: str | None = run_option(
         None,
         "What a class without pixels counts in a mean: 0 as in the release, or not at all.  "
         "[default: as the dataset's official tool]",
         choices=ABSENT_CLASSES,
-        decides=False,
     )
-    save_predictions: bool = option(False, "Write DIR/scores/<image>.npz.", decides=False)
-    save_results: bool = option(
+    save_predictions: bool = run_option(False, "Write DIR/scores/<image>.npz.")
+    save_results: bool = run_option(
         True,
         "Write no label images; such a run cannot be resumed, and has no iIoU of Cityscapes.",
         names=("--no-save-results",),
-        decides=False,
     )
     crf: CrfParameters | None = option(
         None,

@@ -21,7 +21,7 @@ from ademx.errors import InputError
 from ademx.files import md5
 from ademx.labels import Label, chosen_label, parse_label
 from ademx.networks.graph import list_layers
-from ademx.options import option, other_default
+from ademx.options import option, other_default, run_option
 from ademx.schedule import LR_TYPES, Schedule, make_schedule
 from ademx.training.initial import same_label
 from iters.datasets import Dataset
@@ -44,12 +44,10 @@ class TrainOptions:
 
     data_root: Path = declare.data_root()
     to_epoch: int = option(help="Epochs of the whole training.", least=1)
-    output: Path = option(Path("output"), "Folder for checkpoints.", path="output", decides=False)
-    model: str | None = option(
-        None, "Label of the network.  [default: the weights']", decides=False
-    )
-    weights: Path | None = option(
-        None, ".params, .pth or .safetensors file to start from.", path="file", decides=False
+    output: Path = run_option(Path("output"), "Folder for checkpoints.", path="output")
+    model: str | None = run_option(None, "Label of the network.  [default: the weights']")
+    weights: Path | None = run_option(
+        None, ".params, .pth or .safetensors file to start from.", path="file"
     )
     dataset: str | None = declare.dataset()
     split: str = option("train", "Part of the dataset.")
@@ -71,35 +69,24 @@ class TrainOptions:
     from_epoch: int | None = option(
         None, "Epochs that count as done.  [default: the weights']", least=0
     )
-    stop_epoch: int | None = option(
-        None, "Epoch to stop after.  [default: the last]", least=1, decides=False
+    stop_epoch: int | None = run_option(None, "Epoch to stop after.  [default: the last]", least=1)
+    check_start: int = run_option(1, "First epoch with a checkpoint.", least=1)
+    check_step: int = run_option(1, "Epochs between checkpoints.", least=1)
+    keep: int | None = run_option(
+        None, "Keep only the last so many checkpoints, and the best.  [default: all]", least=1
     )
-    check_start: int = option(1, "First epoch with a checkpoint.", least=1, decides=False)
-    check_step: int = option(1, "Epochs between checkpoints.", least=1, decides=False)
-    keep: int | None = option(
-        None,
-        "Keep only the last so many checkpoints, and the best.  [default: all]",
-        least=1,
-        decides=False,
-    )
-    validate_every: int | None = option(
+    validate_every: int | None = run_option(
         None,
         "Test every so many epochs, and after the last one, on the val split (of COCO that of the "
         "same year) as `ademx evaluate` does; these epochs have checkpoints.  The best weights, by "
         "mean IoU or top-1 error, are kept as <label>_best.params.  [default: never]",
         least=1,
-        decides=False,
     )
-    validate_scales: tuple[int, ...] | None = option(
-        None,
-        "Test scales of --validate-every.  [default: --origin-size; 320 for classifiers]",
-        decides=False,
+    validate_scales: tuple[int, ...] | None = run_option(
+        None, "Test scales of --validate-every.  [default: --origin-size; 320 for classifiers]"
     )
-    validate_list_file: Path | None = option(
-        None,
-        "The samples of --validate-every, in place of the val split.",
-        path="file",
-        decides=False,
+    validate_list_file: Path | None = run_option(
+        None, "The samples of --validate-every, in place of the val split.", path="file"
     )
     seed: int = option(0, "Of all that is random.", least=0)
     width: float = declare.width()
@@ -115,36 +102,29 @@ class TrainOptions:
         "float16 is for GPUs; bfloat16 for CPUs, and GPUs by PyTorch, that have it.",
         choices=PRECISIONS,
     )
-    kvstore: str = option(
+    kvstore: str = run_option(
         "device",
         "How gradients are added up; dist… needs several workers, see `ademx launch --help`.",
         choices=KVSTORES,
-        decides=False,
     )
-    prefetcher: str = option(
-        "process", "What reads images ahead.", choices=PREFETCHERS, decides=False
-    )
-    prefetch_threads: int = option(1, "How many read images ahead.", least=0, decides=False)
-    cache_images: bool = option(
-        False, "Keep encoded images in memory (0 or 1).", is_flag=False, decides=False
-    )
-    max_broken: int = option(10, "Broken images to put up with.", least=0, decides=False)
-    backward_do_mirror: bool = option(
+    prefetcher: str = run_option("process", "What reads images ahead.", choices=PREFETCHERS)
+    prefetch_threads: int = run_option(1, "How many read images ahead.", least=0)
+    cache_images: bool = run_option(False, "Keep encoded images in memory (0 or 1).", is_flag=False)
+    max_broken: int = run_option(10, "Broken images to put up with.", least=0)
+    backward_do_mirror: bool = run_option(
         False,
         "Keep less for the backward pass and compute it again: by PyTorch whole blocks, saving "
         "half of the activations and more; in MXNet 1.9.1 it saves nothing on these networks.",
-        decides=False,
     )
-    backend: str = option(
+    backend: str = run_option(
         "auto",
         "What computes; auto: MXNet if it is installed and has code for the devices, else PyTorch.",
         choices=CHOICES,
-        decides=False,
     )
     devices: Devices = field(default_factory=Devices)
-    resume: bool = option(False, "Go on with the newest checkpoint, if any.", decides=False)
-    overwrite: bool = option(False, "Remove the label's checkpoints first.", decides=False)
-    tensorboard: Path | None = option(None, "Folder for TensorBoard.", decides=False)
+    resume: bool = run_option(False, "Go on with the newest checkpoint, if any.")
+    overwrite: bool = run_option(False, "Remove the label's checkpoints first.")
+    tensorboard: Path | None = run_option(None, "Folder for TensorBoard.")
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
@@ -311,10 +291,8 @@ class SegmentationTrainOptions(TrainOptions):
     scale_rate_range: tuple[float, float] = option((0.7, 1.3), "Smallest and largest scale.")
     loss: str = option("ohem", "ohem learns from the hard pixels only.", choices=LOSSES)
     head: str = declare.head("Top of the network.")
-    validate_labels: bool = option(
-        False,
-        "--validate-every writes the label images of the newest test, to <label>_val/.",
-        decides=False,
+    validate_labels: bool = run_option(
+        False, "--validate-every writes the label images of the newest test, to <label>_val/."
     )
 
     def __post_init__(self) -> None:
