@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageOps
 from ademx.cli import main
 from ademx.data.drawn.make import make_dataset
 from ademx.data.imports import write as write_module
+from ademx.data.imports.classes import Classes
 from ademx.data.imports.labelme import LabelmeLabel, Shape, import_labelme
-from ademx.data.imports.source import Rule
 from ademx.data.imports.write import ImportOptions
 from iters.datasets import VOID
 from iters.drawn import SCENERIES, draw_for_segmentation
@@ -178,7 +178,7 @@ def test_many_groups_of_a_large_image_take_little_memory():
         for n in range(30)
         for left, right in ((5, 50), (15, 30))
     ]
-    label = LabelmeLabel(2000, 3400, shapes, Rule({"cat": 1}, 0, "last"))
+    label = LabelmeLabel(2000, 3400, shapes, Classes(("background", "cat"), {"cat": 1}, 0, "last"))
     tracemalloc.start()
     found = label.read()
     _, most = tracemalloc.get_traced_memory()

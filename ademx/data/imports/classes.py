@@ -32,19 +32,22 @@ class Classes:
         names: of each class id.
         ids: stored id of each label whose shapes are drawn, which is a class id or 255 for none.
         unlabelled: stored id where there is no shape.
+        order: which of overlapping shapes wins, "first" or "last".
     """
 
     names: tuple[str, ...]
     ids: Mapping[str, int]
     unlabelled: int
+    order: str
 
 
 def choose_classes(
     counts: Mapping[str, int],
     *,
     labels: Path | None,
-    unlisted: str = "refuse",
-    unlabelled: str = BACKGROUND,
+    unlisted: str,
+    unlabelled: str,
+    order: str,
 ) -> Classes:
     """Return the classes of labels that were found.
 
@@ -54,6 +57,7 @@ def choose_classes(
             each label is a class.
         unlisted: "skip" or "void" for shapes whose label the file does not list, or "refuse".
         unlabelled: "background", a class, or "void": what pixels without a shape are.
+        order: which of overlapping shapes wins, "first" or "last".
 
     Raises:
         ValueError: a label is not listed; the file is malformed; there is no label.
@@ -85,7 +89,8 @@ def choose_classes(
         raise InputError("found no shape with the label of a class: there is nothing to learn")
     if unlisted == "void":
         ids = {**dict.fromkeys(counts, VOID), **ids}
-    return Classes(names, ids, VOID if unlabelled == "void" else names.index(BACKGROUND))
+    background = VOID if unlabelled == "void" else names.index(BACKGROUND)
+    return Classes(names, ids, background, order)
 
 
 def _read_labels(path: Path) -> Iterator[list[str]]:

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ademx.data.imports.source import Picture, Rule, Source, fits, stated_size, usable
+from ademx.data.imports.classes import Classes
+from ademx.data.imports.source import Picture, Source, find_image, fits, stated_size, usable
 from ademx.data.imports.write import CocoImportOptions, Imported, import_dataset
 from ademx.data.lists.coco import (
     CocoLabel,
@@ -110,14 +111,18 @@ class _File:
             FileNotFoundError: it is not there.
             ValueError: it has another size than the file states, or is damaged.
         """
-        path = self._find(image["file_name"])
+        said = image["file_name"]
+        path = find_image(said, self.folders)
+        if path is None:
+            places = ", ".join(str(folder) for folder in self.folders if folder.is_dir())
+            raise MissingFile(f"{said}: no such image in {places}: --images says where they are")
         try:
             stated = stated_size(image.get("height"), image.get("width"))
             fit = fits(read_file(path), stated=stated, rule=self.rule)
         except InputError as error:
             raise InputError(f"{path} {error}") from None
         annotations = tuple(_drawable(self.index.imgToAnns[image["id"]], fit.size, skipped))
-        parts = PurePosixPath(image["file_name"].replace("\\", "/")).parts
+        parts = PurePosixPath(said.replace("\\", "/")).parts
         inner = [part for part in parts if part not in ("/", "..") and ":" not in part]
         name = PurePosixPath(self.split or "", *inner).with_suffix("").as_posix()
         return Picture(
@@ -131,22 +136,13 @@ class _File:
             split=self.split,
         )
 
-    def _find(self, said: str) -> Path:
-        """Return the image of this name in the first of the folders that has it."""
-        slashed = said.replace("\\", "/")
-        for name in (said, slashed, slashed.rpartition("/")[2]):
-            for folder in self.folders:
-                if (folder / name).is_file():
-                    return folder / name
-        places = ", ".join(str(folder) for folder in self.folders if folder.is_dir())
-        raise MissingFile(f"{said}: no such image in {places}: --images says where they are")
-
     def _labelled(
-        self, size: tuple[int, int], annotations: Iterable[dict[str, Any]], rule: Rule
+        self, size: tuple[int, int], annotations: Iterable[dict[str, Any]], classes: Classes
     ) -> CocoLabel:
-        ids = {number: rule.ids[name] for number, name in self.names.items() if name in rule.ids}
+        known = classes.ids
+        ids = {number: known[name] for number, name in self.names.items() if name in known}
         drawn = tuple(one for one in annotations if one["category_id"] in ids)
-        return CocoLabel(self.path, *size, drawn, ids, rule.unlabelled, rule.order)
+        return CocoLabel(self.path, *size, drawn, ids, classes.unlabelled, classes.order)
 
 
 def _check_ids(file: _File) -> None:

@@ -18,8 +18,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ademx import forms
-from ademx.data.imports.source import Picture, Rule, Source, fits, stated_size, usable
+from ademx.data.imports.classes import Classes
+from ademx.data.imports.source import Picture, Source, find_image, fits, stated_size, usable
 from ademx.data.imports.write import Imported, ImportOptions, import_dataset
+from ademx.data.lists.coco import FARTHEST
 from ademx.errors import InputError, MissingFile
 from ademx.text import first_few
 from iters.decode import DECODING_ERRORS, decode_numbers
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_FARTHEST = 1e5  # pixels from the image's corner; a point beyond is damage
 _FORM = {
     "shapes": [{"label": forms.TEXT, "points": [[forms.NUMBER]]}],
     "imagePath": forms.TEXT,
@@ -76,7 +77,7 @@ class Shape:
         elif self.kind == "rectangle":
             draw.rectangle((left, top, right, bottom), fill=value, outline=value)
         elif self.kind == "mask":
-            inside = Image.fromarray((decode_numbers(self.mask) > 0).astype(np.uint8) * 255)
+            inside = Image.fromarray(decode_numbers(self.mask) > 0)
             canvas.paste(value, (int(left), int(top)), inside)
         else:
             draw.polygon(self.points, fill=value, outline=value)
@@ -90,13 +91,13 @@ class LabelmeLabel:
         height: of the image, pixels.
         width: the same.
         shapes: in the order of the file.
-        rule: how they are drawn.
+        classes: how they are drawn.
     """
 
     height: int
     width: int
     shapes: Sequence[Shape]
-    rule: Rule
+    classes: Classes
 
     def read(self) -> NDArray[np.uint8]:
         """Return the stored ids, (H, W) uint8; see :class:`ademx.data.lists.plans.LabelSource`.
@@ -104,23 +105,17 @@ class LabelmeLabel:
         A shape that lies wholly within others of its label and group is a hole in them; a copy of
         one is none.
         """
-        canvas = Image.new("L", (self.width, self.height), self.rule.unlabelled)
+        canvas = Image.new("L", (self.width, self.height), self.classes.unlabelled)
         parts = self._parts()
-        shapes = [one for one in enumerate(self.shapes) if one[1].label in self.rule.ids]
-        for number, shape in shapes if self.rule.order == "last" else reversed(shapes):
-            value = self.rule.ids[shape.label]
+        shapes = [one for one in enumerate(self.shapes) if one[1].label in self.classes.ids]
+        for number, shape in shapes if self.classes.order == "last" else reversed(shapes):
+            value = self.classes.ids[shape.label]
             if number not in parts:
                 shape.draw(canvas, value)
             elif (part := parts[number]) is not None:
-                canvas.paste(value, part.box[:2], Image.fromarray(part.mask.astype(np.uint8) * 255))
+                rows, columns = part.box
+                canvas.paste(value, (columns.start, rows.start), Image.fromarray(part.mask))
         return np.array(canvas)
-
-    def _drawn(self, shape: Shape) -> _Part | None:
-        """Return the pixels of a shape; None if it has none in the image."""
-        canvas = Image.new("L", (self.width, self.height))
-        shape.draw(canvas, 1)
-        box = canvas.getbbox()
-        return None if box is None else _Part(box, np.asarray(canvas.crop(box)) > 0)
 
     def _parts(self) -> dict[int, _Part | None]:
         """Return, of each shape in a group of several, by number what of it is in no hole."""
@@ -132,50 +127,48 @@ class LabelmeLabel:
         for numbers in groups.values():
             if len(numbers) > 1:
                 drawn = {number: self._drawn(self.shapes[number]) for number in numbers}
-                whole = _without_holes([part for part in drawn.values() if part is not None])
-                found |= {number: part and part.within(whole) for number, part in drawn.items()}
+                inside = self._without_holes([part for part in drawn.values() if part is not None])
+                for number, part in drawn.items():
+                    found[number] = part and _Part(part.box, part.mask & inside[part.box])
         return found
+
+    def _drawn(self, shape: Shape) -> _Part | None:
+        """Return the pixels of a shape; None if it has none in the image."""
+        canvas = Image.new("L", (self.width, self.height))
+        shape.draw(canvas, 1)
+        box = canvas.getbbox()
+        if box is None:
+            return None
+        left, top, right, bottom = box
+        mask = np.asarray(canvas.crop(box)) > 0
+        return _Part((slice(top, bottom), slice(left, right)), mask)
+
+    def _without_holes(self, parts: Sequence[_Part]) -> NDArray[np.bool_]:
+        """Return which pixels are in shapes of a group; one wholly within others is a hole."""
+        inside = np.zeros((self.height, self.width), bool)
+        parts = sorted(parts, key=lambda part: np.count_nonzero(part.mask), reverse=True)
+        for position, part in enumerate(parts):
+            if any(
+                part.box == other.box and np.array_equal(part.mask, other.mask)
+                for other in parts[:position]
+            ):
+                continue  # a copy
+            around = inside[part.box]
+            is_hole = not (part.mask & ~around).any()
+            inside[part.box] = around & ~part.mask if is_hole else around | part.mask
+        return inside
 
 
 class _Part(NamedTuple):
-    """Some pixels of an image, and the box that they lie in: left, top, right and bottom."""
+    """Some pixels of an image.
 
-    box: tuple[int, int, int, int]
+    Attributes:
+        box: rows and columns of the box that they lie in.
+        mask: which pixels of the box they are.
+    """
+
+    box: tuple[slice, slice]
     mask: NDArray[np.bool_]
-
-    def at(self, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
-        """Return which pixels of a box around this one's they are."""
-        left, top, right, bottom = box
-        mask = np.zeros((bottom - top, right - left), bool)
-        mask[self._inner(box)] = self.mask
-        return mask
-
-    def within(self, other: _Part) -> _Part:
-        """Return those that are also another's, whose box is around this one's."""
-        return _Part(self.box, self.mask & other.mask[self._inner(other.box)])
-
-    def _inner(self, box: tuple[int, int, int, int]) -> tuple[slice, slice]:
-        left, top, right, bottom = self.box
-        return slice(top - box[1], bottom - box[1]), slice(left - box[0], right - box[0])
-
-
-def _without_holes(parts: Sequence[_Part]) -> _Part:
-    """Return what is inside shapes of a group; one that lies wholly within others is a hole."""
-    if not parts:
-        return _Part((0, 0, 0, 0), np.zeros((0, 0), bool))
-    lefts, tops, rights, bottoms = zip(*(part.box for part in parts))
-    box = min(lefts), min(tops), max(rights), max(bottoms)
-    parts = sorted(parts, key=lambda part: np.count_nonzero(part.mask), reverse=True)
-    whole = np.zeros_like(parts[0].at(box))
-    for position, part in enumerate(parts):
-        if any(
-            part.box == other.box and np.array_equal(part.mask, other.mask)
-            for other in parts[:position]
-        ):
-            continue  # a copy
-        mask = part.at(box)
-        whole = whole | mask if (mask & ~whole).any() else whole & ~mask
-    return _Part(box, whole)
 
 
 def import_labelme(source: Path, options: ImportOptions) -> Imported:
@@ -231,7 +224,7 @@ def _read_picture(file: Path, folder: Path, rule: str, skipped: Counter[str]) ->
         FileNotFoundError: the image is neither in a file nor in the JSON file.
     """
     content = _content(file)
-    path = _image_file(file, content["imagePath"])
+    path = find_image(content["imagePath"], [file.parent])
     read = partial(_embedded, file) if path is None else partial(read_file, path)
     try:
         encoded = _embedded(file, content) if path is None else read()
@@ -269,15 +262,6 @@ def _content(file: Path) -> dict[str, Any]:
     if wrong:
         raise InputError(f"{file}: not labelme's: {wrong}")
     return dict(content)
-
-
-def _image_file(file: Path, said: str) -> Path | None:
-    """Return the image that a JSON file names, or the one of that name beside it, if any."""
-    slashed = said.replace("\\", "/")  # of Windows
-    places = (said, slashed, slashed.rpartition("/")[2])
-    return next(
-        (path for path in (file.parent / place for place in places) if path.is_file()), None
-    )
 
 
 def _embedded(file: Path, content: Mapping[str, Any] | None = None) -> bytes:
@@ -340,7 +324,7 @@ def _problem(kind: str, label: str, points: Sequence[Sequence[float]]) -> str:
     if len(points) < _AREAS[kind] or (kind == "circle" and len(points) > 2):
         return f"{kind}: {len(points)} points, expected {_AREAS[kind]}"
     if not all(
-        len(point) == 2 and all(abs(value) <= _FARTHEST for value in point) for point in points
+        len(point) == 2 and all(abs(value) <= FARTHEST for value in point) for point in points
     ):
         return f"{kind}: points that lie nowhere"
     return ""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ademx.compat import usable_cores
+from ademx.data.imports.classes import Classes
 from ademx.data.lists.plans import LabelSource
 from ademx.data.lists.write import UNLISTABLE, is_listable
 from ademx.errors import InputError, UserError
@@ -24,21 +25,6 @@ _NUM_SHOWN = 20  # problems that are told one by one
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif")
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How shapes become a label image.
-
-    Attributes:
-        ids: stored id of each label whose shapes are drawn.
-        unlabelled: stored id where there is no shape.
-        order: which of overlapping shapes wins, "first" or "last".
-    """
-
-    ids: Mapping[str, int]
-    unlabelled: int
-    order: str
 
 
 @dataclass(frozen=True)
@@ -77,7 +63,7 @@ class Picture:
     suffix: str
     fit: Fit
     counts: Mapping[str, int]
-    labelled: Callable[[Rule], LabelSource]
+    labelled: Callable[[Classes], LabelSource]
     split: str | None = None
 
     @property
@@ -165,6 +151,17 @@ def _damage(pictures: Sequence[Picture]) -> Iterator[tuple[str, str]]:
             if told:
                 yield picture.name, f"{str(picture.file or picture.name)!r}: {told}"
             bar.update()
+
+
+def find_image(said: str, folders: Sequence[Path]) -> Path | None:
+    """Return the image that annotations name in the first folder that has it, or None.
+
+    Where no folder has its path, of Windows too, one has a file of its bare name.
+    """
+    slashed = said.replace("\\", "/")
+    names = (said, slashed, slashed.rpartition("/")[2])
+    paths = (folder / name for name in names for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def stated_size(height: Any, width: Any) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ import yaml
 
 from ademx import options as declare
 from ademx.data.imports.classes import Classes, choose_classes
-from ademx.data.imports.source import JPEG_SUFFIXES, Picture, Rule, Source
+from ademx.data.imports.source import JPEG_SUFFIXES, Picture, Source
 from ademx.data.lists.label_files import make_labels
 from ademx.data.lists.plans import Entry
 from ademx.data.lists.write import list_content
@@ -178,10 +178,10 @@ def import_dataset(read: Callable[[], Source], options: ImportOptions, *, order:
             labels=options.labels,
             unlisted=options.unlisted,
             unlabelled=options.unlabelled,
+            order=options.order or order,
         )
         splits = _split(source.pictures, options)
-        rule = Rule(classes.ids, classes.unlabelled, options.order or order)
-        entries = _write_lists(folder, splits, classes, rule, options.dataset_name)
+        entries = _write_lists(folder, splits, classes, options.dataset_name)
         make_labels(entries, palette=palettes.VOC, jobs=options.jobs, title="labels")
         _write_images(entries, [one for part in splits.values() for one in part], options.link)
     rows = _label_counts(counts, splits, classes)
@@ -222,11 +222,7 @@ def _split(pictures: Sequence[Picture], options: ImportOptions) -> dict[str, lis
 
 
 def _write_lists(
-    folder: Path,
-    splits: Mapping[str, Sequence[Picture]],
-    classes: Classes,
-    rule: Rule,
-    name: str,
+    folder: Path, splits: Mapping[str, Sequence[Picture]], classes: Classes, name: str
 ) -> list[Entry]:
     """Write lists and YAML file, check that they can be read, and return the lists' lines."""
     entries: list[Entry] = []
@@ -235,7 +231,7 @@ def _write_lists(
             Entry(
                 folder / "images" / picture.file_name,
                 folder / "labels" / f"{picture.name}.png",
-                picture.labelled(rule),
+                picture.labelled(classes),
             )
             for picture in pictures
         ]

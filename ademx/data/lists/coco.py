@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_FARTHEST = 1e5  # pixels from the image's corner; a point beyond is damage
+FARTHEST = 1e5  # pixels from the image's corner; a point beyond is damage
 
 # VOC's classes that have another name in COCO.
 _COCO_NAMES = {
@@ -194,7 +194,7 @@ def is_degenerate(polygon: Any) -> bool:
         return False
     is_short = len(polygon) < 6 or len(polygon) % 2 == 1
     return is_short or any(
-        isinstance(value, (int, float)) and not abs(value) <= _FARTHEST for value in polygon
+        isinstance(value, (int, float)) and not abs(value) <= FARTHEST for value in polygon
     )
 
 
