@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import UnidentifiedImageError
@@ -30,8 +31,6 @@ from iters.variants import explain_colours, explain_values
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-T = TypeVar("T")
-
 _BY_EXIF = (
     "evaluate and train turn an image where only that fits its label's size; "
     "--exif turn and --exif ignore say otherwise"
@@ -42,7 +41,8 @@ _UNSEEN = (
 )
 
 
-class Found(NamedTuple):
+@dataclass
+class Found:
     """What reading a sample's files showed.
 
     Attributes:
@@ -52,7 +52,7 @@ class Found(NamedTuple):
         exif: a remark on an image that its EXIF data turn.
     """
 
-    problems: list[Problem]
+    problems: list[Problem] = field(default_factory=list)
     digest: bytes | None = None
     values: dict[int, int] | None = None
     exif: Problem | None = None
@@ -61,46 +61,53 @@ class Found(NamedTuple):
 def look_for_files(job: tuple[str, Sample]) -> Found:
     """Look whether the files of a split's sample are there."""
     split, sample = job
-    problems = []
+    found = Found()
     for path in (sample.image, sample.label):
         if isinstance(path, Path):
-            outcome = _attempt(path.stat, split, str(path))
-            problems += [outcome] if isinstance(outcome, Problem) else []
-    return Found(problems)
+            with _noting(found.problems, split, str(path)):
+                path.stat()
+    return found
 
 
 def read_files(dataset: Dataset, job: tuple[str, Sample]) -> Found:
     """Decode the image and the label of a split's sample."""
     split, sample = job
-    image = _attempt(partial(_read_image, sample), split, str(sample))
-    known = None if isinstance(image, Problem) else image
-    problems = [image] if isinstance(image, Problem) else []
-    digest = None if known is None else known.digest
-    if not isinstance(sample.label, Path):
-        return Found(problems, digest, exif=_turned(split, sample, known, None))
-    path = sample.label
-    label = _attempt(partial(_read_label, path), split, str(path))
-    if isinstance(label, Problem):
-        return Found([*problems, label], digest, exif=_turned(split, sample, known, None))
-    fits = known is None or label.size in (
-        known.size,
-        upright_size(known.size, known.orientation),
-    )
-    if known is not None and not fits:
-        sides = (*label.size[::-1], *known.size[::-1])
-        detail = "{}×{} pixels, the image {}×{} (width × height)".format(*sides)
-        problems.append(Problem("size", split, str(path), detail))
-    exif = _turned(split, sample, known, label.size)
-    if label.numbers is None:
+    found = Found()
+    size = label_size = None
+    turn = 1
+    with _noting(found.problems, split, str(sample)):
+        encoded = read_bytes(sample.image, sample.offset)
+        image = decode_image(encoded)
+        size, turn = (image.height, image.width), orientation(encoded)
+        found.digest = hashlib.blake2b(encoded, digest_size=16).digest()
+    if isinstance(sample.label, Path):
+        with _noting(found.problems, split, str(sample.label)):
+            label_size = _read_label(dataset, split, sample.label, found)
+        if size and label_size and label_size not in (size, upright_size(size, turn)):
+            sides = (*label_size[::-1], *size[::-1])
+            detail = "{}×{} pixels, the image {}×{} (width × height)".format(*sides)
+            found.problems.append(Problem("size", split, str(sample.label), detail))
+    if size and turn != 1:
+        found.exif = _turned(split, sample, size, turn, label_size)
+    return found
+
+
+def _read_label(dataset: Dataset, split: str, path: Path, found: Found) -> Size:
+    """Return a label's height and width, and note its numbers and what is wrong with them."""
+    encoded = read_bytes(path)
+    size = image_size(encoded)
+    try:
+        found.values = _count_values(decode_numbers(encoded))
+    except ColouredLabel as error:
         hint = explain_colours(dataset)
-        problems.append(Problem("value", split, str(path), label.colours, hint))
-        return Found(problems, digest, exif=exif)
-    values = _count_values(label.numbers)
+        found.problems.append(Problem("value", split, str(path), str(error), hint))
+        return size
+    values = found.values
     wrong = {value: values[value] for value in values.keys() - allowed_values(dataset)}
     if wrong:
         hint = explain_values(dataset, values)
-        problems.append(Problem("value", split, str(path), _wrong_values(wrong), hint))
-    return Found(problems, digest, values, exif)
+        found.problems.append(Problem("value", split, str(path), _wrong_values(wrong), hint))
+    return size
 
 
 def _count_values(numbers: NDArray[Any]) -> dict[int, int]:
@@ -121,75 +128,34 @@ def _wrong_values(wrong: Mapping[int, int]) -> str:
     return first_few([f"{value} ({count:,} px)" for value, count in ranked])
 
 
-class _Image(NamedTuple):
-    """An image that could be decoded: height and width, a digest of its file, its orientation."""
-
-    size: Size
-    digest: bytes
-    orientation: int
-
-
-def _read_image(sample: Sample) -> _Image:
-    encoded = read_bytes(sample.image, sample.offset)
-    image = decode_image(encoded)
-    digest = hashlib.blake2b(encoded, digest_size=16).digest()
-    return _Image((image.height, image.width), digest, orientation(encoded))
-
-
-class _Label(NamedTuple):
-    """A label that could be decoded.
-
-    Attributes:
-        size: height and width, pixels.
-        numbers: what it stores; None where it has colours.
-        colours: what is wrong with those.
-    """
-
-    size: Size
-    numbers: NDArray[Any] | None
-    colours: str = ""
-
-
-def _read_label(path: Path) -> _Label:
-    encoded = read_bytes(path)
-    size = image_size(encoded)
-    try:
-        return _Label(size, decode_numbers(encoded))
-    except ColouredLabel as error:
-        return _Label(size, None, str(error))
-
-
-def _turned(
-    split: str, sample: Sample, image: _Image | None, label_size: Size | None
-) -> Problem | None:
+def _turned(split: str, sample: Sample, size: Size, turn: int, label_size: Size | None) -> Problem:
     """Return what an image's EXIF data turn it by, and which way its label lies."""
-    if image is None or image.orientation == 1:
-        return None
-    turned = upright_size(image.size, image.orientation)
+    turned = upright_size(size, turn)
     kind, hint = "exif", _BY_EXIF
     if label_size is None:
         lies = "it has no label that would show whether to turn it"
-    elif turned == image.size:
+    elif turned == size:
         lies = "its label's size does not show whether to turn it"
         kind, hint = "unseen", _UNSEEN
     elif label_size == turned:
         lies = "its label has the size of the turned image"
     else:
         lies = "its label has the size of the stored image"
-    detail = f"{described(image.orientation)}: {lies}"
+    detail = f"{described(turn)}: {lies}"
     return Problem(kind, split, str(sample), detail, hint)
 
 
-def _attempt(read: Callable[[], T], split: str, path: str) -> T | Problem:
-    """Return what a function reads, or what is wrong with the file."""
+@contextmanager
+def _noting(problems: list[Problem], split: str, path: str) -> Iterator[None]:
+    """Note what is wrong with a file that is being read."""
     try:
-        return read()
+        yield
     except FileNotFoundError:
-        return Problem("missing", split, path, "not there")
+        problems.append(Problem("missing", split, path, "not there"))
     except DECODING_ERRORS as error:
         cause = error.__cause__ or error
-        if isinstance(cause, UnidentifiedImageError):  # its text gives an address in memory
-            return Problem("unreadable", split, path, "not an image of a known format")
         # What the system and the reader say names the file once more.
         detail = getattr(cause, "strerror", None) or str(cause).removeprefix(f"{path}: ")
-        return Problem("unreadable", split, path, detail)
+        if isinstance(cause, UnidentifiedImageError):  # its text gives an address in memory
+            detail = "not an image of a known format"
+        problems.append(Problem("unreadable", split, path, detail))
