@@ -8,8 +8,8 @@ from __future__ import annotations
 import colorsys
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -55,7 +55,7 @@ class Scenery:
     """
 
     things: Mapping[int, tuple[str, Colour]]
-    layers: tuple[tuple[int, Colour], ...] = ()
+    layers: Mapping[int, Colour] = field(default_factory=dict)
     num_things: tuple[int, int] = (1, 3)
     sides: tuple[int, int] = (96, 128)
     wide: int = 1
@@ -80,17 +80,15 @@ class Scene:
     things: NDArray[np.uint8]
 
 
-def _things(dataset: str, shapes: Mapping[str, tuple[str, Colour]]) -> dict[int, Any]:
+T = TypeVar("T")
+
+
+def _by_id(dataset: str, by_name: Mapping[str, T]) -> dict[int, T]:
     names = DATASETS[dataset].class_names
-    return {names.index(name): shape for name, shape in shapes.items()}
+    return {names.index(name): value for name, value in by_name.items()}
 
 
-def _layers(dataset: str, colours: Mapping[str, Colour]) -> tuple[tuple[int, Colour], ...]:
-    names = DATASETS[dataset].class_names
-    return tuple((names.index(name), colour) for name, colour in colours.items())
-
-
-_VOC_THINGS = _things(
+_VOC_THINGS = _by_id(
     "voc",
     {
         "aeroplane": ("triangle", (210, 60, 50)),
@@ -103,7 +101,7 @@ _VOC_THINGS = _things(
 _STREET: dict[str, Any] = {
     "things": {
         VOID: ("square", (110, 100, 95)),
-        **_things(
+        **_by_id(
             "cityscapes",
             {
                 "pole": ("bar", (160, 160, 165)),
@@ -115,7 +113,7 @@ _STREET: dict[str, Any] = {
             },
         ),
     },
-    "layers": _layers(
+    "layers": _by_id(
         "cityscapes",
         {
             "sky": (150, 190, 230),
@@ -134,7 +132,7 @@ SCENERIES: dict[str, Scenery] = {
     "voc": Scenery(_VOC_THINGS, void_width=2),
     "sbd": Scenery(_VOC_THINGS),  # the same scenes, whose borders have classes
     "coco": Scenery(
-        _things(
+        _by_id(
             "coco",
             {
                 "person": ("diamond", (225, 190, 60)),
@@ -152,7 +150,7 @@ SCENERIES: dict[str, Scenery] = {
     "cityscapes": Scenery(**_STREET),
     "cityscapes-coarse": Scenery(**_STREET, margin=5),
     "ade20k": Scenery(
-        _things(
+        _by_id(
             "ade20k",
             {
                 "wall": ("square", (170, 140, 110)),
@@ -162,14 +160,14 @@ SCENERIES: dict[str, Scenery] = {
                 "flag": ("triangle", (225, 190, 60)),
             },
         ),
-        layers=_layers(
+        layers=_by_id(
             "ade20k",
             {"sky": (150, 190, 230), "building": (140, 100, 130), "road": (75, 75, 80)},
         ),
         void_width=2,
     ),
     "pascal-context": Scenery(
-        _things(
+        _by_id(
             "pascal-context",
             {
                 "aeroplane": ("triangle", (210, 60, 50)),
@@ -179,7 +177,7 @@ SCENERIES: dict[str, Scenery] = {
                 "wood": ("bar", (100, 70, 40)),
             },
         ),
-        layers=_layers(
+        layers=_by_id(
             "pascal-context",
             {"sky": (150, 190, 230), "background": (125, 125, 125), "grass": (90, 170, 70)},
         ),
@@ -297,7 +295,7 @@ def _draw_class(rng: np.random.Generator, class_id: int, num_classes: int) -> ND
 
 
 def _background(
-    rng: np.random.Generator, layers: tuple[tuple[int, Colour], ...], height: int, width: int
+    rng: np.random.Generator, layers: Mapping[int, Colour], height: int, width: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return what lies behind the objects: an image, (H, W, 3), and class ids, (H, W)."""
     left, right = rng.uniform(70, 190, size=2).tolist()
@@ -306,8 +304,8 @@ def _background(
     grey = np.broadcast_to(slope + tint, (height, width, 3))
     if not layers:
         return _bytes(grey), np.zeros((height, width), np.uint8)
-    class_ids = np.array([class_id for class_id, _ in layers], np.uint8)
-    colours = rng.normal([colour for _, colour in layers], _LAYER_NOISE)
+    class_ids = np.array(list(layers), np.uint8)
+    colours = rng.normal(list(layers.values()), _LAYER_NOISE)
     cuts = height * (np.arange(1, len(layers)) + rng.uniform(-0.3, 0.3, len(layers) - 1))
     tilts = rng.uniform(-0.1, 0.1, len(layers) - 1)
     rows, columns = np.arange(height)[:, None, None], np.arange(width)[None, :, None]

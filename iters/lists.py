@@ -6,7 +6,6 @@ import dataclasses
 import os
 import re
 import shlex
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -55,24 +54,20 @@ def find_samples(
     root = Path(root)
     if not root.is_dir():
         raise MissingFile(f"{root}: no such folder: give the root of {dataset.name}")
+    if list_file is None and dataset.lists:
+        if split not in dataset.lists:
+            raise MissingFile(
+                f"{dataset.name} has no split {split!r}: its file has lists of "
+                f"{', '.join(dataset.lists)}"
+            )
+        list_file = dataset.lists[split]
     if list_file is not None:
         samples = _read_samples(Path(list_file), task=dataset.task, root=root)
-    elif dataset.lists:
-        samples = _own_samples(dataset, root, split)
     else:
         samples = _look_for_samples(dataset, root, split)
     if split == "test" and not dataset.lists:
         return [dataclasses.replace(sample, label=None) for sample in samples]
     return samples
-
-
-def _own_samples(dataset: Dataset, root: Path, split: str) -> list[Sample]:
-    if split not in dataset.lists:
-        raise MissingFile(
-            f"{dataset.name} has no split {split!r}: its file has lists of "
-            f"{', '.join(dataset.lists)}"
-        )
-    return _read_samples(dataset.lists[split], task=dataset.task, root=root)
 
 
 def _look_for_samples(dataset: Dataset, root: Path, split: str) -> list[Sample]:
@@ -111,17 +106,16 @@ def find_official_samples(dataset: Dataset, root: Path, split: str) -> list[Samp
             do.
     """
     layout = _LAYOUTS.get(dataset.name)
-    found = layout.find(root, split) if layout else []
-    pairs = _with_labels(found, split)
-    if split != "test" and not any(
-        label.is_file() for _, label in pairs if isinstance(label, Path)
-    ):
-        instead = explain_files(dataset, root, split) if pairs else ""
+    pairs = layout.find(root, split) if layout else []
+    if split == "test":
+        pairs = [(image, None) for image, _ in pairs]
+    elif pairs and not any(label.is_file() for _, label in pairs if isinstance(label, Path)):
+        instead = explain_files(dataset, root, split)
         if instead:
             raise InputError(
                 f"no label of the {split!r} split of {dataset.name} in {root}: {instead}"
             )
-    return _make_samples(pairs) if pairs else []
+    return _make_samples(pairs)
 
 
 def _list_names(dataset: Dataset, split: str) -> list[str]:
@@ -212,16 +206,12 @@ _PARSERS: dict[str, Callable[[list[str], Path], tuple[Path, Path | int | None]]]
 def _make_samples(pairs: _Pairs) -> list[Sample]:
     """Number and name the samples; where two would share a name, all names get their number."""
     stems = [image.stem for image, _ in pairs]
-    if max(Counter(stems).values()) > 1:
+    if len(set(stems)) < len(stems):
         stems = [f"{index:06d}_{stem}" for index, stem in enumerate(stems)]
     return [
         Sample(index, image, label, name)
         for index, ((image, label), name) in enumerate(zip(pairs, stems))
     ]
-
-
-# Each image with the places where its label may be.
-_Candidates = list[tuple[Path, list[Path]]]
 
 
 @dataclass(frozen=True)
@@ -230,12 +220,13 @@ class _Layout:
 
     Attributes:
         description: the paths that are looked for, with `<split>` in them.
-        find: gives the images of a split in a root, with where their labels may be; none where
-            the layout or the split is not there.
+        find: gives the images of a split in a root, with where their labels should be; none where
+            the layout or the split is not there. A missing label is reported when its turn comes,
+            as for a list, and does not keep the others from being tested.
     """
 
     description: str
-    find: Callable[[Path, str], _Candidates]
+    find: Callable[[Path, str], _Pairs]
 
 
 def voc_folders(root: Path, year: str = "2012") -> tuple[Path, ...]:
@@ -243,20 +234,19 @@ def voc_folders(root: Path, year: str = "2012") -> tuple[Path, ...]:
     return root, root / f"VOC{year}", root / "VOCdevkit" / f"VOC{year}"
 
 
-def _find_voc(root: Path, split: str) -> _Candidates:
+def _find_voc(root: Path, split: str) -> _Pairs:
     for base in voc_folders(root):
         names = read_voc_names(base, split)
-        # By custom SBD's labels lie in the second folder; VOC's own go first.
-        folders = [base / "SegmentationClass", base / "SegmentationClassAug"]
         if names:
-            return [
-                (
-                    base / "JPEGImages" / f"{name}.jpg",
-                    [folder / f"{name}.png" for folder in folders],
-                )
-                for name in names
-            ]
+            return [(base / "JPEGImages" / f"{name}.jpg", _voc_label(base, name)) for name in names]
     return []
+
+
+def _voc_label(base: Path, name: str) -> Path:
+    """Return VOC's own label of an image or, where it has none, what may be SBD's, by custom."""
+    own = base / "SegmentationClass" / f"{name}.png"
+    others = base / "SegmentationClassAug" / own.name
+    return others if others.is_file() and not own.is_file() else own
 
 
 def voc_image_set(base: Path, split: str) -> Path | None:
@@ -284,12 +274,12 @@ def read_voc_names(base: Path, split: str) -> list[str]:
     return text.split()
 
 
-def _find_cityscapes(root: Path, split: str, *, kind: str = "gtFine") -> _Candidates:
+def _find_cityscapes(root: Path, split: str, *, kind: str = "gtFine") -> _Pairs:
     suffix, label_suffix = "_leftImg8bit.png", f"_{kind}_labelIds.png"
     images = sorted((root / "leftImg8bit" / split).glob(f"*/*{suffix}"))
     labels = root / kind / split
     return [
-        (image, [labels / image.parent.name / image.name.replace(suffix, label_suffix)])
+        (image, labels / image.parent.name / image.name.replace(suffix, label_suffix))
         for image in images
     ]
 
@@ -297,7 +287,7 @@ def _find_cityscapes(root: Path, split: str, *, kind: str = "gtFine") -> _Candid
 _ADE20K_FOLDERS = {"train": "training", "val": "validation", "test": "testing"}
 
 
-def _find_ade20k(root: Path, split: str) -> _Candidates:
+def _find_ade20k(root: Path, split: str) -> _Pairs:
     folder = _ADE20K_FOLDERS.get(split, split)
     bases = (root, root / "ADEChallengeData2016")
     places = [(base / "images" / folder, base / "annotations" / folder) for base in bases]
@@ -306,7 +296,7 @@ def _find_ade20k(root: Path, split: str) -> _Candidates:
     for images, labels in places:
         found = sorted(images.glob("*.jpg"))
         if found:
-            return [(image, [labels / f"{image.stem}.png"]) for image in found]
+            return [(image, labels / f"{image.stem}.png") for image in found]
     return []
 
 
@@ -372,20 +362,6 @@ def images_in(folder: Path) -> list[Path]:
     """Return the images in a folder by their names, sorted; none where it is not there."""
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
     return [folder / name for name in names if os.path.splitext(name)[1].lower() in _IMAGE_SUFFIXES]
-
-
-def _with_labels(found: _Candidates, split: str) -> _Pairs:
-    """Pair each image with the first of its labels that exists; "test" has none.
-
-    Where none exists the first stands for it: a missing file is reported when its turn comes,
-    as for a list, and does not keep the others from being tested.
-    """
-    if split == "test":
-        return [(image, None) for image, _ in found]
-    return [
-        (image, next((path for path in candidates if path.is_file()), candidates[0]))
-        for image, candidates in found
-    ]
 
 
 _VOC_LAYOUT = _Layout(

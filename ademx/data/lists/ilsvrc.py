@@ -19,23 +19,22 @@ from iters.lists import check_class_folders, folder_names, images_in
 _log = logging.getLogger(__name__)
 
 
+_DEVKIT = "ILSVRC2012_devkit_t12/data"
+
+
 @dataclass(frozen=True)
 class _Files:
     """What was found of the distribution.
 
     Attributes:
+        root: its folder.
         base: folder of train, val and test.
         devkit_ids: the development kit's ILSVRC2012_ID of each synset; empty without the kit.
-        ground_truth: the kit's truth of val.
-        solution: Kaggle's truth of val.
-        mapping: Kaggle's list of synsets.
     """
 
+    root: Path
     base: Path
     devkit_ids: dict[str, int]
-    ground_truth: Path
-    solution: Path
-    mapping: Path
 
 
 def plan_ilsvrc(request: Request) -> Plan:
@@ -88,14 +87,8 @@ def _find_files(request: Request) -> _Files:
     ]
     if not bases:
         raise request.not_found("neither train nor val")
-    devkit = root / "ILSVRC2012_devkit_t12" / "data"
-    return _Files(
-        bases[0],
-        _read_meta(devkit / "meta.mat") if (devkit / "meta.mat").is_file() else {},
-        ground_truth=devkit / "ILSVRC2012_validation_ground_truth.txt",
-        solution=root / "LOC_val_solution.csv",
-        mapping=root / "LOC_synset_mapping.txt",
-    )
+    meta = root / _DEVKIT / "meta.mat"
+    return _Files(root, bases[0], _read_meta(meta) if meta.is_file() else {})
 
 
 def _read_meta(path: Path) -> dict[str, int]:
@@ -132,9 +125,8 @@ def _find_synsets(files: _Files) -> list[str]:
     """Return the synsets that the development kit or Kaggle's list has, sorted; none without."""
     if files.devkit_ids:
         return sorted(files.devkit_ids)
-    if files.mapping.is_file():
-        return sorted(line.split()[0] for line in read_lines(files.mapping))
-    return []
+    mapping = files.root / "LOC_synset_mapping.txt"  # Kaggle's
+    return sorted(line.split()[0] for line in read_lines(mapping)) if mapping.is_file() else []
 
 
 def _read_classes(path: Path, files: _Files) -> list[str]:
@@ -175,13 +167,15 @@ def _val_entries(
 
 def _read_truth(files: _Files, request: Request) -> tuple[Path, dict[str, str]]:
     """Return where val's truth was found, and the synset of each image's name."""
-    if files.devkit_ids and files.ground_truth.is_file():
+    ground_truth = files.root / _DEVKIT / "ILSVRC2012_validation_ground_truth.txt"
+    solution = files.root / "LOC_val_solution.csv"  # Kaggle's
+    if files.devkit_ids and ground_truth.is_file():
         synsets = {str(number): name for name, number in files.devkit_ids.items()}
-        return files.ground_truth, {
+        return ground_truth, {
             f"ILSVRC2012_val_{number:08d}": synsets.get(line, line)
-            for number, line in enumerate(read_lines(files.ground_truth), start=1)
+            for number, line in enumerate(read_lines(ground_truth), start=1)
         }
-    if files.solution.is_file():
-        fields = [line.replace(",", " ").split() for line in read_lines(files.solution)[1:]]
-        return files.solution, {row[0]: row[1] for row in fields if len(row) > 1}
+    if solution.is_file():
+        fields = [line.replace(",", " ").split() for line in read_lines(solution)[1:]]
+        return solution, {row[0]: row[1] for row in fields if len(row) > 1}
     raise request.not_found("no truth for the images in val")
