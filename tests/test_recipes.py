@@ -12,12 +12,12 @@ import pytest
 
 from ademx.published import METRIC_NAMES, RELEASED_FILES, RESULTS, get_result
 from ademx.reproduction.options import RecipeOptions
-from ademx.reproduction.recipes import RECIPES, find_recipe, get_recipe
+from ademx.reproduction.recipes import RECIPES, get_recipe
 from iters.datasets import DATASETS
 from symbols.levels import get_network
 
 SCRIPTS = Path(__file__).parent.parent / "tools" / "rows"
-TESTED = [row for row in RESULTS if row.split == "val" and (row.label or find_recipe(row))]
+TESTED = [row for row in RESULTS if row.split == "val" and (row.label or row.name in RECIPES)]
 
 
 def updates_of_an_epoch(stage) -> int:
@@ -136,9 +136,9 @@ def test_recipes_are_for_the_networks_of_their_rows():
         for name in rows_of(recipe):
             row, label = get_result(name), recipe.stages[-1].options.label
             assert (row.dataset, row.network) == (label.dataset, label.network)
-            assert find_recipe(row) is recipe
+            assert RECIPES[row.name] is recipe
     assert {row.name for row in RESULTS if row.label} <= set(RECIPES)
-    assert find_recipe(get_result("voc-test-a1")) is None
+    assert get_result("voc-test-a1").name not in RECIPES
 
 
 @pytest.mark.parametrize(

@@ -180,12 +180,12 @@ def _run_stages(options: RecipeOptions, stages: list[PlannedStage]) -> None:
 def _table() -> str:
     """Return the rows with what was published, then the recipes."""
     from ademx.published import METRIC_NAMES, RESULTS
-    from ademx.reproduction.recipes import RECIPES, find_recipe
+    from ademx.reproduction.recipes import RECIPES
 
     lines = []
     for row in RESULTS:
         values = ", ".join(f"{METRIC_NAMES[name]} {row.printed(name)}" for name in row.values)
-        trained = ", --train" if find_recipe(row) else ""
+        trained = ", --train" if row.name in RECIPES else ""
         tested = "released weights" if row.is_released else "no released weights"
         lines.append(f"{row.name}\n  {row.description}, {row.setting}")
         lines.append(f"  {values} ({tested}{trained})")

@@ -12,7 +12,7 @@ from ademx.errors import InputError, UserError
 from ademx.files import md5
 from ademx.labels import parse_label
 from ademx.published import RELEASED_FILES, Result
-from ademx.reproduction.recipes import RECIPES, find_recipe
+from ademx.reproduction.recipes import RECIPES
 from iters.datasets import DATASETS, Dataset
 from iters.lists import find_samples
 
@@ -79,10 +79,6 @@ class SearchFolders:
         roots = [root for root in self.roots_of(dataset) if root != self.data]
         folder = _FOLDERS[_SAME_FOLDER.get(dataset, dataset)][0]
         return roots[0] if roots else self.data / folder
-
-    def proposed_weights(self, file_name: str) -> Path:
-        """Return where a file of weights should be."""
-        return self.models / file_name
 
 
 @dataclass(frozen=True)
@@ -160,19 +156,19 @@ def _quoted(path: Path) -> str:
 
 def find_row_weights(row: Result, places: SearchFolders) -> FoundInput:
     """Return the weights of a row: the released ones, else those of one's own training."""
-    labels = []
-    recipe = find_recipe(row)
-    if recipe is not None:
-        labels = [recipe.label, recipe.stages[0].label]
-    return _find_weights(row.label, labels, places)
+    recipe = RECIPES.get(row.name)
+    own = [] if recipe is None else [recipe.label, recipe.stages[0].label]
+    return find_weights(row.label, own, places)
 
 
-def find_start_weights(label: str, places: SearchFolders) -> FoundInput:
-    """Return the weights of a label that a recipe starts from, released ones first."""
-    return _find_weights(label, [label], places)
+def find_weights(released: str | None, own: list[str], places: SearchFolders) -> FoundInput:
+    """Return the released weights of a label, else those of one's own training.
 
-
-def _find_weights(released: str | None, own: list[str], places: SearchFolders) -> FoundInput:
+    Args:
+        released: label of the released ones, if there are any.
+        own: labels of one's own, the preferred first.
+        places: where to look.
+    """
     name = f"{released}_ep-0001.params"
     if name in RELEASED_FILES and (places.models / name).is_file():
         return _released_weights(places.models / name)
@@ -229,13 +225,13 @@ def _newest_checkpoint(label: str, models: Path) -> Path | None:
 def _weights_advice(released: str | None, own: list[str], places: SearchFolders) -> str:
     ways = ["weights: none were released"]
     if released is not None:
-        path = places.proposed_weights(released)
+        path = places.models / released
         ways = [
             f"weights: the released file goes to {path} (MD5 {RELEASED_FILES[released]}); check by "
             f"`ademx weights verify {_quoted(path)}`"
         ]
     elif own and (caffe := _caffe_file(own[0])):
-        path = places.proposed_weights(f"{own[0]}_ep-0001.params")
+        path = places.models / f"{own[0]}_ep-0001.params"
         ways = [f"weights: `ademx convert {caffe} {_quoted(path)}` makes them of the authors' file"]
     ways += [
         f"`ademx reproduce --train {recipe.name}` leaves others in "

@@ -81,62 +81,41 @@ class Recipe:
 
 
 def _classifier(
-    label: str,
-    weights: str | None,
-    *,
-    epochs: int,
-    base_lr: float,
-    pool: str = "pad",
-    num_devices: int | None = None,
+    label: str, weights: str | None, *, num_devices: int | None = None, **options: Any
 ) -> Stage:
-    """Return a stage as in the release's ILSVRC recipes."""
-    options = ClassificationTrainOptions(
-        data_root=_LATER,
-        model=label,
-        to_epoch=epochs,
-        lr_type="linear",
-        base_lr=base_lr,
-        pool=pool,
+    """Return a stage as in the release's ILSVRC recipes, with other options than by default."""
+    chosen = {"lr_type": "linear", **options}
+    return Stage(
+        ClassificationTrainOptions(data_root=_LATER, model=label, **chosen), weights, num_devices
     )
-    return Stage(options, weights, num_devices)
 
 
 def _cityscapes_way(
     label: str,
     weights: str,
     *,
-    split: str = "train",
     epochs: tuple[int, int],
-    dataset: str | None = None,
     last_split: str | None = None,
     origin_size: int = 500,
-    **others: Any,
+    **options: Any,
 ) -> tuple[Stage, Stage]:
     """Return two stages as in the release's Cityscapes recipe: a fixed rate, half of it falling.
 
     Args:
         label: of the first stage; that of the second says how long the first was, as there.
         weights: label of what the first starts from.
-        split: of the dataset.
         epochs: of each stage.
-        dataset: None: the label's.
         last_split: that of the second stage, where it is another one.
         origin_size: longer side of an image at scale 1, pixels.
-        others: options of both stages.
+        options: other ones of both stages.
     """
     first = SegmentationTrainOptions(
-        data_root=_LATER,
-        model=label,
-        dataset=dataset,
-        split=split,
-        to_epoch=epochs[0],
-        origin_size=origin_size,
-        **others,
+        data_root=_LATER, model=label, to_epoch=epochs[0], origin_size=origin_size, **options
     )
     second = replace(
         first,
         model=f"{label}_x1-{epochs[0]}",
-        split=last_split or split,
+        split=last_split or first.split,
         to_epoch=epochs[1],
         lr_type="linear",
         base_lr=0.0008,
@@ -146,9 +125,10 @@ def _cityscapes_way(
 
 def _resnet(row: Result) -> Recipe:
     """Return the recipe of a row of the ResNet paper: 600,000 updates, to the nearest epoch."""
-    options = ClassificationTrainOptions(
-        data_root=_LATER,
-        model=row.label,
+    stage = _classifier(
+        str(row.label),
+        None,
+        num_devices=8,
         to_epoch=120,
         lr_type="step",
         lr_steps=(150_000, 300_000, 450_000),
@@ -163,7 +143,7 @@ def _resnet(row: Result) -> Recipe:
         "GPUs; ours: the updates at which the rate falls, Torch's Nesterov momentum, and the "
         "augmentation of the Wider or Deeper release, where the paper's draws a shorter side from "
         "256 to 480 pixels",
-        stages=(Stage(options, None, 8),),
+        stages=(stage,),
         hardware="eight GPUs",
     )
 
@@ -190,7 +170,12 @@ _RECIPES = (
         source="ademxapp README; pooling as the released Model A was trained with (--pool full)",
         stages=(
             _classifier(
-                "ilsvrc-cls_rna-a_cls1000", None, epochs=90, base_lr=0.1, pool="full", num_devices=4
+                "ilsvrc-cls_rna-a_cls1000",
+                None,
+                to_epoch=90,
+                base_lr=0.1,
+                pool="full",
+                num_devices=4,
             ),
         ),
         hardware="four GPUs of 11 GB",
@@ -202,7 +187,7 @@ _RECIPES = (
         source="ademxapp README: 9 epochs (45k updates) from Model A, rate 0.01",
         stages=(
             _classifier(
-                "ilsvrc-cls_rna-a1_cls1000", "ilsvrc-cls_rna-a_cls1000", epochs=9, base_lr=0.01
+                "ilsvrc-cls_rna-a1_cls1000", "ilsvrc-cls_rna-a_cls1000", to_epoch=9, base_lr=0.01
             ),
         ),
     ),
@@ -212,7 +197,9 @@ _RECIPES = (
         source="ademxapp README: Model A tuned for 45k updates on Places365; ours: rate, schedule "
         "and batch as for A1, and 6 whole epochs, which are 42,270 updates",
         stages=(
-            _classifier("places_rna-a2_cls365", "ilsvrc-cls_rna-a_cls1000", epochs=6, base_lr=0.01),
+            _classifier(
+                "places_rna-a2_cls365", "ilsvrc-cls_rna-a_cls1000", to_epoch=6, base_lr=0.01
+            ),
         ),
     ),
     Recipe(
@@ -293,8 +280,3 @@ def get_recipe(name: str) -> Recipe:
     known = any(row.name == name for row in RESULTS)
     what = f"no recipe for {name!r}" if known else f"unknown recipe {name!r}"
     raise InputError(f"{what}: expected one of {', '.join(RECIPES)}")
-
-
-def find_recipe(row: Result) -> Recipe | None:
-    """Return the recipe whose weights are for a row, if there is one."""
-    return RECIPES.get(row.name)

@@ -29,7 +29,7 @@ from ademx.reproduction.diagnosis import diagnose
 from ademx.reproduction.inputs import FoundInput, find_data, find_row_weights
 from ademx.reproduction.options import ReproduceOptions
 from ademx.reproduction.outcomes import Outcome, Reports
-from ademx.reproduction.recipes import find_recipe
+from ademx.reproduction.recipes import RECIPES
 from ademx.reproduction.tolerance import Tolerance, pixel_tolerances, rounding, tie_tolerances
 from ademx.testing.evaluate import evaluate
 from ademx.testing.finished_runs import mean_probabilities
@@ -121,7 +121,7 @@ def _reason_against(row: Result) -> str:
             "only the benchmark's server can score the test split, and these weights were never "
             "released; `ademx evaluate segmentation --split test` packs what a server takes"
         )
-    if row.label is None and find_recipe(row) is None:
+    if row.label is None and row.name not in RECIPES:
         return "no weights were released, and there is no recipe for them"
     return ""
 

@@ -14,7 +14,7 @@ from ademx.errors import InputError, MissingFile
 from ademx.files import md5, replacing
 from ademx.options import command_line
 from ademx.published import RELEASED_FILES
-from ademx.reproduction.inputs import FoundInput, find_data, find_start_weights
+from ademx.reproduction.inputs import FoundInput, find_data, find_weights
 from ademx.reproduction.options import RecipeOptions
 from ademx.reproduction.recipes import Stage
 from ademx.training import checkpoints
@@ -62,7 +62,7 @@ def plan_stages(options: RecipeOptions) -> list[PlannedStage]:
         if stage.weights in planned:
             weights = FoundInput(planned[stage.weights].result)
         elif stage.weights is not None:
-            weights = find_start_weights(stage.weights, options.places)
+            weights = find_weights(stage.weights, [stage.weights], options.places)
         planned[stage.label] = _plan_stage(stage, weights, options)
     return list(planned.values())
 
@@ -71,7 +71,7 @@ def _plan_stage(stage: Stage, weights: FoundInput, options: RecipeOptions) -> Pl
     path, problems = weights.path, weights.problems
     is_possible = path is not None or stage.weights is None
     if stage.weights is not None and path is None:
-        path = options.places.proposed_weights(f"{stage.weights}_ep-0001.params")
+        path = options.places.models / f"{stage.weights}_ep-0001.params"
     if weights.is_own:
         _log.warning("%s", *problems)
         problems = ()

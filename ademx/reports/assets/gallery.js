@@ -139,25 +139,23 @@ class Gallery {
       button.setAttribute("aria-pressed", button.dataset.class === number);
     }
     this.groups = number === "" ? this.ends() : [this.ofClass(Number(number))];
-    this.images = this.groups.flatMap((group) => group.images);
+    // A group's title goes with its first image.
+    this.waiting = this.groups.flatMap(({ title, images }) =>
+      images.map((image, index) => ({ image, title: index ? "" : title })));
+    this.images = this.waiting.map(({ image }) => image);
     this.number = number;
     this.cards.replaceChildren();
     this.section.querySelector(".count").textContent = this.countText();
-    this.addCards(0);
+    this.addCards();
   }
 
+  /** Return the worst and the best images, or what there is where nothing tells which they are. */
   ends() {
-    const groups = [
-      { group: "worst", title: "Worst" },
-      { group: "best", title: "Best" },
-      { group: "sample", title: "" },
-    ];
-    return groups
-      .map(({ group, title }) => ({
-        title,
-        images: this.data.images.filter((image) => image.group === group),
-      }))
-      .filter((group) => group.images.length);
+    const titles = { worst: "Worst", best: "Best", sample: "" };
+    return Object.entries(titles).map(([group, title]) => ({
+      title,
+      images: this.data.images.filter((image) => image.group === group),
+    }));
   }
 
   /** Return the images with a class, lowest IoU of it first, of equals the one with more of it. */
@@ -177,8 +175,7 @@ class Gallery {
   countText() {
     const total = this.data.numTested;
     if (this.number === "") {
-      const [worst, best] = ["worst", "best"].map(
-        (group) => this.data.images.filter((image) => image.group === group).length);
+      const [worst, best] = this.groups.map((group) => group.images.length);
       if (!worst) return `${this.images.length} of ${total} ${plural("image", total)}.`;
       return `The ${worst} worst and ${best} best of ${total} by ${this.words.order}.`;
     }
@@ -190,26 +187,17 @@ class Gallery {
     return `${this.images.length} of the run’s ${inRun} ${plural("image", inRun)} ${what}`;
   }
 
-  /** Add the cards from an index on, and a button for more if there are too many at once. */
-  addCards(first) {
+  /** Add some of the cards that are not there yet, and a button for more if any are left. */
+  addCards() {
     this.cards.querySelector(".more")?.remove();
-    let index = 0;
-    for (const { title, images } of this.groups) {
-      if (title && index >= first) this.cards.append(make("h4", {}, title));
-      for (const image of images) {
-        if (index >= first && index < first + PAGE_SIZE) this.cards.append(this.card(image));
-        index++;
-      }
+    for (const { title, image } of this.waiting.splice(0, PAGE_SIZE)) {
+      if (title) this.cards.append(make("h4", {}, title));
+      this.cards.append(this.card(image));
     }
-    const left = this.images.length - first - PAGE_SIZE;
-    if (left <= 0) return;
-    const more = make("button", { type: "button", className: "more" }, `Show ${left} more`);
-    more.addEventListener("click", () => {
-      const number = this.cards.querySelectorAll(".panels").length;
-      this.addCards(number);
-      this.cards.querySelectorAll(".panels")[number].focus();
-    });
-    this.cards.append(more);
+    if (!this.waiting.length) return;
+    const onclick = () => this.focus(this.waiting[0].image);
+    const text = `Show ${this.waiting.length} more`;
+    this.cards.append(make("button", { type: "button", className: "more", onclick }, text));
   }
 
   card(image) {
@@ -223,8 +211,8 @@ class Gallery {
       type: "button",
       className: "panels",
       "aria-label": `Enlarge ${image.name}`,
+      onclick: () => this.viewer.open(this, image),
     }, ...panels);
-    button.addEventListener("click", () => this.viewer.open(this, image));
     const entry = this.number === "" ? null : image.classes.find(
       (found) => found[0] === Number(this.number));
     const ofClass = entry && this.data.task === "segmentation"
@@ -238,11 +226,10 @@ class Gallery {
       make("ul", { className: "chips" }, ...this.words.chips(image, this.data)));
   }
 
-  /** Bring the keyboard back to an image's card. */
+  /** Bring the keyboard to an image's card. */
   focus(image) {
-    while (this.images.indexOf(image) >= this.cards.querySelectorAll(".panels").length) {
-      this.addCards(this.cards.querySelectorAll(".panels").length);
-    }
-    this.cards.querySelectorAll(".panels")[this.images.indexOf(image)].focus();
+    const index = this.images.indexOf(image);
+    while (index >= this.images.length - this.waiting.length) this.addCards();
+    this.cards.querySelectorAll(".panels")[index].focus();
   }
 }

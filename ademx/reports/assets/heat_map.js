@@ -1,21 +1,6 @@
 // The confusion matrix as a heat map, read by pointer, finger or arrow keys.
 
-/** Return a colour of the OKLCH space as [red, green, blue], 0 to 255. */
-function fromOklch(lightness, chroma, hue) {
-  const a = chroma * Math.cos((hue * Math.PI) / 180);
-  const b = chroma * Math.sin((hue * Math.PI) / 180);
-  const l = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3;
-  const m = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3;
-  const s = (lightness - 0.0894841775 * a - 1.291485548 * b) ** 3;
-  return [
-    4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s,
-    -1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s,
-    -0.0041960863 * l - 0.7034186147 * m + 1.707614701 * s,
-  ].map((linear) => {
-    const value = linear <= 0.0031308 ? 12.92 * linear : 1.055 * linear ** (1 / 2.4) - 0.055;
-    return Math.round(255 * clamp(value, 0, 1));
-  });
-}
+const FONT = "12px system-ui, sans-serif";
 
 /** Return 256 colours of evenly changing lightness, from nearly the page's own on. */
 function makeRamp(dark) {
@@ -24,7 +9,7 @@ function makeRamp(dark) {
     const lightness = dark ? 0.25 + 0.68 * t : 0.965 - 0.68 * t;
     // As much colour as the screen has at both ends, and no less than grey can be told from.
     const chroma = 0.02 + 0.13 * Math.sin(Math.PI * t * (dark ? 0.95 : 0.75));
-    return `rgb(${fromOklch(lightness, chroma, dark ? 250 - 20 * t : 255)})`;
+    return `oklch(${lightness} ${chroma} ${dark ? 250 - 20 * t : 255})`;
   });
 }
 
@@ -72,7 +57,7 @@ class HeatMap {
   measure(context) {
     this.width = this.port.clientWidth;
     const number = this.names.length;
-    context.font = "12px system-ui, sans-serif";
+    context.font = FONT;
     const longest = Math.max(...this.names.map((name) => context.measureText(name).width));
     const margin = Math.ceil(Math.min(150, longest) + 10);
     const named = Math.floor((this.width - margin) / number);
@@ -97,39 +82,27 @@ class HeatMap {
     this.canvas.style.width = this.canvas.style.height = `${size}px`;
     context.scale(this.density, this.density);
     context.fillStyle = getComputedStyle(this.canvas).color;
+    context.font = FONT;
+    context.textBaseline = "middle";
     if (this.margin > 20) this.drawNames(context);
-    else this.drawAxes(context, size);
+    else this.drawAxes(context);
     this.drawCells(context);
     this.show();
   }
 
   drawNames(context) {
-    context.font = "12px system-ui, sans-serif";
-    context.textBaseline = "middle";
+    const end = this.margin - 6;
     this.names.forEach((name, index) => {
       const middle = this.margin + (index + 0.5) * this.side;
-      context.textAlign = "right";
-      context.fillText(shortened(context, name, this.margin - 8), this.margin - 6, middle);
-      context.save();
-      context.translate(middle, this.margin - 6);
-      context.rotate(-Math.PI / 2);
-      context.textAlign = "left";
-      context.fillText(shortened(context, name, this.margin - 8), 0, 0);
-      context.restore();
+      const text = shortened(context, name, this.margin - 8);
+      write(context, text, [end, middle], { align: "right" });
+      write(context, text, [middle, end], { align: "left", angle: -Math.PI / 2 });
     });
   }
 
-  drawAxes(context, size) {
-    context.font = "12px system-ui, sans-serif";
-    context.textBaseline = "middle";
-    context.textAlign = "left";
-    context.fillText("predicted →", this.margin, 9);
-    context.save();
-    context.translate(9, this.margin);
-    context.rotate(-Math.PI / 2);
-    context.textAlign = "right";
-    context.fillText("← truth", 0, 0);
-    context.restore();
+  drawAxes(context) {
+    write(context, "predicted →", [this.margin, 9], { align: "left" });
+    write(context, "← truth", [9, this.margin], { align: "right", angle: -Math.PI / 2 });
   }
 
   drawCells(context) {
@@ -231,6 +204,16 @@ class HeatMap {
     this.readout.style.left = `${clamp(x, 0, frame.clientWidth - width)}px`;
     this.readout.style.top = `${isBelow ? y + this.side + 8 : y - height - 8}px`;
   }
+}
+
+/** Write a text of which one end is at a place, [left, top]. */
+function write(context, text, place, { align, angle = 0 }) {
+  context.save();
+  context.translate(...place);
+  context.rotate(angle);
+  context.textAlign = align;
+  context.fillText(text, 0, 0);
+  context.restore();
 }
 
 /** Return a text, cut off so that it fits a width. */

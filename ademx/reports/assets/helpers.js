@@ -38,15 +38,7 @@ function clamp(value, low, high) {
 }
 
 function makeSwatch(colour) {
-  const space = "http://www.w3.org/2000/svg";
-  const svg = document.createElementNS(space, "svg");
-  const rect = document.createElementNS(space, "rect");
-  svg.setAttribute("class", "swatch");
-  svg.setAttribute("viewBox", "0 0 10 10");
-  svg.setAttribute("aria-hidden", "true");
-  for (const [name, value] of Object.entries({ width: 10, height: 10, rx: 2, fill: colour })) {
-    rect.setAttribute(name, value);
-  }
-  svg.append(rect);
-  return svg;
+  const swatch = document.querySelector("#swatch").content.firstChild.cloneNode(true);
+  swatch.firstChild.setAttribute("fill", colour);
+  return swatch;
 }
