@@ -17,14 +17,7 @@ import numpy as np
 from PIL import Image
 
 from iters.datasets import VOID, Dataset, decode_label
-from iters.decode import (
-    Box,
-    BrokenImage,
-    decode_image,
-    decode_stored_ids,
-    image_size,
-    sample_size,
-)
+from iters.decode import BrokenImage, decode_image, decode_stored_ids, image_size, sample_size
 from iters.transforms import normalize, resize
 
 if TYPE_CHECKING:
@@ -49,21 +42,6 @@ class SegmentationDraws:
     target_size: int
     corner: tuple[int, int]
     mirrored: bool
-
-
-@dataclass(frozen=True)
-class _Window:
-    """The crop in the original image.
-
-    Attributes:
-        side: of the crop, pixels.
-        box: the part of the image that it holds, or None.
-        at: top and left of that part in the crop.
-    """
-
-    side: int
-    box: Box | None
-    at: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -155,15 +133,16 @@ class SegmentationAugmentation:
             BrokenImage: one cannot be decoded, they differ in size, or are too large; the message
                 gives the cause.
         """
-        size, turned = self._size(encoded_image, encoded_label)
-        window = self._window(draws, size)
-        if window.box is None:
-            image, classes = np.empty((0, 0, 3), np.uint8), np.empty((0, 0), np.uint8)
-        else:
-            image = np.asarray(decode_image(encoded_image, window.box, turned=turned))
-            stored = decode_stored_ids(encoded_label, window.box)
-            classes = decode_label(self.dataset, stored)
-        self._write(image, classes, window, draws, out=out, out_label=out_label)
+        crop, classes = self._cut(encoded_image, encoded_label, draws)
+        size = self.sample_size
+        sample = resize(crop, (size, size), choose=self.choose_interp_method)
+        kept = _nearest(len(crop), size)[self.stride // 2 :: self.stride]
+        label = classes[np.ix_(kept, kept)]
+        if draws.mirrored:
+            # Release: the label is mirrored after it was thinned out.
+            sample, label = sample[:, ::-1], label[:, ::-1]
+        out[:] = normalize(sample, self.normalization)
+        out_label[:] = label.reshape(-1)
 
     def _size(self, encoded_image: bytes, encoded_label: bytes) -> tuple[Size, bool]:
         """Return height and width of an image, which its label has too, and whether it is turned.
@@ -188,53 +167,34 @@ class SegmentationAugmentation:
         stride = self.stride / rate
         return max(1, int(self.sample_size / rate)), stride, max(1, int(stride / 2))
 
-    def _window(self, draws: SegmentationDraws, size: Size) -> _Window:
+    def _cut(
+        self, encoded_image: bytes, encoded_label: bytes, draws: SegmentationDraws
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the crop, (side, side, 3), and its classes, (side, side), at the original size."""
+        size, turned = self._size(encoded_image, encoded_label)
         side, _, offset = self._geometry(draws.target_size, max(size))
         if side * side > (Image.MAX_IMAGE_PIXELS or math.inf):
             raise BrokenImage(
                 f"the image is {size[0]}×{size[1]}: a crop of it would have {side}×{side} pixels "
                 f"for {self.sample_size}×{self.sample_size} of a sample: make it smaller"
             )
+        crop = np.empty((side, side, 3), np.uint8)
+        # Release: the mean colour is cut to an integer, not rounded.
+        crop[:] = (np.array(self.normalization.mean) / self.normalization.scale).astype(np.uint8)
+        classes = np.full((side, side), VOID, np.uint8)
         starts = [corner - offset for corner in draws.corner]
-        first = [max(0, start) for start in starts]
-        stop = [min(length, start + side) for length, start in zip(size, starts)]
-        at = first[0] - starts[0], first[1] - starts[1]
-        rows, columns = stop[0] - first[0], stop[1] - first[1]
-        box = (first[0], first[1], rows, columns) if rows > 0 and columns > 0 else None
-        return _Window(side, box, at)
-
-    def _write(
-        self,
-        image: NDArray[np.uint8],
-        classes: NDArray[np.uint8],
-        window: _Window,
-        draws: SegmentationDraws,
-        *,
-        out: NDArray[np.float32],
-        out_label: NDArray[Any],
-    ) -> None:
-        """Frame, resize, mirror and normalise what the window holds of an image and its label."""
-        side, (top, left), (height, width) = window.side, window.at, classes.shape
-        place = slice(top, top + height), slice(left, left + width)
-        framed = np.empty((side, side, 3), np.uint8)
-        framed[:] = self._mean_colour()
-        framed[place] = image
-        framed_label = np.full((side, side), VOID, np.uint8)
-        framed_label[place] = classes
-        size = self.sample_size
-        sample = resize(framed, (size, size), choose=self.choose_interp_method)
-        kept = _nearest(side, size)[self.stride // 2 :: self.stride]
-        label = framed_label[np.ix_(kept, kept)]
-        if draws.mirrored:
-            # Release: the label is mirrored after it was thinned out.
-            sample, label = sample[:, ::-1], label[:, ::-1]
-        out[:] = normalize(sample, self.normalization)
-        out_label[:] = label.reshape(-1)
-
-    def _mean_colour(self) -> NDArray[np.uint8]:
-        # Release: cut to an integer, not rounded.
-        colour = np.array(self.normalization.mean) / self.normalization.scale
-        return colour.astype(np.uint8)
+        # The rows and the columns of the image that the crop holds.
+        rows, columns = (
+            range(length)[max(0, start) : max(0, start + side)]
+            for length, start in zip(size, starts)
+        )
+        if rows and columns:
+            box = rows[0], columns[0], len(rows), len(columns)
+            top, left = rows[0] - starts[0], columns[0] - starts[1]
+            place = slice(top, top + len(rows)), slice(left, left + len(columns))
+            crop[place] = np.asarray(decode_image(encoded_image, box, turned=turned))
+            classes[place] = decode_label(self.dataset, decode_stored_ids(encoded_label, box))
+        return crop, classes
 
 
 @lru_cache(maxsize=1024)
