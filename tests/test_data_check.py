@@ -135,7 +135,7 @@ def run(*arguments):
 def test_an_intact_dataset(tmp_path, name):
     root = LAYOUTS[name](tmp_path)
     found = check_dataset(name, root, expect_counts=False)
-    assert found.problems == ()
+    assert found.problems == []
     table = DATASETS[name].splits
     assert found.counts == {"train": (2, table["train"]), "val": (2, table["val"])}
     result = run(name, "--root", root, "--no-counts")

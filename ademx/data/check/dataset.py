@@ -59,9 +59,9 @@ class DatasetCheck:
     dataset: str
     root: Path
     quick: bool
-    counts: Mapping[str, tuple[int, int | None]]
-    problems: tuple[Problem, ...]
-    remarks: tuple[Problem, ...]
+    counts: dict[str, tuple[int, int | None]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    remarks: list[Problem] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -110,7 +110,7 @@ def check_dataset(
     checker.check_duplicates()
     if dataset.task == "segmentation":
         checker.check_unlisted()
-    return checker.result()
+    return checker.found
 
 
 _Key = tuple[Path, Union[Path, int, None], Union[int, None]]
@@ -129,27 +129,14 @@ class _Checker:
     """Collects what is wrong, step by step."""
 
     def __init__(self, dataset: Dataset, root: Path, *, quick: bool, progress: bool) -> None:
+        self.found = DatasetCheck(dataset.name, root, quick)
+        self._problems, self._remarks = self.found.problems, self.found.remarks
         self._dataset = dataset
         self._root = root
-        self._quick = quick
         self._progress = progress
         self._splits: dict[str, list[Sample]] = {}
         self._folders = Folders({})
         self._digests: dict[str, bytes] = {}
-        self._problems: list[Problem] = []
-        self._remarks: list[Problem] = []
-
-    def result(self) -> DatasetCheck:
-        """Return what was found so far."""
-        expected = self._dataset.splits
-        return DatasetCheck(
-            self._dataset.name,
-            self._root,
-            self._quick,
-            {split: (len(found), expected.get(split)) for split, found in self._splits.items()},
-            tuple(self._problems),
-            tuple(self._remarks),
-        )
 
     def _bar(self, **options: Any) -> tqdm[Any]:
         return progress_bar(leave=False, disable=not self._progress, **options)
@@ -196,6 +183,7 @@ class _Checker:
         """Compare what the lists say with the dataset's table."""
         for split, samples in self._splits.items():
             expected = self._dataset.splits.get(split)
+            self.found.counts[split] = len(samples), expected
             if expect_counts and expected not in (None, len(samples)):
                 detail = f"{len(samples):,} images: expected {expected:,}"
                 known = explain_count(self._dataset, split, len(samples))
@@ -284,7 +272,7 @@ class _Checker:
         self, jobs: Sequence[tuple[str, Sample]]
     ) -> Iterator[tuple[tuple[str, Sample], Found]]:
         """Yield the samples with what reading their files showed, in the order given."""
-        examine = look_for_files if self._quick else partial(read_files, self._dataset)
+        examine = look_for_files if self.found.quick else partial(read_files, self._dataset)
         # Threads suffice: of 2 ms for a photograph they hold the interpreter for some 0.1 ms.
         with (
             warnings.catch_warnings(),
@@ -383,8 +371,13 @@ class _Checker:
     def check_unlisted(self) -> None:
         """Look for files that no split lists."""
         ending = _ENDINGS.get(self._dataset.name)
-        images = self._folders.image_folders(self._splits)
-        labels = self._folders.label_folders(self._splits)
+        images: dict[Path, tuple[str, Sample]] = {}
+        labels: dict[Path, Sample] = {}
+        for split, samples in self._splits.items():
+            for sample in samples:
+                images[sample.image.parent] = split, sample
+                if isinstance(sample.label, Path):
+                    labels[sample.label.parent] = sample
         for folder, (split, sample) in images.items():
             names = self._folders.unlisted(folder)
             if ending is not None and sample.image.name.endswith(ending):

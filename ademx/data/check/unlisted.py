@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -43,29 +43,15 @@ class Folders:
             self._bare_names[path.parent] = {_bare(name): name for name in names}
         return self._bare_names[path.parent].get(_bare(path.name))
 
-    def image_folders(self, splits: Iterable[str]) -> dict[Path, tuple[str, Sample]]:
-        """Return the folders of the images of splits -> a split and a sample that lies there."""
-        return {sample.image.parent: (split, sample) for split, sample in self._samples(splits)}
-
-    def label_folders(self, splits: Iterable[str]) -> dict[Path, Sample]:
-        """Return the folders of the labels of splits -> a sample whose label lies there."""
-        return {
-            sample.label.parent: sample
-            for _, sample in self._samples(splits)
-            if isinstance(sample.label, Path)
-        }
-
-    def _samples(self, splits: Iterable[str]) -> Iterator[tuple[str, Sample]]:
-        return ((split, sample) for split in splits for sample in self._splits[split])
-
     @cached_property
     def _listed(self) -> set[Path]:
-        paths: set[Path] = set()
-        for _, sample in self._samples(self._splits):
-            paths.add(sample.image)
-            if isinstance(sample.label, Path):
-                paths.add(sample.label)
-        return paths
+        return {
+            path
+            for samples in self._splits.values()
+            for sample in samples
+            for path in (sample.image, sample.label)
+            if isinstance(path, Path)
+        }
 
 
 def label_ending(sample: Sample) -> str:
