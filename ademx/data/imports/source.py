@@ -16,7 +16,7 @@ from ademx.data.lists.write import UNLISTABLE, is_listable
 from ademx.errors import InputError, UserError
 from ademx.iteration import prefetched, progress_bar
 from iters import exif
-from iters.decode import decode_image, image_size, is_turned
+from iters.decode import decode_image, image_size, sample_size
 
 _log = logging.getLogger(__name__)
 
@@ -146,11 +146,13 @@ def _damage(pictures: Sequence[Picture]) -> Iterator[tuple[str, str]]:
             return str(error)
         return ""
 
-    with progress_bar(total=len(pictures), desc="looking for damage", unit="image") as bar:
-        for picture, told in prefetched(pictures, problem, threads=usable_cores() or 1):
-            if told:
-                yield picture.name, f"{str(picture.file or picture.name)!r}: {told}"
-            bar.update()
+    looked = prefetched(pictures, problem, threads=usable_cores() or 1)
+    bar = progress_bar(
+        iterable=looked, total=len(pictures), desc="looking for damage", unit="image"
+    )
+    for picture, told in bar:
+        if told:
+            yield picture.name, f"{str(picture.file or picture.name)!r}: {told}"
 
 
 def find_image(said: str, folders: Sequence[Path]) -> Path | None:
@@ -183,20 +185,18 @@ def fits(encoded: bytes, *, stated: tuple[int, int] | None, rule: str) -> Fit:
     Raises:
         ValueError: it is no image, or has another size than is stated.
     """
-    stored, orientation = image_size(encoded), exif.orientation(encoded)
-    turned = is_turned(encoded, stated, rule)
-    size = exif.upright_size(stored, orientation) if turned else stored
+    size, turned = sample_size(encoded, stated, rule)
     if stated not in (None, size):
         why = (
             "that is how it is stored, which --exif auto takes"
-            if stated == stored
+            if stated == image_size(encoded)
             else "it was resized or changed since"
         )
         raise InputError(
             f"is {_pixels(size)} pixels (height × width), its annotations are of "
             f"{_pixels(stated)}: {why}"
         )
-    return Fit(size, orientation, turned)
+    return Fit(size, exif.orientation(encoded), turned)
 
 
 def _pixels(size: tuple[int, int]) -> str:
