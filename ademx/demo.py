@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ademx.compat import share_cores
@@ -40,26 +38,9 @@ _MARK = "demo.json"  # says that a folder is a demo's, and how it was made
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class DemoResult:
-    """Where the demo's files are and what it reached.
-
-    Attributes:
-        weights: the `.params` file of the trained network.
-        report: scores on the validation images.
-        page: the report of the test, to be opened in a browser.
-        pictures: overlays beside the truth, one PNG an image.
-        curves: PNG of the training's curves; None where matplotlib is not installed.
-    """
-
-    weights: Path
-    report: Report
-    page: Path
-    pictures: tuple[Path, ...]
-    curves: Path | None
-
-
-def run_demo(output: Path, *, resume: bool = False, seed: int = 0) -> DemoResult:
+def run_demo(
+    output: Path, *, resume: bool = False, seed: int = 0
+) -> tuple[Report, dict[str, Path]]:
     """Draw a dataset, train a narrow Model A1 on it, test that and draw its labels.
 
     The network learns from scratch, on two CPU contexts, from the hard pixels (OHEM). Unlike the
@@ -70,6 +51,11 @@ def run_demo(output: Path, *, resume: bool = False, seed: int = 0) -> DemoResult
         output: folder for everything; an earlier demo in it is replaced.
         resume: go on with the folder's demo instead.
         seed: of the drawn images, the initial weights and the augmentation.
+
+    Returns:
+        The test on the validation images, and what was written: weights, scores, report (a page
+        for the browser), curves (where matplotlib is installed) and pictures (a folder of PNGs of
+        each image beside its truth and its prediction).
 
     Raises:
         ValueError: the folder holds something that is no demo, or `resume` finds none.
@@ -92,11 +78,18 @@ def run_demo(output: Path, *, resume: bool = False, seed: int = 0) -> DemoResult
             overwrite=True,
         )
     )
-    samples = find_samples("voc", data, "val")
     page = output / "report.html"
     write_run_report(page, report, output / "val")
-    pictures = tuple(_pictures(samples, output))
-    return DemoResult(weights, report, page, pictures, _draw_curves(output))
+    files = {"weights": weights, "scores": output / "val" / "scores.json", "report": page}
+    try:
+        with replacing(output / "curves.png") as file:
+            curves.draw(curves.load_runs([output / "models"]), file, "png")
+        files["curves"] = output / "curves.png"
+    except MissingDependency as error:
+        _log.warning("the curves are not drawn: %s", error)
+    files["pictures"] = output / "pictures"
+    _draw_pictures(find_samples("voc", data, "val"), output)
+    return report, files
 
 
 def _open_folder(output: Path, *, resume: bool, seed: int) -> None:
@@ -152,19 +145,8 @@ def _train(data: Path, output: Path, *, resume: bool, seed: int) -> Path:
     return report.params_path
 
 
-def _draw_curves(output: Path) -> Path | None:
-    path = output / "curves.png"
-    try:
-        with replacing(path) as file:
-            curves.draw(curves.load_runs([output / "models"]), file, "png")
-    except MissingDependency as error:
-        _log.warning("the curves are not drawn: %s", error)
-        return None
-    return path
-
-
-def _pictures(samples: list[Sample], output: Path) -> Iterator[Path]:
-    """Write, and yield the path of, each image beside its truth and its prediction."""
+def _draw_pictures(samples: list[Sample], output: Path) -> None:
+    """Draw each image beside its truth and its prediction."""
     folder = output / "pictures"
     folder.mkdir(exist_ok=True)
     palette = DATASETS["voc"].palette or ()
@@ -177,7 +159,5 @@ def _pictures(samples: list[Sample], output: Path) -> Iterator[Path]:
             ("truth", overlay(image, colourise(truth, palette))),
             ("prediction", overlay(image, colourise(found, palette))),
         ]
-        path = folder / f"{sample.name}.png"
-        with replacing(path, durable=False) as file:
+        with replacing(folder / f"{sample.name}.png", durable=False) as file:
             side_by_side(panels, zoom=2).save(file, "PNG")
-        yield path

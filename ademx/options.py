@@ -7,7 +7,7 @@ record keeps are made from it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -130,11 +130,17 @@ def option_name(field_name: str) -> str:
     return f"--{field_name.replace('_', '-')}"
 
 
+def _values(options: Any) -> Iterator[tuple[Field[Any], Option, Any]]:
+    """Yield each option of an object: its field, what is said of it, and the value."""
+    for one in dataclasses.fields(options):
+        if (said := declared(one)) is not None:
+            yield one, said, getattr(options, one.name)
+
+
 def check(options: Any) -> None:
     """Raise ValueError for a value that is none of its option's choices, or too small."""
-    for one in dataclasses.fields(options):
-        said, value = declared(one), getattr(options, one.name)
-        if said is None or value is None:
+    for one, said, value in _values(options):
+        if value is None:
             continue
         if said.choices and value not in said.choices:
             choices = ", ".join(said.choices)
@@ -158,22 +164,18 @@ def check_tile(options: Any) -> None:
 def deciding(options: Any) -> dict[str, Any]:
     """Return the options that decide results, as JSON has them."""
     return {
-        one.name: _json_value(getattr(options, one.name))
-        for one in dataclasses.fields(options)
-        if (said := declared(one)) is not None
-        and said.decides
-        and (said.is_recorded or getattr(options, one.name) != one.default)
+        one.name: _json_value(value)
+        for one, said, value in _values(options)
+        if said.decides and (said.is_recorded or value != one.default)
     }
 
 
 def chosen(options: Any) -> dict[str, Any]:
     """Return the options that decide results and are not as they are by default."""
     return {
-        one.name: getattr(options, one.name)
-        for one in dataclasses.fields(options)
-        if (said := declared(one)) is not None
-        and said.decides
-        and getattr(options, one.name) != one.default
+        one.name: value
+        for one, said, value in _values(options)
+        if said.decides and value != one.default
     }
 
 
@@ -183,9 +185,8 @@ def command_line(options: Any) -> list[str]:
     for one in dataclasses.fields(options):
         said, value = declared(one), getattr(options, one.name)
         if isinstance(value, Devices):
-            arguments += (
-                ["--gpus", _value_text(value.gpus)] if value.gpus else ["--cpus", f"{value.cpus}"]
-            )
+            gpus = ",".join(map(str, value.gpus))
+            arguments += ["--gpus", gpus] if gpus else ["--cpus", f"{value.cpus}"]
         elif said is None and dataclasses.is_dataclass(value):
             arguments += command_line(value)
         elif said is not None and value != one.default and value is not None:
@@ -231,26 +232,27 @@ def _told(typed: str, value: Any, one: Field[Any], said: Option) -> str:
         if "/" in typed:
             return typed.split("/")[not value]
         return "not given" if value == one.default else "given"
-    if isinstance(value, dict):
-        return ",".join(f"{key}={part}" for key, part in value.items())
-    parts = value if isinstance(value, list) else [value]
-    return ("x" if said.metavar == "HxW" else ",").join(map(str, parts))
+    return _typed(value, said)
 
 
 def _arguments(name: str, value: Any, said: Option) -> list[str]:
     """Return what sets an option, by its first name, to a value that is not its default."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parameters = [f"{key}={number}" for key, number in dataclasses.asdict(value).items()]
-        return [name, f"{name}-params", ",".join(parameters)]
+    value = _json_value(value)
+    if isinstance(value, dict):
+        return [name, f"{name}-params", _typed(value, said)]
     if isinstance(value, bool) and said.is_flag:
         return [name.split("/")[0 if value else -1]]
-    if isinstance(value, tuple) and isinstance(value[0], Path):
+    if isinstance(value, list) and isinstance(value[0], Path):
         return [part for path in value for part in (name, str(path))]
-    return [name, "x".join(map(str, value)) if said.metavar == "HxW" else _value_text(value)]
+    return [name, _typed(value, said)]
 
 
-def _value_text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def _typed(value: Any, said: Option) -> str:
+    """Return a value as JSON has it as it is typed behind its option."""
+    if isinstance(value, dict):
+        return ",".join(f"{key}={part}" for key, part in value.items())
+    parts = value if isinstance(value, list) else [value]
+    return ("x" if said.metavar == "HxW" else ",").join(map(str, parts))
 
 
 def _json_value(value: Any) -> Any:

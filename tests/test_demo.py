@@ -116,16 +116,16 @@ def test_resume_goes_on_to_the_same_weights(run, monkeypatch):
     for suffix in (".params", ".state"):  # as if it had been stopped after the first epoch
         (output / "models" / f"{name}{suffix}").unlink()
     monkeypatch.setattr(demo, "_EPOCHS", 2)
-    result = demo.run_demo(output, resume=True, seed=3)
-    assert result.weights.read_bytes() == whole
+    _, files = demo.run_demo(output, resume=True, seed=3)
+    assert files["weights"].read_bytes() == whole
 
 
 def test_a_second_run_starts_afresh_and_replaces_the_demo_alone(run, monkeypatch):
     output, _ = run
     (output / "notes.txt").write_text("mine")
     monkeypatch.setattr(demo, "_EPOCHS", 1)
-    result = demo.run_demo(output, seed=4)
-    names = [result.weights.name, f"{demo.LABEL}_best.params"]
+    _, files = demo.run_demo(output, seed=4)
+    names = [files["weights"].name, f"{demo.LABEL}_best.params"]
     assert sorted(path.name for path in (output / "models").glob("*.params")) == sorted(names)
-    assert len(result.pictures) == 4
+    assert len(list(files["pictures"].iterdir())) == 4
     assert (output / "notes.txt").read_text() == "mine"

@@ -27,11 +27,8 @@ def demo(
     """
     from ademx.demo import run_demo
 
-    result = run_demo(output, resume=resume, seed=seed)
-    click.echo(scores_table(result.report.record))
-    click.echo(f"\nweights   {result.weights}")
-    click.echo(f"scores    {output / 'val' / 'scores.json'}")
-    click.echo(f"report    {result.page}")
-    if result.curves is not None:
-        click.echo(f"curves    {result.curves}")
-    click.echo(f"pictures  {result.pictures[0].parent}/ ({len(result.pictures)} PNG files)")
+    report, files = run_demo(output, resume=resume, seed=seed)
+    click.echo(scores_table(report.record) + "\n")
+    for name, path in files.items():
+        content = f"/ ({len(list(path.iterdir()))} PNG files)" if path.is_dir() else ""
+        click.echo(f"{name:10}{path}{content}")
