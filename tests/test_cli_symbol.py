@@ -52,6 +52,18 @@ def test_a_label_alone_takes_the_options(tmp_path, monkeypatch):
     assert graph.attr_dict()["linear21_bias"]["__lr_mult__"] == "2.0"
 
 
+def test_summary_takes_width_and_head_from_a_file_too(tmp_path):
+    """Its parameters are those of the file; of the label they are about 256 times as many."""
+    weights = write_weights(tmp_path, VOC)
+    count = sum(value.size for value in params.load(weights)[0].values())
+    found = make_runner().invoke(main, ["summary", str(weights)])
+    assert found.exit_code == 0 and "width ×0.0625" in found.stdout
+    (total,) = (line for line in found.stdout.splitlines() if line.startswith("total "))
+    assert f"{count:,}" in total.split()
+    refused = make_runner().invoke(main, ["summary", str(weights), "--width", "1"])
+    assert refused.exit_code == 2 and "--width goes with a label alone" in refused.stderr
+
+
 def test_mistakes_end_in_one_line(tmp_path):
     weights = write_weights(tmp_path, VOC)
     target = tmp_path / f"{VOC}_ep-symbol.json"

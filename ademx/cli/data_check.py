@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ademx.cli import options as shared
+from ademx.cli.tables import aligned
 from ademx.data.check.problems import KINDS, Problem
 from ademx.files import write_json
 from ademx.options import option
@@ -34,7 +35,9 @@ def check(
     list_file: Path | None = option(
         None, "The samples of the one split, paths relative to the root.", path="file"
     ),
-    no_counts: bool = option(False, "Expect any number of images: a reduced copy."),
+    expect_counts: bool = option(
+        True, "Expect any number of images: a reduced copy.", names=("--no-counts",)
+    ),
     quick: bool = option(False, "Look whether the files are there, and open none."),
     json_file: Path | None = shared.json_file("Write all that was found here."),
     overwrite: bool = shared.overwrite("Replace a file that exists."),
@@ -58,7 +61,7 @@ def check(
         splits=splits or None,
         list_files={} if list_file is None else {splits[0]: list_file},
         quick=quick,
-        expect_counts=not no_counts,
+        expect_counts=expect_counts,
         progress=True,
     )
     if json_file is not None:
@@ -73,26 +76,21 @@ def check(
 
 def _record(found: DatasetCheck) -> dict[str, Any]:
     troubles = Counter(problem.split for problem in found.problems)
-    return {
-        "dataset": found.dataset,
-        "root": str(found.root),
-        "ok": found.ok,
-        "quick": found.quick,
-        "splits": {
-            split: {"images": images, "expected": expected, "problems": troubles[split]}
-            for split, (images, expected) in found.counts.items()
-        },
-        "problems": [dataclasses.asdict(problem) for problem in found.problems],
-        "remarks": [dataclasses.asdict(remark) for remark in found.remarks],
+    record = dataclasses.asdict(found)
+    splits = {
+        split: {"images": images, "expected": expected, "problems": troubles[split]}
+        for split, (images, expected) in record.pop("counts").items()
     }
+    return {**record, "root": str(found.root), "ok": found.ok, "splits": splits}
 
 
 def _text(found: DatasetCheck) -> Iterator[str]:
     troubles = Counter(problem.split for problem in found.problems)
-    yield f"{'split':12}{'images':>12}{'expected':>12}{'problems':>12}"
+    rows = [("split", "images", "expected", "problems")]
     for split, (images, expected) in found.counts.items():
         published = "" if expected is None else f"{expected:,}"
-        yield f"{printable(split):12}{images:>12,}{published:>12}{troubles[split]:>12,}"
+        rows.append((split, f"{images:,}", published, f"{troubles[split]:,}"))
+    yield aligned(rows)
     yield from _grouped(found.problems, limit=_NUM_PROBLEMS, title="")
     yield from _grouped(found.remarks, limit=_NUM_REMARKS, title="remark: ")
     if found.ok:

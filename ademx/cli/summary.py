@@ -11,6 +11,7 @@ import click
 
 from ademx import options as declare
 from ademx.cli import options as shared
+from ademx.cli.symbol import weights_in
 from ademx.cli.tables import aligned
 from ademx.engines.backends import CHOICES, resolve_backend, training_memory
 from ademx.files import replacing, write_json
@@ -61,13 +62,16 @@ def summary(
 ) -> None:
     """Parameters, operations, memory and depth of LABEL, per level.
 
-    LABEL is a model label (voc_rna-a1_cls21_s8), a block spec (rna-224-0-3-3-6-3-1-1) or a
-    network's name: a, a1, a2, b, c (B and C were never released: our reading of the paper),
-    rn-plain34, rn-34a, rn-34b, rn-34c, rn-50, rn-101, rn-152, and rn-50b, rn-101b, rn-152b, whose
-    3×3 convolutions stride as in torchvision.
+    LABEL is a model label (voc_rna-a1_cls21_s8), a FILE of weights whose name is one and which
+    tells width and head, a block spec (rna-224-0-3-3-6-3-1-1) or a network's name: a, a1, a2, b, c
+    (B and C were never released: our reading of the paper), rn-plain34, rn-34a, rn-34b, rn-34c,
+    rn-50, rn-101, rn-152, and rn-50b, rn-101b, rn-152b, whose 3×3 convolutions stride as in
+    torchvision.
     """
     from ademx.networks.summary import load_graph, summarise
 
+    if weights := weights_in(label, allow_headless=True):
+        width, head = weights.width, weights.head
     graph = load_graph(label, input_size=input_size, batch=batch, width=width, pool=pool, head=head)
     result = summarise(graph)
     numbers = dataclasses.asdict(result)

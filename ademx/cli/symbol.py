@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -12,7 +13,11 @@ from ademx import options as declare
 from ademx.cli import options as shared
 from ademx.errors import MissingFile
 from ademx.files import replacing
+from ademx.labels import parse_label
 from ademx.options import option
+
+if TYPE_CHECKING:
+    from ademx.convert.files import NetworkWeights
 
 
 @click.command()
@@ -42,22 +47,14 @@ def symbol(
     attributes. On CPUs set MXNET_SUBGRAPH_BACKEND=NONE: MXNet 1.9.1 fuses layers, and computes
     networks with blocks on level 1, such as B, wrongly.
     """
-    from ademx.convert.files import read_weights
-    from ademx.labels import parse_label
     from ademx.networks.graph import build_symbol
 
-    path = Path(label)
-    if path.suffix and not path.is_file():
-        raise MissingFile(f"{label}: there is no such file; a label alone has no {path.suffix}")
-    parsed = parse_label(label)
+    weights, parsed = weights_in(label), parse_label(label)
     prefix = f"{parsed}_ep"
-    if path.is_file():
-        weights = read_weights(path, label=parsed, complete=False)
-        weights.check_fit()
-        _refuse_given("width", "head")
+    if weights:
         width, head = weights.width, weights.head
-        prefix = re.sub(r"-\d{4}$", "", path.stem)
-    target = output or path.parent / f"{prefix}-symbol.json"
+        prefix = re.sub(r"-\d{4}$", "", Path(label).stem)
+    target = output or Path(label).parent / f"{prefix}-symbol.json"
     shared.check_writable([target], overwrite=overwrite)
     graph = build_symbol(parsed, width=width, pool=pool, head=head)
     with replacing(target) as file:
@@ -65,9 +62,29 @@ def symbol(
     click.echo(target)
 
 
-def _refuse_given(*names: str) -> None:
-    """Raise UsageError where one of these options is on the command line."""
+def weights_in(label: str, *, allow_headless: bool = False) -> NetworkWeights | None:
+    """Return the weights where a command's LABEL is a FILE of them; None for a label alone.
+
+    Args:
+        label: the argument.
+        allow_headless: whether the head may be absent.
+
+    Raises:
+        click.UsageError: --width or --head is on the command line of a file, which tells both.
+        FileNotFoundError: it looks like a file, and there is none.
+        ValueError: its name is no label, or what it holds is not the label's.
+    """
+    from ademx.convert.files import read_weights
+
+    path = Path(label)
+    if not path.is_file():
+        if path.suffix:
+            raise MissingFile(f"{label}: there is no such file; a label alone has no {path.suffix}")
+        return None
     context = click.get_current_context()
-    for name in names:
+    for name in ("width", "head"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name} goes with a label alone: a file of weights tells it")
+    weights = read_weights(path, label=parse_label(label), complete=False)
+    weights.check_fit(allow_headless=allow_headless)
+    return weights
