@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from ademx.compat import import_optional
 from ademx.convert import caveats, layouts
-from ademx.convert.recognise import Recognised, is_first_layer, recognise
-from ademx.convert.resnets import fold_biases, resnet_caveat, resnet_label
+from ademx.convert.recognise import is_first_layer, recognise
+from ademx.convert.resnets import resnet_label, take_parameters
 from ademx.errors import InputError
 from ademx.labels import Label, parse_label
 from ademx.text import printable
@@ -107,13 +107,10 @@ def from_torch(
     tensors = find_tensors(state_dict)
     label = label if label is None or isinstance(label, Label) else parse_label(label)
     found = recognise(tensors, layout, drop_extra=drop_extra, label=label)
-    parameters = fold_biases(
-        {name: as_array(key, tensors[key]) for key, name in found.names.items()},
-        {mean: as_array(key, tensors[key]) for key, mean in found.biases.items()},
-    )
-    if found.resnet:
-        label = resnet_label(found.layout, found.resnet, parameters, label)
-    report_reading(found, parameters, label=label)
+    arrays = {key: as_array(key, tensors[key]) for key in (*found.names, *found.biases)}
+    parameters = take_parameters(found, arrays)
+    label = resnet_label(found, parameters, label)
+    caveats.warn_of_reading(found, parameters, label=label)
     return split(parameters)
 
 
@@ -127,40 +124,11 @@ def to_layout(
 ) -> dict[str, Array]:
     """Return :func:`ademx.convert.layouts.rename_to`, and log what the names do not show."""
     renamed = layouts.rename_to(parameters, layout, with_head=with_head, norm_suffix=norm_suffix)
-    for caveat in caveats.writing_caveats(layout, parameters, label):
-        _log.warning("%s: %s", layout, caveat)
+    caveats.warn_of_writing(layout, parameters, label)
     if with_head is None and len(renamed) < len(parameters):
         head = ", ".join(filter(layouts.is_head, parameters))
         _log.info("%s: left out, unless --with-head is given: the head, %s", layout, head)
     return renamed
-
-
-def report_reading(
-    found: Recognised,
-    parameters: Mapping[str, Array],
-    *,
-    label: Label | None,
-    written_from: Label | None = None,
-) -> None:
-    """Log what names did not show, and what is left out.
-
-    Args:
-        found: what the file's keys are.
-        parameters: released name -> array.
-        label: of the network that they are for.
-        written_from: label that the file itself states.
-    """
-    if found.extra:
-        _log.warning("left out: %s", ", ".join(map(printable, found.extra)))
-    if found.resnet:
-        _log.warning("%s: %s", found.layout, resnet_caveat(found.layout, found.resnet, label))
-        if not any(map(layouts.is_head, parameters)):
-            _log.warning("%s: there is no classifier of its usual name", found.layout)
-        return
-    for caveat in caveats.reading_caveats(
-        found.layout, parameters, label, layout_known=found.known, written_from=written_from
-    ):
-        _log.warning("%s: %s", found.layout, caveat)
 
 
 def split(parameters: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ademx.compat import import_optional
-from ademx.convert.resnets import RESNETS
+from ademx.convert.layouts import RESNETS
 from ademx.convert.torch_files import TensorsFile
 from ademx.errors import InputError
 from ademx.files import PathLike

@@ -6,15 +6,23 @@ way. Names and shapes fit all the same, so that a mistake shows only in the scor
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
 
-from ademx.convert.layouts import WIDER_LAYOUTS, count_blocks
+from ademx.convert.layouts import WIDER_LAYOUTS, count_blocks, is_head
+from ademx.convert.recognise import Recognised
+from ademx.convert.resnets import resnet_caveat
 from ademx.labels import Label
+from ademx.text import printable
 from symbols.levels import BN_EPSILON, RNA_NETWORKS, LevelSpec, get_network
+
+Parameters = Mapping[str, npt.NDArray[Any]]  # released name -> array
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,81 +53,87 @@ _HOMES = {
 }
 
 
-def writing_caveats(
-    layout: str, parameters: Mapping[str, npt.NDArray[Any]], label: Label | None
-) -> list[str]:
-    """Return what to know before weights are used in a foreign layout's network.
+def warn_of_writing(layout: str, parameters: Parameters, label: Label | None) -> None:
+    """Log what to know before weights are used in a foreign layout's network.
 
     Args:
         layout: the layout that is written.
-        parameters: released name -> array.
+        parameters: of the network.
         label: of the network that the weights were trained in, where it is known.
     """
+    for caveat in _of_writing(layout, parameters, label):
+        _log.warning("%s: %s", layout, caveat)
+
+
+def warn_of_reading(
+    found: Recognised,
+    parameters: Parameters,
+    *,
+    label: Label | None,
+    written_from: Label | None = None,
+) -> None:
+    """Log what is left out of a file of weights, and what was taken for granted of the rest.
+
+    Args:
+        found: what the file's keys are.
+        parameters: of the network.
+        label: of the network that the weights are to be used in, where it is known.
+        written_from: label that the file itself states: of one network, nothing differs.
+    """
+    if found.extra:
+        _log.warning("left out: %s", ", ".join(map(printable, found.extra)))
+    for caveat in _of_reading(found, parameters, label, written_from):
+        _log.warning("%s: %s", found.layout, caveat)
+
+
+def _of_writing(layout: str, parameters: Parameters, label: Label | None) -> Iterator[str]:
     if layout not in _HOMES:
-        return []
+        return
     home = _HOMES[layout]
-    notes = [*_geometry(home, label), *_blocks(home, parameters)]
+    yield from _geometry(home, label)
+    yield from _blocks(home, parameters)
     if layout in WIDER_LAYOUTS:
-        notes.append(
+        yield (
             f"build {home.name} with ReLU: mapillary's normalisation is a leaky ReLU (slope 0.01) "
             "unless it is told otherwise, and then the scores are wrong; NVIDIA's is a ReLU"
         )
-        negative = _count_negative(parameters)
-        if negative:
-            notes.append(
-                f"{negative} BatchNorm weights are negative, and mapillary's InPlaceABN takes "
-                "their absolute value: use its ABN, or BatchNorm2d and ReLU"
-            )
-    notes.append(
+        yield from _negative(parameters, "use its ABN, or BatchNorm2d and ReLU")
+    yield (
         f"{home.name} normalises with epsilon 1e-5, these weights with {BN_EPSILON:g}: no channel "
         "changes by more than 0.05 %; set it for the same numbers"
     )
-    return notes
 
 
-def reading_caveats(
-    layout: str,
-    parameters: Mapping[str, npt.NDArray[Any]],
-    label: Label | None,
-    *,
-    layout_known: bool = True,
-    written_from: Label | None = None,
-) -> list[str]:
-    """Return what was taken for granted of weights that came in a foreign layout.
-
-    Args:
-        layout: the layout that was read.
-        parameters: released name -> array.
-        label: of the network that the weights are to be used in, where it is known.
-        layout_known: whether it is known which of two layouts with the same keys it is.
-        written_from: label that the file itself states: of one network, nothing differs.
-    """
-    if layout not in _HOMES:
-        return []
-    notes = []
+def _of_reading(
+    found: Recognised, parameters: Parameters, label: Label | None, written_from: Label | None
+) -> Iterator[str]:
+    if found.resnet:
+        yield resnet_caveat(found, label)
+        if not any(map(is_head, parameters)):
+            yield "there is no classifier of its usual name"
+    if found.layout not in _HOMES or found.resnet:
+        return
+    home = _HOMES[found.layout]
     if not any(name.startswith("bn7_") for name in parameters):
-        notes.append("a trunk without its last normalisation: a training draws that anew")
+        yield "a trunk without its last normalisation: a training draws that anew"
     if label and written_from and _alike(label, written_from):
-        return notes
-    notes += [*_geometry(_HOMES[layout], label, reading=True), *_blocks(_HOMES[layout], parameters)]
-    if not layout_known:
-        notes.append(
+        return
+    yield from _geometry(home, label, reading=True)
+    yield from _blocks(home, parameters)
+    if not found.known:
+        yield (
             "WiderResNet and WiderResNetA2 have the same keys: take label rna-a for the first, "
             "which pools before levels 2 to 6, and rna-a2 for the second; with the other, scores "
             "are wrong (--source-layout says which it is)"
         )
-    negative = _count_negative(parameters)
-    if layout in WIDER_LAYOUTS and negative:
-        notes.append(
-            f"{negative} BatchNorm weights are negative, and mapillary's InPlaceABN takes their "
-            "absolute value: if the file comes from it, scores are right only with --abn"
-        )
-    notes.append(
+    if found.layout in WIDER_LAYOUTS:
+        cure = "if the file comes from it, scores are right only with --abn"
+        yield from _negative(parameters, cure)
+    yield (
         "the file does not say with which activation and epsilon it was trained: ReLU and "
         f"{BN_EPSILON:g} are used here; weights trained with leaky ReLU (mapillary's) or epsilon "
         "1e-3 (Keras ports) give wrong scores"
     )
-    return notes
 
 
 def _alike(one: Label, other: Label) -> bool:
@@ -127,8 +141,14 @@ def _alike(one: Label, other: Label) -> bool:
     return (one.network, one.output_stride) == (other.network, other.output_stride)
 
 
-def _count_negative(parameters: Mapping[str, npt.NDArray[Any]]) -> int:
-    return sum(int((v < 0).sum()) for n, v in parameters.items() if n.endswith("_gamma"))
+def _negative(parameters: Parameters, cure: str) -> Iterator[str]:
+    """Yield that weights of normalisations are negative, if some are."""
+    count = sum(int((v < 0).sum()) for n, v in parameters.items() if n.endswith("_gamma"))
+    if count:
+        yield (
+            f"{count} BatchNorm weights are negative, and mapillary's InPlaceABN takes their "
+            f"absolute value: {cure}"
+        )
 
 
 def _geometry(home: _Home, label: Label | None, *, reading: bool = False) -> Iterator[str]:
@@ -185,7 +205,7 @@ def _entry(level: LevelSpec) -> str:
     return "pooling" if level.pooled else "stride"
 
 
-def _blocks(home: _Home, parameters: Mapping[str, npt.NDArray[Any]]) -> Iterator[str]:
+def _blocks(home: _Home, parameters: Parameters) -> Iterator[str]:
     """Yield how the numbers of blocks differ."""
     theirs = tuple(level.blocks for level in RNA_NETWORKS[home.variant].levels)
     ours = count_blocks(parameters)

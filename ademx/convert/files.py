@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ademx import params
-from ademx.convert import report_reading, split, to_layout
+from ademx.convert import split, to_layout
 from ademx.convert.caffe_files import SUFFIX, CaffeFile
+from ademx.convert.caveats import warn_of_reading
 from ademx.convert.layouts import LAYOUTS, SOURCE_LAYOUTS, WIDER_LAYOUTS, LayoutError, is_head
 from ademx.convert.recognise import Recognised, recognise
-from ademx.convert.resnets import fold_biases, resnet_label
+from ademx.convert.resnets import resnet_label, take_parameters
 from ademx.convert.safetensors_files import (
     open_safetensors,
     starts_like_safetensors,
@@ -256,16 +257,12 @@ def read_weights(
         found = recognise_file(file, label=known, reading=reading, complete=complete)
         _check_size(path, (file.entries[key].nbytes for key in found.names))
         digest = file.start_md5()
-        parameters = fold_biases(
-            {name: file[key] for key, name in found.names.items()},
-            {mean: file[key] for key, mean in found.biases.items()},
-        )
-        if found.resnet:
-            known = resnet_label(found.layout, found.resnet, parameters, known)
+        parameters = take_parameters(found, file)
+        known = resnet_label(found, parameters, known)
     if reading.abn:
         for name in filter(lambda name: name.endswith("_gamma"), parameters):
             parameters[name] = np.abs(parameters[name])
-    report_reading(found, parameters, label=known, written_from=stated)
+    warn_of_reading(found, parameters, label=known, written_from=stated)
     metadata = {**file.metadata, **({"label": str(known)} if found.resnet and known else {})}
     return NetworkWeights(parameters, os.fspath(path), label, found.layout, metadata, digest)
 

@@ -212,11 +212,9 @@ def verify(
     released = {value: name for name, value in RELEASED_FILES.items()}.get(digest)
     guess = guess_model(parameters, resnet=found.resnet)
     try:
-        if found.resnet:
-            known = label or label_in(path)
-            label = resnet_label(found.layout, found.resnet, parameters, known)
+        label = resnet_label(found, parameters, label or label_in(path))
         # A released file, and one that says what it is, may have any name.
-        label = label or label_in(path.name, released, file.metadata.get("label"))
+        label = label or label_in(released, file.metadata.get("label"))
         label = label or parse_label(path.name)
         return _verdict(path, label, parameters, guess, released, digest, problems)
     except InputError as error:  # the name is no label, or names a network that does not exist

@@ -31,6 +31,12 @@ from symbols.levels import check_choice
 LAYOUTS = ("release", "native", "resnet38d", "wider_resnet", "wider_resnet_a2", "gluoncv")
 SOURCE_LAYOUTS = (*LAYOUTS, "torchvision")
 WIDER_LAYOUTS = LAYOUTS[3:5]
+# Layout -> variants of ours that compute what the project's ResNets do.
+RESNETS = {
+    "torchvision": ("34b", "50b", "101b", "152b"),
+    "gluoncv": ("34b", "50", "101", "152"),
+    "caffe": ("50", "101", "152"),
+}
 # Of networks without our segmentation top, whose files have a classifier or nothing.
 _CLASSIFIERS = ("wider_resnet", "wider_resnet_a2", "gluoncv")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ademx.convert.layouts import (
     LAYOUTS,
+    RESNETS,
     SOURCE_LAYOUTS,
     WIDER_LAYOUTS,
     LayoutError,
@@ -20,7 +21,6 @@ from ademx.convert.layouts import (
     key_of,
     resnet_key,
 )
-from ademx.convert.resnets import RESNETS
 from ademx.labels import Label
 from ademx.networks.graph import parameter_shapes
 from ademx.params import HasShape

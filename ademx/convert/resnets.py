@@ -11,50 +11,44 @@ from typing import Any
 
 import numpy.typing as npt
 
+from ademx.convert.recognise import Recognised
 from ademx.errors import InputError
 from ademx.labels import MEAN_STD, Label
 
 Array = npt.NDArray[Any]
-
-# Layout -> variants of ours that compute what the project's networks do.
-RESNETS = {
-    "torchvision": ("34b", "50b", "101b", "152b"),
-    "gluoncv": ("34b", "50", "101", "152"),
-    "caffe": ("50", "101", "152"),
-}
 
 # Of pixels, by whether they are divided.
 _INPUT = {False: "less the mean alone", True: "less the mean and divided by the standard deviation"}
 _STRIDES = "with a b its bottlenecks stride in the 3×3 convolution, else in the first 1×1"
 
 
-def fold_biases(parameters: Mapping[str, Array], biases: Mapping[str, Array]) -> dict[str, Array]:
-    """Return parameters whose moving means are less by the biases of the convolutions before them.
+def take_parameters(found: Recognised, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Return released name -> array, of arrays by the keys that were recognised among them.
 
-    Args:
-        parameters: released name -> array.
-        biases: name of a moving mean -> bias, (channels,).
+    Moving means are less by the biases of the convolutions before them.
 
     Raises:
         ValueError: a bias is not of as many channels.
     """
-    for mean, bias in biases.items():
+    parameters = {name: arrays[key] for key, name in found.names.items()}
+    for key, mean in found.biases.items():
+        bias = arrays[key]
         if parameters[mean].shape != bias.shape:
             raise InputError(
                 f"a bias of shape {bias.shape} before {mean} of shape {parameters[mean].shape}: "
                 "expected the same"
             )
-    return {**parameters, **{name: parameters[name] - bias for name, bias in biases.items()}}
+        parameters[mean] = parameters[mean] - bias
+    return parameters
 
 
 def resnet_label(
-    layout: str, network: str, parameters: Mapping[str, Any], label: Label | None
+    found: Recognised, parameters: Mapping[str, Any], label: Label | None
 ) -> Label | None:
     """Return the label of another project's ResNet; None where no dataset is known.
 
     Args:
-        layout: key of :data:`RESNETS`.
-        network: of ours that computes the same, such as "rn-50b".
+        found: what its file holds; of any other network the label stays as it is.
         parameters: released name -> array.
         label: what its user says that it is, if anything.
 
@@ -62,16 +56,19 @@ def resnet_label(
         ValueError: the label is of another network, or says that the input is normalised in
             another way.
     """
-    variant, divided = network.removeprefix("rn-"), layout != "caffe"
+    if not found.resnet:
+        return label
+    variant, divided = found.resnet.removeprefix("rn-"), found.layout != "caffe"
     if label is None:
         tags = (MEAN_STD,) * divided
         known = "linear1000_weight" in parameters
         return Label("ilsvrc-cls", "rn", variant, 1000, tags=tags) if known else None
     tags = tuple(tag for tag in label.tags if tag != MEAN_STD) + (MEAN_STD,) * divided
     expected = dataclasses.replace(label, family="rn", variant=variant, tags=tags, epoch=None)
-    if label.network != network:
+    if label.network != found.resnet:
         raise InputError(
-            f"the label {label} is of {label.network}, and this file of {network} ({_STRIDES}): "
+            f"the label {label} is of {label.network}, and this file of {found.resnet} "
+            f"({_STRIDES}): "
             f"call it {expected}"
         )
     if (MEAN_STD in label.tags) != divided:
@@ -82,12 +79,12 @@ def resnet_label(
     return label
 
 
-def resnet_caveat(layout: str, network: str, label: Label | None) -> str:
+def resnet_caveat(found: Recognised, label: Label | None) -> str:
     """Return what to know before such weights are used; see :func:`resnet_label`."""
-    divided = layout != "caffe"
-    name = f"{label or f'…_{network}_…' + f'_{MEAN_STD}' * divided}_ep-0001.params"
+    divided = found.layout != "caffe"
+    name = f"{label or f'…_{found.resnet}_…' + f'_{MEAN_STD}' * divided}_ep-0001.params"
     pooling = "" if divided else "; pool1 is not padded: test, and write .onnx, by --pool full"
     return (
-        f"a ResNet as {network}, whose input is {_INPUT[divided]}, which the weights' name tells: "
-        f"call them {name}{pooling}"
+        f"a ResNet as {found.resnet}, whose input is {_INPUT[divided]}, which the weights' name "
+        f"tells: call them {name}{pooling}"
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ademx.convert.resnets import RESNETS
+from ademx.convert.layouts import RESNETS
 from ademx.errors import InputError, UserError
 from ademx.files import md5
 from ademx.labels import parse_label
