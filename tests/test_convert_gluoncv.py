@@ -14,6 +14,7 @@ from mxnet_scores import scores_of
 from ademx import params
 from ademx.compat import import_mxnet
 from ademx.convert import files
+from ademx.convert.writing import Writing, convert
 from ademx.networks.graph import parameter_shapes
 
 pytest.importorskip("torch")
@@ -64,14 +65,14 @@ def test_our_weights_run_in_gluoncv_and_come_back(gluoncv_network, tmp_path):
     source = tmp_path / f"{A2}_ep-0001.params"
     params.save(source, {n: v for n, v in values.items() if n not in aux}, aux)
 
-    files.convert(source, tmp_path / "gluon.params", writing=files.Writing(layout="gluoncv"))
+    convert(source, tmp_path / "gluon.params", writing=Writing(layout="gluoncv"))
     gluoncv_network.load_parameters(str(tmp_path / "gluon.params"))  # strict
     found = gluoncv_network(mx.nd.array(image_batch((2, 3, 96, 128)))).asnumpy()
     expected = scores_of_file(source)
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
     gluoncv_network.save_parameters(str(tmp_path / "saved.params"))
-    files.convert(tmp_path / "saved.params", tmp_path / "back.params", label=A2)
+    convert(tmp_path / "saved.params", tmp_path / "back.params", label=A2)
     for back, original in zip(params.load(tmp_path / "back.params"), params.load(source)):
         assert back.keys() == original.keys()
         assert all(back[name].tobytes() == original[name].tobytes() for name in original)
@@ -86,6 +87,6 @@ def test_gluoncv_s_weights_run_here(gluoncv_network, tmp_path, caplog):
         weights = files.read_weights(tmp_path / "saved.params")
     assert weights.layout == "gluoncv"
     assert "gluoncv's WiderResNetA2 down-samples as rna-a2 does" in caplog.text
-    files.convert(tmp_path / "saved.params", tmp_path / "ours.params", label=A2)
+    convert(tmp_path / "saved.params", tmp_path / "ours.params", label=A2)
     found = scores_of_file(tmp_path / "ours.params")
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()

@@ -19,6 +19,7 @@ from ademx.cli import main
 from ademx.compat import import_mxnet
 from ademx.convert import files, from_torch
 from ademx.convert.torch_model import build
+from ademx.convert.writing import convert
 from iters import transforms
 
 torch = pytest.importorskip("torch")
@@ -75,7 +76,7 @@ def test_gluoncv_s_weights_compute_the_same_here(gluon, tmp_path, caplog):
     images = image_batch()
     expected = network(import_mxnet().nd.array(images)).asnumpy()
     with caplog.at_level("WARNING"):
-        assert str(files.convert(path, tmp_path / "ours.params")) == label
+        assert str(convert(path, tmp_path / "ours.params")) == label
     assert f"call them {label}_ep-0001.params" in caplog.text
     found = params.load(tmp_path / "ours.params")
     values = {**found[0], **found[1]}
@@ -163,7 +164,7 @@ def test_torchvision_s_weights_compute_the_same_here(variant, tmp_path, caplog):
     torch.save({"state_dict": nn.DataParallel(network).state_dict()}, tmp_path / "resnet.pth")
     with torch.inference_mode():
         expected = network(torch.from_numpy(image_batch())).numpy()
-    assert str(files.convert(tmp_path / "resnet.pth", tmp_path / "ours.params")) == label
+    assert str(convert(tmp_path / "resnet.pth", tmp_path / "ours.params")) == label
     assert f"torchvision: a ResNet as rn-{variant}, whose input" in caplog.text
     arg_params, aux_params = params.load(tmp_path / "ours.params")
     found = scores_of(label, {**arg_params, **aux_params}, image_batch(), width=WIDTH)
@@ -221,7 +222,7 @@ def test_a_trunk_and_what_is_around_it():
 def test_a_label_that_says_another_thing_is_refused(label, message, tmp_path):
     torch.save(drawn().state_dict(), tmp_path / "resnet.pth")
     with pytest.raises(ValueError, match=rf"resnet.pth: the label .*{message}"):
-        files.convert(tmp_path / "resnet.pth", tmp_path / "ours.params", label=label)
+        convert(tmp_path / "resnet.pth", tmp_path / "ours.params", label=label)
     assert not (tmp_path / "ours.params").exists()
 
 
@@ -269,7 +270,7 @@ def test_images_are_normalised_as_the_weights_want(converted, tmp_path):
 
 
 def test_a_safetensors_file_says_it_itself(converted, tmp_path):
-    files.convert(converted, tmp_path / "x.safetensors")
+    convert(converted, tmp_path / "x.safetensors")
     with files.open_weights(tmp_path / "x.safetensors") as file:
         said = file.metadata
     assert (said["label"], json.loads(said["std"])) == (

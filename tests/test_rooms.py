@@ -44,7 +44,7 @@ MXNET = (
     *("symbols.graph", "symbols.losses"),
 )
 TORCH = ("ademx.compat", "ademx.convert", "ademx.engines.backends", "ademx.engines.torch.")
-ONNX = ("ademx.compat", "ademx.convert.onnx", "ademx.engines.onnx.")
+ONNX = ("ademx.compat", "ademx.convert.", "ademx.engines.onnx.")
 
 # The modules that cannot be loaded without a framework.
 LOAD_ONE = (

@@ -20,9 +20,9 @@ from commands import make_runner
 
 from ademx import params
 from ademx.cli import main
-from ademx.convert.files import Writing, convert
 from ademx.convert.genuine import guess_model, released_files, statistics, verify
 from ademx.convert.layouts import LAYOUTS
+from ademx.convert.writing import Writing, convert
 from ademx.labels import parse_label
 from ademx.networks.graph import parameter_shapes
 from ademx.published import RELEASED_FILES

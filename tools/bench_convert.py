@@ -16,7 +16,8 @@ from bench_params import LABEL, make_file, peak_bytes
 from bench_rows import report_figures, seconds_in_turns
 
 from ademx.compat import import_mxnet
-from ademx.convert.files import convert as convert_file
+from ademx.convert.writing import Writing
+from ademx.convert.writing import convert as convert_file
 from ademx.files import replacing
 
 LIMITS = {
@@ -31,7 +32,7 @@ LIMITS = {
 CONVERT = """
 import sys
 import torch
-from ademx.convert.files import Writing, convert
+from ademx.convert.writing import Writing, convert
 if sys.argv[1:]:
     convert(sys.argv[1], sys.argv[2], writing=Writing(layout="resnet38d", with_head=True))
 """
@@ -87,7 +88,7 @@ def measure(folder: Path, repeats: int) -> dict[str, float]:
 
 
 def _to_torch(source: Path, target: Path) -> None:
-    convert_file(source, target, layout="resnet38d", with_head=True)
+    convert_file(source, target, writing=Writing(layout="resnet38d", with_head=True))
 
 
 @click.command()

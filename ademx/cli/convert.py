@@ -10,8 +10,9 @@ import click
 
 from ademx import options as declare
 from ademx.cli import options as shared
-from ademx.convert import files
-from ademx.convert.files import Reading, Writing
+from ademx.convert.files import Reading
+from ademx.convert.writing import Writing
+from ademx.convert.writing import convert as convert_weights
 from ademx.errors import FileInTheWay
 from ademx.options import option
 
@@ -62,18 +63,17 @@ def convert(
     writing = Writing(**arguments)
     if dst.exists() and not overwrite:
         raise FileInTheWay(f"{dst} exists: choose another name or add --overwrite")
-    if dst.suffix == ".onnx":
-        from ademx.convert.onnx import convert_to_onnx
-
-        if writing != Writing():
-            raise click.UsageError(f"{dst}: an .onnx file has its own names and always a head")
-        built = convert_to_onnx(
-            src, dst, label=label, input_size=input_size, pool=pool or "pad", reading=reading
-        )
-        click.echo(f"{dst}: names and shapes are those of {built}")
-        return
-    if input_size or pool:
+    if dst.suffix == ".onnx" and writing != Writing():
+        raise click.UsageError(f"{dst}: an .onnx file has its own names and always a head")
+    if dst.suffix != ".onnx" and (input_size or pool):
         raise click.UsageError(f"{dst}: --input and --pool are for .onnx files")
-    found = files.convert(src, dst, label=label, reading=reading, writing=writing)
+    found = convert_weights(
+        *(src, dst),
+        label=label,
+        writing=writing,
+        reading=reading,
+        input_size=input_size,
+        pool=pool or "pad",
+    )
     checked = f"names and shapes are those of {found}" if found else "no label to check it against"
     click.echo(f"{dst}: {checked}")

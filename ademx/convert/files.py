@@ -1,4 +1,4 @@
-"""Weights in `.params`, `.pth` and `.safetensors` files, and from one to another."""
+"""Weights in `.params`, `.pth`, `.safetensors` and `.caffemodel` files, read in any layout."""
 
 from __future__ import annotations
 
@@ -11,25 +11,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import FileIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ademx import params
-from ademx.convert import split, to_layout
 from ademx.convert.caffe_files import SUFFIX, CaffeFile
 from ademx.convert.caveats import warn_of_reading
-from ademx.convert.layouts import LAYOUTS, SOURCE_LAYOUTS, WIDER_LAYOUTS, LayoutError, is_head
+from ademx.convert.layouts import SOURCE_LAYOUTS, WIDER_LAYOUTS, LayoutError, is_head
 from ademx.convert.recognise import Recognised, recognise
 from ademx.convert.resnets import resnet_label, take_parameters
 from ademx.convert.safetensors_files import (
     open_safetensors,
     starts_like_safetensors,
-    write_safetensors,
 )
-from ademx.convert.torch_files import open_torch, write_torch
+from ademx.convert.torch_files import open_torch
 from ademx.errors import InputError
 from ademx.files import PathLike
 from ademx.labels import MEAN_STD, Label, label_in, parse_label
@@ -40,14 +37,13 @@ from ademx.networks.graph import (
     network_stride,
     parameter_shapes,
 )
-from ademx.options import check, option
+from ademx.options import option
 from ademx.params import HasShape, ParamsFile
 from iters.files import open_to_keep
 
 Array = npt.NDArray[Any]
 WeightsFile = ParamsFile  # of any kind, by the names in it
 
-KINDS = (".params", ".pth", ".safetensors")
 _PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
 
 
@@ -71,34 +67,6 @@ class Reading:
     def settings(self) -> dict[str, bool]:
         """Return what of it changes the numbers, as a run's folder keeps it."""
         return {"abn": True} if self.abn else {}
-
-
-@dataclass(frozen=True)
-class Writing:
-    """How a file of weights is written."""
-
-    layout: str | None = option(
-        None,
-        "Parameter names in DST; caffe: SRC is a .caffemodel.  [default: release for .params, "
-        "else native]",
-        choices=(*LAYOUTS, "caffe"),
-    )
-    with_head: bool | None = option(
-        None,
-        "Keep the classifier.  [default: where the layout's own network has one]",
-        names=("--with-head/--without-head",),
-    )
-    norm_suffix: str = option(
-        "", "After the normalisations' names in wider_resnet layouts: \".0\" for NVIDIA's."
-    )
-    module_prefix: bool = option(False, "Write `module.` before every key.")
-    wrap_state_dict: bool = option(False, 'Write {"state_dict": …} (.pth).')
-    legacy: bool = option(
-        False, "Write the format of PyTorch before 1.6, which reads no other (.pth)."
-    )
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclass(frozen=True)
@@ -329,92 +297,7 @@ def _check_size(path: PathLike, sizes: Iterable[int]) -> None:
         )
 
 
-def convert(
-    source: PathLike,
-    target: PathLike,
-    *,
-    label: str | None = None,
-    writing: Writing | None = None,
-    reading: Reading | None = None,
-) -> Label | None:
-    """Write the weights of one file to another, in the kind that its name says.
-
-    Every number is written as it was read (bfloat16 as float32). The target is replaced at once
-    or not at all. What the names do not show is logged as warnings.
-
-    Args:
-        source: a `.params`, `.pth` or `.safetensors` file, in any layout.
-        target: a path that ends in one of these.
-        label: of the network; by default that of the source's name, of its metadata or of the
-            target's name. Names and shapes are held against it.
-        writing: how the target is written; see :func:`ademx.convert.layouts.rename_to` too.
-        reading: what the source does not say of itself.
-
-    Returns:
-        The label that the weights were held against, None where none is known.
-
-    Raises:
-        FileNotFoundError: there is no such source.
-        ValueError: a file or a choice that does not fit.
-        ademx.params.CheckpointMismatch: the weights are not those of the label.
-    """
-    writing = writing or Writing()
-    kind = _target_kind(target)
-    layout = writing.layout or ("release" if kind == ".params" else "native")
-    _check_choices(kind, layout, writing)
-    known = parse_label(label) if label else label_in(source)
-    weights = read_weights(source, label=known or label_in(target), reading=reading)
-    known = known or label_in(weights.metadata.get("label"), target)
-    if known:
-        dataclasses.replace(weights, given=known).check_fit(allow_headless=True)
-    state = to_layout(
-        weights.parameters,
-        layout,
-        label=known,
-        with_head=writing.with_head,
-        norm_suffix=writing.norm_suffix,
-    )
-    if writing.module_prefix:
-        state = {f"module.{key}": value for key, value in state.items()}
-    if kind == ".params":
-        params.save(target, *split(state), prefixed=layout == "release")
-    elif kind == ".pth":
-        write_torch(target, state, wrapped=writing.wrap_state_dict, legacy=writing.legacy)
-    else:
-        write_safetensors(target, state, _metadata(known, layout), source_md5=weights.digest)
-    return known
-
-
-def _target_kind(path: PathLike) -> str:
-    kind = Path(path).suffix
-    if kind not in KINDS:
-        raise InputError(
-            f"{os.fspath(path)}: cannot write {kind or 'a file without suffix'}; expected a name "
-            f"that ends in {', '.join(KINDS)}"
-        )
-    return kind
-
-
-def _check_choices(kind: str, layout: str, writing: Writing) -> None:
-    if kind == ".params" and (layout not in ("release", "gluoncv") or writing.module_prefix):
-        raise InputError(
-            "a .params file has MXNet's names: take layout release or gluoncv, no prefix"
-        )
-    if writing.wrap_state_dict and kind != ".pth":
-        raise InputError(f"a {kind} file has no place for a `state_dict` key: write a .pth file")
-    if writing.legacy and kind != ".pth":
-        raise InputError(f"--legacy: a {kind} file has one format only: write a .pth file")
-
-
-def _metadata(label: Label | None, layout: str) -> dict[str, str]:
-    """Return what a safetensors file says of itself: text, and numbers as JSON."""
-    metadata = {"format": "pt", "layout": layout}
-    if label:
-        normalization = input_normalization(label)
-        metadata |= {
-            "label": str(label),
-            "mean": json.dumps(normalization.mean),
-            "std": json.dumps(normalization.std),
-            "scale": json.dumps(normalization.scale),
-        }
-    return metadata
+def label_metadata(label: Label) -> dict[str, str]:
+    """Return what a file says of its network: the label, and in JSON how pixels are normalised."""
+    normalization = dataclasses.asdict(input_normalization(label))
+    return {"label": str(label), **{name: json.dumps(one) for name, one in normalization.items()}}

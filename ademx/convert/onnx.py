@@ -11,8 +11,6 @@ is version 7, so that onnxruntime 1.6 and all later ones read the files.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,11 +21,11 @@ import numpy as np
 
 import ademx
 from ademx.compat import import_optional
-from ademx.convert.files import NetworkWeights, Reading, read_weights
+from ademx.convert.files import NetworkWeights, label_metadata
 from ademx.errors import InputError
 from ademx.files import PathLike, replacing
-from ademx.labels import Label, label_in, parse_label
-from ademx.networks.graph import input_normalization, list_layers
+from ademx.labels import Label
+from ademx.networks.graph import list_layers
 from ademx.params import Array
 from symbols.layers import DATA, Layer, without_dropout
 from symbols.levels import BN_EPSILON
@@ -77,44 +75,6 @@ def write_onnx(
     model = build_model(weights, input_size=input_size, pool=pool)
     with replacing(path) as file:
         file.write(model.SerializeToString())
-
-
-def convert_to_onnx(
-    source: PathLike,
-    target: PathLike,
-    *,
-    label: str | None = None,
-    input_size: tuple[int, int] | None = None,
-    pool: str = "pad",
-    reading: Reading | None = None,
-) -> Label:
-    """Write the weights of a `.params`, `.pth` or `.safetensors` file as an ONNX file.
-
-    Args:
-        source: weights in any layout, with their head.
-        target: where to.
-        label: of the network; by default that of the source's metadata, of its name or of the
-            target's name.
-        input_size: see :func:`write_onnx`.
-        pool: see :func:`write_onnx`.
-        reading: what the source does not say of itself.
-
-    Returns:
-        The label.
-
-    Raises:
-        FileNotFoundError: there is no such source.
-        ValueError: a file or a label that does not fit; see :func:`write_onnx` for the rest.
-    """
-    import_onnx()  # before the work
-    known = parse_label(label) if label else None
-    weights = read_weights(source, label=known, reading=reading)
-    known = known or label_in(weights.metadata.get("label"), source, target)
-    if known is None:
-        raise InputError(f"{os.fspath(source)}: its name is no model label: give --label")
-    weights = dataclasses.replace(weights, given=known)
-    write_onnx(target, weights, input_size=input_size, pool=pool)
-    return known
 
 
 def build_model(
@@ -191,15 +151,11 @@ def check_written_here(path: PathLike, producer: str, metadata: Mapping[str, str
 
 
 def _metadata(weights: NetworkWeights, pool: str) -> dict[str, str]:
-    normalization = input_normalization(weights.label)
     return {
-        "label": str(weights.label),
+        **label_metadata(weights.label),
         "layout": "release",
         "source": Path(weights.source).name,
         "source_md5": weights.md5,
-        "scale": repr(normalization.scale),
-        "mean": json.dumps(normalization.mean),
-        "std": json.dumps(normalization.std),
         "width": str(weights.width),
         "head": weights.head,
         "pool": pool,
