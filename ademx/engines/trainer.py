@@ -80,6 +80,17 @@ class Workers(ABC):
 class Trainer(ABC):
     """A network being trained.
 
+    Args:
+        optimizer: "TorchNesterov", or "sgd", which is MXNet's.
+        optimizer_params: its `rescale_grad` and `lr_scheduler`, and `momentum` and `wd` if any.
+        workers: the processes that train together.
+        precision: "float32", or what convolutions and fully connected layers compute in:
+            "bfloat16", or "float16" with loss scaling. Weights and momentum are float32
+            throughout.
+        backward_do_mirror: keep less for the backward pass, which computes the rest again: MXNet
+            cheap layers, PyTorch all of a block but its input.
+        scale_loss: scale the loss against underflow; by default in float16 only.
+
     Attributes:
         goes_ahead: `start` returns before its update is made.
     """
@@ -87,8 +98,19 @@ class Trainer(ABC):
     goes_ahead = True
     _scaler: Any = None  # the engine's: its scale, and for how many updates it was `unskipped`
 
-    def __init__(self, optimizer: str, schedule: Callable[[int], float]) -> None:
-        self._schedule = schedule
+    def __init__(
+        self,
+        optimizer: str,
+        optimizer_params: Mapping[str, Any],
+        *,
+        workers: Any,
+        precision: str = "float32",
+        backward_do_mirror: bool = False,
+        scale_loss: bool | None = None,
+    ) -> None:
+        self._workers, self._precision, self._mirror = workers, precision, backward_do_mirror
+        self._is_scaled = precision == "float16" if scale_loss is None else scale_loss
+        self._schedule = optimizer_params["lr_scheduler"]
         # MXNet's SGD counts an update before it asks for the rate; TorchNesterov after.
         self._counts_first = optimizer == "sgd"
         self._started = 0  # updates

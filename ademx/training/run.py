@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -116,15 +117,16 @@ class _TrainingRun:
         self._start = Position(options.first_epoch, 0)
         if checkpoint is not None:
             self._start = Position(checkpoint.state.epoch, checkpoint.state.batch)
+        first_update = self._start.updates_done(self._num_batches)
         _check_agreement(
             workers,
             {**conditions.settings, "validate_every": options.validate_every or 0},
-            self._start.updates_done(self._num_batches),
+            first_update,
         )
         if options.validate_every:
             workers.wait_for_all("tested 0", 0)  # when it has to be long, they know each other
         self._resumes = checkpoint is not None
-        self._trainer = self._make_trainer(checkpoint)
+        self._trainer = self._make_trainer(checkpoint, first_update)
         self._saver = Saver(
             options,
             conditions,
@@ -136,7 +138,16 @@ class _TrainingRun:
         self._validator: Validator | None = None
         if workers.rank == 0:
             self._saver.open_folder()
-            self._progress = self._make_progress(checkpoint)
+            self._progress = Progress(
+                options.output,
+                label=str(options.label),
+                first_update=first_update,
+                last_update=options.last_epoch * self._num_batches,
+                num_batches=self._num_batches,
+                num_epochs=options.to_epoch,
+                tensorboard=options.tensorboard,
+                state=checkpoint.state.record.get("progress") if checkpoint else None,
+            )
             if options.validate_every:
                 self._validator = Validator(options, self._progress, num_batches=self._num_batches)
 
@@ -181,7 +192,7 @@ class _TrainingRun:
         self._iterator.seek(epoch, done)
         if self._progress is not None:
             self._progress.start_clock()
-        pending: list[_Update] = []
+        pending: list[Callable[[], bool]] = []
         while done < self._num_batches and not stop.agreed:
             started = time.monotonic()
             batch = self._next_batch(stop)
@@ -194,13 +205,13 @@ class _TrainingRun:
             sums = self._trainer.start(
                 data, label, seed=self._seed_of(update), stop=stop.number is not None
             )
-            pending.append(_Update(update, rate, batch, sums, wait))
+            pending.append(partial(self._report_update, update, rate, batch, sums, wait))
             done += 1
             # The update before is read while this one is computed.
             while len(pending) > self._trainer.goes_ahead:
-                stop.agreed |= self._report_update(pending.pop(0))
-        for left in pending:
-            stop.agreed |= self._report_update(left)
+                stop.agreed |= pending.pop(0)()
+        for report in pending:
+            stop.agreed |= report()
         return Position(epoch, done) if done < self._num_batches else Position(epoch + 1, 0)
 
     def _finish_epoch(self, position: Position, stop: StopSignal) -> None:
@@ -237,25 +248,40 @@ class _TrainingRun:
                 )
             return None
 
-    def _report_update(self, update: _Update) -> bool:
-        """Wait for an update and show it; return whether a worker was asked to stop."""
-        sums = update.sums()
+    def _report_update(
+        self,
+        number: int,
+        rate: float,
+        batch: Batch | None,
+        find_sums: Callable[[], Sums],
+        wait: float,
+    ) -> bool:
+        """Wait for an update and show it; return whether a worker was asked to stop.
+
+        Args:
+            number: of the update, from 0, in the whole training.
+            rate: its learning rate.
+            batch: this worker's images; None if it had none.
+            find_sums: waits for the update and returns what it found.
+            wait: seconds that the batch was waited for.
+        """
+        sums = find_sums()
         if not math.isfinite(sums.loss):
-            files = "\n  ".join(self._iterator.files(update.batch) if update.batch else ())
+            files = "\n  ".join(self._iterator.files(batch) if batch else ())
             raise TrainingDiverged(
-                f"the loss became {sums.loss} at update {update.number + 1} (epoch "
-                f"{update.number // self._num_batches + 1}), learning rate {update.lr:g}; "
+                f"the loss became {sums.loss} at update {number + 1} (epoch "
+                f"{number // self._num_batches + 1}), learning rate {rate:g}; "
                 f"{self._saver.advice_after_failure(self._workers.rank)}, with a lower --base-lr; "
                 f"worker {self._workers.rank}'s batch:\n  {files}"
             )
         if self._progress is not None:
             self._progress.update(
-                update.number + 1,
-                lr=update.lr,
+                number + 1,
+                lr=rate,
                 sums=self._metrics(sums),
                 count=sums.count,
                 images=self._options.batch_images * self._workers.count,
-                wait=update.wait,
+                wait=wait,
             )
         return sums.stop > 0
 
@@ -274,7 +300,7 @@ class _TrainingRun:
         sequence = np.random.SeedSequence([self._options.seed, self._workers.rank, update])
         return int(sequence.generate_state(1)[0] >> 1)
 
-    def _make_trainer(self, checkpoint: Checkpoint | None) -> Trainer:
+    def _make_trainer(self, checkpoint: Checkpoint | None, first_update: int) -> Trainer:
         options, values = self._options, None
         if checkpoint is not None:
             shapes = network_shapes(options)
@@ -284,43 +310,12 @@ class _TrainingRun:
             data_shape=self._iterator.data_shape,
             num_batches=self._num_batches,
             values=values,
-            first_update=self._start.updates_done(self._num_batches),
+            first_update=first_update,
             workers=self._workers,
         )
         if checkpoint is not None:
             restore(trainer, checkpoint.state, options)
         return trainer
-
-    def _make_progress(self, checkpoint: Checkpoint | None) -> Progress:
-        return Progress(
-            self._options.output,
-            label=str(self._options.label),
-            first_update=self._start.updates_done(self._num_batches),
-            last_update=self._options.last_epoch * self._num_batches,
-            num_batches=self._num_batches,
-            num_epochs=self._options.to_epoch,
-            tensorboard=self._options.tensorboard,
-            state=checkpoint.state.record.get("progress") if checkpoint else None,
-        )
-
-
-@dataclass(frozen=True)
-class _Update:
-    """An update that is under way.
-
-    Attributes:
-        number: from 0, in the whole training.
-        lr: its rate.
-        batch: this worker's images; None if it had none.
-        sums: waits for the update and returns what it found.
-        wait: seconds that the batch was waited for.
-    """
-
-    number: int
-    lr: float
-    batch: Batch | None
-    sums: Callable[[], Sums]
-    wait: float
 
 
 def _check_agreement(workers: Workers, settings: dict[str, Any], first_update: int) -> None:

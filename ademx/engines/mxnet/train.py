@@ -148,13 +148,9 @@ class MxnetTrainer(Trainer):
         data_shapes: name and shape of a batch's data.
         label_shapes: name and shape of its labels.
         values: the parameters and moving statistics to start from, by name.
-        optimizer: MXNet's name of the optimiser.
-        optimizer_params: its arguments; `rescale_grad` and `lr_scheduler` must be among them.
-        workers: the processes that train together.
-        precision: "float32", "bfloat16" (CPUs) or "float16" (GPUs, with loss scaling). Weights
-            and momentum are float32 throughout.
-        backward_do_mirror: compute cheap layers again in the backward pass to save memory.
-        scale_loss: scale the loss against underflow; by default in float16 only.
+        optimizer: see :class:`Trainer`.
+        optimizer_params: see there.
+        options: the others of it.
 
     Raises:
         ValueError: a scaled loss with asynchronous servers, which update before anyone has seen
@@ -171,24 +167,20 @@ class MxnetTrainer(Trainer):
         values: Arrays,
         optimizer: str,
         optimizer_params: Mapping[str, Any],
-        workers: MxnetWorkers,
-        precision: str = "float32",
-        backward_do_mirror: bool = False,
-        scale_loss: bool | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(optimizer, optimizer_params["lr_scheduler"])
+        super().__init__(optimizer, optimizer_params, **options)
+        precision = self._precision
         self._graph = graph if precision == "float32" else _low_precision(graph, precision)
         self._contexts = list(contexts)
         self._shapes = (list(data_shapes), list(label_shapes))
-        self._workers = workers
-        self._mirror = backward_do_mirror
         self._draws = any(node["op"] == "Dropout" for node in json.loads(graph.tojson())["nodes"])
-        if (scale_loss or precision == "float16") and not workers.synchronous:
+        if self._is_scaled and not self._workers.synchronous:
             raise InputError(
                 "--kvstore dist_async: servers cannot leave out updates of float16 "
                 "that overflow; use float32 or --kvstore dist_sync"
             )
-        self._scaler = private.LossScaler() if scale_loss or precision == "float16" else None
+        self._scaler = private.LossScaler() if self._is_scaled else None
         self._rescale = optimizer_params["rescale_grad"]
         self._bind({name: mx.nd.array(value) for name, value in values.items()})
         self._names = private.device_arrays(self._module).param_names
@@ -258,7 +250,9 @@ class MxnetTrainer(Trainer):
 
     def _bind(self, values: Mapping[str, Any]) -> None:
         """Make the module anew with these parameters and the present loss scale."""
-        graph = self._graph if self._scaler is None else _with_scale(self._graph, self.loss_scale)
+        graph = self._graph
+        if self._scaler is not None:
+            graph = _with_attribute(graph, "SoftmaxOutput", grad_scale=repr(self.loss_scale))
         self._module = mx.mod.Module(graph, context=self._contexts, label_names=(_LABEL,))
         with mirroring(self._mirror):
             self._module.bind(*self._shapes)
@@ -374,26 +368,14 @@ def _low_precision(graph: Symbol, precision: str) -> Symbol:
     from mxnet.contrib import amp  # `mxnet.contrib` does not load it by itself
 
     converted = amp.convert_symbol(graph, target_dtype=precision)
-
-    def declare(node: dict[str, Any]) -> None:
-        if node["op"] == "null":  # else MXNet cannot tell the dtype of what is cast
-            node.setdefault("attrs", {})["__dtype__"] = "0"
-
-    return _edited(converted, declare)
+    # Else MXNet cannot tell the dtype of what is cast.
+    return _with_attribute(converted, "null", __dtype__="0")
 
 
-def _with_scale(graph: Symbol, scale: float) -> Symbol:
-    """Return a graph whose loss is multiplied by `scale` in the backward pass."""
-
-    def declare(node: dict[str, Any]) -> None:
-        if node["op"] == "SoftmaxOutput":
-            node.setdefault("attrs", {})["grad_scale"] = repr(scale)
-
-    return _edited(graph, declare)
-
-
-def _edited(graph: Symbol, edit: Callable[[dict[str, Any]], None]) -> Symbol:
+def _with_attribute(graph: Symbol, operator: str, **attribute: str) -> Symbol:
+    """Return a graph whose nodes of an operator, "null" for variables, have an attribute."""
     tree = json.loads(graph.tojson(remove_amp_cast=False))
     for node in tree["nodes"]:
-        edit(node)
+        if node["op"] == operator:
+            node.setdefault("attrs", {}).update(attribute)
     return mx.sym.load_json(json.dumps(tree))

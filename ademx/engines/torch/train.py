@@ -23,7 +23,6 @@ from ademx.devices import Devices
 from ademx.engines.torch import losses
 from ademx.engines.torch.predict import torch_devices
 from ademx.engines.torch.updates import LossScaler, Updates, as_numpy, gradient_of
-from ademx.engines.torch.workers import TorchWorkers
 from ademx.engines.trainer import Arrays, Sums, Trainer
 from symbols.layers import Layer
 from symbols.learning import Learning
@@ -38,15 +37,9 @@ class TorchTrainer(Trainer):
         devices: each gets an equal share of a batch and has its own statistics; contexts of the
             CPU compute one share after the other.
         values: the parameters and moving statistics to start from, by name.
-        optimizer: "TorchNesterov", or "sgd", which is MXNet's.
-        optimizer_params: `rescale_grad`, `momentum`, `wd` and `lr_scheduler`.
-        workers: the processes that train together.
-        precision: "float32", or what convolutions and fully connected layers compute in:
-            "bfloat16", or "float16" with loss scaling. Weights and momentum are float32
-            throughout.
-        backward_do_mirror: keep only the input of each block for the backward pass, which
-            computes the rest again.
-        scale_loss: scale the loss against underflow; by default in float16 only.
+        optimizer: see :class:`Trainer`.
+        optimizer_params: see there.
+        options: the others of it.
     """
 
     def __init__(
@@ -58,17 +51,12 @@ class TorchTrainer(Trainer):
         values: Arrays,
         optimizer: str,
         optimizer_params: Mapping[str, Any],
-        workers: TorchWorkers,
-        precision: str = "float32",
-        backward_do_mirror: bool = False,
-        scale_loss: bool | None = None,
+        **options: Any,
     ) -> None:
-        choices = dict(optimizer_params)
-        super().__init__(optimizer, choices.pop("lr_scheduler"))
+        super().__init__(optimizer, optimizer_params, **options)
         places = _places(devices)
         _prepare(places)
         self.goes_ahead = bool(devices.gpus)
-        self._workers = workers
         self._draws = any(layer.kind == "dropout" for layer in layers)
         self._replicas: list[_Replica] = []
         for device in places:
@@ -80,8 +68,8 @@ class TorchTrainer(Trainer):
                     learning=learning,
                     values=values,
                     weights_of=same[0] if same else None,
-                    precision=precision,
-                    mirror=backward_do_mirror,
+                    precision=self._precision,
+                    mirror=self._mirror,
                 )
             )
         first = self._replicas[0]
@@ -89,13 +77,13 @@ class TorchTrainer(Trainer):
         self._others = list(
             {r.device: r for r in self._replicas if r.device != first.device}.values()
         )
-        if workers.count > 1:
-            workers.share(list(first.parameters.values()))
+        if self._workers.count > 1:
+            self._workers.share(list(first.parameters.values()))
             self._share_weights()
+        rule = {name: value for name, value in optimizer_params.items() if name != "lr_scheduler"}
         nesterov = optimizer == "TorchNesterov"
-        self._updates = Updates(first.parameters, learning, nesterov=nesterov, **choices)
-        scaled = precision == "float16" if scale_loss is None else scale_loss
-        self._scaler: LossScaler | None = LossScaler() if scaled else None
+        self._updates = Updates(first.parameters, learning, nesterov=nesterov, **rule)
+        self._scaler = LossScaler() if self._is_scaled else None
 
     def start(self, data: Any, label: Any, *, seed: int, stop: bool = False) -> Callable[[], Sums]:
         """Start one update and return what waits for its sums; see :class:`Trainer`."""
@@ -184,8 +172,8 @@ class _Replica:
         learning: its loss and statistics.
         values: of parameters and moving statistics, by name.
         weights_of: another replica on this device, whose weights and gradients are this one's.
-        precision: see :class:`TorchTrainer`.
-        mirror: see :class:`TorchTrainer`.
+        precision: see :class:`Trainer`.
+        mirror: see `backward_do_mirror` there.
 
     Attributes:
         device: where it computes.
