@@ -45,9 +45,9 @@ from iters.sources import read_bytes
 
 PREFETCHERS = ("process", "thread")
 
-# Ctrl-C reaches all: the caller ends, then its workers. A group in the background would be
-# stopped for writing to its terminal.
-_IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGTTOU)
+# Ctrl-C and a closed terminal reach all: the caller ends, then its workers. A group in the
+# background would be stopped for writing to its terminal.
+_IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTTOU)
 
 _PATIENCE_SECONDS = 60.0  # from one warning that nothing comes to the next
 _CLOSING_SECONDS = 5.0  # for workers that are stuck in a dead network drive

@@ -47,7 +47,7 @@ folder = Path(sys.argv[1])
 def leave(number, frame):
     (folder / f"saved-{os.getpid()}").touch()
     sys.exit(128 + number)
-for number in (signal.SIGTERM, signal.SIGINT):
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     signal.signal(number, leave)
 (folder / f"worker-{os.getpid()}").touch()
 time.sleep(60)
@@ -165,7 +165,7 @@ def test_a_worker_that_raises_does_not_wait_for_the_others():
     assert "[worker 1] OSError: the disk is full" in errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_reaches_every_worker_which_may_save(number, tmp_path):
     launcher, mark = start(WAITS, tmp_path)
     wait_until(lambda: len(workers_of(tmp_path)) == 2)
@@ -184,6 +184,18 @@ def test_a_second_signal_ends_workers_that_do_not(tmp_path):
     launcher.send_signal(signal.SIGTERM)
     finish(launcher, mark)
     assert launcher.returncode == 128 + signal.SIGTERM
+
+
+def test_the_second_hangup_of_a_closed_terminal_lets_workers_save(tmp_path):
+    slow = "(folder / 'told').touch(); time.sleep(2); (folder"
+    launcher, mark = start(WAITS.replace("(folder", slow, 1), tmp_path)
+    wait_until(lambda: len(workers_of(tmp_path)) == 2)
+    launcher.send_signal(signal.SIGHUP)
+    wait_until((tmp_path / "told").exists)
+    launcher.send_signal(signal.SIGHUP)
+    finish(launcher, mark)
+    assert launcher.returncode == 128 + signal.SIGHUP
+    assert len(list(tmp_path.glob("saved-*"))) == 2
 
 
 @pytest.mark.parametrize("stuck", ["deaf", "stopped"])

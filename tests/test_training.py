@@ -317,19 +317,23 @@ def test_moving_statistics_are_frozen_in_segmentation_and_not_in_classification(
 
 @BOTH
 @pytest.mark.parametrize(
-    ("task", "devices", "at"), [("segmentation", 2, 4), ("classification", 2, 1)]
+    ("task", "devices", "at", "number"),
+    [
+        ("segmentation", 2, 4, signal.SIGTERM),
+        ("classification", 2, 1, signal.SIGHUP),  # of a terminal that closes
+    ],
 )
-def test_sigterm_in_mid_epoch_and_resuming_change_no_bit(
-    request, tmp_path, monkeypatch, task, devices, at, backend
+def test_a_signal_in_mid_epoch_and_resuming_change_no_bit(
+    request, tmp_path, monkeypatch, task, devices, at, number, backend
 ):
     data = request.getfixturevalue({"segmentation": "scenes", "classification": "photos"}[task])
     make = {"segmentation": segmentation, "classification": classification}[task]
     common = {"devices": Devices(cpus=devices), "lr_type": "linear", "backend": backend}
     whole = train(make(data, tmp_path / "whole", **common))
     with monkeypatch.context() as patch:
-        interrupt_at(patch, at)
+        interrupt_at(patch, at, number)
         stopped = train(make(data, tmp_path / "parts", **common))
-    assert stopped.signal == signal.SIGTERM
+    assert stopped.signal == number
     assert stopped.batch > 0
     assert "interrupted" in stopped.params_path.name
     resumed = train(make(data, tmp_path / "parts", **common, resume=True))

@@ -27,6 +27,7 @@ from tiny_training import (
     segmentation,
 )
 
+from ademx.errors import MissingDependency
 from ademx.files import locked
 from ademx.training.curves import load_runs
 from ademx.training.progress import Progress, open_metrics
@@ -238,6 +239,16 @@ def test_a_signal_before_the_first_update_leaves_nothing_to_go_on_from(
     assert not list((tmp_path / "out").glob("*.params"))
 
 
+def test_a_terminal_that_closes_ends_nothing_under_nohup(photos, tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, 0, signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        report = train(classification(photos, tmp_path, to_epoch=1))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (report.signal, report.epoch) == (None, 1)
+
+
 def test_a_signal_right_after_resuming_touches_no_checkpoint(photos, tmp_path, monkeypatch):
     first = train(classification(photos, tmp_path / "out", to_epoch=2, stop_epoch=1))
     before = first.params_path.stat().st_mtime_ns
@@ -288,6 +299,16 @@ def test_means_go_on_after_a_stop(tmp_path):
     (epoch,) = metrics(tmp_path, "epoch")
     assert epoch["loss"] == pytest.approx(total / sum(counts), abs=1e-6)
     assert epoch["images_per_second"] > 0 and shown.state()["epoch"]["count"] == 0
+
+
+def test_tensorboard_without_a_writer_is_told_before_anything_begins(photos, tmp_path, monkeypatch):
+    for name in ("tensorboardX", "torch.utils.tensorboard"):
+        monkeypatch.setitem(sys.modules, name, None)
+    wanted = classification(photos, tmp_path / "out", tensorboard=tmp_path / "events")
+    monkeypatch.setattr(training, "find_labelled_samples", None)
+    with pytest.raises(MissingDependency, match=r"events: no writer .*`pip install 'ademx\[tens"):
+        train(wanted)
+    assert not (tmp_path / "out").exists()
 
 
 def test_tensorboard_drops_what_will_be_written_again(tmp_path, monkeypatch):

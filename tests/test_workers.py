@@ -220,6 +220,7 @@ def test_interrupts_do_not_end_a_worker(tmp_path):
             for pid in worker_processes():
                 os.kill(pid, signal.SIGINT)
                 os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGHUP)
             return all_done(pool)
 
         wait_until(answered)

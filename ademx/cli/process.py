@@ -15,10 +15,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
+from ademx.signals import handled, stopping_signals
 from ademx.text import printable
 from ademx.training.launch import TOLD
-
-_ENDING_SIGNALS = ("SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
 def prepare_streams() -> None:
@@ -141,15 +140,6 @@ def unwinding() -> Iterator[None]:
             os.kill(os.getpid(), number)
         raise SystemExit(128 + number)
 
-    numbers = [getattr(signal, name) for name in _ENDING_SIGNALS if hasattr(signal, name)]
-    taken = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
-    try:
-        for number in taken:
-            signal.signal(number, end)
-    except ValueError:  # not in the main thread
-        taken = []
-    try:
+    taken = [one for one in stopping_signals() if signal.getsignal(one) == signal.SIG_DFL]
+    with handled(taken, end):
         yield
-    finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)

@@ -58,10 +58,10 @@ def reproduce(
 
     --train runs the stages of a recipe one after another, each in its folder below OUTPUT/train,
     and leaves the last one's weights in --models, where testing finds them. It goes on where it
-    was stopped; SIGTERM and Ctrl-C save first.
+    was stopped; SIGTERM, SIGHUP and Ctrl-C save first.
 
-    The exit status is 1 if a row differs, fails or cannot be trained, 143 or 130 after a signal
-    that stopped a training, else 0: rows that are not run are no failure.
+    The exit status is 1 if a row differs, fails or cannot be trained, 143, 130 or 129 after a
+    signal that stopped a training, else 0: rows that are not run are no failure.
     """
     if list_rows:
         click.echo(_table())

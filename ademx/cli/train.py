@@ -31,9 +31,9 @@ def train() -> None:
     --model says which network, such as voc_rna-a1_cls21_s8. --weights of another label give the
     values of all layers but a new head; --weights of the same label are gone on from.
 
-    A run that was stopped or killed goes on by --resume and ends with the same weights. SIGTERM
-    and Ctrl-C save first; the exit status is then 143 or 130. --validate-every tests checkpoints
-    on the val split while training, and keeps the best.
+    A run that was stopped or killed goes on by --resume and ends with the same weights. SIGTERM,
+    Ctrl-C and a terminal that closes (SIGHUP) save first; the exit status is then 143, 130 or 129.
+    --validate-every tests checkpoints on the val split while training, and keeps the best.
     """
 
 

@@ -25,6 +25,7 @@ from typing import IO
 
 from ademx.compat import num_threads
 from ademx.errors import InputError, SystemFault
+from ademx.signals import handled, stopping_signals
 
 _HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05
@@ -50,10 +51,10 @@ def launch(
 ) -> int:
     """Run a command as several workers of one training until all have ended.
 
-    Worker 0's output goes to this process's; lines of the others go to stderr, prefixed. SIGINT
-    and SIGTERM are passed on to the workers, which may save before they end; when the grace is
-    over, or a second one comes, everything is ended. When a process dies, all are ended. Whatever
-    the workers have started in their sessions ends with them.
+    Worker 0's output goes to this process's; lines of the others go to stderr, prefixed. SIGINT,
+    SIGTERM and SIGHUP are passed on to the workers, which may save before they end; when the grace
+    is over, or a second one comes, everything is ended. When a process dies, all are ended.
+    Whatever the workers have started in their sessions ends with them.
 
     Args:
         command: program and arguments, the same for all workers.
@@ -80,7 +81,9 @@ def launch(
     environment = dict(os.environ)
     if servers is None:
         environment |= {"MASTER_ADDR": _HOST, "MASTER_PORT": port}
-        own = [_torch_worker(rank, workers) for rank in range(workers)]
+        # As torchrun tells it.
+        environment |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(workers))
+        own = [dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) for rank in range(workers)]
     else:
         environment |= {
             "DMLC_PS_ROOT_URI": _HOST,
@@ -95,10 +98,16 @@ def launch(
     threads = num_threads(workers)
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
-    with ExitStack() as stack, _signals() as received:
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number in (signal.SIGINT, signal.SIGTERM) or number not in received:
+            received.append(number)  # SIGHUP comes twice: of the shell, and of the terminal
+
+    with ExitStack() as stack, handled(stopping_signals(), note):
         environment[TOLD] = stack.enter_context(tempfile.TemporaryDirectory(prefix="ademx-"))
-        copies: list[threading.Thread] = []
-        stack.callback(_join, copies)  # when all processes, entered later, have ended
+        copies = ExitStack()
+        stack.enter_context(copies)  # which ends when all processes, entered later, have ended
         services = [
             stack.enter_context(_process(_SERVICE, {**environment, "DMLC_ROLE": role}))
             for role in roles
@@ -107,19 +116,15 @@ def launch(
             stack.enter_context(_process(command, {**environment, **one}, prefixed=rank > 0))
             for rank, one in enumerate(own)
         ]
-        copies += _prefix(processes)
+        for rank, process in enumerate(processes):
+            if process.stdout is not None:
+                copy = threading.Thread(target=_prefix, args=(rank, process.stdout), daemon=True)
+                copy.start()
+                copies.callback(copy.join, timeout=_GRACE_SECONDS)
         return _supervise(processes, services, received, grace)
 
 
 _SERVICE = (sys.executable, "-c", "from ademx.engines.mxnet.server import serve; serve()")
-
-
-def _torch_worker(rank: int, workers: int) -> dict[str, str]:
-    """Return what tells a worker of PyTorch its place, as torchrun does."""
-    return {
-        **{name: str(rank) for name in ("RANK", "LOCAL_RANK")},
-        **{name: str(workers) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")},
-    }
 
 
 def _check_meeting_place(port: int | None) -> None:
@@ -143,22 +148,6 @@ def _free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind((_HOST, 0))
         return [each.getsockname()[1] for each in sockets]
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect the numbers of the SIGINTs and SIGTERMs that come instead of obeying them."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -193,27 +182,11 @@ def _end_with_parent() -> Callable[[], object] | None:
     return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _prefix(processes: Sequence[subprocess.Popen[str]]) -> list[threading.Thread]:
-    """Start copying the piped output of workers to stderr, each line with its rank."""
-
-    def copy(rank: int, stream: IO[str]) -> None:
-        for line in stream:
-            sys.stderr.write(f"[worker {rank}] {line}")
-            sys.stderr.flush()
-
-    threads = [
-        threading.Thread(target=copy, args=(rank, process.stdout), daemon=True)
-        for rank, process in enumerate(processes)
-        if process.stdout is not None
-    ]
-    for thread in threads:
-        thread.start()
-    return threads
-
-
-def _join(threads: Sequence[threading.Thread]) -> None:
-    for thread in threads:
-        thread.join(timeout=_GRACE_SECONDS)
+def _prefix(rank: int, stream: IO[str]) -> None:
+    """Copy the piped output of a worker to stderr, each line with its rank."""
+    for line in stream:
+        sys.stderr.write(f"[worker {rank}] {line}")
+        sys.stderr.flush()
 
 
 def _supervise(
@@ -241,7 +214,11 @@ def _supervise(
                 worker.send_signal(received[0])
         status = _failure(workers, services)
         if status:
-            _end(workers, grace if received else _GRACE_SECONDS, received)
+            if not received:
+                for worker in workers:
+                    worker.terminate()
+            # Leaving the context kills those that do not end by themselves.
+            _wait(workers, grace if received else _GRACE_SECONDS, received)
             return status
         if all(worker.poll() == 0 for worker in workers):
             _wait([*workers, *services], _GRACE_SECONDS, received)
@@ -264,14 +241,6 @@ def _failure(
             _log.error("a KVStore server ended: %s", _ending(service.returncode))
             return _status(service.returncode)
     return 0
-
-
-def _end(workers: Sequence[subprocess.Popen[str]], seconds: float, received: Sequence[int]) -> None:
-    """Give the other workers time to end by themselves; leaving the context kills them."""
-    if not received:
-        for worker in workers:
-            worker.terminate()
-    _wait(workers, seconds, received)
 
 
 def _wait(

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -82,7 +83,10 @@ class Progress:
         tensorboard: Path | None = None,
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        self._writer = _summary_writer(tensorboard, first_update) if tensorboard else None
+        self._writer = None
+        if tensorboard:  # it drops what it has of the updates that it will write
+            writer = writer_class(tensorboard)
+            self._writer = writer(str(tensorboard), purge_step=first_update + 1)
         self._label, self._num_batches, self._num_epochs = label, num_batches, num_epochs
         self._first, self._last = first_update, last_update
         self._every = max(1, num_batches // _LINES_PER_EPOCH)
@@ -251,14 +255,15 @@ def parse_line(text: bytes) -> dict[str, Any]:
     raise InputError(f'expected a JSON object with "update", found {found!r}')
 
 
-def _summary_writer(folder: Path, first_update: int) -> Any:
-    """Return a writer; TensorBoard drops what it has of the updates that it will write."""
+def writer_class(folder: Path) -> Any:
+    """Return the class that writes TensorBoard's files, here to this folder.
+
+    Raises:
+        MissingDependency: none is installed.
+    """
     for name in _WRITERS:
-        try:
-            writer = importlib.import_module(name).SummaryWriter
-        except ImportError:
-            continue
-        return writer(str(folder), purge_step=first_update + 1)
+        with suppress(ImportError):
+            return importlib.import_module(name).SummaryWriter
     raise MissingDependency(
         f"--tensorboard {folder}: no writer is installed: run `pip install 'ademx[tensorboard]'`"
     )

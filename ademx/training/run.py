@@ -32,7 +32,7 @@ from ademx.training.batches import find_labelled_samples, make_iterator
 from ademx.training.checkpoints import Checkpoint
 from ademx.training.initial import load_weights
 from ademx.training.options import TrainOptions
-from ademx.training.progress import Progress
+from ademx.training.progress import Progress, writer_class
 from ademx.training.resume import conditions_of, find_checkpoint, restore
 from ademx.training.saving import Position, Saver, TrainingDiverged
 from ademx.training.start import network_shapes, start_trainer
@@ -73,8 +73,8 @@ class TrainReport:
 def train(options: TrainOptions) -> TrainReport:
     """Train a network and write checkpoints, `metrics.jsonl` and `run.json` to the output folder.
 
-    SIGTERM and Ctrl-C end it after the update that is under way, or while it waits for data, with
-    a checkpoint that `resume` goes on from, in the middle of an epoch too.
+    SIGTERM, SIGHUP and Ctrl-C end it after the update that is under way, or while it waits for
+    data, with a checkpoint that `resume` goes on from, in the middle of an epoch too.
 
     Raises:
         ValueError: options that do not fit each other, the weights, the data or the output
@@ -82,10 +82,13 @@ def train(options: TrainOptions) -> TrainReport:
         FileNotFoundError: weights or data are missing.
         OSError: a checkpoint could not be written; those before it are untouched.
         TrainingDiverged: the loss became nan; nothing was written after that.
+        MissingDependency: what computes, or a writer for TensorBoard, is not installed.
 
     Source: SPEC §4; ademxapp:iclass/ilsvrc.py and issegm/voc.py.
     """
     check_backend(options.backend, options.devices, precision=options.precision)
+    if options.tensorboard:
+        writer_class(options.tensorboard)
     with ExitStack() as stack:
         workers = stack.enter_context(
             open_workers(options.kvstore, options.devices, backend=options.engine)

@@ -1,13 +1,13 @@
-"""How a training is asked to stop: SIGTERM and Ctrl-C, which let the update under way end first."""
+"""How a training is asked to stop: by signals, which let the update under way end first."""
 
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import Any
+
+from ademx.signals import handled, stopping_signals
 
 
 class Interrupted(BaseException):
@@ -15,7 +15,7 @@ class Interrupted(BaseException):
 
 
 class StopSignal:
-    """Records SIGTERM and Ctrl-C; a second Ctrl-C interrupts at once. A context manager.
+    """Records SIGTERM, SIGHUP and Ctrl-C, whose second interrupts at once. A context manager.
 
     Args:
         patience: seconds from a signal to when it ends the waiting in `interrupting`.
@@ -30,20 +30,16 @@ class StopSignal:
         self.agreed = False
         self._patience = patience
         self._is_due = self._is_waiting = False
-        self._before: dict[int, Any] = {}
+        self._handlers = ExitStack()
 
     def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._record_signal)
-            self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._end_waiting)
+        self._handlers.enter_context(handled(stopping_signals(), self._record_signal))
+        self._handlers.enter_context(handled([signal.SIGALRM], self._end_waiting))
+        self._handlers.callback(signal.setitimer, signal.ITIMER_REAL, 0)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._before:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handlers.close()
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:

@@ -17,7 +17,6 @@ import os
 import re
 import signal
 import socket
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from ademx.devices import Devices
 from ademx.engines.torch.predict import torch_devices
 from ademx.engines.trainer import Workers
 from ademx.errors import InputError
+from ademx.signals import handled, stopping_signals
 from iters.workers import WorkerError
 
 _PATIENCE = datetime.timedelta(minutes=10)  # for the others, as when worker 0 writes a checkpoint
@@ -166,7 +166,8 @@ class TorchWorkers(Workers):
         _log.info("worker %d of %d meets the others at %s", self.rank, self.count, where)
         _check_address(place.address)  # PyTorch would try it again and again
         missing = f"does not meet the others at {where}, where worker 0 is to be"
-        with self._telling(missing), _ended_by_signals():
+        # Signals end the process: Python would see them when PyTorch has met the others.
+        with self._telling(missing), handled(stopping_signals(), signal.SIG_DFL):
             distributed.init_process_group(
                 "nccl" if devices.gpus else "gloo",
                 init_method=f"tcp://{where}",
@@ -266,19 +267,6 @@ def _check_kvstore(kvstore: str, devices: Devices, place: Place) -> None:
             f"{os.environ.get('WORLD_SIZE')!r}); start it by "
             "`ademx launch --workers 2 -- train … --backend torch`, torchrun or srun"
         )
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let a signal end the process at once: Python would see it when PyTorch has met the others."""
-    is_main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _check_address(address: str) -> None:
