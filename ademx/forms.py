@@ -57,10 +57,10 @@ def shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}…"
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return in words which values of two JSON objects differ, or ""."""
-    return "; ".join(
-        f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
-        for name in sorted(before.keys() | now.keys())
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what differs between two JSON objects: name -> its two values, or None."""
+    return {
+        name: (before.get(name), now.get(name))
+        for name in {**before, **now}
         if before.get(name) != now.get(name)
-    )
+    }

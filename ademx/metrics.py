@@ -44,6 +44,12 @@ class SegmentationScores:
     class_iou: tuple[float, ...]
     absent_classes: str
 
+    @property
+    def overall(self) -> dict[str, float]:
+        """The three scores that are not of one class, by name."""
+        names = ("pixel_accuracy", "mean_accuracy", "mean_iou")
+        return {name: getattr(self, name) for name in names}
+
 
 def confusion_matrix(
     label: NDArray[np.integer],
@@ -140,20 +146,27 @@ def scores_of_counts(
         raise InputError(
             f"absent_classes: found {absent_classes!r}, expected one of {', '.join(ABSENT_CLASSES)}"
         )
-    pixel_accuracy = float(_percent(correct.sum(), truth.sum()))
+    pixel_accuracy = float(percent(correct.sum(), truth.sum()))
     if absent_classes == "zero":
         # Release: one pixel that was never correct stands in for an absent class's truth.
         truth = np.where(truth == 0, 1, truth)
-    accuracy = _percent(correct, truth)
-    iou = _percent(correct, truth + predicted - correct)
+    accuracy = percent(correct, truth)
+    iou = intersection_over_union(correct, truth, predicted)
     return SegmentationScores(
         pixel_accuracy=pixel_accuracy,
-        mean_accuracy=_mean_of_known(accuracy),
-        mean_iou=_mean_of_known(iou),
+        mean_accuracy=float(mean_of_known(accuracy)),
+        mean_iou=float(mean_of_known(iou)),
         class_accuracy=tuple(accuracy.tolist()),
         class_iou=tuple(iou.tolist()),
         absent_classes=absent_classes,
     )
+
+
+def intersection_over_union(
+    correct: NDArray[np.number], truth: NDArray[np.number], predicted: NDArray[np.number]
+) -> NDArray[np.float64]:
+    """Return the IoU of numbers of pixels, all of one shape, in percent; nan where all are 0."""
+    return percent(correct, truth + predicted - correct)
 
 
 def topk_errors(
@@ -182,7 +195,7 @@ def topk_errors(
     if any(k < 1 for k in ks):
         raise InputError(f"ks: found {tuple(ks)}, expected ranks from 1 on")
     ranks = ranks_of_truth(probabilities, labels)
-    return {int(k): float(_percent((ranks >= k).sum(), len(labels))) for k in ks}
+    return {int(k): float(percent((ranks >= k).sum(), len(labels))) for k in ks}
 
 
 def ranks_of_truth(
@@ -287,12 +300,15 @@ def _check_classification(probabilities: NDArray, labels: NDArray) -> None:
         )
 
 
-def _percent(part: ArrayLike, whole: ArrayLike) -> NDArray[np.float64]:
+def percent(part: ArrayLike, whole: ArrayLike) -> NDArray[np.float64]:
     """Return 100 * part / whole; nan where both are 0."""
     with np.errstate(invalid="ignore"):
         return 100.0 * np.true_divide(part, whole)
 
 
-def _mean_of_known(values: NDArray[np.float64]) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
+def mean_of_known(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean along the last axis without what is nan; nan where all is."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[np.float64] = np.where(known, values, 0.0).sum(-1) / known.sum(-1)
+    return mean

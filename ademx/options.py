@@ -15,6 +15,7 @@ from typing import Any
 
 from ademx.devices import Devices
 from ademx.errors import InputError
+from ademx.forms import differing
 from iters.exif import RULES
 from symbols.levels import HEADS, POOL_GEOMETRIES
 
@@ -210,10 +211,7 @@ def differences(options: Any, before: Mapping[str, Any], now: Mapping[str, Any])
     ]
     declared_as = {one.name: (one, said) for one in fields if (said := declared(one)) is not None}
     told = []
-    for name in sorted(before.keys() | now.keys()):
-        values = before.get(name), now.get(name)
-        if values[0] == values[1]:
-            continue
+    for name, values in sorted(differing(before, now).items()):
         if name not in declared_as:
             told.append("{} was {!r}, now {!r}".format(name, *values))
             continue

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ademx.errors import InputError
+from ademx.forms import differing
 from ademx.iteration import progress_bar
 from ademx.testing.finished_runs import FinishedRun
 
@@ -21,8 +22,6 @@ FEW_IMAGES = 50  # with fewer, the interval is too narrow
 _METRICS = {"segmentation": ("mean_iou", 1), "classification": ("top1_error", -1)}
 _CITYSCAPES = ("mean_iiou", "mean_category_iou", "mean_category_iiou")
 _CHUNK = 1 << 22  # entries of a matrix of weights, 32 MiB
-# Its paths may differ where the images do not: these are compared one by one.
-_UNTOLD = "samples_md5"
 
 
 @dataclass(frozen=True)
@@ -131,9 +130,10 @@ class Comparison:
                 name: {"before": before, "after": after}
                 for name, (before, after) in self.settings.items()
             },
-            "classes": [change.record() for change in self.classes],
-            "gained": [change.record() for change in self.gained],
-            "lost": [change.record() for change in self.lost],
+            **{
+                name: [change.record() for change in getattr(self, name)]
+                for name in ("classes", "gained", "lost")
+            },
         }
 
 
@@ -321,15 +321,12 @@ def _common_images(before: FinishedRun, after: FinishedRun) -> tuple[FinishedRun
 
 
 def _differing_settings(before: FinishedRun, after: FinishedRun) -> dict[str, tuple[Any, Any]]:
-    first, second = _settings_of(before), _settings_of(after)
-    differing = {
-        name: (first.get(name), second.get(name))
-        for name in {**first, **second}
-        if first.get(name) != second.get(name) and name != _UNTOLD
-    }
-    if "weights_md5" not in differing:
-        differing.pop("weights", None)  # copies of one file
-    return differing
+    found = differing(_settings_of(before), _settings_of(after))
+    # Of the samples the paths may differ where the images do not: these are compared one by one.
+    found.pop("samples_md5", None)
+    if "weights_md5" not in found:
+        found.pop("weights", None)  # copies of one file
+    return found
 
 
 def _settings_of(run: FinishedRun) -> dict[str, Any]:

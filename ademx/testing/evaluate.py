@@ -44,7 +44,7 @@ def _finished(options: ClassificationOptions | SegmentationOptions) -> Report | 
         _log.debug("%s: %s", options.output, error)
         return None
     inputs = RunInputs(options)
-    if not record.is_finished_with(inputs.settings):
+    if record.num_broken or record.settings.as_json != inputs.settings:
         return None
     if isinstance(options, SegmentationOptions):
         rule = options.absent_classes or inputs.dataset.absent_classes

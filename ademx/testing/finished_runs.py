@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from ademx.arrays import DAMAGED_ARRAYS
 from ademx.errors import InputError, MissingFile
-from ademx.metrics import likeliest, ranks_of_truth, scores_of_counts
+from ademx.metrics import likeliest, percent, ranks_of_truth, scores_of_counts
 from ademx.testing.image_counts import load_image_counts, load_image_labels
 from ademx.testing.record import RunRecord, read_record
 from iters.datasets import DATASETS
@@ -64,22 +64,15 @@ class FinishedRun:
             Percent, by the names that the scores have in `scores.json`.
         """
         if self.task == "classification":
-            errors = 100.0 * np.true_divide(sums, len(self.names))
+            errors = percent(sums, len(self.names))
             return {f"top{rank}_error": float(error) for rank, error in zip(_RANKS, errors)}
-        scores = scores_of_counts(*sums, absent_classes=self.record.absent_classes)
-        names = ("pixel_accuracy", "mean_accuracy", "mean_iou")
-        return {name: getattr(scores, name) for name in names}
+        return scores_of_counts(*sums, absent_classes=self.record.absent_classes).overall
 
     def class_scores(self) -> NDArray[np.float64]:
         """Return the IoU or the top-1 error of each class, (C,) percent, nan if not counted."""
         if self.task == "classification":
-            wrong, labels = self.counts[:, 0], self.truth[:, 0]
-            num_wrong = np.bincount(labels, wrong, len(self.class_names))
-            with np.errstate(invalid="ignore"):
-                errors: NDArray[np.float64] = 100.0 * (
-                    num_wrong / np.bincount(labels, minlength=len(self.class_names))
-                )
-            return errors
+            wrong, labels, size = self.counts[:, 0], self.truth[:, 0], len(self.class_names)
+            return percent(np.bincount(labels, wrong, size), np.bincount(labels, None, size))
         rule = self.record.absent_classes
         scores = scores_of_counts(*self.counts.sum(axis=0), absent_classes=rule)
         return np.array(scores.class_iou)
@@ -121,7 +114,8 @@ def load_run(folder: Path) -> FinishedRun:
             f"{folder}: split {record.settings.split!r} was tested without labels: "
             "there are no scores to compare; name runs on a split with labels"
         )
-    run = _LOADERS[record.settings.command](folder, record)
+    is_segmented = record.settings.command == "evaluate segmentation"
+    run = (_load_segmentation if is_segmented else _load_classification)(folder, record)
     scores = run.scores(run.counts.sum(axis=0))
     recorded = [record.scores[name] for name in scores]
     if not np.allclose(list(scores.values()), recorded, rtol=1e-9, equal_nan=True):
@@ -227,9 +221,3 @@ def mean_probabilities(
         except DAMAGED_ARRAYS as error:
             raise InputError(f"{path}: not what `ademx evaluate` wrote: {error}") from None
     return total / len(scales)
-
-
-_LOADERS: dict[str, Callable[[Path, RunRecord], FinishedRun]] = {
-    "evaluate segmentation": _load_segmentation,
-    "evaluate classification": _load_classification,
-}

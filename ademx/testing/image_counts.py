@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ademx.arrays import DAMAGED_ARRAYS, write_npz
 from ademx.errors import InputError, MissingFile
 from ademx.files import replacing
+from ademx.metrics import intersection_over_union, mean_of_known
 from ademx.testing.numerics import SCORE_MARGIN
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-T = TypeVar("T")
 
 _FILE = "images.npz"
 
@@ -59,21 +59,14 @@ class ImageCounts:
 
     def class_iou(self) -> NDArray[np.float64]:
         """Return the IoU of each image and class, (N, C) percent; nan where a class is absent."""
-        correct, truth, predicted = (self.counts[:, row] for row in range(3))
-        with np.errstate(invalid="ignore"):
-            iou: NDArray[np.float64] = 100.0 * correct / (truth + predicted - correct)
-        return iou
+        return intersection_over_union(*self.counts.swapaxes(0, 1))
 
     def mean_iou(self) -> NDArray[np.float64]:
         """Return each image's mean IoU over the classes in it or predicted for it, (N,) percent.
 
         It is nan where no pixel of an image has a class.
         """
-        iou = self.class_iou()
-        known = ~np.isnan(iou)
-        with np.errstate(invalid="ignore"):
-            mean: NDArray[np.float64] = np.where(known, iou, 0.0).sum(axis=1) / known.sum(axis=1)
-        return mean
+        return mean_of_known(self.class_iou())
 
 
 @dataclass(frozen=True)
@@ -106,7 +99,17 @@ def load_image_counts(folder: Path) -> ImageCounts:
         OSError: it cannot be read.
         ValueError: the file is damaged, or another command's.
     """
-    return _load(folder, _image_counts)
+    with _arrays(folder) as arrays:
+        names, counts = _checked(arrays, "counts", shape=(3, None))
+        if "near_ties" not in arrays:
+            return ImageCounts(names, counts)
+        rows, margin = arrays["near_ties"], arrays["near_margin"]
+        ends = (len(names), *3 * [counts.shape[2]], np.inf)
+        if rows.dtype != np.int64 or rows.ndim != 2 or rows.shape[1] != 5 or margin.shape != ():
+            raise InputError(f"found near ties of shape {rows.shape} ({rows.dtype})")
+        if (rows < (0, 0, 0, 0, 1)).any() or (rows >= ends).any():
+            raise InputError("found near ties of images or classes that there are not")
+        return ImageCounts(names, counts, NearTies(float(margin), rows))
 
 
 def save_image_labels(folder: Path, images: ImageLabels) -> None:
@@ -120,24 +123,8 @@ def load_image_labels(folder: Path) -> ImageLabels:
     Raises:
         FileNotFoundError, OSError, ValueError: as :func:`load_image_counts`.
     """
-    return _load(folder, _image_labels)
-
-
-def _image_counts(arrays: Mapping[str, Any]) -> ImageCounts:
-    names, counts = _checked(arrays, "counts", shape=(3, None))
-    if "near_ties" not in arrays:
-        return ImageCounts(names, counts)
-    rows, margin = arrays["near_ties"], arrays["near_margin"]
-    ends = (len(names), *3 * [counts.shape[2]], np.inf)
-    if rows.dtype != np.int64 or rows.ndim != 2 or rows.shape[1] != 5 or margin.shape != ():
-        raise InputError(f"found near ties of shape {rows.shape} ({rows.dtype})")
-    if (rows < (0, 0, 0, 0, 1)).any() or (rows >= ends).any():
-        raise InputError("found near ties of images or classes that there are not")
-    return ImageCounts(names, counts, NearTies(float(margin), rows))
-
-
-def _image_labels(arrays: Mapping[str, Any]) -> ImageLabels:
-    return ImageLabels(*_checked(arrays, "labels", shape=()))
+    with _arrays(folder) as arrays:
+        return ImageLabels(*_checked(arrays, "labels", shape=()))
 
 
 def _save(folder: Path, names: tuple[str, ...], **values: NDArray[Any]) -> None:
@@ -145,8 +132,9 @@ def _save(folder: Path, names: tuple[str, ...], **values: NDArray[Any]) -> None:
         write_npz(file, {"names": np.array(names, str), **values}, compressed=True)
 
 
-def _load(folder: Path, read: Callable[[Mapping[str, Any]], T]) -> T:
-    """Return what `read` makes of the file's arrays."""
+@contextmanager
+def _arrays(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """Give the file's arrays; what is found wrong with them names the file."""
     path = folder / _FILE
     try:
         content = path.read_bytes()
@@ -156,7 +144,7 @@ def _load(folder: Path, read: Callable[[Mapping[str, Any]], T]) -> T:
             "`ademx evaluate … --resume` adds the file to a run that has none"
         ) from None
     try:
-        return read(np.load(io.BytesIO(content), allow_pickle=False))
+        yield np.load(io.BytesIO(content), allow_pickle=False)
     except DAMAGED_ARRAYS as error:
         raise InputError(f"{path}: not what `ademx evaluate` wrote: {error}") from None
 

@@ -39,38 +39,6 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class PublishedScores:
-    """What was published of a test, as :class:`ademx.published.Result` says it."""
-
-    values: Mapping[str, float]
-    decimals: int = 2
-    setting: str = ""
-    source: str = ""
-
-    @classmethod
-    def of(cls, result: Result) -> PublishedScores:
-        """Return what is recorded of a row."""
-        return cls(result.values, result.decimals, result.setting, result.source)
-
-    def printed(self, metric: str) -> str:
-        """Return a value as the source prints it; see :meth:`ademx.published.Result.printed`."""
-        return f"{self.values[metric]:.{self.decimals}f}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as the file has it."""
-        facts = {"decimals": self.decimals, "setting": self.setting, "source": self.source}
-        return {**self.values, **facts}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> PublishedScores:
-        """Return what :meth:`to_json` gave, also by an older version."""
-        return cls(
-            {name: value[name] for name in METRIC_NAMES if name in value},
-            **_known_fields(cls, value),
-        )
-
-
-@dataclass(frozen=True)
 class RunSettings:
     """All that decides the scores, `as_json`, and what of it has readers.
 
@@ -125,7 +93,8 @@ class RunRecord:
         seconds: of the last part of a run that was resumed; so are the images per second.
         devices: where it was computed.
         versions: name -> version of each library.
-        published: the published result with the same label, split and options, if any.
+        published: the published result with the same label, split and options, if any; of a file
+            no more than its values and digits, and what its source says.
     """
 
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -146,17 +115,22 @@ class RunRecord:
     images_per_second: float | None = None
     devices: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
-    published: PublishedScores | None = None
+    published: Result | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as the file has it: what a task does not have is not there."""
-        values = {part.name: getattr(self, part.name) for part in fields(self)}
+        values = {
+            **vars(self),
+            "broken": [asdict(one) for one in self.broken],
+            "weights": [asdict(one) for one in self.weights],
+            "settings": self.settings.as_json,
+        }
         scores, published = values.pop("scores"), values.pop("published")
-        values["broken"] = [asdict(one) for one in self.broken]
-        values["weights"] = [asdict(one) for one in self.weights]
-        values["settings"] = self.settings.as_json
+        if published is not None:
+            facts = {name: getattr(published, name) for name in ("decimals", "setting", "source")}
+            published = {**published.values, **facts}
         given = {name: value for name, value in values.items() if value not in (None, "")}
-        return {**scores, **given, "published": published and published.to_json()}
+        return {**scores, **given, "published": published}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
@@ -171,12 +145,8 @@ class RunRecord:
             WeightsRead(**_known_fields(WeightsRead, one)) for one in value.get("weights", ())
         ]
         known["settings"] = RunSettings.from_json(value.get("settings", {}))
-        known["published"] = PublishedScores.from_json(published) if published else None
+        known["published"] = _read_published(published) if published else None
         return cls(**known)
-
-    def is_finished_with(self, settings: Mapping[str, Any]) -> bool:
-        """Return whether every image was tested, with just these settings."""
-        return not self.num_broken and self.settings.as_json == settings
 
     def write(self, folder: Path) -> None:
         """Write it to a run's folder."""
@@ -244,6 +214,20 @@ def _known_fields(kind: type, value: Mapping[str, Any]) -> dict[str, Any]:
     return {part.name: value[part.name] for part in fields(kind) if part.name in value}
 
 
+def _read_published(value: Mapping[str, Any]) -> Result:
+    """Return what a file, also an older version's, has of a row of the published table."""
+    return Result(
+        name="",
+        dataset="",
+        split="",
+        network="",
+        values={name: value[name] for name in METRIC_NAMES if name in value},
+        decimals=value.get("decimals", 2),
+        setting=value.get("setting", ""),
+        source=value.get("source", ""),
+    )
+
+
 def _missing_part(record: dict[str, Any]) -> str:
     """Return what a record lacks of what every finished run has, or ""."""
     settings = record.get("settings", {})
@@ -266,13 +250,9 @@ def _missing_part(record: dict[str, Any]) -> str:
 
 
 _SCORE = (*NUMBER, type(None))
-_SCORES = {
-    "pixel_accuracy": _SCORE,
-    "mean_accuracy": _SCORE,
-    "mean_iou": _SCORE,
-    "top1_error": _SCORE,
-    "top5_error": _SCORE,
-}
+_SCORES = dict.fromkeys(
+    ("pixel_accuracy", "mean_accuracy", "mean_iou", "top1_error", "top5_error"), _SCORE
+)
 _RECORD = {
     **_SCORES,
     "class_iou": {...: _SCORE},
@@ -307,7 +287,5 @@ _RECORD = {
 }
 _PUBLISHED = {
     **dict.fromkeys(METRIC_NAMES, _SCORE),
-    "decimals": WHOLE,
-    "setting": TEXT,
-    "source": TEXT,
+    **{"decimals": WHOLE, "setting": TEXT, "source": TEXT},
 }

@@ -161,9 +161,8 @@ class _SegmentationTester:
         found: dict[str, Any] = {}
         if session.has_labels:
             names, scores = session.dataset.class_names, self._scores(confusion)
-            measures = ("pixel_accuracy", "mean_accuracy", "mean_iou")
             found = {
-                "scores": {name: getattr(scores, name) for name in measures},
+                "scores": scores.overall,
                 "class_iou": dict(zip(names, scores.class_iou)),
                 "class_accuracy": dict(zip(names, scores.class_accuracy)),
                 "absent_classes": scores.absent_classes,

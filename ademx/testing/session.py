@@ -29,13 +29,7 @@ from ademx.published import Result, find_result, release_state
 from ademx.testing import run_folder as runs
 from ademx.testing.memory import state_memory
 from ademx.testing.options import EvaluationOptions
-from ademx.testing.record import (
-    LeftOut,
-    PublishedScores,
-    RunRecord,
-    RunSettings,
-    WeightsRead,
-)
+from ademx.testing.record import LeftOut, RunRecord, RunSettings, WeightsRead
 from ademx.versions import versions
 from iters import exif, transforms
 from iters.datasets import Dataset
@@ -289,7 +283,7 @@ class Session(RunInputs):
             images_per_second=round(len(self._tested) / seconds, 3),
             devices=self._devices.names(),
             versions=versions(),
-            published=published and PublishedScores.of(published),
+            published=published,
         )
 
     def _predictor(self, network: NetworkWeights) -> Predictor | TorchPredictor:

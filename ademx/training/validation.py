@@ -19,7 +19,7 @@ from typing import Any
 
 from ademx.errors import InputError, MissingFile, UserError
 from ademx.files import md5, replacing, write_json
-from ademx.forms import differences
+from ademx.options import differences
 from ademx.published import METRIC_NAMES
 from ademx.testing.evaluate import evaluate
 from ademx.testing.options import (
@@ -179,7 +179,7 @@ class Validator:
         if before is not None and before.settings != now.settings:
             _log.warning(
                 "the best so far was tested in another way (%s): it is replaced",
-                differences(dict(before.settings), dict(now.settings)),
+                differences(self._options, before.settings, now.settings),
             )
             before = None
         told = f"val {METRIC_NAMES[self._metric]} {now.score:.2f} %"
