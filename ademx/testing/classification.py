@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -42,23 +40,16 @@ def evaluate_classification(options: ClassificationOptions) -> Report:
         return tester.report([tester.probabilities(scale) for scale in options.test_scales])
 
 
-class _ClassificationTester:
+class _ClassificationTester(Session):
     """Takes a split's images from their files to class probabilities and errors."""
 
+    options: ClassificationOptions
+
     def __init__(self, options: ClassificationOptions) -> None:
-        self._options = options
-        self._session = Session(options)
-        self._num_classes = self._session.dataset.num_classes
-        self._class_ids = _read_class_ids(options.class_ids, self._num_classes)
+        super().__init__(options)
+        self._class_ids = _read_class_ids(options.class_ids, self.dataset.num_classes)
         self._truth = self._checked_labels()
         self._folder = options.output / "predictions"
-
-    @contextmanager
-    def in_folder(self) -> Iterator[None]:
-        """Make the output folder and the one in it ready, and keep other runs out of it."""
-        with self._session.in_folder():
-            self._folder.mkdir(exist_ok=True)
-            yield
 
     def probabilities(self, scale: int) -> np.ndarray:
         """Return one scale's (N, classes) float32, also in `predictions/<scale>.npy`.
@@ -67,18 +58,18 @@ class _ClassificationTester:
         """
         partial = self._folder / f"{scale}.npy.part"
         rows = self._open_rows(partial, self._folder / f"{scale}.npy")
-        rest = [self._session.samples[index] for index in np.flatnonzero(_untested(rows))]
+        rest = [self.samples[index] for index in np.flatnonzero(_untested(rows))]
         done = len(rows) - len(rest)
         with progress_bar(
             delay=0, total=len(rows), initial=done, unit="image", desc=f"scale {scale}"
         ) as bar:
-            loaded = self._session.load(rest, lambda sample: self._inputs(sample, scale), bar=bar)
+            loaded = self.load(rest, lambda sample: self._inputs(sample, scale), bar=bar)
             tested, wrong = 0, 0.0  # of this run: rows of earlier ones are not read again
-            for group in grouped(loaded, self._session.group_images):
+            for group in grouped(loaded, self.group_images):
                 indices = [sample.index for sample, _ in group]
                 rows[indices] = self._predict([inputs for _, inputs in group])
                 bar.update(len(group))
-                if self._session.has_labels:
+                if self.has_labels:
                     tested += len(group)
                     wrong += len(group) * topk_errors(rows[indices], self._truth[indices])[1]
                     bar.set_postfix(top1_error=f"{wrong / tested:.2f}", refresh=False)
@@ -90,21 +81,19 @@ class _ClassificationTester:
         """Return the report of every scale's probabilities and write it to `scores.json`."""
         mean = np.mean(probabilities, axis=0)
         found = {}
-        if self._session.has_labels:
-            by_scale = zip(self._options.test_scales, map(self._errors, probabilities))
+        if self.has_labels:
+            by_scale = zip(self.options.test_scales, map(self._errors, probabilities))
             found = {"scores": self._errors(mean), "scales": dict(by_scale)}
-            names = tuple(sample.name for sample in self._session.samples)
-            save_image_labels(self._options.output, ImageLabels(names, self._truth))
-        record = self._session.record(self._session.published(), **found)
-        record.write(self._options.output)
-        submission = self._submission(mean)
-        return Report(record, self._session.dataset, self._session.samples, submission)
+            names = tuple(sample.name for sample in self.samples)
+            save_image_labels(self.options.output, ImageLabels(names, self._truth))
+        record = self.write_record(**found)
+        return Report(record, self.dataset, self.samples, self._submission(mean))
 
     def _open_rows(self, partial: Path, complete: Path) -> np.memmap:
         """Return the file of a scale's rows, nan where an image is yet to be tested."""
         if complete.is_file():  # finished before; broken images are tried once more
             os.replace(complete, partial)
-        shape = (len(self._session.samples), self._num_classes)
+        shape = (len(self.samples), self.dataset.num_classes)
         if partial.is_file():
             try:  # read-only first: numpy fills up with zeros what it opens for writing
                 rows = np.load(partial, mmap_mode="r")
@@ -122,25 +111,25 @@ class _ClassificationTester:
     def _inputs(self, sample: Sample, scale: int) -> np.ndarray:
         """Return an image's (crops · flips, 3, side, side) float32 network inputs."""
         image = transforms.resize_shorter(
-            self._session.load_sample(sample).image,
+            self.load_sample(sample).image,
             scale,
-            choose=self._options.choose_interp_method,
+            choose=self.options.choose_interp_method,
         )
-        if self._options.test_10crops:
-            crops = transforms.ten_crops(image, training_crop(self._session.label))
-        elif self._options.test_3crops:
+        if self.options.test_10crops:
+            crops = transforms.ten_crops(image, training_crop(self.label))
+        elif self.options.test_3crops:
             crops = transforms.three_crops(image, scale)
         else:
             crops = [transforms.center_crop(image, scale)]
-        normalized = [transforms.normalize(crop, self._session.normalization) for crop in crops]
-        if self._options.test_flipping:
+        normalized = [transforms.normalize(crop, self.normalization) for crop in crops]
+        if self.options.test_flipping:
             normalized += [crop[:, :, ::-1] for crop in normalized]
         return np.stack(normalized)
 
     def _predict(self, inputs: list[np.ndarray]) -> np.ndarray:
         """Return the (images, classes) mean probabilities over each image's inputs."""
-        outputs = self._session.predict(chw for image in inputs for chw in image)
-        return outputs.reshape(len(inputs), -1, self._num_classes).mean(axis=1)
+        outputs = self.predict(chw for image in inputs for chw in image)
+        return outputs.reshape(len(inputs), -1, self.dataset.num_classes).mean(axis=1)
 
     def _errors(self, probabilities: np.ndarray) -> dict[str, float]:
         """Return the errors in percent, by the names that they have in `scores.json`."""
@@ -150,23 +139,23 @@ class _ClassificationTester:
 
     def _checked_labels(self) -> np.ndarray:
         """Return the (N,) true classes, none where the split has no labels."""
-        if not self._session.has_labels:
+        if not self.has_labels:
             return np.empty(0, int)
-        for sample in self._session.samples:
-            check_class(sample, self._session.dataset)
-        return np.array([sample.label for sample in self._session.samples])
+        for sample in self.samples:
+            check_class(sample, self.dataset)
+        return np.array([sample.label for sample in self.samples])
 
     def _submission(self, probabilities: np.ndarray) -> Submission | None:
         """Write five guesses a line, likeliest first, of a test split that is complete."""
-        if not self._session.submission_is_due():
+        if not self.submission_is_due():
             return None
         best = likeliest(probabilities, num=max(_RANKS))
         return write_guesses(
-            self._session.dataset,
-            self._session.samples,
-            self._options.output,
+            self.dataset,
+            self.samples,
+            self.options.output,
             guesses=np.array(self._class_ids)[best],
-            are_numbered=self._options.class_ids is not None,
+            are_numbered=self.options.class_ids is not None,
         )
 
 

@@ -86,10 +86,6 @@ def _is_as_recorded(
 
 def _results(options: ClassificationOptions | SegmentationOptions) -> Iterator[Path]:
     """Yield a run's files for images, and their folders, whose times tell of what was removed."""
-    folders = ["predictions"]
-    if isinstance(options, SegmentationOptions):
-        folders = ["labels", "correct"] if options.save_results else []
-        folders += ["scores"] if options.save_predictions else []
-    for folder in folders:
+    for folder in options.folders(has_labels=True):
         yield options.output / folder
         yield from (options.output / folder).rglob("*")

@@ -88,6 +88,10 @@ class EvaluationOptions:
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite exclude each other: give one of them")
 
+    def folders(self, *, has_labels: bool) -> tuple[str, ...]:
+        """Return the folders under the output that hold what is found in images."""
+        return ()
+
 
 @dataclass(frozen=True)
 class ClassificationOptions(EvaluationOptions):
@@ -141,6 +145,10 @@ class ClassificationOptions(EvaluationOptions):
                 f"which the network is trained, do not fit: expected {crop} or above"
             )
 
+    def folders(self, *, has_labels: bool) -> tuple[str, ...]:
+        """See :class:`EvaluationOptions`."""
+        return ("predictions",)
+
 
 @dataclass(frozen=True)
 class SegmentationOptions(EvaluationOptions):
@@ -190,6 +198,11 @@ class SegmentationOptions(EvaluationOptions):
                 "--no-save-results with --split test would keep nothing: a test split has no "
                 "labels to be scored by; leave it out, or add --save-predictions"
             )
+
+    def folders(self, *, has_labels: bool) -> tuple[str, ...]:
+        """See :class:`EvaluationOptions`; here they hold a file for each image."""
+        folders = ("labels", "correct")[: 1 + has_labels] if self.save_results else ()
+        return (*folders, "scores") if self.save_predictions else folders
 
 
 def training_crop(label: Label) -> int:

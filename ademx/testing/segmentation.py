@@ -6,8 +6,7 @@ import json
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ from iters.sources import read_bytes
 _CORRECT, _WRONG = 127, 0
 # The key of a text in it.
 _TIES = "near ties"
+_NO_TIES = np.empty((0, 4), np.int64)
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ class _Counted:
 
     Attributes:
         confusion: (C, C) int64, rows are truth.
-        ties: of :func:`ademx.testing.score_maps.best_class_and_ties`; None where nobody looked.
+        ties: of :func:`ademx.testing.score_maps.best_class_and_ties`; none where nobody looked.
     """
 
     confusion: np.ndarray
-    ties: np.ndarray | None = None
+    ties: np.ndarray
 
 
 def evaluate_segmentation(options: SegmentationOptions) -> Report:
@@ -90,77 +90,68 @@ def evaluate_segmentation(options: SegmentationOptions) -> Report:
         return tester.report(tester.run())
 
 
-class _SegmentationTester:
+class _SegmentationTester(Session):
     """Takes a split's images from their files to a confusion matrix."""
 
+    options: SegmentationOptions
+
     def __init__(self, options: SegmentationOptions) -> None:
-        self._options = options
         if options.crf is not None:
             import_crf_library()  # found missing now, not when the first image is computed
-        self._session = Session(options)
+        super().__init__(options)
         self._images: dict[Sample, _Counted] = {}
-        dataset = self._session.dataset
         self._scorer = Scorer(
-            self._session.predict,
-            self._session.label,
-            dataset.canvas,
+            self.predict,
+            self.label,
+            self.dataset.canvas,
             steps=options.test_steps,
             flip=options.test_flipping,
             choose_interp_method=options.choose_interp_method,
             tile=options.tile,
             overlap=options.overlap,
-            batch=self._session.group_images,
+            batch=self.group_images,
         )
-        self._absent_classes = options.absent_classes or dataset.absent_classes
-        can_be_judged = options.near_ties or self._published() is not None
-        self._counts_ties = can_be_judged and self._session.has_labels and options.crf is None
-
-    @contextmanager
-    def in_folder(self) -> Iterator[None]:
-        """Make the output folder and those in it ready, and keep other runs out of it."""
-        with self._session.in_folder(*self._first_image()):
-            for name in self._folders():
-                (self._options.output / name).mkdir(exist_ok=True)
-            yield
+        self._absent_classes = options.absent_classes or self.dataset.absent_classes
+        can_be_judged = options.near_ties or self.published() is not None
+        self._counts_ties = can_be_judged and self.has_labels and options.crf is None
 
     def _first_image(self) -> tuple[list[Size], int]:
         """Return what the network sees of it at each scale, and the bytes of its score maps."""
-        sample = self._session.samples[0]
+        sample = self.samples[0]
         try:
             size = image_size(read_bytes(sample.image, sample.offset))
         except (BrokenImage, OSError):  # told when its turn comes
             return [], 0
-        scorer, scales = self._scorer, self._options.test_scales
+        scorer, scales = self._scorer, self.options.test_scales
         scorer.tiles_are_idle(size, scales)
         inputs = [scorer.input_size(size, scale) for scale in scales]
         return inputs, sum(scorer.maps_bytes(size, scale) for scale in scales)
 
     def run(self) -> np.ndarray:
         """Return the (C, C) int64 confusion matrix of all images, those done before included."""
-        samples, classes = self._session.samples, self._session.dataset.num_classes
-        total = np.zeros((classes, classes), np.int64)
-        rest = []
-        for sample in samples:
-            counted = self._earlier_counts(sample) if self._options.resume else None
-            if counted is None:
-                rest.append(sample)
-            else:
-                total += self._count_and_keep(sample, counted)
-        done = len(samples) - len(rest)
-        with progress_bar(delay=0, total=len(samples), initial=done, unit="image") as bar:
+        earlier = ((one, self._earlier_counts(one)) for one in self.samples)
+        if self.options.resume:
+            self._images = {one: counted for one, counted in earlier if counted is not None}
+        total = np.zeros((self.dataset.num_classes,) * 2, np.int64)
+        for counted in self._images.values():
+            total += counted.confusion
+        rest = [one for one in self.samples if one not in self._images]
+        options: dict[str, Any] = {"total": len(self.samples), "initial": len(self._images)}
+        with progress_bar(delay=0, **options, unit="image") as bar:
             for sample, counted in self._counts(rest, bar):
-                total += self._count_and_keep(sample, counted)
+                self._images[sample] = counted
+                total += counted.confusion
                 bar.update()
-                if self._session.has_labels:
+                if self.has_labels:
                     bar.set_postfix(mean_iou=f"{self._scores(total).mean_iou:.2f}", refresh=False)
+        self._images = dict(sorted(self._images.items(), key=lambda item: item[0].index))
         return total
 
     def report(self, confusion: np.ndarray) -> Report:
         """Return the report of a confusion matrix and write it to `scores.json`."""
-        session = self._session
         found: dict[str, Any] = {}
-        if session.has_labels:
-            names, scores = session.dataset.class_names, self._scores(confusion)
+        if self.has_labels:
+            names, scores = self.dataset.class_names, self._scores(confusion)
             found = {
                 "scores": scores.overall,
                 "class_iou": dict(zip(names, scores.class_iou)),
@@ -170,44 +161,38 @@ class _SegmentationTester:
                 "cityscapes": self._cityscapes_scores(),
             }
             self._save_image_counts()
-        record = session.record(self._published(), **found)
-        record.write(self._options.output)
-        return Report(record, session.dataset, session.samples, self._submission())
+        record = self.write_record(**found)
+        return Report(record, self.dataset, self.samples, self._submission())
 
     def _cityscapes_scores(self) -> dict[str, Any] | None:
         """Return what only Cityscapes' own tool knows, from the label images that were written."""
-        if self._session.dataset.name != "cityscapes" or not self._options.save_results:
+        if self.dataset.name != "cityscapes" or not self.options.save_results:
             return None
-        tested = sorted(self._images, key=lambda sample: sample.index)
-        return further_scores(
-            {one.label: self._path("labels", one) for one in tested if isinstance(one.label, Path)}
-        )
+        truths = {one.label: one for one in self._images if isinstance(one.label, Path)}
+        return further_scores({path: self._path("labels", one) for path, one in truths.items()})
 
-    def _published(self) -> Result | None:
-        official = self._session.dataset.absent_classes
-        return self._session.published() if self._absent_classes == official else None
+    def published(self) -> Result | None:
+        """See :class:`Session`; none beside scores by another rule for absent classes."""
+        official = self.dataset.absent_classes
+        return super().published() if self._absent_classes == official else None
 
     def _submission(self) -> Submission | None:
-        if not self._options.save_results or not self._session.submission_is_due():
+        if not self.options.save_results or not self.submission_is_due():
             return None
-        session, options = self._session, self._options
-        return pack_labels(session.dataset, session.samples, options.output, rule=options.exif)
-
-    def _count_and_keep(self, sample: Sample, counted: _Counted) -> np.ndarray:
-        """Keep what was counted in an image and return its confusion matrix."""
-        self._images[sample] = counted
-        return counted.confusion
+        options = self.options
+        return pack_labels(self.dataset, self.samples, options.output, rule=options.exif)
 
     def _counts(self, samples: list[Sample], bar: tqdm[Any]) -> Iterator[tuple[Sample, _Counted]]:
         """Test samples and yield those that could be with what was counted in them."""
-        is_tiled = self._options.tile is not None  # images are so large that one will do
-        loaded = self._session.load(samples, self._prepare, bar=bar, ahead=1 if is_tiled else None)
-        groups = grouped(loaded, 1 if is_tiled else self._session.group_images)
+        is_tiled = self.options.tile is not None  # images are so large that one will do
+        loaded = self.load(samples, self._prepare, bar=bar, ahead=1 if is_tiled else None)
+        groups = grouped(loaded, 1 if is_tiled else self.group_images)
         # One thread finishes a group (enlarges, writes, counts) while the next is computed.
         with ThreadPoolExecutor(1) as pool:
             finishing: Future[list[tuple[Sample, _Counted]]] | None = None
             for group in groups:
-                scores = self._network_scores([prepared for _, prepared in group])
+                scales = zip(*(prepared.scaled for _, prepared in group))
+                scores = list(zip(*map(self._scorer.score, scales)))
                 if finishing is not None:
                     yield from finishing.result()
                 finishing = pool.submit(self._write_group, group, scores)
@@ -215,44 +200,43 @@ class _SegmentationTester:
                 yield from finishing.result()
 
     def _prepare(self, sample: Sample) -> _Prepared:
-        check_names(sample, (self._path(folder, sample) for folder in self._folders()))
-        image, stored, _, _ = self._session.load_sample(sample)
+        check_names(sample, (self._path(folder, sample) for folder in self.folders))
+        image, stored, _, _ = self.load_sample(sample)
         truth = None
         if stored is not None:
-            size, dataset = image.shape[:2], self._session.dataset
-            truth = class_ids(dataset, stored, size, name=sample.label)
-        scaled = (self._scorer.prepare(image, scale) for scale in self._options.test_scales)
-        return _Prepared(None if self._options.crf is None else image, truth, tuple(scaled))
+            truth = class_ids(self.dataset, stored, image.shape[:2], name=sample.label)
+        scaled = (self._scorer.prepare(image, scale) for scale in self.options.test_scales)
+        return _Prepared(None if self.options.crf is None else image, truth, tuple(scaled))
 
     def _save_image_counts(self) -> None:
-        samples = sorted(self._images, key=lambda sample: sample.index)
-        names = tuple(sample.name for sample in samples)
-        matrices = [self._images[sample].confusion for sample in samples]
+        names = tuple(sample.name for sample in self._images)
+        matrices = [counted.confusion for counted in self._images.values()]
         counts = [[one.diagonal(), one.sum(axis=1), one.sum(axis=0)] for one in matrices]
-        size = (len(samples), 3, self._session.dataset.num_classes)
-        images = ImageCounts(names, np.array(counts, np.int64).reshape(size))
+        size = (len(names), 3, self.dataset.num_classes)
+        near_ties = None
         if self._counts_ties:
             rows = [np.empty((0, 5), np.int64)]
-            for index, sample in enumerate(samples):
-                rows.append(np.insert(_known(self._images[sample].ties), 0, index, axis=1))
-            images = replace(images, near_ties=NearTies(SCORE_MARGIN, np.concatenate(rows)))
-        save_image_counts(self._options.output, images)
-
-    def _network_scores(self, group: list[_Prepared]) -> list[tuple[ScorePart, ...]]:
-        """Return each image's score maps, a part for every scale."""
-        scales = zip(*(prepared.scaled for prepared in group))
-        return list(zip(*map(self._scorer.score, scales)))
+            for index, counted in enumerate(self._images.values()):
+                rows.append(np.insert(counted.ties, 0, index, axis=1))
+            near_ties = NearTies(SCORE_MARGIN, np.concatenate(rows))
+        images = ImageCounts(names, np.array(counts, np.int64).reshape(size), near_ties)
+        save_image_counts(self.options.output, images)
 
     def _write_group(
         self, group: list[tuple[Sample, _Prepared]], scores: list[tuple[ScorePart, ...]]
     ) -> list[tuple[Sample, _Counted]]:
-        """Write a group's files and return each sample with what was counted in it."""
+        """Write a group's files and return each sample with what was counted in it.
+
+        Args:
+            group: samples.
+            scores: their score maps, a part for every scale.
+        """
         counts = []
         for (sample, prepared), parts in zip(group, scores):
-            if self._options.save_predictions:
+            if self.options.save_predictions:
                 self._save_scores(sample, parts)
             classes, ties = self._classes(prepared, parts)
-            if self._options.save_results:
+            if self.options.save_results:
                 self._save_results(sample, classes, prepared.truth, ties)
             confusion = self._confusion(prepared.truth, classes)
             counts.append((sample, _Counted(confusion, ties)))
@@ -260,14 +244,14 @@ class _SegmentationTester:
 
     def _classes(
         self, prepared: _Prepared, parts: tuple[ScorePart, ...]
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the class of every pixel of the original image, (H, W), and ties if wanted."""
-        if self._options.crf is not None and prepared.pixels is not None:
-            refined = refine(mean_scores(parts), prepared.pixels, self._options.crf)
-            return refined.argmax(axis=0).astype(np.uint8), None
+        if self.options.crf is not None and prepared.pixels is not None:
+            refined = refine(mean_scores(parts), prepared.pixels, self.options.crf)
+            return refined.argmax(axis=0).astype(np.uint8), _NO_TIES
         if self._counts_ties and prepared.truth is not None:
             return best_class_and_ties(parts, prepared.truth, margin=SCORE_MARGIN)
-        return best_class(parts), None
+        return best_class(parts), _NO_TIES
 
     def _save_scores(self, sample: Sample, parts: tuple[ScorePart, ...]) -> None:
         scores = (maps.astype(np.float16) for _, maps in parts)
@@ -276,7 +260,7 @@ class _SegmentationTester:
             write_npz(file, arrays)
 
     def _score_keys(self) -> list[str]:
-        scales = self._options.test_scales
+        scales = self.options.test_scales
         return ["scores"] if len(scales) == 1 else [f"scores@{scale}" for scale in scales]
 
     def _save_results(
@@ -284,22 +268,22 @@ class _SegmentationTester:
         sample: Sample,
         classes: np.ndarray,
         truth: np.ndarray | None,
-        ties: np.ndarray | None,
+        ties: np.ndarray,
     ) -> None:
         if truth is not None:
             correct = Image.fromarray(_correct_pixels(classes, truth))
-            note = None if ties is None else _note(ties)
+            note = _note(ties) if self._counts_ties else None
             save_png(self._path("correct", sample), correct, pnginfo=note)
         # Last, because the next run takes this file for the sign of a finished image.
-        save_png(self._path("labels", sample), label_image(self._session.dataset, classes))
+        save_png(self._path("labels", sample), label_image(self.dataset, classes))
 
     def _earlier_counts(self, sample: Sample) -> _Counted | None:
         """Return what an interrupted run counted in an image, if what it left is whole."""
-        if not self._options.save_results:
+        if not self.options.save_results:
             return None
-        dataset = self._session.dataset
+        dataset = self.dataset
         try:
-            for folder in set(self._folders()) - {"scores"}:
+            for folder in set(self.folders) - {"scores"}:
                 with Image.open(self._path(folder, sample)) as image:
                     image.verify()  # checksums and end
             classes = decode_label(dataset, load_label(self._path("labels", sample)))
@@ -309,9 +293,9 @@ class _SegmentationTester:
                 correct = load_label(self._path("correct", sample))
                 if not np.array_equal(correct, _correct_pixels(classes, truth)):
                     return None  # one of the three files is another one now
-            if self._options.save_predictions and not self._has_scores(sample):
+            if self.options.save_predictions and not self._has_scores(sample):
                 return None
-            ties = None
+            ties = _NO_TIES
             if self._counts_ties:
                 ties = _noted_ties(self._path("correct", sample), dataset.num_classes)
             return _Counted(self._confusion(truth, classes), ties)
@@ -326,7 +310,7 @@ class _SegmentationTester:
             return archive.namelist() == names and archive.testzip() is None
 
     def _confusion(self, truth: np.ndarray | None, classes: np.ndarray) -> np.ndarray:
-        num_classes = self._session.dataset.num_classes
+        num_classes = self.dataset.num_classes
         if truth is None:
             return np.zeros((num_classes, num_classes), np.int64)
         return confusion_matrix(truth, classes, num_classes)
@@ -334,18 +318,9 @@ class _SegmentationTester:
     def _scores(self, confusion: np.ndarray) -> SegmentationScores:
         return segmentation_scores(confusion, absent_classes=self._absent_classes)
 
-    def _folders(self) -> list[str]:
-        """Return the folders under the output that hold a file for every image."""
-        folders = ["labels"] if self._options.save_results else []
-        if self._options.save_results and self._session.has_labels:
-            folders.append("correct")
-        if self._options.save_predictions:
-            folders.append("scores")
-        return folders
-
     def _path(self, folder: str, sample: Sample) -> Path:
         suffix = ".npz" if folder == "scores" else ".png"
-        return self._options.output / folder / f"{sample.name}{suffix}"
+        return self.options.output / folder / f"{sample.name}{suffix}"
 
 
 def _note(ties: np.ndarray) -> PngInfo:
@@ -367,12 +342,6 @@ def _noted_ties(path: Path, num_classes: int) -> np.ndarray:
     ties = np.array(note.get("pixels", ()), np.int64).reshape(-1, 4)
     if note.get("margin") != SCORE_MARGIN or (ties < 0).any() or (ties[:, :3] >= num_classes).any():
         raise InputError(f"{path}: near ties were not counted")
-    return ties
-
-
-def _known(ties: np.ndarray | None) -> np.ndarray:
-    if ties is None:
-        raise InputError("near ties were not counted")
     return ties
 
 

@@ -110,7 +110,7 @@ class RunInputs:
 
 
 class Session(RunInputs):
-    """The samples, networks and folder of one test run.
+    """The samples, networks and folder of one test run; what a task does with them is below it.
 
     Nothing is written before :meth:`in_folder`, so that a caller can check the rest of its
     options first.
@@ -134,12 +134,8 @@ class Session(RunInputs):
         self._start = time.monotonic()
 
     @contextmanager
-    def in_folder(self, sizes: Sequence[Size] = (), maps_bytes: int = 0) -> Iterator[None]:
+    def in_folder(self) -> Iterator[None]:
         """Make the output folder ready, log what is tested, and keep other runs out of it.
-
-        Args:
-            sizes: of the networks' inputs, pixels; squares of the test scales if not said.
-            maps_bytes: of an image's score maps.
 
         Raises:
             ValueError, OSError: see :func:`ademx.files.locked` and
@@ -149,9 +145,24 @@ class Session(RunInputs):
         with locked(options.output, "--output"):
             runs.open_folder(self.settings, options)
             self._describe()
+            sizes, maps_bytes = self._first_image()
             sizes = sizes or [(scale, scale) for scale in options.test_scales]
             state_memory(options, self._networks, sizes, self._devices, maps_bytes=maps_bytes)
+            for folder in self.folders:
+                (options.output / folder).mkdir(exist_ok=True)
             yield
+
+    def _first_image(self) -> tuple[list[Size], int]:
+        """Return what the network sees of it at each scale, and the bytes of its score maps.
+
+        No sizes stand for squares of the test scales.
+        """
+        return [], 0
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders under the output that hold what is found in images."""
+        return self.options.folders(has_labels=self.has_labels)
 
     @property
     def label(self) -> Label:
@@ -260,17 +271,16 @@ class Session(RunInputs):
             )
         return self.options.split == "test" and not self._broken
 
-    def record(self, published: Result | None, **of_task: Any) -> RunRecord:
-        """Return the record of the run.
+    def write_record(self, **of_task: Any) -> RunRecord:
+        """Write the record of the run, and return it.
 
         Images per second are those of this run, without what a run that it resumes had done.
 
         Args:
-            published: of :meth:`published`.
             of_task: what the task found.
         """
         seconds = time.monotonic() - self._start
-        return RunRecord(
+        record = RunRecord(
             **of_task,
             dataset=self.dataset.name,
             num_images=len(self.samples),
@@ -283,8 +293,10 @@ class Session(RunInputs):
             images_per_second=round(len(self._tested) / seconds, 3),
             devices=self._devices.names(),
             versions=versions(),
-            published=published,
+            published=self.published(),
         )
+        record.write(self.options.output)
+        return record
 
     def _predictor(self, network: NetworkWeights) -> Predictor | TorchPredictor:
         options = self.options
