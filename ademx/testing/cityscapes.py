@@ -12,7 +12,7 @@ import argparse
 import contextlib
 import io
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -46,13 +46,21 @@ def further_scores(predictions: Mapping[Path, Path]) -> dict[str, Any] | None:
     """
     try:
         tool = _import_tool()
-        return _official_scores(tool, predictions, has_instances=_has_instances(predictions.keys()))
+        missing = _without_instances(predictions)
+        if missing:
+            _log.warning(
+                "no iIoU: %d of %d labels, such as %s, lack the file of their instances, with "
+                "instanceIds for labelIds in its path: unpack *_instanceIds.png of "
+                "gtFine_trainvaltest.zip, then run this command with --resume, which adds it",
+                *(len(missing), len(predictions), missing[0]),
+            )
+        return _official_scores(tool, predictions, has_instances=not missing)
     except (MissingDependency, InputError) as error:
         _log.warning("no iIoU and no IoU of categories: %s", error)
         return None
 
 
-def can_be_added(found: Mapping[str, Any] | None, truths: Collection[Path]) -> bool:
+def can_be_added(found: Mapping[str, Any] | None, truths: Iterable[Path]) -> bool:
     """Return whether :func:`further_scores` now finds more than it did, without the log's line."""
     try:
         _import_tool()
@@ -99,20 +107,7 @@ def _import_tool() -> ModuleType:
         raise InputError(str(error)) from error
 
 
-def _has_instances(truths: Collection[Path]) -> bool:
-    """Return whether the instances' file of every label is there; log that some are not."""
-    missing = _without_instances(truths)
-    if missing:
-        _log.warning(
-            "no iIoU: %d of %d labels, such as %s, lack the file of their instances, with "
-            "instanceIds for labelIds in its path: unpack *_instanceIds.png of "
-            "gtFine_trainvaltest.zip, then run this command with --resume, which adds it",
-            *(len(missing), len(truths), missing[0]),
-        )
-    return not missing
-
-
-def _without_instances(truths: Collection[Path]) -> list[Path]:
+def _without_instances(truths: Iterable[Path]) -> list[Path]:
     """Return the labels whose instances are not where the tool looks for them.
 
     For a label of another name it would take the label itself.
@@ -152,7 +147,13 @@ def _official_scores(
         except SystemExit:  # is how the tool ends at a file that it cannot use
             first = said.getvalue().strip().partition("\n")[0]  # of what several threads met
             raise InputError(f"Cityscapes' own tool says: {first}") from None
-    kinds = {"category_iou": _category_ious(tool, confusion, settings)}
+    kinds = {
+        "category_iou": {
+            name: tool.getIouScoreForCategory(name, confusion, settings)
+            for name, labels in tool.category2labels.items()
+            if not all(label.ignoreInEval for label in labels)
+        }
+    }
     if has_instances:
         kinds["class_iiou"] = {
             name: tool.getInstanceIouScoreForLabel(
@@ -208,11 +209,3 @@ def _add(total: dict[str, Any], part: Mapping[str, Any]) -> None:
             for key, value in counts.items():
                 if key != "labelIds":
                     total[kind][name][key] += value
-
-
-def _category_ious(tool: Any, confusion: Any, settings: argparse.Namespace) -> dict[str, float]:
-    return {
-        name: tool.getIouScoreForCategory(name, confusion, settings)
-        for name, labels in tool.category2labels.items()
-        if not all(label.ignoreInEval for label in labels)
-    }

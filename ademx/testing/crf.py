@@ -150,17 +150,10 @@ def refine(
         compat=parameters.bilateral_weight,
         normalization=library.NORMALIZE_SYMMETRIC,
     )
-    refined: NDArray[np.float32] = np.asarray(_inferred(crf, parameters.iterations), np.float32)
-    return refined.reshape(num_classes, height, width)
-
-
-def _inferred(crf: Any, iterations: int) -> Any:
-    """Return what `crf.inference` does, update by update.
-
-    The library keeps Python's lock in every call: a thread that runs the network gets it between
-    two updates, not after all of them.
-    """
+    # What `crf.inference` does, update by update: the library keeps Python's lock in every call. A
+    # thread that runs the network gets it between two updates, not after all of them.
     state, *buffers = crf.startInference()
-    for _ in range(iterations):
+    for _ in range(parameters.iterations):
         crf.stepInference(state, *buffers)
-    return state
+    refined: NDArray[np.float32] = np.asarray(state, np.float32)
+    return refined.reshape(num_classes, height, width)

@@ -21,6 +21,7 @@ from ademx.engines.backends import default_devices, predictor_class, resolve_bac
 from ademx.engines.mxnet.predict import Predictor
 from ademx.errors import InputError
 from ademx.files import locked, md5
+from ademx.forms import differing
 from ademx.iteration import grouped, prefetched
 from ademx.labels import Label, chosen_label
 from ademx.networks.graph import input_normalization, network_stride
@@ -184,14 +185,11 @@ class Session(RunInputs):
         """
         outputs = []
         for group in grouped(images, self.group_images):
-            batch = np.stack(group)
-            outputs.append(sum(self._probabilities(batch)) / len(self._predictors))
+            batch, size = np.stack(group), self.options.batch_images
+            networks = zip(self._predictors, self.options.weights)
+            found = (finite(model(batch, batch=size), path) for model, path in networks)
+            outputs.append(sum(found) / len(self._predictors))
         return np.concatenate(outputs)
-
-    def _probabilities(self, images: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield each network's output."""
-        for model, path in zip(self._predictors, self.options.weights):
-            yield finite(model(images, batch=self.options.batch_images), path)
 
     def load(
         self,
@@ -399,19 +397,17 @@ def check_averageable(labels: Sequence[Label]) -> None:
     """Raise ValueError unless the labels' networks take one input and their outputs one shape."""
     first = labels[0]
     for label in labels[1:]:
-        for name, (ours, theirs) in _facts_of_outputs(first, label).items():
-            if ours != theirs:
-                raise InputError(
-                    f"weights of {first} and {label} cannot be averaged: {name} is {ours} in one "
-                    f"and {theirs} in the other"
-                )
+        for name, (ours, theirs) in differing(_shared_facts(first), _shared_facts(label)).items():
+            raise InputError(
+                f"weights of {first} and {label} cannot be averaged: {name} is {ours} in one "
+                f"and {theirs} in the other"
+            )
 
 
-def _facts_of_outputs(*labels: Label) -> dict[str, tuple[Any, ...]]:
-    """Return what the labels' networks must have in common, of each of them."""
-    names = ("dataset", "family", "num_classes")
-    facts = {name: tuple(getattr(label, name) for label in labels) for name in names}
-    facts["what divides the input"] = tuple(input_normalization(label).std for label in labels)
-    if labels[0].task == "segmentation":
-        facts["output_stride"] = tuple(map(network_stride, labels))
+def _shared_facts(label: Label) -> dict[str, Any]:
+    """Return what networks must have in common with a label's."""
+    facts = {name: getattr(label, name) for name in ("dataset", "family", "num_classes")}
+    facts["what divides the input"] = input_normalization(label).std
+    if label.task == "segmentation":
+        facts["output_stride"] = network_stride(label)
     return facts

@@ -194,9 +194,12 @@ def pack_labels(
         _write_archive(file, _pictures(members, output, server), server.archive)
         file.flush()
         check_archive(Path(file.name), samples, dataset.name, rule=rule, named=path)
-    return Submission(
-        path, server.address, _content(server, len(samples)), _warnings(samples, server, rule)
+    least, greatest = server.values
+    content = (
+        f"{len(samples)} images, for each {_KINDS[server.mode]}, as large as the image, "
+        f"{server.meaning} {least} to {greatest}"
     )
+    return Submission(path, server.address, content, _warnings(samples, server, rule))
 
 
 def check_archive(
@@ -238,14 +241,6 @@ def check_archive(
         development kit of the Scene Parsing benchmark of ADE20K, "Submission format".
     """
     _raise_faults(named or path, _archive_faults(path, samples, _SERVERS[dataset], rule))
-
-
-def _content(server: _Server, num_images: int) -> str:
-    least, greatest = server.values
-    return (
-        f"{num_images} images, for each {_KINDS[server.mode]}, as large as the image, "
-        f"{server.meaning} {least} to {greatest}"
-    )
 
 
 def _warnings(samples: Sequence[Sample], server: _Server, rule: str) -> tuple[str, ...]:
@@ -330,17 +325,15 @@ def _archive_faults(path: Path, samples: Sequence[Sample], server: _Server, rule
     try:
         for name, encoded in _read_archive(path, server.archive):
             image = server.image(name)
-            sample = missing.pop(image, None)
-            if sample is not None:
-                faults += [f"{name}: {fault}" for fault in _faults(encoded, sample, server, rule)]
+            if image in missing:
+                found = list(_faults(encoded, missing.pop(image), server, rule))
                 done.add(image)
                 bar.update()
             elif image in done:
-                faults.append(f"{name}: a second file for its image, expected one")
+                found = ["a second file for its image, expected one"]
             else:
-                faults.append(
-                    f"{name}: no image of the test set, expected names like {server.example}"
-                )
+                found = [f"no image of the test set, expected names like {server.example}"]
+            faults += [f"{name}: {fault}" for fault in found]
     except _DAMAGED as error:
         kind = Path(server.archive).suffix[1:]
         faults.append(f"cannot be read as a {kind} archive: {error}")
