@@ -79,7 +79,7 @@ def run_demo(
         )
     )
     page = output / "report.html"
-    write_run_report(page, report, output / "val")
+    write_run_report(page, report)
     files = {"weights": weights, "scores": output / "val" / "scores.json", "report": page}
     try:
         with replacing(output / "curves.png") as file:

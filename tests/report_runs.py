@@ -11,9 +11,8 @@ from PIL import Image
 
 from ademx.files import write_json
 from ademx.metrics import confusion_matrix, segmentation_scores, topk_errors
-from ademx.reports.runs import RunToShow
 from ademx.testing.image_counts import ImageCounts, save_image_counts
-from ademx.testing.record import RunRecord
+from ademx.testing.record import Report, RunRecord
 from iters.datasets import DATASETS, Dataset, encode_label
 from iters.samples import Sample
 
@@ -25,7 +24,7 @@ def write_segmentation_run(
     dataset: Dataset = DATASETS["voc"],
     title: str = "voc-a1",
     published: dict | None = None,
-) -> RunToShow:
+) -> Report:
     """Write what a run leaves for (truth, prediction) pairs of class ids, 255 void, and return it.
 
     An image is its truth as greys, three times.
@@ -69,7 +68,7 @@ def write_classification_run(
     *,
     title: str = "ilsvrc-a1",
     published: dict | None = None,
-) -> RunToShow:
+) -> Report:
     """Write what a run leaves for (scales, N, 1000) probabilities and N true classes."""
     scales = (256, 320)[: len(probabilities)]
     (folder / "predictions").mkdir(parents=True)
@@ -110,7 +109,7 @@ def _finished(
     scores: dict,
     published: dict | None,
     scales: Sequence[int] = (500,),
-) -> RunToShow:
+) -> Report:
     record = {
         **scores,
         "dataset": dataset.name,
@@ -135,4 +134,4 @@ def _finished(
     }
     write_json(folder / "scores.json", record)
     record = RunRecord.from_json(json.loads((folder / "scores.json").read_text()))
-    return RunToShow(title, folder, record, dataset, samples)
+    return Report(folder, record, dataset, samples, title=title)

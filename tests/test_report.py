@@ -20,9 +20,8 @@ from ademx.errors import MissingDependency
 from ademx.published import Result
 from ademx.reports import page as report
 from ademx.reports.choice import ClassificationImages, SegmentationImages, choose, hardest_classes
-from ademx.reports.page import write_report, write_run_report
+from ademx.reports.page import TableRow, write_report, write_run_report
 from ademx.reports.pictures import Panels, PictureEncoder
-from ademx.reports.runs import RunToShow, TableRow
 from ademx.testing.record import Report, RunRecord, RunSettings, WeightsRead
 from iters.datasets import DATASETS, Dataset
 
@@ -96,7 +95,7 @@ class Page(HTMLParser):
         return [image["name"] for image in self.images() if image["group"] == group]
 
 
-def written(tmp_path: Path, *runs: RunToShow, rows=()) -> Page:
+def written(tmp_path: Path, *runs: Report, rows=()) -> Page:
     write_report(tmp_path / "report.html", runs, title="A report", rows=rows)
     return Page(tmp_path / "report.html")
 
@@ -611,8 +610,8 @@ def test_a_pillow_without_webp_is_a_missing_dependency(tmp_path, monkeypatch):
 
 def test_a_report_of_one_run_is_named_after_its_weights_and_split(tmp_path):
     run = write_segmentation_run(tmp_path / "run", pairs(2))
-    found = Report(run.record, run.dataset, run.samples)
-    write_run_report(tmp_path / "report.html", found, run.folder)
+    found = Report(run.folder, run.record, run.dataset, run.samples)
+    write_run_report(tmp_path / "report.html", found)
     page = Page(tmp_path / "report.html")
     assert "<h1>voc_rna-a1_cls21_s8 on voc val</h1>" in page.source
     assert "<nav" not in page.source

@@ -10,8 +10,7 @@ import pytest
 from report_runs import write_classification_run, write_segmentation_run
 
 from ademx.published import Result
-from ademx.reports.page import write_report
-from ademx.reports.runs import TableRow
+from ademx.reports.page import TableRow, write_report
 from iters.datasets import Dataset
 
 playwright = pytest.importorskip("playwright.sync_api")

@@ -217,7 +217,7 @@ def _run(
     if files.report_file is not None:
         from ademx.reports.page import write_run_report
 
-        write_run_report(files.report_file, report, output)
+        write_run_report(files.report_file, report)
     click.echo(scores_table(record))
     if report.submission is not None:
         click.echo(submission_text(report.submission))

@@ -1,4 +1,4 @@
 """The page that people look at: one HTML file for a test run."""
 
 # The modules that other rooms may import.
-__all__ = ["page", "runs"]
+__all__ = ["page"]

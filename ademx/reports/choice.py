@@ -19,7 +19,7 @@ from iters.samples import Sample
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ademx.reports.runs import RunToShow
+    from ademx.testing.record import Report
 
 _ENDS = 12  # images at either end of the order
 _UNRANKED = 24  # images of a split without labels
@@ -57,7 +57,7 @@ class SegmentationImages(RunImages):
             its classes are not the dataset's.
     """
 
-    def __init__(self, run: RunToShow) -> None:
+    def __init__(self, run: Report) -> None:
         if not run.has_labels:
             self.samples = run.samples
             self._iou = np.empty((len(run.samples), 0))
@@ -118,7 +118,7 @@ class ClassificationImages(RunImages):
         FileNotFoundError, ValueError: the probabilities are missing or not this run's.
     """
 
-    def __init__(self, run: RunToShow) -> None:
+    def __init__(self, run: Report) -> None:
         scales, num_classes = run.record.settings.test_scales, run.dataset.num_classes
         found = mean_probabilities(run.folder, scales, shape=(len(run.samples), num_classes))
         tested = np.flatnonzero(~np.isnan(found).any(axis=1))

@@ -11,7 +11,8 @@ import base64
 import datetime
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -29,12 +30,12 @@ from ademx.reports.choice import (
     hardest_classes,
 )
 from ademx.reports.pictures import Panels, PictureEncoder, check_encoder, load_panels
-from ademx.reports.runs import RunToShow, TableRow
 from ademx.reports.sections import TEMPLATES, class_colours, class_names, run_section
 from ademx.text import isolated
 from iters.decode import BrokenImage
 
 if TYPE_CHECKING:
+    from ademx.published import Result
     from ademx.testing.record import Report
 
 _FILE_BYTES = 16_000_000  # of the whole report, about
@@ -47,25 +48,42 @@ _PAGE = Path(__file__).with_name("assets")
 _SCRIPTS = ("helpers", "theme", "heat_map", "gallery", "viewer", "start")  # joined in this order
 
 
-def write_run_report(path: Path, report: Report, folder: Path) -> None:
+@dataclass(frozen=True)
+class TableRow:
+    """A published result beside ours.
+
+    Attributes:
+        published: the row of the published table.
+        verdict: "reproduced", "differs", "not run", "unverified" or "".
+        ours: measure -> our score, percent, as far as it was run.
+        detail: such as what is missing; what stands between backticks is shown as code.
+        findings: what may have made ours another score, the most likely first; the same.
+    """
+
+    published: Result
+    verdict: str
+    ours: Mapping[str, float] = field(default_factory=dict)
+    detail: str = ""
+    findings: Sequence[str] = ()
+
+
+def write_run_report(path: Path, report: Report) -> None:
     """Write the report of one test run.
 
     Args:
         path: HTML file to write or replace.
         report: what `evaluate_segmentation` or `evaluate_classification` returned.
-        folder: the run's `--output`.
 
     Raises:
         OSError, MissingDependency: see :func:`write_report`.
     """
     settings = report.record.settings
     title = f"{' and '.join(settings.labels)} on {report.dataset.name} {settings.split}"
-    run = RunToShow("Scores", folder, report.record, report.dataset, report.samples)
-    write_report(path, [run], title=title)
+    write_report(path, [report], title=title)
 
 
 def write_report(
-    path: Path, runs: Sequence[RunToShow], *, title: str, rows: Sequence[TableRow] = ()
+    path: Path, runs: Sequence[Report], *, title: str, rows: Sequence[TableRow] = ()
 ) -> None:
     """Write the report of some runs as one HTML file of about 16 MB at the most.
 
@@ -105,7 +123,7 @@ def write_report(
             file.write(text.encode(errors="replace"))
 
 
-def _parts(runs: Sequence[RunToShow], file: BinaryIO) -> Iterator[Markup]:
+def _parts(runs: Sequence[Report], file: BinaryIO) -> Iterator[Markup]:
     """Yield the parts of all runs; each gets its share of what the file may still hold."""
     for number, run in enumerate(runs, 1):
         left = (_FILE_BYTES - file.tell()) // (len(runs) - number + 1) - _SECTION_BYTES
@@ -128,7 +146,7 @@ def _content_policy(style: str, script: str) -> str:
     )
 
 
-def _run_parts(run: RunToShow, anchor: str, *, num_bytes: int) -> Iterator[Markup]:
+def _run_parts(run: Report, anchor: str, *, num_bytes: int) -> Iterator[Markup]:
     """Yield a run's pictures, then its section, which says how many there are, then its data."""
     notes: list[str] = []
     images = _run_images(run, notes)
@@ -162,7 +180,7 @@ def _run_parts(run: RunToShow, anchor: str, *, num_bytes: int) -> Iterator[Marku
     yield _data_element(f"{anchor}-data", json.dumps(data))
 
 
-def _run_images(run: RunToShow, notes: list[str]) -> RunImages | None:
+def _run_images(run: Report, notes: list[str]) -> RunImages | None:
     """Return the images of a run that pictures can be made of, or None and add a note."""
     try:
         if run.dataset.task == "classification":
@@ -179,7 +197,7 @@ def _run_images(run: RunToShow, notes: list[str]) -> RunImages | None:
 
 
 def _pictures(
-    run: RunToShow, images: RunImages, *, num_bytes: int, notes: list[str]
+    run: Report, images: RunImages, *, num_bytes: int, notes: list[str]
 ) -> Iterator[tuple[int, str, str]]:
     """Yield index, group and picture, as JSON, of the chosen images that can be shown."""
     chosen = choose(images, at_most=num_bytes // _PICTURE_BYTES)

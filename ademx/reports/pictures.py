@@ -21,7 +21,7 @@ from iters.samples import Sample
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ademx.reports.runs import RunToShow
+    from ademx.testing.record import Report
 
 _SIDES = (1024, 800, 640, 500, 400, 320, 240, 160, 96)  # longest side of a picture, pixels
 _QUALITY = 75  # WebP's, of photographs; maps lose nothing
@@ -55,7 +55,7 @@ def check_encoder() -> None:
         )
 
 
-def load_panels(run: RunToShow, sample: Sample) -> Panels:
+def load_panels(run: Report, sample: Sample) -> Panels:
     """Return what is known of a sample, from its files and the run's.
 
     Raises:

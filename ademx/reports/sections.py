@@ -20,8 +20,7 @@ from iters.datasets import Dataset
 
 if TYPE_CHECKING:
     from ademx.reports.choice import HardClass
-    from ademx.reports.runs import RunToShow
-    from ademx.testing.record import RunRecord
+    from ademx.testing.record import Report, RunRecord
 
 _ASSETS = Path(__file__).with_name("assets")
 _NUM_CONFUSIONS = 10
@@ -55,7 +54,7 @@ def class_colours(dataset: Dataset) -> list[str | None]:
 
 
 def run_section(
-    run: RunToShow,
+    run: Report,
     anchor: str,
     *,
     num_shown: int,
@@ -106,7 +105,7 @@ def run_section(
     return Markup(section)
 
 
-def _summary(run: RunToShow) -> list[str]:
+def _summary(run: Report) -> list[str]:
     settings = run.record.settings
     scales, steps = settings.test_scales, settings.test_steps
     facts = [

@@ -16,11 +16,10 @@ from ademx.errors import InputError, UserError
 from ademx.files import locked, replacing, write_json
 from ademx.forms import NUMBER, TEXT, misfit
 from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
-from ademx.reports.page import write_report
-from ademx.reports.runs import RunToShow, TableRow
+from ademx.reports.page import TableRow, write_report
 from ademx.reproduction.diagnosis import Finding
 from ademx.reproduction.tolerance import Tolerance
-from ademx.testing.record import read_record
+from ademx.testing.record import Report, read_record
 from ademx.text import printable
 from ademx.versions import versions
 from iters.datasets import DATASETS
@@ -219,7 +218,7 @@ class Reports:
         rows = [_table_row(outcome) for outcome in outcomes]
         write_report(self._folder / "report.html", runs, title=TITLE, rows=rows)
 
-    def _run_to_show(self, outcome: Outcome) -> RunToShow | None:
+    def _run_to_show(self, outcome: Outcome) -> Report | None:
         """Return the test of a row; None where there was none or its files are gone."""
         if outcome.data_root is None:
             return None
@@ -232,7 +231,7 @@ class Reports:
         except (UserError, OSError) as error:
             _log.warning("%s: its images are not in report.html: %s", row.name, error)
             return None
-        return RunToShow(row.name, folder, record, dataset, samples)
+        return Report(folder, record, dataset, samples, title=row.name)
 
     def _sorted_outcomes(self) -> list[Outcome]:
         return [self._outcomes[row.name] for row in RESULTS if row.name in self._outcomes]

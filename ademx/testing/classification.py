@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +87,7 @@ class _ClassificationTester(Session):
             found = {"scores": self._errors(mean), "scales": dict(by_scale)}
             names = tuple(sample.name for sample in self.samples)
             save_image_labels(self.options.output, ImageLabels(names, self._truth))
-        record = self.write_record(**found)
-        return Report(record, self.dataset, self.samples, self._submission(mean))
+        return replace(self.write_scores(**found), submission=self._submission(mean))
 
     def _open_rows(self, partial: Path, complete: Path) -> np.memmap:
         """Return the file of a scale's rows, nan where an image is yet to be tested."""

@@ -63,7 +63,7 @@ def _finished(options: ClassificationOptions | SegmentationOptions) -> Report | 
                 return None
     if not _is_as_recorded(options, inputs.samples):
         return None
-    return Report(record, inputs.dataset, inputs.samples)
+    return Report(options.output, record, inputs.dataset, inputs.samples)
 
 
 def _is_as_recorded(

@@ -155,20 +155,29 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Report:
-    """What a test found.
+    """What a test found, and where it lies.
 
     Attributes:
+        folder: what `ademx evaluate` wrote: `scores.json`, `images.npz`, `labels/`, ….
         record: the whole of `scores.json`.
         dataset: what was tested on.
         samples: the split's, those that could not be tested among them.
         submission: of a test split, what the dataset's server takes; None where it has none, or
             images could not be tested.
+        title: heading of its section of a page; a row of the page's table of this name links there.
     """
 
+    folder: Path
     record: RunRecord
     dataset: Dataset
     samples: Sequence[Sample]
     submission: Submission | None = None
+    title: str = "Scores"
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the truth of the split is known."""
+        return bool(self.samples) and self.samples[0].label is not None
 
 
 def record_file(folder: Path) -> Path:

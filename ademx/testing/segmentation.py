@@ -6,7 +6,7 @@ import json
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +161,7 @@ class _SegmentationTester(Session):
                 "cityscapes": self._cityscapes_scores(),
             }
             self._save_image_counts()
-        record = self.write_record(**found)
-        return Report(record, self.dataset, self.samples, self._submission())
+        return replace(self.write_scores(**found), submission=self._submission())
 
     def _cityscapes_scores(self) -> dict[str, Any] | None:
         """Return what only Cityscapes' own tool knows, from the label images that were written."""

@@ -30,7 +30,7 @@ from ademx.published import Result, find_result, release_state
 from ademx.testing import run_folder as runs
 from ademx.testing.memory import state_memory
 from ademx.testing.options import EvaluationOptions
-from ademx.testing.record import LeftOut, RunRecord, RunSettings, WeightsRead
+from ademx.testing.record import LeftOut, Report, RunRecord, RunSettings, WeightsRead
 from ademx.versions import versions
 from iters import exif, transforms
 from iters.datasets import Dataset
@@ -269,8 +269,8 @@ class Session(RunInputs):
             )
         return self.options.split == "test" and not self._broken
 
-    def write_record(self, **of_task: Any) -> RunRecord:
-        """Write the record of the run, and return it.
+    def write_scores(self, **of_task: Any) -> Report:
+        """Write the record of the run, `scores.json`, and return its report.
 
         Images per second are those of this run, without what a run that it resumes had done.
 
@@ -294,7 +294,7 @@ class Session(RunInputs):
             published=self.published(),
         )
         record.write(self.options.output)
-        return record
+        return Report(self.options.output, record, self.dataset, self.samples)
 
     def _predictor(self, network: NetworkWeights) -> Predictor | TorchPredictor:
         options = self.options
