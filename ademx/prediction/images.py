@@ -32,8 +32,8 @@ from ademx.options import option
 from ademx.pictures import class_colours, label_image, save_png
 from ademx.prediction.legend import ClassShare, draw_classes
 from ademx.testing.options import default_test_scale
-from ademx.testing.score_maps import ScorePart, best_class
-from ademx.testing.scorer import Scorer
+from ademx.testing.score_maps import best_class
+from ademx.testing.scorer import Scaled, Scorer
 from ademx.testing.session import check_names, find_dataset, finite
 from iters import palettes, transforms
 from iters.datasets import Dataset
@@ -281,7 +281,7 @@ class _Segmenter:
         scales = self._scales(pixels)
         if not self._is_warned:
             self._is_warned = self._scorer.tiles_are_idle(pixels.shape[:2], scales)
-        classes = best_class([self._scored(pixels, scale) for scale in scales])
+        classes = best_class(self._scorer.score([self._scaled(pixels, one) for one in scales]))
         num_classes = self._network.label.num_classes
         counts = sum(np.bincount(row, minlength=num_classes) for row in classes)
         ranked = _ranked(self._network, counts / classes.size)
@@ -303,8 +303,8 @@ class _Segmenter:
         rate = min(room[0] / pixels.shape[0], room[1] / pixels.shape[1])
         return (max(1, int(rate * max(pixels.shape[:2]) + 1e-6)),)
 
-    def _scored(self, pixels: np.ndarray, scale: int) -> ScorePart:
-        """Return one scale's score maps and their way to the image."""
+    def _scaled(self, pixels: np.ndarray, scale: int) -> Scaled:
+        """Return an image made ready for the network at one scale."""
         scaled, room = self._scorer.prepare(pixels, scale), self._scorer.room
         height, width = scaled.size
         if room is not None and (height > room[0] or width > room[1]):
@@ -313,8 +313,7 @@ class _Segmenter:
                 f"{room[0]}×{room[1]} pixels, and one would have {height}×{width}: leave the "
                 "option out, or convert with --input free"
             )
-        (part,) = self._scorer.score([scaled])
-        return part
+        return scaled
 
 
 def _ranked(network: _Network, values: np.ndarray) -> tuple[ClassShare, ...]:

@@ -93,12 +93,9 @@ class _Measures:
         self._engine, self._segments, self._paths, self._bar = engine, segments, paths, bar
         self._units = [segment.name for segment in segments if segment.is_unit]
         self._weights, self._with_lesions = weights, with_lesions
-        self._losses: list[float] = []
-        self._errors: list[float] = []
-        self._norms: list[Array] = []  # of each image, (lengths,)
-        self._whole: list[float] = []
-        self._sum_errors: list[float] = []
-        self._received: dict[str, list[float]] = {name: [] for name in self._units}
+        # Of each image: numbers by name, units' among them, which are what the unit receives.
+        self._of_images: dict[str, list[float]] = defaultdict(list)
+        self._norms: list[Array] = []  # the same, (lengths,)
         self._path_norms: dict[tuple[int, unravel.Path], float] = {}
         self._lesions: dict[tuple[str, ...], list[tuple[float, float]]] = defaultdict(list)
 
@@ -108,9 +105,20 @@ class _Measures:
         *values, scores = unravel.run(engine, segments, images)
         classes = _filled(finite(scores, self._weights), targets)
         losses, errors, gradient = loss_and_gradient(scores, classes)
-        self._losses += losses.tolist()
-        self._errors += errors.tolist()
-        self._add_lengths(values, gradient)
+        split = unravel.split_by_length(engine, segments, values, gradient)
+        whole = unravel.whole_gradient(engine, segments, values, gradient)
+        norm = unravel.norms(whole)
+        difference = unravel.norms(sum(split.lengths[1:], start=split.lengths[0]) - whole)
+        of_images = {
+            **split.received,
+            "loss": losses,
+            "error": errors,
+            "gradient_norm": norm,
+            "sum_error": difference / np.maximum(norm, np.finfo(np.float32).tiny),
+        }
+        for name, numbers in of_images.items():
+            self._of_images[name] += numbers.tolist()
+        self._norms += list(np.stack([unravel.norms(one) for one in split.lengths], axis=1))
         self._bar.update(len(images) * len(self._units))
         for row in range(len(images)):
             paths = self._paths[number + row]
@@ -128,35 +136,25 @@ class _Measures:
                 losses, errors, _ = loss_and_gradient(scores, classes)
                 self._lesions[units] += zip(losses.tolist(), errors.tolist())
 
-    def _add_lengths(self, values: Sequence[Array], gradient: Array) -> None:
-        split = unravel.split_by_length(self._engine, self._segments, values, gradient)
-        whole = unravel.whole_gradient(self._engine, self._segments, values, gradient)
-        norm = unravel.norms(whole)
-        difference = unravel.norms(sum(split.lengths[1:], start=split.lengths[0]) - whole)
-        self._norms += list(np.stack([unravel.norms(one) for one in split.lengths], axis=1))
-        self._whole += norm.tolist()
-        self._sum_errors += (difference / np.maximum(norm, np.finfo(np.float32).tiny)).tolist()
-        for name, received in split.received.items():
-            self._received[name] += received.tolist()
-
     def found(self, walks: dict[int, list[tuple[int, unravel.Path]]]) -> Unravelling:
         """Return what was found in all of it."""
         norms = np.mean(self._norms, axis=0).tolist()
-        received = tuple(UnitRow(name, _mean(self._received[name])) for name in self._units)
+        means = {name: float(np.mean(numbers)) for name, numbers in self._of_images.items()}
+        received = tuple(UnitRow(name, means[name]) for name in self._units)
         starved = (
             row.unit for row in received if row.received < STARVED_SHARE * received[0].received
         )
         return Unravelling(
             units=len(self._units),
-            loss=_mean(self._losses),
-            error=_mean(self._errors),
-            gradient_norm=_mean(self._whole),
-            sum_error=max(self._sum_errors),
+            loss=means["loss"],
+            error=means["error"],
+            gradient_norm=means["gradient_norm"],
+            sum_error=max(self._of_images["sum_error"]),
             effective_depth=unravel.effective_depth(norms, DEPTH_SHARE),
             lengths=tuple(self._length_row(k, norms, walks.get(k, ())) for k in range(len(norms))),
             units_starved=tuple(starved),
             received=received,
-            lesions=self._found_lesions() if self._with_lesions else None,
+            lesions=self._found_lesions(means["loss"], means["error"]),
         )
 
     def _length_row(
@@ -171,14 +169,15 @@ class _Measures:
             return row
         walked = [self._path_norms[walk] for walk in walks]
         error = None
-        if len(set(walks)) == paths * len(self._losses):
+        if len(set(walks)) == paths * len(self._norms):
             error = 0.0
         elif len(walked) > 1:
             error = float(np.std(walked, ddof=1)) / math.sqrt(len(walked))
-        return dataclasses.replace(row, mean_path_norm=_mean(walked), standard_error=error)
+        return dataclasses.replace(row, mean_path_norm=float(np.mean(walked)), standard_error=error)
 
-    def _found_lesions(self) -> Lesions:
-        loss, error = _mean(self._losses), _mean(self._errors)
+    def _found_lesions(self, loss: float, error: float) -> Lesions | None:
+        if not self._with_lesions:
+            return None
         rows = []
         for units, results in self._lesions.items():
             new_loss, new_error = map(float, np.mean(results, axis=0))
@@ -187,10 +186,6 @@ class _Measures:
             without_branch=tuple(row for row in rows if len(row.units) == 1),
             exchanged=tuple(row for row in rows if len(row.units) == 2),
         )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
 
 
 def _filled(scores: Array, targets: Sequence[Array | None]) -> Array:
