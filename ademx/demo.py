@@ -14,9 +14,9 @@ from ademx.errors import InputError, MissingDependency
 from ademx.files import replacing, write_json
 from ademx.pictures import colourise, overlay, side_by_side
 from ademx.reports.page import write_run_report
+from ademx.testing.evaluate import evaluate
 from ademx.testing.options import SegmentationOptions
 from ademx.testing.record import Report
-from ademx.testing.segmentation import evaluate_segmentation
 from ademx.training import curves
 from ademx.versions import versions
 from iters.datasets import DATASETS
@@ -67,7 +67,7 @@ def run_demo(
     shutil.rmtree(data, ignore_errors=True)  # the same is drawn again
     make_dataset("voc", data, images=_IMAGES, seed=seed)
     weights = _train(data, output / "models", resume=resume, seed=seed)
-    report = evaluate_segmentation(
+    report = evaluate(
         SegmentationOptions(
             weights=(weights,),
             data_root=data,

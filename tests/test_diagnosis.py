@@ -31,10 +31,10 @@ from ademx.reproduction import outcomes as reproduce_outcomes
 from ademx.reproduction.case import Case
 from ademx.reproduction.diagnosis import CAUSES
 from ademx.reproduction.retest import AS_TESTED, Handful, Way
-from ademx.testing.classification import evaluate_classification
+from ademx.testing.classification import ClassificationTester
 from ademx.testing.image_counts import load_image_counts
 from ademx.testing.options import ClassificationOptions, SegmentationOptions
-from ademx.testing.segmentation import evaluate_segmentation
+from ademx.testing.segmentation import SegmentationTester
 from iters.datasets import DATASETS
 from iters.samples import Sample
 
@@ -441,7 +441,7 @@ def test_a_handful_is_classified_as_evaluate_does(options, classified, tmp_path)
     (weights,) = (classified / "models").iterdir()
     places = {"weights": (weights,), "data_root": tmp_path, "output": tmp_path / "out"}
     tested = ClassificationOptions(**places, test_scales=(scale,), devices=Devices(), **options)
-    evaluate_classification(tested)
+    ClassificationTester(tested).test()
     expected = np.load(tmp_path / "out" / "predictions" / f"{scale}.npy")
     right, probability = Handful(tested, samples).scores().T
     np.testing.assert_allclose(probability, 100 * expected[range(3), range(3)], rtol=1e-4)
@@ -453,7 +453,7 @@ def test_a_handful_is_segmented_as_evaluate_does(drawn, tmp_path):
     (weights,) = (drawn / "models").iterdir()
     places = {"weights": (weights,), "data_root": root, "output": tmp_path / "out"}
     options = SegmentationOptions(**places, test_scales=(48,), devices=Devices())
-    report = evaluate_segmentation(options)
+    report = SegmentationTester(options).test()
     expected = load_image_counts(tmp_path / "out").class_iou()
     found = Handful(options, report.samples).scores()[:, 0]
     np.testing.assert_allclose(found, np.nanmean(expected, axis=1), rtol=1e-6)

@@ -28,7 +28,7 @@ from ademx.devices import Devices
 from ademx.engines.mxnet.predict import Predictor
 from ademx.labels import parse_label
 from ademx.testing.options import SegmentationOptions
-from ademx.testing.segmentation import evaluate_segmentation
+from ademx.testing.segmentation import SegmentationTester
 from ademx.testing.session import Session
 from iters.datasets import DATASETS
 
@@ -994,7 +994,7 @@ def test_the_python_interface_gives_the_same_report(weights, data, finished, tmp
     options = SegmentationOptions(
         weights=(weights,), data_root=data, output=tmp_path, test_scales=(64,)
     )
-    report = evaluate_segmentation(options)
+    report = SegmentationTester(options).test()
     assert report.record.confusion == scores_of(finished)["confusion"]
     assert report.record.scores["mean_iou"] == scores_of(finished)["mean_iou"]
     assert report.record.published is None

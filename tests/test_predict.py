@@ -23,9 +23,8 @@ from ademx.devices import Devices
 from ademx.engines.onnx.predict import OnnxPredictor
 from ademx.prediction.images import PredictionOptions, find_images, predict
 from ademx.prediction.legend import ClassShare, _thickened, draw_classes
-from ademx.testing.classification import evaluate_classification
+from ademx.testing.evaluate import evaluate
 from ademx.testing.options import ClassificationOptions, SegmentationOptions
-from ademx.testing.segmentation import evaluate_segmentation
 from iters.datasets import DATASETS
 from iters.decode import BrokenImage
 from iters.images import load_image
@@ -251,9 +250,7 @@ def test_segmentation_is_that_of_evaluate(models, voc, tmp_path, label, options)
     if not weights.exists():
         write_weights(models, label)
     settings = {"test_scales": (500,), **options}
-    evaluate_segmentation(
-        SegmentationOptions((weights,), voc, output=tmp_path / "evaluated", **settings)
-    )
+    evaluate(SegmentationOptions((weights,), voc, output=tmp_path / "evaluated", **settings))
     expected = sorted((tmp_path / "evaluated" / "labels").iterdir())
     images = [voc / "VOCdevkit/VOC2012" / "JPEGImages" / f"{path.stem}.jpg" for path in expected]
     found = PredictionOptions(weights, tmp_path / "found", backend="mxnet", **options)
@@ -270,7 +267,7 @@ def test_classification_is_that_of_evaluate(models, tmp_path):
     (tmp_path / "x.lst").write_text("0\t5\t0.png\n1\t7\t1.png\n")
     weights = models / f"{ILSVRC}_ep-0001.params"
     settings = {"test_scales": (64, 96), "test_flipping": True}
-    evaluate_classification(
+    evaluate(
         ClassificationOptions(
             (weights,),
             tmp_path,

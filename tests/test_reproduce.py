@@ -358,7 +358,7 @@ def test_a_row_that_is_done_is_not_computed_again(done, tmp_path, monkeypatch):
     def fail(options):
         raise InputError("computed again")
 
-    monkeypatch.setattr("ademx.testing.segmentation.evaluate_segmentation", fail)
+    monkeypatch.setattr("ademx.testing.segmentation.SegmentationTester.test", fail)
     run("voc-a1", *done)
     after = report_of(output)["voc-a1"]
     assert after["verdict"] == "differs" and after["metrics"] == before["metrics"]

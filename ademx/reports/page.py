@@ -72,7 +72,7 @@ def write_run_report(path: Path, report: Report) -> None:
 
     Args:
         path: HTML file to write or replace.
-        report: what `evaluate_segmentation` or `evaluate_classification` returned.
+        report: what :func:`ademx.testing.evaluate.evaluate` returned.
 
     Raises:
         OSError, MissingDependency: see :func:`write_report`.

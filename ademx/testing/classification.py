@@ -24,25 +24,13 @@ from iters.samples import Sample
 _RANKS = (1, 5)
 
 
-def evaluate_classification(options: ClassificationOptions) -> Report:
-    """Test weights on a split, write probabilities and scores, return what was found.
+class ClassificationTester(Session):
+    """Takes a split's images from their files to class probabilities and errors.
 
-    Images that cannot be read are left out, named in the log and listed in the report; their
-    rows of `predictions/<scale>.npy` are nan.
-
-    Raises:
-        ValueError, FileNotFoundError: see :class:`ademx.testing.session.Session`, and
-            :func:`ademx.testing.submissions.write_guesses` for what is written of a test split.
+    Rows of `predictions/<scale>.npy` are nan where an image cannot be read.
 
     Source: SPEC §5; ademxapp:iclass/ilsvrc.py.
     """
-    tester = _ClassificationTester(options)
-    with tester.in_folder():
-        return tester.report([tester.probabilities(scale) for scale in options.test_scales])
-
-
-class _ClassificationTester(Session):
-    """Takes a split's images from their files to class probabilities and errors."""
 
     options: ClassificationOptions
 
@@ -51,6 +39,11 @@ class _ClassificationTester(Session):
         self._class_ids = _read_class_ids(options.class_ids, self.dataset.num_classes)
         self._truth = self._checked_labels()
         self._folder = options.output / "predictions"
+
+    def test(self) -> Report:
+        """See :class:`Session`."""
+        with self.in_folder():
+            return self.report([self.probabilities(scale) for scale in self.options.test_scales])
 
     def probabilities(self, scale: int) -> np.ndarray:
         """Return one scale's (N, classes) float32, also in `predictions/<scale>.npy`.

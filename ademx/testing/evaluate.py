@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ademx.errors import UserError
-from ademx.testing import classification, segmentation
 from ademx.testing.cityscapes import can_be_added
+from ademx.testing.classification import ClassificationTester
 from ademx.testing.finished_runs import load_run
 from ademx.testing.image_counts import load_image_counts
 from ademx.testing.options import ClassificationOptions, SegmentationOptions
 from ademx.testing.record import Report, record_file
+from ademx.testing.segmentation import SegmentationTester
 from ademx.testing.session import RunInputs
 from iters.samples import Sample
 
@@ -21,19 +22,23 @@ _log = logging.getLogger(__name__)
 
 
 def evaluate(options: ClassificationOptions | SegmentationOptions) -> Report:
-    """Return the report of a test; one that is finished is not computed again, but by overwriting.
+    """Test weights on a split, write what is found under `options.output`, return the report.
+
+    A test that is finished is not computed again, but by overwriting. Images that cannot be read
+    are left out, named in the log and listed in the report.
 
     Raises:
-        ValueError, FileNotFoundError: as :func:`ademx.testing.segmentation.evaluate_segmentation`
-            and :func:`ademx.testing.classification.evaluate_classification`.
+        ValueError, FileNotFoundError: see :class:`ademx.testing.session.Session`, and
+            :mod:`ademx.testing.submissions` for what is made of a test split.
+        MissingDependency: the CRF's library is not installed.
     """
     finished = _finished(options) if options.resume else None
     if finished is not None:
         _log.info("%s: finished before: nothing is computed again", options.output)
         return finished
     if isinstance(options, ClassificationOptions):
-        return classification.evaluate_classification(options)
-    return segmentation.evaluate_segmentation(options)
+        return ClassificationTester(options).test()
+    return SegmentationTester(options).test()
 
 
 def _finished(options: ClassificationOptions | SegmentationOptions) -> Report | None:

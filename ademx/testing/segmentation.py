@@ -73,25 +73,11 @@ class _Counted:
     ties: np.ndarray
 
 
-def evaluate_segmentation(options: SegmentationOptions) -> Report:
-    """Test weights on a split, write labels and scores under `options.output`, return the report.
-
-    Images that cannot be read are left out, named in the log and listed in the report.
-
-    Raises:
-        ValueError, FileNotFoundError: see :class:`ademx.testing.session.Session`, and
-            :func:`ademx.testing.submissions.pack_labels` for what is packed of a test split.
-        MissingDependency: the CRF's library is not installed.
+class SegmentationTester(Session):
+    """Takes a split's images from their files to labels and a confusion matrix.
 
     Source: SPEC §5; ademxapp:issegm/voc.py.
     """
-    tester = _SegmentationTester(options)
-    with tester.in_folder():
-        return tester.report(tester.run())
-
-
-class _SegmentationTester(Session):
-    """Takes a split's images from their files to a confusion matrix."""
 
     options: SegmentationOptions
 
@@ -114,6 +100,11 @@ class _SegmentationTester(Session):
         self._absent_classes = options.absent_classes or self.dataset.absent_classes
         can_be_judged = options.near_ties or self.published() is not None
         self._counts_ties = can_be_judged and self.has_labels and options.crf is None
+
+    def test(self) -> Report:
+        """See :class:`Session`."""
+        with self.in_folder():
+            return self.report(self.run())
 
     def _first_image(self) -> tuple[list[Size], int]:
         """Return what the network sees of it at each scale, and the bytes of its score maps."""

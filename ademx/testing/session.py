@@ -134,6 +134,10 @@ class Session(RunInputs):
         self._exif = exif.Watch()
         self._start = time.monotonic()
 
+    def test(self) -> Report:
+        """Test, write what is found into the output folder, and return the report."""
+        raise NotImplementedError
+
     @contextmanager
     def in_folder(self) -> Iterator[None]:
         """Make the output folder ready, log what is tested, and keep other runs out of it.
