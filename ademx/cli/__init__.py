@@ -15,23 +15,23 @@ from ademx.cli.process import LogFormatter, is_told, prepare_streams, unwinding
 from ademx.errors import UserError
 from ademx.text import printable
 
-# Command -> (module, its one-line help, so that `ademx --help` loads none of them).
+# Command, which has a module of its name -> its help in a line, so that `ademx --help` loads none.
 _COMMANDS = {
-    "compare": ("ademx.cli.compare", "Two or more test runs beside each other."),
-    "convert": ("ademx.cli.convert", "Weights to and from PyTorch, in several layouts."),
-    "data": ("ademx.cli.data", "Datasets: make lists, import yours, check files, draw one."),
-    "demo": ("ademx.cli.demo", "All of it in minutes on generated data, no GPU."),
-    "doctor": ("ademx.cli.doctor", "What MXNet finds on this machine, and how to mend it."),
-    "evaluate": ("ademx.cli.evaluate", "Test weights on a dataset and print the scores."),
-    "launch": ("ademx.cli.launch", "Several workers of one training on this machine."),
-    "plot": ("ademx.cli.plot", "Draw the curves of training runs."),
-    "train": ("ademx.cli.train", "Train a classifier or a segmentation network."),
-    "predict": ("ademx.cli.predict", "Label images: five best classes, or a class each pixel."),
-    "reproduce": ("ademx.cli.reproduce", "The published table beside ours: test or train a row."),
-    "summary": ("ademx.cli.summary", "Parameters, operations, memory and depth, per level."),
-    "symbol": ("ademx.cli.symbol", "The graph beside the weights, for plain MXNet."),
-    "unravel": ("ademx.cli.unravel", "Lengths of the paths that gradients take; lesions."),
-    "weights": ("ademx.cli.weights", "The released weights: list, verify, show."),
+    "compare": "Two or more test runs beside each other.",
+    "convert": "Weights to and from PyTorch, in several layouts.",
+    "data": "Datasets: make lists, import yours, check files, draw one.",
+    "demo": "All of it in minutes on generated data, no GPU.",
+    "doctor": "What MXNet finds on this machine, and how to mend it.",
+    "evaluate": "Test weights on a dataset and print the scores.",
+    "launch": "Several workers of one training on this machine.",
+    "plot": "Draw the curves of training runs.",
+    "train": "Train a classifier or a segmentation network.",
+    "predict": "Label images: five best classes, or a class each pixel.",
+    "reproduce": "The published table beside ours: test or train a row.",
+    "summary": "Parameters, operations, memory and depth, per level.",
+    "symbol": "The graph beside the weights, for plain MXNet.",
+    "unravel": "Lengths of the paths that gradients take; lesions.",
+    "weights": "The released weights: list, verify, show.",
 }
 
 
@@ -44,12 +44,12 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        command: click.Command = getattr(importlib.import_module(f"ademx.cli.{cmd_name}"), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, _COMMANDS[name][1]) for name in sorted(_COMMANDS)])
+            formatter.write_dl(sorted(_COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a user's mistake becomes one line on stderr and exit status 1."""
@@ -57,21 +57,19 @@ class _LazyGroup(click.Group):
         try:
             with unwinding():
                 return super().invoke(ctx)
-        except click.ClickException as error:
-            error.message = printable(error.message, keep="\n\t")
-            if is_told(error.message):
-                raise click.exceptions.Exit(error.exit_code) from error
-            raise
         except BrokenPipeError:  # of a reader that has seen enough: click ends quietly
             raise
+        except click.ClickException as error:
+            told = error
         except (UserError, OSError) as error:
             of_the_system = isinstance(error, UserError) or error.errno is not None
             if not of_the_system or logging.getLogger().isEnabledFor(logging.DEBUG):
                 raise
-            message = printable(error, keep="\n\t")
-            if is_told(message):
-                raise click.exceptions.Exit(1) from error
-            raise click.ClickException(message) from error
+            told = click.ClickException(str(error))
+        told.message = printable(told.message, keep="\n\t")
+        if is_told(told.message):
+            raise click.exceptions.Exit(told.exit_code)
+        raise told
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ademx.cli import options as shared
-from ademx.cli.tables import aligned
+from ademx.cli.tables import aligned, number
 from ademx.files import write_json
 from ademx.options import option
 from ademx.text import printable
@@ -143,16 +143,7 @@ def _table(title: str, changes: Sequence[Change]) -> str:
         return ""
     rows = [(title, "before", "after", "difference")]
     rows += [
-        (
-            change.name,
-            _percent(change.before),
-            _percent(change.after),
-            _percent(change.difference, "+"),
-        )
-        for change in changes
+        (one.name, number(one.before), number(one.after), number(one.difference, "+.2f"))
+        for one in changes
     ]
     return aligned(rows)
-
-
-def _percent(value: float, sign: str = "") -> str:
-    return "–" if value != value else f"{value:{sign}.2f}"

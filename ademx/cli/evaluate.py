@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ademx.cli import options as shared
-from ademx.cli.tables import aligned
+from ademx.cli.tables import aligned, number
 from ademx.errors import InputError
 from ademx.files import write_json
 from ademx.labels import chosen_label
@@ -92,7 +92,7 @@ def classification(**arguments: Any) -> None:
     Writes DIR/predictions/<scale>.npy, the (N, classes) probabilities, and for splits without
     labels DIR/submission.txt, five guesses a line.
     """
-    _run(ClassificationOptions, arguments, _prepare(arguments))
+    _run(ClassificationOptions, arguments)
 
 
 @evaluate.command()
@@ -110,9 +110,7 @@ def segmentation(**arguments: Any) -> None:
     Writes DIR/labels/<image>.png in the dataset's own label ids and DIR/correct/<image>.png (127
     correct, 0 wrong, 255 void); for splits without labels DIR/submission/, what the server takes.
     """
-    files = _prepare(arguments)
-    arguments["crf"] = _crf_parameters(arguments["crf"], arguments.pop("crf_params"))
-    _run(SegmentationOptions, arguments, files)
+    _run(SegmentationOptions, arguments)
 
 
 def scores_table(record: RunRecord) -> str:
@@ -124,7 +122,7 @@ def scores_table(record: RunRecord) -> str:
     scales = record.scales or {}
     of = [*scales.items(), *([("mean", record.scores)] if len(scales) > 1 else [])]
     rows = [("scale", "top-1 error %", "top-5 error %")]
-    rows += [(str(name), *(_percent(errors[error]) for error in _ERRORS)) for name, errors in of]
+    rows += [(str(name), *(number(errors[error]) for error in _ERRORS)) for name, errors in of]
     if record.published:
         rows.append(("published", *map(record.published.printed, _ERRORS)))
     return aligned(rows)
@@ -132,12 +130,12 @@ def scores_table(record: RunRecord) -> str:
 
 def _segmentation_table(record: RunRecord) -> str:
     mean_iou, mean_accuracy, pixel_accuracy = (
-        _percent(record.scores[name]) for name in ("mean_iou", "mean_accuracy", "pixel_accuracy")
+        number(record.scores[name]) for name in ("mean_iou", "mean_accuracy", "pixel_accuracy")
     )
     accuracies = record.class_accuracy or {}
     rows = [("class", "IoU %", "accuracy %")]
     rows += [
-        (name, _percent(iou), _percent(accuracies.get(name)))
+        (name, number(iou), number(accuracies.get(name)))
         for name, iou in (record.class_iou or {}).items()
     ]
     rows.append(("mean", mean_iou, mean_accuracy))
@@ -151,7 +149,7 @@ def _segmentation_table(record: RunRecord) -> str:
     if record.cityscapes is not None:
         for kind, values in score_tables(record.cityscapes, record.class_iou or {}).items():
             rows = [(kind, "IoU %", "iIoU %")]
-            rows += [(name, _percent(iou), _percent(iiou)) for name, iou, iiou in values]
+            rows += [(name, number(iou), number(iiou)) for name, iou, iiou in values]
             lines += ["", aligned(rows)]
     return "\n".join(lines)
 
@@ -178,13 +176,8 @@ def _prepare(arguments: dict[str, Any]) -> _Files:
 def _crf_parameters(wanted: bool, text: str | None) -> CrfParameters | None:
     """Return the parameters of `--crf` and `--crf-params`; None without the former."""
     if text is not None and not wanted:
-        raise click.UsageError("--crf-params has no effect without --crf: add it")
-    if not wanted:
-        return None
-    try:
-        return parse_crf_parameters(text or "")
-    except InputError as error:
-        raise click.UsageError(str(error)) from error
+        raise InputError("--crf-params has no effect without --crf: add it")
+    return parse_crf_parameters(text or "") if wanted else None
 
 
 def submission_text(submission: Submission) -> str:
@@ -199,14 +192,15 @@ def submission_text(submission: Submission) -> str:
 
 
 def _run(
-    kind: type[ClassificationOptions | SegmentationOptions],
-    arguments: dict[str, Any],
-    files: _Files,
+    kind: type[ClassificationOptions | SegmentationOptions], arguments: dict[str, Any]
 ) -> None:
     """Test, then write and print what was found: first files, as stdout may have no reader."""
     from ademx.testing.evaluate import evaluate
 
+    files = _prepare(arguments)
     try:
+        if "crf" in arguments:
+            arguments["crf"] = _crf_parameters(arguments["crf"], arguments.pop("crf_params"))
         options = kind(**arguments)
     except InputError as error:  # arguments that contradict each other
         raise click.UsageError(str(error)) from error
@@ -227,7 +221,3 @@ def _run(
             f"{record.num_broken} of {record.num_images} images could not be tested and "
             f'are left out of the scores; "broken" in {output / "scores.json"} lists them'
         )
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.2f}"

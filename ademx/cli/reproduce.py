@@ -19,7 +19,6 @@ from iters.datasets import DATASETS
 
 if TYPE_CHECKING:
     from ademx.reproduction.outcomes import Outcome
-    from ademx.reproduction.stages import PlannedStage
 
 _TESTING, _TRAINING = (
     [field.name for field in dataclasses.fields(options)]
@@ -148,7 +147,7 @@ def outcome_text(outcome: Outcome) -> str:
 
 
 def _train(arguments: dict[str, Any]) -> None:
-    from ademx.reproduction.stages import differences_from_recipe, plan_stages
+    from ademx.reproduction.stages import differences_from_recipe, plan_stages, train_recipe
 
     dry_run = arguments["dry_run"]
     if not dry_run:
@@ -164,13 +163,7 @@ def _train(arguments: dict[str, Any]) -> None:
         problems = dict.fromkeys(line for stage in stages for line in stage.problems)
         lines = [stage.command for stage in stages] + [f"  - {line}" for line in problems]
         click.echo("\n".join(lines))
-    else:
-        _run_stages(options, stages)
-
-
-def _run_stages(options: RecipeOptions, stages: list[PlannedStage]) -> None:
-    from ademx.reproduction.stages import train_recipe
-
+        return
     path, signal = train_recipe(options, stages)
     click.echo(path)
     if signal is not None:

@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from ademx.text import printable
 
 
+def number(value: float | None, form: str = ".2f") -> str:
+    """Return a number in this form, "–" for None and nan."""
+    return "–" if value is None or value != value else format(value, form)
+
+
 def aligned(rows: Sequence[Sequence[str]], *, num_texts: int = 1) -> str:
     """Return rows as lines: the first `num_texts` columns to the left, numbers to the right.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ademx.cli import options as shared
-from ademx.cli.tables import aligned
+from ademx.cli.tables import aligned, number
 from ademx.errors import InputError
 from ademx.files import replacing, write_json
 from ademx.text import printable
@@ -72,8 +72,8 @@ def _report(found: Unravelling) -> str:
                 str(row.length),
                 f"{row.paths:,}",
                 f"{row.norm:.3e}",
-                "–" if row.mean_path_norm is None else f"{row.mean_path_norm:.3e}",
-                "–" if row.standard_error is None else f"{row.standard_error:.1e}",
+                number(row.mean_path_norm, ".3e"),
+                number(row.standard_error, ".1e"),
                 f"{100 * row.share:.2f}",
             )
         )
