@@ -238,26 +238,26 @@ def _find_voc(root: Path, split: str) -> _Pairs:
     for base in voc_folders(root):
         names = read_voc_names(base, split)
         if names:
-            return [(base / "JPEGImages" / f"{name}.jpg", _voc_label(base, name)) for name in names]
+            return [(base / "JPEGImages" / f"{name}.jpg", voc_label(base, name)) for name in names]
     return []
 
 
-def _voc_label(base: Path, name: str) -> Path:
+def voc_label(base: Path, name: str) -> Path:
     """Return VOC's own label of an image or, where it has none, what may be SBD's, by custom."""
     own = base / "SegmentationClass" / f"{name}.png"
     others = base / "SegmentationClassAug" / own.name
     return others if others.is_file() and not own.is_file() else own
 
 
-def voc_image_set(base: Path, split: str) -> Path | None:
-    """Return the file that names the images of one of VOC's splits; None where it is not there."""
+def voc_image_set(base: Path, split: str) -> Path:
+    """Return the file that names the images of one of VOC's splits, or where it should be."""
     sets = base / "ImageSets"
     places = [sets / "Segmentation" / f"{split}.txt"]
     if split == "trainaug":  # not VOC's own
         names = ("trainaug.txt", "train_aug.txt")
         folders = (sets / "Segmentation", sets / "SegmentationAug")
         places = [folder / name for folder in folders for name in names]
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if place.is_file()), places[0])
 
 
 def read_voc_names(base: Path, split: str) -> list[str]:
@@ -266,7 +266,7 @@ def read_voc_names(base: Path, split: str) -> list[str]:
     Lists of "trainaug" also come with the paths of image and label in a line.
     """
     path = voc_image_set(base, split)
-    if path is None:
+    if not path.is_file():
         return []
     text = read_text(path)
     if split == "trainaug" and "/" in text:

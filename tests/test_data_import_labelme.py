@@ -134,7 +134,8 @@ def test_a_mask_lies_in_its_box(tmp_path):
 
 @pytest.mark.parametrize("order", [None, "last", "first"])
 def test_the_later_shape_wins_unless_the_first_is_to(tmp_path, order):
-    found = imported(tmp_path, [box("cat", 0, 0, 20, 20), box("dog", 10, 10, 30, 30)], order=order)
+    given = {} if order is None else {"order": order}
+    found = imported(tmp_path, [box("cat", 0, 0, 20, 20), box("dog", 10, 10, 30, 30)], **given)
     assert (found[0, 0], found[30, 30]) == (1, 2)
     assert found[15, 15] == (1 if order == "first" else 2)
 

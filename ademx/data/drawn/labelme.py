@@ -85,11 +85,10 @@ def _side(rows: NDArray[Any], columns: NDArray[Any], inner: Any) -> list[list[in
 
     The corner lies in both of their runs of pixels, so that no slanting line leaves the shape.
     """
-    points: list[list[int]] = []
-    for row, column, next_row, next_column in zip(rows, columns, rows[1:], columns[1:]):
-        corner = inner(column, next_column)
-        points += [
-            [int(column), int(row)],
-            [int(corner), int(row if corner == next_column else next_row)],
-        ]
-    return [*points, [int(columns[-1]), int(rows[-1])]]
+    corners = inner(columns[:-1], columns[1:])
+    corner_rows = np.where(corners == columns[1:], rows[:-1], rows[1:])
+    points = np.empty((2 * len(rows) - 1, 2), int)
+    points[::2] = np.stack([columns, rows], axis=1)
+    points[1::2] = np.stack([corners, corner_rows], axis=1)
+    found: list[list[int]] = points.tolist()
+    return found

@@ -45,13 +45,12 @@ _CONTEXT_BACKGROUND = (1, 459)
 def write_voc(drawing: Drawing) -> None:
     """Write VOCdevkit/VOC2012: images, palette labels, and the lists of the splits."""
     base = drawing.folder / "VOCdevkit" / "VOC2012"
-    names = _voc_names(drawing, year=2007)
+    names: dict[str, list[str]] = {}
+    for split, name, scene in _voc_scenes(drawing, "voc", base, year=2007):
+        names.setdefault(split, []).append(name)
+        if split != "test":
+            _save_voc_label(base, name, scene)
     _write_lists(base / "ImageSets" / "Segmentation", names)
-    for split, its_names in names.items():
-        for name, scene in zip(its_names, drawing.scenes("voc", split)):
-            save_image(base / "JPEGImages" / f"{name}.jpg", scene.image)
-            if split != "test":
-                _save_voc_label(base, name, scene)
 
 
 def write_voc_sbd(drawing: Drawing) -> None:
@@ -62,34 +61,38 @@ def write_voc_sbd(drawing: Drawing) -> None:
     """
     base = drawing.folder / "VOCdevkit" / "VOC2012"
     sbd = drawing.folder / "benchmark_RELEASE" / "dataset"
-    names = _voc_names(drawing, year=2008)
+    names: dict[str, list[str]] = {}
     sbd_names = []
-    num_voc = (len(names.get("train+", ())) + 1) // 2  # those behind are SBD's alone
-    for split, its_names in names.items():
-        for number, (name, scene) in enumerate(zip(its_names, drawing.scenes("voc", split))):
-            save_image(base / "JPEGImages" / f"{name}.jpg", scene.image)
-            is_vocs = split == "val" or number < num_voc
-            if is_vocs:
-                _save_voc_label(base, name, scene)
-            if not is_vocs or number % 2 == 0:
-                sbd_names.append(name)
-                label = draw_for_segmentation("sbd", split, number, seed=drawing.seed).label
-                save_image(sbd / "img" / f"{name}.jpg", scene.image)
-                save_mat(sbd / "cls" / f"{name}.mat", {"GTcls": _sbd_struct(label)})
-    lists = {"train": names["train+"][:num_voc]} if "train+" in names else {}
-    lists.update({"val": names["val"]} if "val" in names else {})
-    _write_lists(base / "ImageSets" / "Segmentation", lists)
+    num_voc = (drawing.counts.get("train+", 0) + 1) // 2  # those behind are SBD's alone
+    for split, name, scene in _voc_scenes(drawing, "voc", base, year=2008):
+        number = len(names.setdefault(split, []))
+        names[split].append(name)
+        is_vocs = split == "val" or number < num_voc
+        if is_vocs:
+            _save_voc_label(base, name, scene)
+        if not is_vocs or number % 2 == 0:
+            sbd_names.append(name)
+            label = draw_for_segmentation("sbd", split, number, seed=drawing.seed).label
+            save_image(sbd / "img" / f"{name}.jpg", scene.image)
+            save_mat(sbd / "cls" / f"{name}.mat", {"GTcls": _sbd_struct(label)})
+    if "train+" in names:
+        names["train"] = names.pop("train+")[:num_voc]
+    _write_lists(base / "ImageSets" / "Segmentation", names)
     save_lines(sbd / "train.txt", sbd_names[::2])
     save_lines(sbd / "val.txt", sbd_names[1::2])
 
 
-def _voc_names(drawing: Drawing, *, year: int) -> dict[str, list[str]]:
-    """Return the names of each split's images, numbered throughout."""
-    names, first = {}, 1
+def _voc_scenes(
+    drawing: Drawing, scenery: str, base: Path, *, year: int
+) -> Iterator[tuple[str, str, Scene]]:
+    """Write the images, numbered throughout; yield split, name and scene of each."""
+    first = 1
     for split, count in drawing.counts.items():
-        names[split] = [f"{year}_{number:06d}" for number in range(first, first + count)]
+        for number, scene in enumerate(drawing.scenes(scenery, split), start=first):
+            name = f"{year}_{number:06d}"
+            save_image(base / "JPEGImages" / f"{name}.jpg", scene.image)
+            yield split, name, scene
         first += count
-    return names
 
 
 def _write_lists(folder: Path, names: dict[str, list[str]]) -> None:
@@ -205,13 +208,13 @@ def write_ade20k(drawing: Drawing) -> None:
 def write_pascal_context(drawing: Drawing) -> None:
     """Write VOCdevkit/VOC2010 with its lists, and the labels of 459 classes."""
     base = drawing.folder / "VOCdevkit" / "VOC2010"
-    names = _voc_names(drawing, year=2008)
+    names: dict[str, list[str]] = {}
+    for split, name, scene in _voc_scenes(drawing, "pascal-context", base, year=2008):
+        names.setdefault(split, []).append(name)
+        save_mat(
+            drawing.folder / "trainval" / f"{name}.mat", {"LabelMap": _context_ids(scene.label)}
+        )
     _write_lists(base / "ImageSets" / "Main", names)
-    for split, its_names in names.items():
-        for name, scene in zip(its_names, drawing.scenes("pascal-context", split)):
-            save_image(base / "JPEGImages" / f"{name}.jpg", scene.image)
-            label_map = _context_ids(scene.label)
-            save_mat(drawing.folder / "trainval" / f"{name}.mat", {"LabelMap": label_map})
 
 
 def _context_ids(label: NDArray[np.uint8]) -> NDArray[np.uint16]:

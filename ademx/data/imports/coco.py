@@ -41,7 +41,7 @@ def import_coco(source: Path, options: CocoImportOptions) -> Imported:
         ValueError, OSError: see :func:`import_dataset`.
         ademx.compat.MissingDependency: pycocotools is not installed.
     """
-    return import_dataset(lambda: _read(source, options), options, order="first")
+    return import_dataset(lambda: _read(source, options), options)
 
 
 def _read(source: Path, options: CocoImportOptions) -> Source:
@@ -54,7 +54,7 @@ def _read(source: Path, options: CocoImportOptions) -> Source:
         index = read_annotations(path)
         try:
             images = list(index.imgs.values())
-            file = _File(path, split, index, _names(index), folders, options.exif or "auto")
+            file = _File(path, split, index, _names(index), folders, options.exif)
             _check_ids(file)
             if lost := sum(len(index.imgToAnns[key]) for key in {*index.imgToAnns} - {*index.imgs}):
                 skipped["annotation of an image that the file does not list"] += lost

@@ -181,7 +181,7 @@ def import_labelme(source: Path, options: ImportOptions) -> Imported:
     Raises:
         ValueError, OSError: see :func:`import_dataset`.
     """
-    return import_dataset(lambda: _read(source, options), options, order="last")
+    return import_dataset(lambda: _read(source, options), options)
 
 
 def _read(source: Path, options: ImportOptions) -> Source:
@@ -194,7 +194,7 @@ def _read(source: Path, options: ImportOptions) -> Source:
     skipped: Counter[str] = Counter()
     pictures = usable(
         files,
-        lambda file: _read_picture(file, folder, options.exif or "turn", skipped),
+        lambda file: _read_picture(file, folder, options.exif, skipped),
         skip_broken=options.skip_broken,
         unit="file",
     )

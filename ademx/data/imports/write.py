@@ -38,7 +38,7 @@ _JPEG_QUALITY = 95  # of images that are set upright
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """How a dataset is made of what an annotation tool wrote."""
+    """How a dataset is made of what an annotation tool wrote, by default labelme."""
 
     output: Path = option(help="Folder of the dataset, new or empty.", path="output")
     name: str | None = option(
@@ -60,19 +60,14 @@ class ImportOptions:
         "Pixels without a shape: a class of that name, or void (255).",
         choices=("background", "void"),
     )
-    order: str | None = option(
-        None,
-        "Which shape wins where they overlap.  [default: last for labelme, first for coco]",
-        choices=("first", "last"),
-    )
+    order: str = option("last", "Which shape wins where they overlap.", choices=("first", "last"))
     split: float = option(
         0.8, "Part of the images for train, the others are val, where one file has all of them."
     )
     seed: int = option(0, "Splits differently.", least=0)
-    exif: str | None = option(
-        None,
-        "Turn an image as its EXIF orientation says; auto: where only that fits its annotations."
-        "  [default: turn for labelme, auto for coco]",
+    exif: str = option(
+        "turn",
+        "Turn an image as its EXIF orientation says; auto: where only that fits its annotations.",
         choices=RULES,
     )
     link: bool = option(False, "Link to the images in place of copies.")
@@ -104,6 +99,8 @@ class ImportOptions:
 class CocoImportOptions(ImportOptions):
     """The same of annotations in COCO's form."""
 
+    order: str = declare.other_default(ImportOptions, "order", "first")
+    exif: str = declare.other_default(ImportOptions, "exif", "auto")
     images: Path | None = option(
         None, "Folder of the images.  [default: looked for, see above]", path="folder"
     )
@@ -153,13 +150,12 @@ class Imported:
     empty: int
 
 
-def import_dataset(read: Callable[[], Source], options: ImportOptions, *, order: str) -> Imported:
+def import_dataset(read: Callable[[], Source], options: ImportOptions) -> Imported:
     """Make a dataset of what a function finds, all of it or nothing.
 
     Args:
         read: finds the images and their shapes.
         options: what to make.
-        order: which of overlapping shapes wins if the options do not say.
 
     Raises:
         ValueError: labels are not listed; the output folder holds something; a file is damaged.
@@ -178,7 +174,7 @@ def import_dataset(read: Callable[[], Source], options: ImportOptions, *, order:
             labels=options.labels,
             unlisted=options.unlisted,
             unlabelled=options.unlabelled,
-            order=options.order or order,
+            order=options.order,
         )
         splits = _split(source.pictures, options)
         entries = _write_lists(folder, splits, classes, options.dataset_name)

@@ -24,7 +24,7 @@ from ademx.data.lists.plans import (
 from ademx.errors import MissingFile
 from ademx.text import first_few
 from iters.datasets import DATASETS
-from iters.lists import read_list_file, read_voc_names, voc_folders, voc_image_set
+from iters.lists import read_list_file, read_voc_names, voc_folders, voc_image_set, voc_label
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def plan_voc(request: Request) -> Plan:
     lists = {
         split: _voc_entries(base, split, request)
         for split in request.dataset.splits
-        if _image_set(base, split).is_file()
+        if voc_image_set(base, split).is_file()
     }
     if _find_sbd(base, request):
         _log.info("SBD is here too: `ademx data lists voc-sbd` makes its train+.lst")
@@ -62,17 +62,17 @@ def plan_voc_sbd(request: Request) -> Plan:
     base = _find_voc(request)
     sbd = _find_sbd(base, request)
     aug = voc_image_set(base, "trainaug")
-    if sbd is None and (aug is None or request.options.sbd is not None):
+    if sbd is None and (not aug.is_file() or request.options.sbd is not None):
+        places = ", ".join(map(str, _sbd_folders(base, request)))
         raise MissingFile(
-            f"no SBD: looked for cls, train.txt and val.txt in "
-            f"{_shown(_sbd_folders(base, request))}: give its folder with --sbd, or put its labels "
-            f"as PNGs into {base / 'SegmentationClassAug'} and their names into "
-            f"{base / 'ImageSets' / 'Segmentation' / 'trainaug.txt'}"
+            f"no SBD: looked for cls, train.txt and val.txt in {places}: give its folder with "
+            f"--sbd, or put its labels as PNGs into {base / 'SegmentationClassAug'} and their "
+            f"names into {aug}"
         )
-    for path in (_image_set(base, "train"), _image_set(base, "val")):
+    for path in (voc_image_set(base, "train"), voc_image_set(base, "val")):
         check_files([path], request)
     larger = _train_aug(base, request) if sbd is None else _train_plus(base, sbd, request)
-    if aug is not None:
+    if aug.is_file():
         _compare_names(aug, read_voc_names(base, "trainaug"), larger)
     lists = {"train+": larger, "val": _voc_entries(base, "val", request)}
     if request.options.coco is not None:
@@ -88,7 +88,7 @@ def _train_aug(base: Path, request: Request) -> list[Entry]:
         for split in ("trainaug", "train")
         for entry in _voc_entries(base, split, request)
     }
-    for name in read_lines(_image_set(base, "val")):
+    for name in read_lines(voc_image_set(base, "val")):
         entries.pop(name, None)
     _log.info("train+: by trainaug.txt and SegmentationClassAug, for want of SBD's own files")
     return [entries[name] for name in sorted(entries)]
@@ -111,21 +111,18 @@ def _compare_names(path: Path, names: Sequence[str], larger: Sequence[Entry]) ->
 def _train_plus(base: Path, sbd: Path, request: Request) -> list[Entry]:
     """Return the samples of "train+", in the order of their names."""
     import_data_library("scipy.io")
-    train, val = (set(read_lines(_image_set(base, split))) for split in ("train", "val"))
-    others = {name for split in ("train", "val") for name in read_lines(sbd / f"{split}.txt")}
-    others -= train | val
-    check_files((sbd / "cls" / f"{name}.mat" for name in sorted(others)), request)
-    own = {entry.image.stem: entry for entry in _voc_entries(base, "train", request)}
-    entries = []
-    for name in sorted(train | others):
-        if name in own:  # with void borders, which SBD does not have
-            entries.append(own[name])
-            continue
+    train = _voc_entries(base, "train", request)  # with void borders, which SBD does not have
+    names = {name for split in ("train", "val") for name in read_lines(sbd / f"{split}.txt")}
+    names -= {entry.image.stem for entry in train} | set(read_lines(voc_image_set(base, "val")))
+    check_files((sbd / "cls" / f"{name}.mat" for name in sorted(names)), request)
+    others = []
+    for name in names:
         image = base / "JPEGImages" / f"{name}.jpg"
         if not image.is_file():
             image = sbd / "img" / image.name
         label = base / "SegmentationClassAug" / f"{name}.png"
-        entries.append(Entry(image, label, _sbd_label(sbd, name)))
+        others.append(Entry(image, label, _sbd_label(sbd, name)))
+    entries = sorted([*train, *others], key=lambda entry: entry.image.stem)
     check_files((entry.image for entry in entries), request)
     return entries
 
@@ -138,49 +135,43 @@ def _sbd_label(sbd: Path, name: str) -> NumberedLabel:
 
 def _voc_entries(base: Path, split: str, request: Request) -> list[Entry]:
     """Return the samples of one of VOC's splits with VOC's own labels, where it has some."""
-    names = read_voc_names(base, split) or read_lines(_image_set(base, split))
+    names = read_voc_names(base, split) or read_lines(voc_image_set(base, split))
     images = [base / "JPEGImages" / f"{name}.jpg" for name in names]
     check_files(images, request)
     if split == "test":
         return [Entry(image, None) for image in images]
     labels = [base / "SegmentationClass" / f"{name}.png" for name in names]
     if split == "trainaug":  # the others' are SBD's
-        aug = base / "SegmentationClassAug"
-        labels = [path if path.is_file() else aug / path.name for path in labels]
+        labels = [voc_label(base, name) for name in names]
     check_files(labels, request)
     return [Entry(image, label) for image, label in zip(images, labels)]
 
 
 def _coco_entries(root: Path) -> list[Entry]:
     """Return the samples of `coco20` in a root of COCO."""
-    for splits in _COCO_SPLITS:
-        paths = [root / name for name in map(_coco_list, splits)]
+    choices = [tuple(map(DATASETS["coco20"].list_name, splits)) for splits in _COCO_SPLITS]
+    for names in choices:
+        paths = [root / name for name in names]
         if all(path.is_file() for path in paths):
-            _log.info("train++: with %s", _shown(paths))
+            _log.info("train++: with %s", ", ".join(map(str, paths)))
             samples = [
                 sample
                 for path in paths
                 for sample in read_list_file(path, task="segmentation", root=root)
             ]
             return [Entry(sample.image, sample.label) for sample in samples]
-    wanted = ", or ".join(" and ".join(map(_coco_list, splits)) for splits in _COCO_SPLITS)
+    wanted = ", or ".join(map(" and ".join, choices))
     raise MissingFile(
         f"no lists of coco20 in {root}: looked there for {wanted}: make them by "
         f"`ademx data lists coco20 --root {shlex.quote(str(root))}`"
     )
 
 
-def _coco_list(split: str) -> str:
-    return DATASETS["coco20"].list_name(split)
-
-
-def _image_set(base: Path, split: str) -> Path:
-    return voc_image_set(base, split) or base / "ImageSets" / "Segmentation" / f"{split}.txt"
-
-
 def _find_voc(request: Request) -> Path:
     for base in voc_folders(request.root):
-        if any(_image_set(base, split).is_file() for split in ("train", "val", "trainval", "test")):
+        if any(
+            voc_image_set(base, split).is_file() for split in ("train", "val", "trainval", "test")
+        ):
             return base
     raise request.not_found("no image set")
 
@@ -205,7 +196,3 @@ def _sbd_folders(base: Path, request: Request) -> list[Path]:
     # VOC's folder is <parents>/VOCdevkit/VOC2012.
     folders = dict.fromkeys([request.root, base, base.parent, base.parent.parent])
     return [folder / "benchmark_RELEASE" / "dataset" for folder in folders]
-
-
-def _shown(paths: list[Path]) -> str:
-    return ", ".join(map(str, paths))
