@@ -123,12 +123,7 @@ class ClassificationAugmentation:
             BrokenImage: the image cannot be decoded; the message gives the cause.
         """
         turned = is_turned(encoded, None, self.exif)
-        self._transform(decode_image(encoded, draws.crop, turned=turned), draws, out)
-
-    def _transform(
-        self, image: Image.Image, draws: ClassificationDraws, out: NDArray[np.float32]
-    ) -> None:
-        """Transform the crop, or an image that has none, into `out`."""
+        image = decode_image(encoded, draws.crop, turned=turned)
         size, choose = self.sample_size, self.choose_interp_method
         # A fourth row of ones carries the offset of the colour map.
         pixels = np.ones((4, size, size), np.float32)

@@ -78,15 +78,10 @@ class SegmentationAugmentation:
         """Shape of a sample's label: its cells."""
         return ((self.sample_size // self.stride) ** 2,)
 
-    @property
-    def target_range(self) -> tuple[int, int]:
-        """Smallest and largest length that the longer side is scaled to, pixels."""
-        low, high = self.scale_range
-        return int(low * self.origin_size), int(high * self.origin_size)
-
     def draw(self, rng: np.random.Generator, image_size: Size) -> SegmentationDraws:
         """Return the draws for an image of this height and width."""
-        target = int(rng.integers(*self.target_range, endpoint=True))
+        low, high = (int(scale * self.origin_size) for scale in self.scale_range)
+        target = int(rng.integers(low, high, endpoint=True))
         side, stride, offset = self._geometry(target, max(image_size))
         top, left = (
             int(rng.integers(max(1, int(stride), offset + length - side + 1)))

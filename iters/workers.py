@@ -35,7 +35,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -239,15 +239,16 @@ class Filler:
 def serve(connection: Connection, filler: Filler) -> None:
     """Answer each task with an outcome or a failure, until the other side closes."""
     with connection, contextlib.suppress(EOFError, OSError):
-        while True:
-            task = connection.recv()
-            try:
-                answer: Outcome | Failure | None = filler.run(task)
-            except Exception as error:  # reported, whatever it is: the caller raises it
-                answer = _failure(filler.sample, error)
-            if answer is None:
-                return
+        while (answer := _answer(filler, connection.recv())) is not None:
             connection.send(answer)
+
+
+def _answer(filler: Filler, task: Task) -> Outcome | Failure | None:
+    """Run a task; None when told to stop."""
+    try:
+        return filler.run(task)
+    except Exception as error:  # reported, whatever it is: the caller raises it
+        return _failure(filler.sample, error)
 
 
 def _failure(sample: int, error: Exception) -> Failure:
@@ -464,18 +465,23 @@ class WorkerPool:
             WorkerError: a worker raised or has died.
         """
         if self._own is not None:
-            return self._run_own(self._own)
+            answer, name = _answer(self._own, self._own_tasks.popleft()), "the reader"
+        else:
+            answer, name = self._receive_any()
+        if isinstance(answer, Failure):
+            self._raise_failure(name, answer)
+        return answer  # type: ignore[return-value]  # None only when told to stop
+
+    def _receive_any(self) -> tuple[Outcome | Failure, str]:
+        """Wait for the first of the workers that answers; return its answer and its name."""
         connections = [worker.connection for worker in self._workers]
         while not (ready := wait(connections, _PATIENCE_SECONDS)):
             self._tell_waiting()
         number = connections.index(ready[0])  # type: ignore[arg-type]
         try:
-            answer = connections[number].recv()
+            return connections[number].recv(), self._workers[number].name
         except (EOFError, OSError):
             self._raise_death(number)
-        if isinstance(answer, Failure):
-            self._raise_failure(self._workers[number].name, answer)
-        return answer  # type: ignore[no-any-return]
 
     def _tell_waiting(self) -> None:
         files = [self._file_name(int(s["sample"])) for s in self.memory.states if s["busy"]]
@@ -484,14 +490,7 @@ class WorkerPool:
             *(_PATIENCE_SECONDS, ", ".join(files) or "no file yet"),
         )
 
-    def _run_own(self, filler: Filler) -> Outcome:
-        try:
-            outcome = filler.run(self._own_tasks.popleft())
-        except Exception as error:
-            self._raise_failure("the reader", _failure(filler.sample, error))
-        return outcome  # type: ignore[return-value]  # None only when told to stop
-
-    def _raise_failure(self, worker: str, failure: Failure) -> None:
+    def _raise_failure(self, worker: str, failure: Failure) -> NoReturn:
         if failure.sample < 0:
             raise WorkerError(
                 f"{worker} could not start: {failure.error}: the augmentation's class must be in a "
@@ -500,7 +499,7 @@ class WorkerPool:
         name = self._file_name(failure.sample)
         raise WorkerError(f"{name}: {worker} raised {failure.error}\n{failure.trace}")
 
-    def _raise_death(self, number: int) -> None:
+    def _raise_death(self, number: int) -> NoReturn:
         state, worker = self.memory.states[number], self._workers[number]
         place = "before its first file"
         if state["sample"] >= 0:

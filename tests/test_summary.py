@@ -72,8 +72,9 @@ def test_rows_of_model_a1():
 
 
 def test_rows_of_the_dilated_network():
-    result = summary_of("voc_rna-a1_cls21_s8")
-    assert result.input_shape == (1, 3, 504, 504)
+    graph = load_graph("voc_rna-a1_cls21_s8")
+    result = summarise(graph)
+    assert graph.input_shape == (1, 3, 504, 504)
     assert result.macs == pytest.approx(580e9, rel=1e-3)
     found = {level.name: (level.output_size[0], level.dilations) for level in result.levels[3:]}
     assert found == {

@@ -18,7 +18,7 @@ from ademx.files import replacing, write_json
 from ademx.options import option
 
 if TYPE_CHECKING:
-    from ademx.networks.summary import LevelSummary, Summary, TrainingMemory
+    from ademx.networks.summary import Graph, LevelSummary, Summary, TrainingMemory
 
 _ORIGINS = {
     "released": "released",
@@ -74,14 +74,15 @@ def summary(
         width, head = weights.width, weights.head
     graph = load_graph(label, input_size=input_size, batch=batch, width=width, pool=pool, head=head)
     result = summarise(graph)
-    numbers = dataclasses.asdict(result)
-    report = _report(result)
+    facts = {name: getattr(graph, name) for name in ("label", "origin", "input_shape", "width")}
+    numbers = {**facts, **dataclasses.asdict(result)}
+    report = _report(graph, result)
     if training or backward_do_mirror:
         backend = _planner(backend)
         memory = training_memory(backend, graph, backward_do_mirror=backward_do_mirror)
         parts = dataclasses.asdict(memory)
         numbers["training"] = {**parts, "total": memory.total, "backend": backend}
-        report += _training_report(memory, result.input_shape[0], backend)
+        report += _training_report(memory, batch, backend)
     if plot:
         from ademx.networks.drawing import draw
 
@@ -99,14 +100,14 @@ def _planner(backend: str) -> str:
     return engine if backend != "auto" or find_spec(engine) else "torch"
 
 
-def _report(result: Summary) -> str:
+def _report(graph: Graph, result: Summary) -> str:
     """Return the table with the facts on the whole network around it."""
     rows = [_HEADER, *map(_row, result.levels), _totals(result)]
-    width = "" if result.width == 1 else f", width ×{result.width:g}"
+    width = "" if graph.width == 1 else f", width ×{graph.width:g}"
     return "\n".join(
         [
-            f"{result.label}: {_ORIGINS[result.origin]}",
-            f"depth {result.depth}, input {'×'.join(map(str, result.input_shape))}{width}",
+            f"{graph.label}: {_ORIGINS[graph.origin]}",
+            f"depth {result.depth}, input {'×'.join(map(str, graph.input_shape))}{width}",
             "",
             aligned(rows, num_texts=0),
             "",

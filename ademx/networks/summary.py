@@ -73,18 +73,10 @@ class Summary:
     """A network's levels and totals; the totals count as the columns of the levels do.
 
     Attributes:
-        label: the full label.
-        origin: as in :class:`symbols.levels.Network`.
-        input_shape: (batch, 3, height, width).
-        width: multiplier of all channels but the classes.
         depth: weighted layers on the longest path from input to output.
         levels: rows in order of computation.
     """
 
-    label: str
-    origin: str
-    input_shape: tuple[int, int, int, int]
-    width: float
     depth: int
     levels: tuple[LevelSummary, ...]
     parameters: int
@@ -173,10 +165,6 @@ def summarise(graph: Graph) -> Summary:
     names = dict.fromkeys(layer.level for layer in graph.layers)
     levels = tuple(_summarise_level(name, graph) for name in names)
     return Summary(
-        label=graph.label,
-        origin=graph.origin,
-        input_shape=graph.input_shape,
-        width=graph.width,
         depth=_depth(graph.layers),
         levels=levels,
         parameters=sum(level.parameters for level in levels),

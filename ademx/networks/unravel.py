@@ -167,14 +167,9 @@ def split_by_length(
             lengths = list(engine.pull(segment, data, lengths, segment.name))
             continue
         received[segment.name] = norms(reduce(add, lengths))
-        longer = engine.pull(segment, data, lengths, segment.branch)
-        same = engine.pull(segment, data, lengths, segment.shortcut)
-        pulled: list[Array] = []
-        passed: Array | None = None  # along the branch, by the paths of the length before
-        for along_branch, along_shortcut in zip(longer, same):
-            pulled.append(along_shortcut if passed is None else along_shortcut + passed)
-            passed = along_branch
-        lengths = [*pulled, *([] if passed is None else [passed])]
+        longer, same = (engine.pull(segment, data, lengths, output) for output in segment.outputs)
+        # What a length passes along the shortcut, and the one before along the branch.
+        lengths = [next(same), *map(add, same, longer), next(longer)]
     return Split(tuple(lengths), dict(reversed(received.items())))
 
 
