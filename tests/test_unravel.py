@@ -116,7 +116,8 @@ def split(layers, parameters, images, weight, backend="torch"):
         engine.network.double()
         images, weight = images.astype(np.float64), weight.astype(np.float64)
     values = unravel.run(engine, segments, images)
-    return engine, segments, values, unravel.split_by_length(engine, segments, values, weight)
+    back = unravel.Backward(engine, segments, values, weight)
+    return back, back.by_length()
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +153,9 @@ def all_paths(units):
 def test_single_paths_are_walked_one_by_one(name, inputs):
     layers, (images, weight) = layers_of(NETWORKS[name]), (inputs[0][:1], inputs[1][:1])
     parameters = parameters_of(layers)
-    engine, segments, values, _ = split(layers, parameters, images, weight)
+    back, _ = split(layers, parameters, images, weight)
     paths = all_paths(int(name[0]))
-    found = unravel.path_norms(engine, segments, values, weight.astype(np.float64), paths)
+    found = back.path_norms(paths)
     assert set(found) == set(paths)
     for path, norm in found.items():
         expected = np.linalg.norm(gradient_of(layers, parameters, images, weight, path))

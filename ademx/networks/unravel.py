@@ -6,6 +6,9 @@ by length they need not be walked one by one: with gₖ the sum of those that pa
 far, a unit maps (g₀ … gₘ) to gₖ·(Jacobian of s) + gₖ₋₁·(Jacobian of f), k from 0 to m + 1.
 
 What computes is an engine's; here are only sums, on NumPy arrays. Source: arXiv:1611.10080, §3.
+
+Segments also tell what a network loses without a unit's branch, or with two units exchanged.
+Source: arXiv:1605.06431, §4, whose experiments these are.
 """
 
 from __future__ import annotations
@@ -149,85 +152,82 @@ class Split:
     received: dict[str, Array]
 
 
-def split_by_length(
-    engine: Engine, segments: Sequence[Segment], values: Sequence[Array], gradient: Array
-) -> Split:
-    """Return the gradient with respect to the first unit's input, split by length exactly.
+@dataclass(frozen=True)
+class Backward:
+    """The way back through a network, to the gradient with respect to the first unit's input.
 
-    Args:
+    Attributes:
         engine: what computes.
         segments: of the network, with units among them.
         values: what each of them reads, as :func:`run` returns it.
         gradient: of the loss, with respect to the network's output.
     """
-    lengths = [gradient]
-    received = {}
-    for segment, data in _backwards(segments, values):
-        if not segment.is_unit:
-            lengths = list(engine.pull(segment, data, lengths, segment.name))
-            continue
-        received[segment.name] = norms(reduce(add, lengths))
-        longer, same = (engine.pull(segment, data, lengths, output) for output in segment.outputs)
-        # What a length passes along the shortcut, and the one before along the branch.
-        lengths = [next(same), *map(add, same, longer), next(longer)]
-    return Split(tuple(lengths), dict(reversed(received.items())))
 
+    engine: Engine
+    segments: Sequence[Segment]
+    values: Sequence[Array]
+    gradient: Array
 
-def whole_gradient(
-    engine: Engine, segments: Sequence[Segment], values: Sequence[Array], gradient: Array
-) -> Array:
-    """Return the ordinary gradient with respect to the first unit's input; see above."""
-    for segment, data in _backwards(segments, values):
-        pulled = (engine.pull(segment, data, [gradient], output) for output in segment.outputs)
-        gradient = reduce(add, map(next, pulled))
-    return gradient
+    def by_length(self) -> Split:
+        """Return the gradient, split by length exactly."""
+        lengths = [self.gradient]
+        received = {}
+        for segment, data in self._steps():
+            if not segment.is_unit:
+                lengths = list(self.engine.pull(segment, data, lengths, segment.name))
+                continue
+            received[segment.name] = norms(reduce(add, lengths))
+            longer, same = (
+                self.engine.pull(segment, data, lengths, output) for output in segment.outputs
+            )
+            # What a length passes along the shortcut, and the one before along the branch.
+            lengths = [next(same), *map(add, same, longer), next(longer)]
+        return Split(tuple(lengths), dict(reversed(received.items())))
 
+    def whole(self) -> Array:
+        """Return the ordinary gradient."""
+        gradient = self.gradient
+        for segment, data in self._steps():
+            pulled = (
+                self.engine.pull(segment, data, [gradient], output) for output in segment.outputs
+            )
+            gradient = reduce(add, map(next, pulled))
+        return gradient
 
-def path_norms(
-    engine: Engine,
-    segments: Sequence[Segment],
-    values: Sequence[Array],
-    gradient: Array,
-    paths: Iterable[Path],
-) -> dict[Path, float]:
-    """Return the norm of the gradient along single paths, for a batch of one.
+    def path_norms(self, paths: Iterable[Path]) -> dict[Path, float]:
+        """Return the norm of the gradient along single paths, for a batch of one.
 
-    What paths have in common at their end is walked once. See :func:`split_by_length` for the
-    other arguments.
-    """
-    first = values[first_unit(segments)]
-    ordered = sorted(set(paths), key=lambda path: path[::-1])
-    at_a_time = max(1, _BYTES // first.nbytes)
-    found: dict[Path, float] = {}
-    for start in range(0, len(ordered), at_a_time):
-        group = ordered[start : start + at_a_time]
-        found |= _norms_of_group(engine, segments, values, gradient, group)
-    return found
+        What paths have in common at their end is walked once.
+        """
+        ordered = sorted(set(paths), key=lambda path: path[::-1])
+        at_a_time = max(1, _BYTES // self.values[first_unit(self.segments)].nbytes)
+        found: dict[Path, float] = {}
+        for start in range(0, len(ordered), at_a_time):
+            found |= self._norms_of_group(ordered[start : start + at_a_time])
+        return found
 
+    def _norms_of_group(self, paths: Sequence[Path]) -> dict[Path, float]:
+        walked: dict[Path, Array] = {(): self.gradient}  # the last units of paths -> their gradient
+        left = len(paths[0])
+        for segment, data in self._steps():
+            if not segment.is_unit:
+                pulled = self.engine.pull(segment, data, walked.values(), segment.name)
+                walked = dict(zip(walked, pulled))
+                continue
+            left -= 1
+            ends = dict.fromkeys(path[left:] for path in paths)
+            further: dict[Path, Array] = {}
+            for taken, output in ((True, segment.branch), (False, segment.shortcut)):
+                chosen = [end for end in ends if end[0] is taken]
+                gradients = (walked[end[1:]] for end in chosen)
+                further |= zip(chosen, self.engine.pull(segment, data, gradients, output))
+            walked = further
+        return {path: float(norms(value)[0]) for path, value in walked.items()}
 
-def _norms_of_group(
-    engine: Engine,
-    segments: Sequence[Segment],
-    values: Sequence[Array],
-    gradient: Array,
-    paths: Sequence[Path],
-) -> dict[Path, float]:
-    walked: dict[Path, Array] = {(): gradient}  # the last units of paths -> their gradient
-    left = len(paths[0])
-    for segment, data in _backwards(segments, values):
-        if not segment.is_unit:
-            pulled = engine.pull(segment, data, walked.values(), segment.name)
-            walked = dict(zip(walked, pulled))
-            continue
-        left -= 1
-        ends = dict.fromkeys(path[left:] for path in paths)
-        further: dict[Path, Array] = {}
-        for taken, output in ((True, segment.branch), (False, segment.shortcut)):
-            chosen = [end for end in ends if end[0] is taken]
-            gradients = (walked[end[1:]] for end in chosen)
-            further |= zip(chosen, engine.pull(segment, data, gradients, output))
-        walked = further
-    return {path: float(norms(value)[0]) for path, value in walked.items()}
+    def _steps(self) -> Iterator[tuple[Segment, Array]]:
+        """Yield the segments from the last to the first unit, each with what it reads."""
+        pairs = list(zip(self.segments, self.values))
+        return reversed(pairs[first_unit(self.segments) :])
 
 
 def choose_paths(
@@ -260,14 +260,6 @@ def first_unit(segments: Sequence[Segment]) -> int:
     return next(index for index, segment in enumerate(segments) if segment.is_unit)
 
 
-def _backwards(
-    segments: Sequence[Segment], values: Sequence[Array]
-) -> Iterator[tuple[Segment, Array]]:
-    """Yield the segments from the last to the first unit, each with what it reads."""
-    pairs = list(zip(segments, values))
-    return reversed(pairs[first_unit(segments) :])
-
-
 def norms(gradient: Array) -> Array:
     """Return the Euclidean norm of each image's gradient, (N,) float64."""
     flat = gradient.reshape(len(gradient), -1)
@@ -279,3 +271,41 @@ def effective_depth(norms_by_length: Sequence[float], share: float) -> int:
     """Return the smallest length up to which a share of the sum of all norms lies."""
     reached = np.cumsum(norms_by_length)
     return int(np.argmax(reached >= share * reached[-1]))
+
+
+def without_each_branch(
+    engine: Engine, segments: Sequence[Segment], values: Sequence[Array]
+) -> Iterator[tuple[tuple[str], Array]]:
+    """Yield each unit's name, by itself, and the network's output without its branch.
+
+    Args:
+        engine: what computes.
+        segments: of the network.
+        values: what each of them reads, as :func:`run` returns it.
+    """
+    for index, (segment, data) in enumerate(zip(segments, values)):
+        if segment.is_unit:
+            data = engine.forward(segment, data, segment.shortcut)
+            yield (segment.name,), reduce(partial(through, engine), segments[index + 1 :], data)
+
+
+def with_neighbours_exchanged(
+    engine: Engine, segments: Sequence[Segment], values: Sequence[Array]
+) -> Iterator[tuple[tuple[str, str], Array]]:
+    """Yield the names of two units that follow each other and the output with them exchanged.
+
+    These are the pairs whose inputs and outputs all have one shape. See
+    :func:`without_each_branch` for the arguments.
+    """
+    units = [index for index, segment in enumerate(segments) if segment.is_unit]
+    for first, second in zip(units, units[1:]):
+        between = segments[first + 1 : second]
+        shapes = {values[index].shape for index in (first, first + 1, second, second + 1)}
+        if len(shapes) == 1 and all(_is_relu(segment) for segment in between):
+            exchanged = [segments[second], *between, segments[first], *segments[second + 1 :]]
+            names = (segments[first].name, segments[second].name)
+            yield names, reduce(partial(through, engine), exchanged, values[first])
+
+
+def _is_relu(segment: Segment) -> bool:
+    return all(layer.kind == "relu" for layer in segment.layers)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from ademx.iteration import progress_bar
-from ademx.networks import lesion, unravel
+from ademx.networks import unravel
 from ademx.testing.session import finite
 from ademx.unravelling.found import (
     DEPTH_SHARE,
@@ -105,8 +105,8 @@ class _Measures:
         *values, scores = unravel.run(engine, segments, images)
         classes = _filled(finite(scores, self._weights), targets)
         losses, errors, gradient = loss_and_gradient(scores, classes)
-        split = unravel.split_by_length(engine, segments, values, gradient)
-        whole = unravel.whole_gradient(engine, segments, values, gradient)
+        back = unravel.Backward(engine, segments, values, gradient)
+        split, whole = back.by_length(), back.whole()
         norm = unravel.norms(whole)
         difference = unravel.norms(sum(split.lengths[1:], start=split.lengths[0]) - whole)
         of_images = {
@@ -124,14 +124,13 @@ class _Measures:
             paths = self._paths[number + row]
             of_image = [value[row : row + 1] for value in values]
             if paths:
-                found = unravel.path_norms(
-                    engine, segments, of_image, gradient[row : row + 1], paths
-                )
+                alone = unravel.Backward(engine, segments, of_image, gradient[row : row + 1])
+                found = alone.path_norms(paths)
                 self._path_norms |= {(number + row, path): norm for path, norm in found.items()}
             self._bar.update(len(paths))
         if self._with_lesions:
             arguments = engine, segments, values
-            lesions = lesion.without_each_branch, lesion.with_neighbours_exchanged
+            lesions = unravel.without_each_branch, unravel.with_neighbours_exchanged
             for units, scores in chain.from_iterable(kind(*arguments) for kind in lesions):
                 losses, errors, _ = loss_and_gradient(scores, classes)
                 self._lesions[units] += zip(losses.tolist(), errors.tolist())
