@@ -16,20 +16,18 @@ LR_TYPES = ("fixed", "step", "linear")
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """A rate that falls at given updates.
+    """A rate that falls to a tenth at given updates.
 
     Attributes:
         steps: numbers of updates, rising; update `step` (from 0) is the first with a lower rate.
             Without any the rate is the same throughout.
         base_lr: the rate before the first step.
         offset: updates of the whole training that come before this run.
-        factor: what each step multiplies the rate by.
     """
 
     steps: tuple[int, ...]
     base_lr: float
     offset: int = 0
-    factor: float = 0.1
 
     def __post_init__(self) -> None:
         if min(self.steps, default=1) < 1 or list(self.steps) != sorted(set(self.steps)):
@@ -38,7 +36,7 @@ class StepSchedule:
     def __call__(self, num_update: int) -> float:
         """Return the rate after `num_update` updates."""
         passed = sum(self.offset + num_update >= step for step in self.steps)
-        return self.base_lr * self.factor**passed
+        return self.base_lr * 0.1**passed
 
 
 @dataclass(frozen=True)

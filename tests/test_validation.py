@@ -243,6 +243,15 @@ def test_a_best_of_another_test_is_replaced_and_a_damaged_one_passed_over(scenes
     assert json.loads(facts.read_text())["epoch"] == 3
 
 
+def test_a_finished_training_is_tested_again_in_another_way(scenes, tmp_path):
+    _, facts = checkpoints.best_paths(tmp_path, SEGMENTER)
+    train(quick(scenes, tmp_path, to_epoch=1))
+    for scales, tests in (((40, 48), 1), ((40,), 2), ((40,), 2)):
+        train(quick(scenes, tmp_path, to_epoch=1, resume=True, validate_scales=scales))
+        assert json.loads(facts.read_text())["settings"]["test_scales"] == list(scales)
+        assert len(metrics(tmp_path, "val")) == tests
+
+
 def test_the_best_of_another_training_is_not_taken_over(scenes, tmp_path):
     train(quick(scenes, tmp_path, to_epoch=1))
     for path in tmp_path.glob("*_ep-*"):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 Arrays = Mapping[str, np.ndarray]
-W = TypeVar("W", bound="Workers")
-
 KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async")
 PRECISIONS = ("float32", "float16", "bfloat16")
+# MXNet's loss scaler: twice the scale after so many updates without overflow.
+_LONGEST_SCALE = 2000
+_MAX_SCALE = 2.0**24
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,32 @@ class Update:
     sums: Sums
 
 
-class Workers(ABC):
+class LossScaler:
+    """MXNet's rule for what a loss is multiplied by, so that no gradient underflows.
+
+    Attributes:
+        scale: of the next update.
+        unskipped: updates since the scale last changed or one was left out.
+
+    Source: MXNet 1.9.1, mxnet.contrib.amp.loss_scaler.LossScaler.
+    """
+
+    def __init__(self) -> None:
+        self.scale = 2.0**16
+        self.unskipped = 0
+
+    def judge(self, finite: bool) -> bool:
+        """Set the next scale by whether all gradients are finite; return that."""
+        if not finite:
+            self.scale, self.unskipped = self.scale / 2, 0
+            return False
+        self.unskipped += 1
+        if self.unskipped == _LONGEST_SCALE:
+            self.scale, self.unskipped = min(_MAX_SCALE, 2 * self.scale), 0
+        return True
+
+
+class Workers(AbstractContextManager["Workers"]):
     """The processes that train together, of which this is one; a context manager.
 
     A worker that leaves by an exception does not wait for the others.
@@ -57,13 +84,6 @@ class Workers(ABC):
     rank: int
     count: int
     synchronous: bool
-
-    def __enter__(self: W) -> W:
-        return self
-
-    @abstractmethod
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """Leave the others."""
 
     @abstractmethod
     def gather(self, key: str, value: int) -> list[int]:
@@ -163,9 +183,9 @@ class Trainer(ABC):
         """Return the loss scale and for how many updates it has held; None without scaling."""
         return (self._scaler.scale, self._scaler.unskipped) if self._scaler else None
 
-    @abstractmethod
     def restore_scaling(self, scale: float, unskipped: int) -> None:
         """Take up the loss scale as `scaling` gave it."""
+        self._scaler.scale, self._scaler.unskipped = scale, unskipped
 
     @abstractmethod
     def restore(self, momentum: Arrays, statistics: Sequence[Arrays]) -> None:

@@ -160,8 +160,8 @@ def find_newest(folder: Path, label: str) -> Checkpoint | None:
 
 def held_files(folder: Path, label: str, *, after: int = 0) -> list[Path]:
     """Return a label's files beyond a number of epochs, interrupted ones and the best included."""
-    epochs = [(path, _epoch(path)) for path in _files(folder, label)]
-    held = [path for path, epoch in epochs if epoch is None or epoch > after]
+    files = _files(folder, label)
+    held = [path for path, epoch in files.items() if epoch is None or epoch > after]
     best = [path for path in best_paths(folder, label) if path.exists()]
     try:
         is_earlier = json.loads(best_paths(folder, label)[1].read_bytes())["epoch"] <= after
@@ -172,8 +172,8 @@ def held_files(folder: Path, label: str, *, after: int = 0) -> list[Path]:
 
 def remove_interrupted(folder: Path, label: str, *, keep: Path | None = None) -> None:
     """Remove a label's interrupted checkpoints, but for the one to keep."""
-    for path in _files(folder, label):
-        if _epoch(path) is None and (keep is None or path.stem != keep.stem):
+    for path, epoch in _files(folder, label).items():
+        if epoch is None and (keep is None or path.stem != keep.stem):
             path.unlink()
 
 
@@ -186,9 +186,9 @@ def remove_all_but(folder: Path, label: str, *, keep: int, epochs: Set[int]) -> 
         keep: how many stay, above 0.
         epochs: numbers of complete epochs; others stay too.
     """
-    epochs_of = {path: _epoch(path) for path in _files(folder, label)}
-    held = sorted(epochs & {epoch for epoch in epochs_of.values() if epoch is not None})
-    for path, epoch in epochs_of.items():
+    files = _files(folder, label)
+    held = sorted(epochs & {epoch for epoch in files.values() if epoch is not None})
+    for path, epoch in files.items():
         if epoch in held[:-keep]:
             path.unlink(missing_ok=True)
 
@@ -202,22 +202,19 @@ def remove_partial(folder: Path, label: str) -> None:
             path.unlink()
 
 
-def _files(folder: Path, label: str) -> list[Path]:
-    """Return the whole files of a label's checkpoints, sorted by name."""
+def _files(folder: Path, label: str) -> dict[Path, int | None]:
+    """Return the whole files of a label's checkpoints, sorted by name, with their epochs.
+
+    The epoch of one that was interrupted is None.
+    """
     pattern = re.compile(rf"{_stem(label)}\.(params|state)")
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name))
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    matches = {path: match for path in paths if (match := pattern.fullmatch(path.name))}
+    return {path: int(match[1]) if match[1] else None for path, match in matches.items()}
 
 
 def _stem(label: str) -> str:
-    return re.escape(label) + r"_(ep|interrupted)-\d+"
-
-
-def _epoch(path: Path) -> int | None:
-    """Return the epoch in a checkpoint's name; None where it was interrupted."""
-    match = re.search(r"_ep-(\d+)$", path.stem)
-    return int(match[1]) if match else None
+    return re.escape(label) + r"_(?:ep-(\d+)|interrupted-\d+)"
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -26,6 +26,16 @@ _TITLES = {
     "data_wait": "share of time waiting for data",
     "images_per_second": "images per second",
 }
+_STYLES: dict[str, dict[str, Any]] = {
+    "update": {"linewidth": 1},
+    "epoch": {"linestyle": "", "marker": "o", "markersize": 4},
+    _VALIDATION: {
+        "linestyle": "--",
+        "marker": "D",
+        "markersize": 4,
+        "markeredgecolor": "black",
+    },
+}
 _TOO_LARGE = 1e100  # nothing measured is; matplotlib cannot space an axis of the largest floats
 _PANEL = (6.0, 3.2)  # inches
 
@@ -139,27 +149,14 @@ def _panels(runs: Sequence[Run]) -> list[str]:
 
 def _draw_panel(axes: Axes, runs: Sequence[Run], name: str) -> None:
     for number, run in enumerate(runs):
-        colour = f"C{number}"
-        parts = run.curves.get("update", {}).get(name, {})
-        epochs = run.curves.get("epoch", {}).get(name, {})
-        tested = run.curves.get(_VALIDATION, {}).get(name, {})
-        # Each run has a line in each panel, even an empty one, for the legend of them all.
-        axes.plot(*_points(parts), color=colour, linewidth=1, label=run.name)
-        axes.plot(*_points(epochs), color=colour, linestyle="", marker="o", markersize=4)
-        style: dict[str, Any] = {
-            "linestyle": "--",
-            "marker": "D",
-            "markersize": 4,
-            "markeredgecolor": "black",
-        }
-        axes.plot(*_points(tested), color=colour, **style)
+        for kind, style in _STYLES.items():
+            # Each run has lines in each panel, even empty ones, for the legend of them all.
+            curve = sorted(run.curves.get(kind, {}).get(name, {}).items())
+            label = run.name if kind == "update" else None
+            updates, values = [one for one, _ in curve], [one for _, one in curve]
+            axes.plot(updates, values, color=f"C{number}", label=label, **style)
     is_tested = any(name in run.curves.get(_VALIDATION, ()) for run in runs)
     title = _TITLES.get(name, name.replace("_", " ")) + (" (val dashed)" if is_tested else "")
     axes.set_title(title, fontsize="medium")
     axes.set_xlabel("update")
     axes.grid(alpha=0.3)
-
-
-def _points(curve: dict[int, float]) -> tuple[list[int], list[float]]:
-    updates = sorted(curve)
-    return updates, [curve[update] for update in updates]

@@ -134,10 +134,10 @@ class TrainOptions:
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite: choose one")
         self._check_validation()
-        if self.batch_images % self.num_devices:
+        if self.batch_images % self.devices.count:
             raise InputError(
                 f"--batch-images {self.batch_images}: expected a multiple of the "
-                f"{self.num_devices} devices, which share it"
+                f"{self.devices.count} devices, which share it"
             )
         check_precision(self.precision, self.devices, backend=self.engine)
         label = self.label
@@ -167,11 +167,6 @@ class TrainOptions:
         return resolve_backend(self.backend, self.devices, precision=self.precision)
 
     @property
-    def num_devices(self) -> int:
-        """Devices of this worker."""
-        return self.devices.count
-
-    @property
     def label(self) -> Label:
         """The network's label, without an epoch.
 
@@ -196,11 +191,6 @@ class TrainOptions:
         """Epochs that are done when the run ends."""
         return self.to_epoch if self.stop_epoch is None else self.stop_epoch
 
-    @property
-    def stop_lr(self) -> float:
-        """The floor of the linear schedule."""
-        return 1e-6
-
     def has_checkpoint(self, epoch: int) -> bool:
         """Return whether there is to be a checkpoint after this number of epochs."""
         due = epoch >= self.check_start and (epoch - self.check_start) % self.check_step == 0
@@ -223,7 +213,7 @@ class TrainOptions:
             base_lr=self.base_lr,
             num_updates=self.to_epoch * num_batches,
             offset=offset,
-            stop_lr=self.stop_lr,
+            stop_lr=1e-6 if self.task == "classification" else min(self.base_lr / 100, 1e-6),
             steps=self.lr_steps,
         )
 
@@ -305,11 +295,6 @@ class SegmentationTrainOptions(TrainOptions):
                 f"--pool caffe: {self.label.network} then has fewer cells than there are labels, "
                 "for want of the last row and column: train with pad or full"
             )
-
-    @property
-    def stop_lr(self) -> float:
-        """The floor of the linear schedule."""
-        return min(self.base_lr / 100, 1e-6)
 
 
 def _lines_md5(lines: Iterable[str]) -> str:

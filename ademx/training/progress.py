@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -49,7 +49,7 @@ class _Tally:
         }
 
 
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """Shows and writes the progress of one run; a context manager.
 
     `metrics.jsonl` gains a line (kind "update") about fifty times an epoch, means since the line
@@ -103,9 +103,6 @@ class Progress:
             _Tally(**(state or {}).get(name, {})) for name in ("recent", "epoch")
         )
         self._start = self._clock = time.monotonic()
-
-    def __enter__(self) -> Progress:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()

@@ -155,7 +155,7 @@ def _check_same_settings(
 def restore(trainer: Trainer, state: State, options: TrainOptions) -> None:
     """Take up what a checkpoint has beside its parameters."""
     # On as many devices as before; on others the mean statistics of the file will do.
-    same = len(state.device_statistics) == options.num_devices
+    same = len(state.device_statistics) == options.devices.count
     trainer.restore(state.momentum, state.device_statistics if same else ())
     if state.record["loss_scaling"] is not None and options.precision == "float16":
         trainer.restore_scaling(*state.record["loss_scaling"])

@@ -112,6 +112,7 @@ class Saver:
             path = checkpoints.interrupted_path(output, self._label, update)
         parameters = trainer.parameters()
         self._check_finite(parameters[0])
+        statistics = trainer.statistics() if self._options.devices.count > 1 else ()
         state = State(
             *position,
             record={
@@ -124,7 +125,7 @@ class Saver:
                 "progress": progress,
             },
             momentum=trainer.momentum(),
-            device_statistics=tuple(trainer.statistics() if self._options.num_devices > 1 else ()),
+            device_statistics=tuple(statistics),
         )
         try:
             checkpoints.save(path, *parameters, state)

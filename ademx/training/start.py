@@ -43,9 +43,9 @@ def start_trainer(
         ademx.params.CheckpointMismatch: `values` has names or shapes that are not the network's.
         ValueError: the devices cannot share the batch, or options that do not fit the weights.
     """
-    if data_shape[0] % options.num_devices:
+    if data_shape[0] % options.devices.count:
         raise InputError(
-            f"data_shape {data_shape}: expected a multiple of the {options.num_devices} devices, "
+            f"data_shape {data_shape}: expected a multiple of the {options.devices.count} devices, "
             "which share the batch"
         )
     workers = workers or open_workers(options.kvstore, options.devices, backend=options.engine)
@@ -56,7 +56,7 @@ def start_trainer(
     params.check_parameters(shapes, values, source="values")
     segmentation = options.task == "segmentation"
     # A segmentation loss is a mean already, on each device; that of a classifier is a sum.
-    shares = options.num_devices if segmentation else data_shape[0]
+    shares = options.devices.count if segmentation else data_shape[0]
     if workers.synchronous:
         shares *= workers.count
     layers = network_layers(options)

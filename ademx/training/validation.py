@@ -29,7 +29,7 @@ from ademx.testing.options import (
     default_test_scale,
 )
 from ademx.testing.record import RunRecord
-from ademx.testing.session import find_dataset
+from ademx.testing.session import RunInputs, find_dataset
 from ademx.training.checkpoints import best_paths
 from ademx.training.options import SegmentationTrainOptions, TrainOptions
 from ademx.training.progress import METRICS_FILE, Progress, parse_line
@@ -108,7 +108,7 @@ class Validator:
         self.is_unfinished = False
 
     def validate(self, epoch: int, weights: Path, stop: StopSignal) -> None:
-        """Test the weights after an epoch, unless that was done before the run was resumed.
+        """Test the weights after an epoch, unless that was done so before the run was resumed.
 
         What goes wrong is logged and listed in `metrics.jsonl`, and ends nothing.
 
@@ -118,13 +118,14 @@ class Validator:
             stop: a signal ends the test, whose scores are dropped.
         """
         update = epoch * self._num_batches
-        if self._is_done(update):
-            return
         try:
+            tested = _test_options(self._options, weights, self._folder)
+            if self._is_done(update, tested):
+                return
             with stop.interrupting(), _only_warnings():
                 if stop.agreed:
                     raise Interrupted
-                record = evaluate(_test_options(self._options, weights, self._folder)).record
+                record = evaluate(tested).record
                 if math.isnan(record.scores[self._metric]):
                     raise InputError(f"none of {record.num_broken} images could be used")
                 told = self._keep_if_best(epoch, weights, record)
@@ -163,12 +164,15 @@ class Validator:
         """Where a test leaves its files, in place of those of the test before."""
         return self._options.output / f"{self._label}_{_SPLIT}"
 
-    def _is_done(self, update: int) -> bool:
+    def _is_done(self, update: int, options: EvaluationOptions) -> bool:
+        """Return whether there is a score of these updates, of a test as the best was tested."""
         path = self._options.output / METRICS_FILE
         lines = map(parse_line, path.read_bytes().splitlines())
         return any(
             line["update"] == update and line.get("kind") == "val" and "error" not in line
             for line in lines
+        ) and (
+            self._best is None or self._best.settings == _comparable(RunInputs(options).settings)
         )
 
     def _keep_if_best(self, epoch: int, weights: Path, record: RunRecord) -> str:

@@ -19,8 +19,9 @@ from ademx.compat import import_mxnet
 from ademx.engines.mxnet import private
 from ademx.engines.mxnet.memory import mirroring
 from ademx.engines.mxnet.predict import mxnet_contexts
-from ademx.engines.trainer import KVSTORES, Arrays, Sums, Trainer, Workers
+from ademx.engines.trainer import KVSTORES, Arrays, LossScaler, Sums, Trainer, Workers
 from ademx.errors import InputError
+from ademx.iteration import grouped
 from symbols.graph import to_symbol
 from symbols.learning import IGNORE_LABEL
 
@@ -36,6 +37,7 @@ mx = import_mxnet()
 # Keeps the logarithm of a probability that underflowed finite, and lets a nan through.
 _TINY = 1e-37
 _LABEL = "softmax_label"
+_MAX_ARRAYS = 200  # that an operator takes, as MXNet's own loss scaler has it
 
 
 class MxnetWorkers(Workers):
@@ -180,7 +182,7 @@ class MxnetTrainer(Trainer):
                 "--kvstore dist_async: servers cannot leave out updates of float16 "
                 "that overflow; use float32 or --kvstore dist_sync"
             )
-        self._scaler = private.LossScaler() if self._is_scaled else None
+        self._scaler = LossScaler() if self._is_scaled else None
         self._rescale = optimizer_params["rescale_grad"]
         self._bind({name: mx.nd.array(value) for name, value in values.items()})
         self._names = private.device_arrays(self._module).param_names
@@ -233,7 +235,7 @@ class MxnetTrainer(Trainer):
 
     def restore_scaling(self, scale: float, unskipped: int) -> None:
         """Take up the loss scale as `scaling` gave it."""
-        self._scaler.prepare(scale, unskipped)
+        super().restore_scaling(scale, unskipped)
         self._change_scale()
 
     def restore(self, momentum: Arrays, statistics: Sequence[Arrays]) -> None:
@@ -241,8 +243,8 @@ class MxnetTrainer(Trainer):
         for updater, context in zip(self._updaters, self._contexts):
             for index, name in enumerate(self._names):
                 if name in momentum:
-                    value = mx.nd.array(momentum[name], ctx=context)
-                    private.set_momentum(updater, index, value)
+                    updater.states[index] = mx.nd.array(momentum[name], ctx=context)
+                    updater.states_synced[index] = True
         group = private.device_arrays(self._module)
         for device, values in enumerate(statistics):
             for name, arrays in zip(group.aux_names, group.aux_arrays):
@@ -286,7 +288,8 @@ class MxnetTrainer(Trainer):
                 # each worker updates by itself, so that worker 0 has all there is to save.
                 out = None if self._workers.synchronous else group.param_arrays[index]
                 self._workers.add_up(name, group.grad_arrays[index], out=out, priority=-index)
-        if self._scaler and self._scaler.overflows(group.grad_arrays):
+        scale = self.loss_scale  # that of these gradients
+        if self._scaler and not self._scaler.judge(_are_finite(group.grad_arrays)):
             # The schedule goes by batches, as log and resume do: one that is left out counts.
             private.count_update(self._optimizer, self._contexts, range(len(self._names)))
         elif self._workers.synchronous:
@@ -296,14 +299,13 @@ class MxnetTrainer(Trainer):
                     for arrays in (group.grad_arrays, group.param_arrays)
                 )
                 updater(list(range(len(weights))), gradients, weights)
-        if self._scaler and self._scaler.changes:
+        if self.loss_scale != scale:
             self._change_scale()
 
     def _change_scale(self) -> None:
-        """Bind the network anew with the scaler's next scale, which the graph holds."""
+        """Bind the network anew with the present loss scale, which the graph holds."""
         args, auxs = self.parameters()
         statistics = self.statistics()
-        self._scaler.advance()
         self._optimizer.rescale_grad = self._rescale / self.loss_scale
         self._workers.let_go()
         del self._module  # its memory goes before the new one's comes
@@ -314,6 +316,13 @@ class MxnetTrainer(Trainer):
 def _on_cpu(array: Any) -> Any:
     """Return an array of MXNet; those that are one already as they are."""
     return array if isinstance(array, mx.nd.NDArray) else mx.nd.array(array)
+
+
+def _are_finite(gradients: Sequence[Sequence[Any]]) -> bool:
+    """Return whether all gradients are; those of all devices are the same."""
+    groups = grouped((copies[0] for copies in gradients), _MAX_ARRAYS)
+    found = [mx.nd.multi_all_finite(*group, num_arrays=len(group)) for group in groups]
+    return all(bool(one.asscalar()) for one in found)
 
 
 def sums_of(output: Any, label: Any) -> Any:

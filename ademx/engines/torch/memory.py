@@ -10,7 +10,7 @@ of an update. oneDNN's and cuDNN's workspaces come on top.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from ademx.networks.summary import Graph, TrainingMemory
 from symbols.layers import DATA, Layer
@@ -69,7 +69,12 @@ class _Plan:
         self._weights = {layer.name: weight_bytes(layer) for layer in self._layers}
         # Where a layer's output lies: the layer that made the memory.
         self._places = {DATA: DATA}
+        self._entries: dict[str, str] = {}  # block -> name of its input
+        self._exits: dict[str, str] = {}  # block -> name of its last layer
         for layer in self._layers:
+            if layer.block:
+                self._entries.setdefault(layer.block, layer.inputs[0])
+                self._exits[layer.block] = layer.name
             first = self._places[layer.inputs[0]]
             self._places[layer.name] = first if layer.kind in _IN_PLACE else layer.name
 
@@ -88,7 +93,7 @@ class _Plan:
                 kept.update(self._inputs_of(other) if recomputed else self._kept_by(other))
             gradients = [layer.name, *layer.inputs]
             if layer.block:  # that of the shortcut waits for the branch
-                gradients.append(self._last(layer.block).name)
+                gradients.append(self._exits[layer.block])
             size = sum(kept.values()) + sum(self._bytes[name] for name in gradients)
             most = max(most, size - missing)
         return most
@@ -96,9 +101,8 @@ class _Plan:
     def testing_peak(self) -> int:
         """Return the most bytes of activations at any moment of a forward pass."""
         last = {}  # place -> position of its last reader
-        entries: dict[str, str] = {}  # block -> its input
         for position, layer in enumerate(self._layers):
-            held = [entries.setdefault(layer.block, layer.inputs[0])] if layer.block else []
+            held = [self._entries[layer.block]] if layer.block else []
             for name in (*layer.inputs, *held):
                 last[self._places[name]] = position
         most, alive = 0, {DATA}
@@ -111,11 +115,8 @@ class _Plan:
     def _kept_by(self, layer: Layer) -> Mapping[str, int]:
         """Return what a layer keeps for its backward pass: place -> bytes."""
         kept = {}
-        if layer.kind in _KEEP_INPUT:
-            place = self._places[layer.inputs[0]]
-            kept[place] = self._bytes[place]
-        if layer.kind == "relu":
-            place = self._places[layer.name]
+        if layer.kind in (*_KEEP_INPUT, "relu"):
+            place = self._places[layer.name if layer.kind == "relu" else layer.inputs[0]]
             kept[place] = self._bytes[place]
         if layer.kind == "dropout":
             kept[f"{layer.name} mask"] = self._bytes[layer.name]
@@ -127,10 +128,5 @@ class _Plan:
 
     def _inputs_of(self, layer: Layer) -> Mapping[str, int]:
         """Return what is kept of the block of a layer that is computed again: its input."""
-        first = next(other for other in self._layers if other.block == layer.block)
-        place = self._places[first.inputs[0]]
+        place = self._places[self._entries[layer.block]]
         return {} if place == DATA else {place: self._bytes[place]}
-
-    def _last(self, block: str) -> Layer:
-        members: Sequence[Layer] = [layer for layer in self._layers if layer.block == block]
-        return members[-1]

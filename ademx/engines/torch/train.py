@@ -127,11 +127,6 @@ class TorchTrainer(Trainer):
         """Return the momentum of each parameter, as MXNet's rule has it."""
         return self._updates.momentum()
 
-    def restore_scaling(self, scale: float, unskipped: int) -> None:
-        """Take up the loss scale as `scaling` gave it."""
-        if self._scaler is not None:
-            self._scaler.scale, self._scaler.unskipped = scale, unskipped
-
     def restore(self, momentum: Arrays, statistics: Sequence[Arrays]) -> None:
         """Take up momentum and device statistics as `momentum` and `statistics` gave them."""
         self._updates.restore(momentum)

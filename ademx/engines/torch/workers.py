@@ -210,15 +210,12 @@ class TorchWorkers(Workers):
 
     def gather(self, key: str, value: int) -> list[int]:
         """Return every worker's value; see :class:`Workers`."""
-        if self.count == 1:
-            return [value]
         return self._gathered(value, self._device)
 
     def wait_for_all(self, key: str, value: int) -> list[int]:
         """Return every worker's value; see :class:`Workers`."""
-        if self.count == 1:
-            return [value]
-        if self._patient is None:  # NCCL would give up, and keep a GPU busy until then
+        if self.count > 1 and self._patient is None:
+            # NCCL would give up, and keep a GPU busy until then.
             with self._telling(_LOST):
                 self._patient = distributed.new_group(timeout=_LONG_PATIENCE, backend="gloo")
         return self._gathered(value, torch.device("cpu"), self._patient)
@@ -226,6 +223,8 @@ class TorchWorkers(Workers):
     def _gathered(
         self, value: int, device: torch.device, group: distributed.ProcessGroup | None = None
     ) -> list[int]:
+        if self.count == 1:
+            return [value]
         values = torch.zeros(self.count, dtype=torch.int64, device=device)
         values[self.rank] = value
         with self._telling(_LOST):
