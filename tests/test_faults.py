@@ -15,7 +15,8 @@ pytest.importorskip("mxnet")  # which the stress of the workers loads
 
 import faults
 import faults_base
-from faults_base import Fault, Loss, NotTried, must_be_equal, must_be_whole, results, run
+from faults_base import Fault, Loss, NotTried, run
+from faults_work import must_be_equal, must_be_whole, results
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 

@@ -18,22 +18,18 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import click
-import faults_disk
+import faults_commands
 import faults_edits
 import faults_environment
 import faults_files
-import faults_kill
-import faults_pairs
 import faults_processes
 from faults_base import ROOT, Bench, Fault, Pace, Row, judge, make_trial, set_pace
 from faults_work import TRAINING
 from tqdm import tqdm
 
 _MODULES = (
-    faults_kill,
+    faults_commands,
     faults_processes,
-    faults_disk,
-    faults_pairs,
     faults_edits,
     faults_files,
     faults_environment,
@@ -128,8 +124,7 @@ def campaign(
 
 def measure_pace(bench: Bench) -> None:
     """Set the limits for this machine, as fast and as busy as it is now."""
-    _, seconds = TRAINING.undisturbed(bench)
-    set_pace(seconds)
+    set_pace(TRAINING.undisturbed(bench).seconds)
 
 
 def table(rows: Sequence[Row], *, shown: int | None = None) -> str:

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
-
-import numpy as np
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 120.0  # seconds that a command may take before it counts as hung, on an idle machine
 
-_PATIENCE = 120.0  # seconds that a command may take before it counts as hung, on an idle machine
 _IDLE_SECONDS = 6.0  # that the undisturbed training takes on an idle machine of two cores
-
 _MARK = "ADEMX_FAULTS_MARK"  # in the environment of every process that a trial starts
-_ENDING_SECONDS = 10.0  # that children may take to end after their parent, there as well
-# What differs from one run to the next by its nature.
-_VOLATILE = {"date", "versions", "images_per_second", "seconds", "command", "resumed_from"}
-_VOLATILE |= {"first_update", "data_wait", "images_per_second_total", "kept"}
-_UNREAD = {".html", ".md"}  # pages with the date in them: made from the files that are compared
-
-
-_Made = TypeVar("_Made")
+_ENDING_SECONDS = 10.0  # that children may take to end after their parent, on an idle machine
 
 
 class Loss(Exception):  # it is a finding
@@ -134,12 +122,13 @@ class Ended:
 
     def must_be_plain(self) -> None:
         """Raise Loss where a traceback was shown."""
-        if "Traceback (most recent" in self.stderr:
+        if "Traceback (most recent" in self.stdout + self.stderr:
             raise Loss(f"a traceback, exit status {self.status}: {self.last_words()}")
 
     def last_words(self) -> str:
-        """Return the end of stderr, on one line."""
-        lines = [line for line in self.stderr.splitlines() if line.strip()]
+        """Return the end of stderr, or else of stdout, on one line."""
+        text = self.stderr.strip() or self.stdout
+        lines = [line for line in text.splitlines() if line.strip()]
         return " ".join(lines[-2:])[-400:] or "(silent)"
 
 
@@ -161,7 +150,7 @@ class Command:
         Raises:
             Loss: it did not.
         """
-        seconds = scaled(_PATIENCE) if seconds is None else seconds
+        seconds = scaled(PATIENCE) if seconds is None else seconds
         try:
             status = self.process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -171,30 +160,26 @@ class Command:
 
     def processes(self) -> list[int]:
         """Return the ids of the living processes that it is or has started."""
-        return [pid for pid in map(int, _process_ids()) if is_alive(pid) and self._owns(pid)]
+        everyone = map(int, filter(str.isdigit, os.listdir("/proc")))
+        return [pid for pid in everyone if is_alive(pid) and has_variable(pid, _MARK, self.mark)]
 
     def must_leave_nothing(self) -> None:
         """Raise Loss where processes outlive the command by some seconds."""
-        deadline = time.monotonic() + scaled(_ENDING_SECONDS)
-        while self.processes():
-            if time.monotonic() > deadline:
-                lines = [_read(f"/proc/{pid}/cmdline")[:200] for pid in self.processes()]
-                raise Loss(f"{len(lines)} processes are left: {lines}")
-            time.sleep(0.05)
+        if not comes_true(lambda: not self.processes(), scaled(_ENDING_SECONDS)):
+            lines = [_proc(pid, "cmdline")[:200].split(b"\0") for pid in self.processes()]
+            raise Loss(f"{len(lines)} processes are left: {lines}")
 
     def kill_all(self) -> None:
         """Kill whatever is left."""
-        for _ in range(100):
+
+        def all_gone() -> bool:
             left = self.processes()
-            if not left:
-                break
             for pid in left:
                 try_to_signal(pid, signal.SIGKILL)
-            time.sleep(0.02)
-        self.process.wait()
+            return not left
 
-    def _owns(self, pid: int) -> bool:
-        return self.mark.encode() in _read_bytes(f"/proc/{pid}/environ")
+        comes_true(all_gone, 2)
+        self.process.wait()
 
     def _ended(self, status: int) -> Ended:
         out, err = (file.read_text(errors="replace") for file in self.files)
@@ -211,21 +196,16 @@ class Bench:
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.seed = folder, seed
-        self._lock = threading.Lock()
-        self._locks: dict[str, threading.Lock] = {}
-        self._made: dict[str, Any] = {}
+        self._locks: dict[Any, threading.Lock] = {}
+        self._made: dict[Any, Any] = {}
 
-    def once(self, name: str, make: Callable[[Path], _Made]) -> _Made:
-        """Return what `make` makes in a new folder, made the first time that it is asked for."""
-        with self._lock:
-            lock = self._locks.setdefault(name, threading.Lock())
-        with lock:
-            if name not in self._made:
-                folder = self.folder / f"once-{name}"
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir()
-                self._made[name] = make(folder)
-            return cast(_Made, self._made[name])
+    def once(self, make: Callable[[Bench, Path], Any]) -> Any:
+        """Return what `make` makes in a new folder, the first time that it is asked for."""
+        with self._locks.setdefault(make, threading.Lock()):
+            if make not in self._made:
+                folder = Path(tempfile.mkdtemp(prefix="once-", dir=self.folder))
+                self._made[make] = make(self, folder)
+            return self._made[make]
 
 
 class Pace:
@@ -284,12 +264,10 @@ def running(
     arguments: Sequence[object],
     *,
     program: Sequence[str] = (sys.executable, "-m", "ademx"),
+    within: Sequence[str] = (),
     environment: Mapping[str, str | None] | None = None,
     cwd: Path | None = None,
-    stdin: Any = subprocess.DEVNULL,
-    stdout: Any = None,
-    stderr: Any = None,
-    before: Callable[[], None] | None = None,
+    before: Callable[[], object] | None = None,
 ) -> Iterator[Command]:
     """Run a command in a session of its own; at last nothing that it started is left.
 
@@ -297,27 +275,28 @@ def running(
         folder: where its output is kept, in files that begin with a dot.
         arguments: of the program.
         program: what is run.
+        within: what runs the program, before its name.
         environment: changes to this process's; None removes a variable.
         cwd: the folder to run in.
-        stdin: as for `subprocess.Popen`, and so `stdout` and `stderr`, else kept.
-        stdout: see `stdin`.
-        stderr: see `stdin`.
         before: called in the new process before the program begins.
+
+    Raises:
+        NotTried: `within` does not work here.
     """
+    if within:
+        require(*within, "true")
     mark = f"{os.getpid()}-{random.getrandbits(64):016x}"
     changed = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(environment or {}), _MARK: mark}
-    merged = {**os.environ, **{k: v for k, v in changed.items() if v is not None}}
-    for name in (name for name, value in changed.items() if value is None):
-        merged.pop(name, None)
+    merged = {name: v for name, v in {**os.environ, **changed}.items() if v is not None}
     files = (folder / f".stdout-{mark}", folder / f".stderr-{mark}")
     with files[0].open("wb") as out, files[1].open("wb") as err:
         process = subprocess.Popen(
-            [*program, *map(str, arguments)],
+            [*within, *program, *map(str, arguments)],
             env=merged,
             cwd=cwd or folder,
-            stdin=stdin,
-            stdout=out if stdout is None else stdout,
-            stderr=err if stderr is None else stderr,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
             start_new_session=True,
             preexec_fn=before,
         )
@@ -352,87 +331,44 @@ def must_run(folder: Path, arguments: Sequence[object], **options: Any) -> Ended
     return ended
 
 
-def results(folder: Path) -> dict[str, str]:
-    """Return a digest of each file below a folder, of what does not differ by its nature."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {
-        str(path.relative_to(folder)): _digest(path, folder)
-        for path in files
-        if not path.name.startswith((".stdout-", ".stderr-"))
-    }
+def require(*command: object) -> None:
+    """Run a command that the trial needs.
 
-
-def must_be_equal(found: Mapping[str, str], expected: Mapping[str, str]) -> None:
-    """Raise Loss where results are not those of an undisturbed run."""
-    missing = sorted(expected.keys() - found.keys())
-    further = sorted(found.keys() - expected.keys())
-    differ = sorted(key for key in expected.keys() & found.keys() if found[key] != expected[key])
-    parts = [("missing", missing), ("left over", further), ("different", differ)]
-    words = [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in parts if names]
-    if words:
-        raise Loss(f"not as undisturbed: {'; '.join(words)}")
-
-
-def must_be_whole(found: Mapping[str, str], expected: Mapping[str, str]) -> None:
-    """Raise Loss where a file has its name already, but not yet its content."""
-    partly = [key for key in expected.keys() & found.keys() if found[key] != expected[key]]
-    partly = [key for key in partly if not key.endswith((".json", ".jsonl", ".npz", *_UNREAD))]
-    if partly:
-        raise Loss(f"half-written under its name: {', '.join(sorted(partly)[:3])}")
-
-
-def _digest(path: Path, folder: Path) -> str:
-    if path.suffix in _UNREAD:
-        return "there"
+    Raises:
+        NotTried: it cannot be done here.
+    """
+    words = [*map(str, command)]
     try:
-        if path.suffix == ".json":
-            return _json(path.read_text(encoding="utf-8"), folder)
-        if path.suffix == ".jsonl":
-            return "\n".join(_json(line, folder) for line in path.read_text().splitlines())
-        if path.suffix in (".npz", ".state"):
-            with np.load(path, allow_pickle=False) as file:
-                return hashlib.md5(
-                    b"".join(
-                        f"{name} {file[name].dtype} {file[name].shape}".encode()
-                        + file[name].tobytes()
-                        for name in sorted(file.files)
-                    )
-                ).hexdigest()
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        return f"damaged: {error}"
-    return hashlib.md5(path.read_bytes()).hexdigest()
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise NotTried(f"no {words[0]}: {error}") from None
+    if done.returncode:
+        raise NotTried(f"needs root: {done.stderr.strip()}")
 
 
-def _json(text: str, folder: Path) -> str:
-    value = json.loads(text.replace(str(folder), "."))
-    return json.dumps(_without_volatile(value), sort_keys=True)
-
-
-def _without_volatile(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_volatile(v) for k, v in value.items() if k not in _VOLATILE}
-    if isinstance(value, list):
-        return [_without_volatile(item) for item in value]
-    return value
+def comes_true(condition: Callable[[], Any], seconds: float) -> bool:
+    """Wait for a condition; return whether it has come true within these seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def is_alive(pid: int) -> bool:
     """Return whether a process is there and no zombie."""
-    return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[:1] not in ([], ["Z"], ["X"])
-
-
-def variable(pid: int, name: str) -> str | None:
-    """Return a variable of a process's environment."""
-    for item in _read_bytes(f"/proc/{pid}/environ").split(b"\0"):
-        if item.startswith(f"{name}=".encode()):
-            return os.fsdecode(item.partition(b"=")[2])
-    return None
+    return _stat(pid)[:1] not in ([], ["Z"], ["X"])
 
 
 def parent(pid: int) -> int:
     """Return the id of a process's parent; 0 where it has gone."""
-    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return int(fields[1]) if len(fields) > 1 else 0
+    return int((_stat(pid)[1:2] or ["0"])[0])
+
+
+def has_variable(pid: int, name: str, value: str) -> bool:
+    """Return whether a process's environment has a variable of this value."""
+    return f"{name}={value}".encode() in _proc(pid, "environ").split(b"\0")
 
 
 def try_to_signal(pid: int, number: int) -> bool:
@@ -444,34 +380,13 @@ def try_to_signal(pid: int, number: int) -> bool:
     return True
 
 
-def soon(condition: Callable[[], Any], what: str) -> Any:
-    """Return a condition's value as soon as it is true.
-
-    Raises:
-        Loss: it never is.
-    """
-    seconds = scaled(_PATIENCE)
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise Loss(f"waited {seconds:.0f} s in vain for {what}")
-        time.sleep(0.02)
+def _stat(pid: int) -> list[str]:
+    """Return what the system says of a process behind its name: state, parent and more."""
+    return _proc(pid, "stat").rpartition(b")")[2].decode().split()
 
 
-def _process_ids() -> list[str]:
-    return [name for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _read(path: str) -> str:
-    return _read_bytes(path).replace(b"\0", b" ").decode(errors="replace")
-
-
-def _read_bytes(path: str) -> bytes:
+def _proc(pid: int, name: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:  # it has ended, or is another user's
         return b""

@@ -12,14 +12,17 @@ import signal
 import struct
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from faults_base import Fault, Loss, Trial, run
+from faults_base import Fault, Loss, Trial, must_run
+
+_Make = Callable[[Path, random.Random], None]
+_Read = Callable[[Path], None]
 
 _EACH = 1000  # edits of a process
 _MEMORY = 1 << 29  # bytes that a process may take beyond what it has when it begins to read
@@ -28,17 +31,9 @@ _SECONDS = 10.0  # of the processor, for one file
 # Numbers at which a reader may go wrong.
 _TELLING = [0, 1, 2, 3, 4, 7, 8, 12, 32, 33, 255, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**60, 2**61]
 _TELLING += [2**62, 2**63 - 1, 2**63, 2**64 - 1, 0x112, 0xF993FAC8, 0xF993FAC9, 0xF993FACA]
-_WORDS = [b"\0", b"\r", b"\n", b"\t", b" ", b"\xff", b"\xef\xbb\xbf", b"-1", b"1e400", b"!!int ''"]
-_WORDS += [b"!!bool x", b"{", b"[", b"]", b"}", b'"', b"'", b":", b"&a", b"*a", b"<<: *a", b"%"]
-_WORDS += [
-    "\u2028".encode(),
-    "\u0085".encode(),
-    b"\\",
-    b"..",
-    b"/",
-    b"nan",
-    b"999999999999999999999",
-]
+_TEXTS = [*"\0\r\n\t \ufeff\u2028\u0085{}[]\"':%\\/", "&a", "*a", "<<: *a", "!!int ''", "!!bool x"]
+_TEXTS += ["..", "nan", "-1", "1e400", "999999999999999999999"]
+_WORDS = [b"\xff", *(text.encode() for text in _TEXTS)]
 
 
 def edit(content: bytes, draw: random.Random) -> bytes:
@@ -83,25 +78,22 @@ def _make_params(path: Path, draw: random.Random) -> None:
     params.save(path, _arrays(draw), {}, version=draw.choice([0, 1, 2]))
 
 
-def _read_params(path: Path) -> dict[str, Any]:
-    """Return what ademx reads, with each array's place, where it has to be found again."""
+def _read_params(path: Path) -> None:
+    """Read a file; each array has to be found again at its place."""
     from ademx import params
 
     content = path.read_bytes()
-    found = {}
     with params.open_params(path) as file:
         for name, entry in file.entries.items():
             array = file[name]
-            raw = array.view(np.uint32) >> 16 if entry.dtype == "bfloat16" else array
-            raw = raw.astype("<u2") if entry.dtype == "bfloat16" else raw
-            data = raw.tobytes()
+            if entry.dtype == "bfloat16":
+                array = (array.view(np.uint32) >> 16).astype("<u2")
+            data = array.tobytes()
             if content[entry.offset : entry.offset + len(data)] != data:
                 raise Loss(f"{name} is not what the file holds at byte {entry.offset}")
             key = name.encode()
             if struct.pack("<Q", len(key)) + key not in content:
                 raise Loss(f"{name!r} is no name in the file")
-            found[name] = data
-    return found
 
 
 def _make_safetensors(path: Path, draw: random.Random) -> None:
@@ -110,7 +102,7 @@ def _make_safetensors(path: Path, draw: random.Random) -> None:
     save_file(_arrays(draw), path, {"format": "pt"} if draw.random() < 0.5 else None)
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
+def _read_safetensors(path: Path) -> None:
     from ademx.convert.files import open_weights
 
     with open_weights(path) as file:
@@ -130,22 +122,27 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             raise Loss(f"{name} is not what the file holds")
         if list(arrays[name].shape) != entry["shape"]:
             raise Loss(f"{name} has shape {arrays[name].shape}, the header says {entry['shape']}")
-    return arrays
 
 
-def _make_records(path: Path, draw: random.Random) -> None:
+def write_rec(path: Path, images: Sequence[tuple[int, int, bytes]]) -> None:
+    """Write a `.rec` file of keys, classes and images, and its index."""
     from iters.sources import write_records
 
-    images = [(n, draw.randint(0, 9), draw.randbytes(draw.randint(1, 40))) for n in range(4)]
     with path.open("wb") as file, path.with_suffix(".idx").open("wb") as index:
         write_records(images, record_file=file, index_file=index)
 
 
-def _read_records(path: Path) -> list[bytes]:
-    """Return the images; each must lie as it is in the file, behind the record's frame."""
+def _make_records(path: Path, draw: random.Random) -> None:
+    write_rec(
+        path, [(n, draw.randint(0, 9), draw.randbytes(draw.randint(1, 40))) for n in range(4)]
+    )
+
+
+def _read_records(path: Path) -> None:
+    """Read the images; each must lie as it is in the file, behind the record's frame."""
     from iters.sources import read_bytes, read_record_file
 
-    content, found = path.read_bytes(), []
+    content = path.read_bytes()
     for record in read_record_file(path):
         encoded = read_bytes(path, record.offset)
         (value,) = struct.unpack_from("<I", content, record.offset + 4)
@@ -153,8 +150,6 @@ def _read_records(path: Path) -> list[bytes]:
         whole = content[start : start + size]
         if value >> 29 == 0 and (not whole.endswith(encoded) or len(whole) - len(encoded) < 24):
             raise Loss(f"record {record.key} is not what the file holds")
-        found.append(encoded)
-    return found
 
 
 def _make_list(path: Path, draw: random.Random) -> None:
@@ -168,11 +163,11 @@ def _make_list(path: Path, draw: random.Random) -> None:
     path.write_bytes("".join(lines).encode())
 
 
-def _read_list(path: Path) -> list[Any]:
-    """Return the samples by both tasks; each must be a line's words."""
+def _read_list(path: Path) -> None:
+    """Read the samples by both tasks; each must be a line's words."""
     from iters.lists import read_list_file
 
-    errors, found = [], []
+    errors = []
     lines = [line for line in _text(path.read_bytes()).split("\n") if line.strip()]
     for task in ("segmentation", "classification"):
         try:
@@ -184,18 +179,16 @@ def _read_list(path: Path) -> list[Any]:
             raise Loss(f"{len(samples)} samples of {len(lines)} lines")
         for sample, line in zip(samples, lines):
             fields = [field.strip() for field in line.rstrip().split("\t")]
-            image, label = (fields + [None])[:2] if task == "segmentation" else fields[:0:-1]
-            if sample.image != Path("/root") / str(image):
-                raise Loss(f"{sample.image} is not the image in {line!r}")
-            held: Any = label and Path("/root", label)
-            if task == "classification":
-                held = int(str(label).partition(".")[0])
-            if sample.label != held:
-                raise Loss(f"label {sample.label} of {line!r}")
-        found.append(samples)
-    if not found:
+            if task == "segmentation":
+                image, label = (*fields, None)[:2]
+                label = label and Path("/root", label)
+            else:
+                _, label, image = fields
+                label = int(label.partition(".")[0])
+            if (sample.image, sample.label) != (Path("/root", image), label):
+                raise Loss(f"{sample.image} with label {sample.label} is not {line!r}")
+    if len(errors) == 2:
         raise errors[0]
-    return found
 
 
 def _text(content: bytes) -> str:
@@ -217,24 +210,29 @@ def _make_yaml(path: Path, draw: random.Random) -> None:
     path.write_text(yaml.safe_dump(fields, default_flow_style=draw.choice([None, True, False])))
 
 
-def _read_yaml(path: Path) -> Any:
+def _read_yaml(path: Path) -> None:
     from iters.own_dataset import read_dataset
 
     dataset = read_dataset(path)
     fields = yaml.safe_load(path.read_bytes())
     if list(dataset.class_names or ()) != fields["classes"] or dataset.name != fields["name"]:
         raise Loss(f"read {dataset}, the file says {fields}")
-    return dataset
 
 
-_Kind = tuple[str, Callable[[Path, random.Random], None], Callable[[Path], Any]]
-_KINDS: dict[str, _Kind] = {
-    "params": ("file.params", _make_params, _read_params),
-    "safetensors": ("file.safetensors", _make_safetensors, _read_safetensors),
-    "rec": ("file.rec", _make_records, _read_records),
-    "idx": ("file.rec", _make_records, _read_records),
-    "list": ("file.lst", _make_list, _read_list),
-    "yaml": ("file.yaml", _make_yaml, _read_yaml),
+# What is edited -> for the table, trials, the file's name, what makes it and what reads it.
+_KINDS: dict[str, tuple[str, int, str, _Make, _Read]] = {
+    "params": ("`.params` file", 25, "file.params", _make_params, _read_params),
+    "safetensors": (
+        "`.safetensors` file",
+        25,
+        "a.safetensors",
+        _make_safetensors,
+        _read_safetensors,
+    ),
+    "rec": ("`.rec` file", 20, "file.rec", _make_records, _read_records),
+    "idx": ("`.rec` file's index", 5, "file.rec", _make_records, _read_records),
+    "list": ("list", 15, "file.lst", _make_list, _read_list),
+    "yaml": ("dataset's YAML file", 10, "file.yaml", _make_yaml, _read_yaml),
 }
 
 
@@ -244,7 +242,7 @@ def _too_long(number: int, frame: Any) -> None:
 
 def try_edits(kind: str, seed: str, count: int, folder: Path) -> str | None:
     """Return what was lost at the first of many edits that is not read as it must be."""
-    name, make, read = _KINDS[kind]
+    *_, name, make, read = _KINDS[kind]
     draw, path = random.Random(f"{kind} {seed}"), folder / name
     edited = path.with_suffix(".idx") if kind == "idx" else path
     _limit_memory(path, make, read)
@@ -264,7 +262,7 @@ def try_edits(kind: str, seed: str, count: int, folder: Path) -> str | None:
     return None
 
 
-def _limit_memory(path: Path, make: Callable[..., None], read: Callable[[Path], Any]) -> None:
+def _limit_memory(path: Path, make: _Make, read: _Read) -> None:
     """Load everything that is needed, then forbid the process much more memory."""
     make(path, random.Random(0))
     read(path)
@@ -272,7 +270,7 @@ def _limit_memory(path: Path, make: Callable[..., None], read: Callable[[Path], 
     resource.setrlimit(resource.RLIMIT_AS, (taken + _MEMORY, resource.RLIM_INFINITY))
 
 
-def _problem(path: Path, read: Callable[[Path], Any]) -> str | None:
+def _problem(path: Path, read: _Read) -> str | None:
     try:
         read(path)
     except Loss as loss:
@@ -290,10 +288,9 @@ def _name(error: BaseException) -> str:
 
 
 def _trial(trial: Trial, *, kind: str) -> None:
-    program = [sys.executable, __file__]
     seed = f"{trial.bench.seed}-{trial.number}"
-    ended = run(trial.folder, [kind, seed, _EACH, trial.folder], program=program)
-    ended.must_succeed()
+    program = [sys.executable, __file__]
+    ended = must_run(trial.folder, [kind, seed, _EACH, trial.folder], program=program)
     if ended.stdout.strip():
         raise Loss(ended.stdout.strip())
 
@@ -306,14 +303,7 @@ FAULTS = [
         partial(_trial, kind=kind),
         _EACH,
     )
-    for kind, what, trials in (
-        ("params", "`.params` file", 25),
-        ("safetensors", "`.safetensors` file", 25),
-        ("rec", "`.rec` file", 20),
-        ("idx", "`.rec` file's index", 5),
-        ("list", "list", 15),
-        ("yaml", "dataset's YAML file", 10),
-    )
+    for kind, (what, trials, *_) in _KINDS.items()
 ]
 
 if __name__ == "__main__":

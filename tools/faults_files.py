@@ -10,30 +10,24 @@ import shutil
 import stat
 import sys
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from faults_base import (
-    ROOT,
-    Bench,
-    Ended,
-    Fault,
-    Loss,
-    Trial,
-    about,
-    must_be_equal,
-    must_run,
-    results,
-    run,
+from faults_base import Bench, Fault, Loss, Trial, about, must_run, run
+from faults_edits import write_rec
+from faults_work import EVALUATE, LABEL, RELEASED, TRAIN, Work, command_line, must_be_equal
+
+_SCENES, _TRUTHS = (f"VOCdevkit/VOC2012/{name}" for name in ("JPEGImages", "SegmentationClass"))
+_PLAIN_LIST = "".join(
+    f"{_SCENES}/2007_{n:06}.jpg\t{_TRUTHS}/2007_{n:06}.png\n" for n in range(1, 5)
 )
-from faults_work import LABEL, RELEASED, evaluation, trained, training, voc
 
 _PR_CAPBSET_DROP = 24
-_MEMORY = 8 << 30  # bytes of addresses, most of which are no memory
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
+_MEMORY = 8 << 30  # bytes of addresses, most of which are no memory
 
 
 def _unreadable(path: Path) -> None:
@@ -53,103 +47,62 @@ _KINDS: dict[str, Callable[[Path], object]] = {
     "zeros": lambda path: path.write_bytes(bytes(10_000)),
 }
 
-
-@dataclass(frozen=True)
-class _Place:
-    """An argument for a file, or a file that a list names; `{}` in the arguments stands for it."""
-
-    name: str
-    file: str
-    arguments: Callable[[Bench, Path, Path], list[object]]
-
-
-def _in_list(bench: Bench, folder: Path, path: Path, *, column: int) -> Path:
-    """Return a list of four samples, one of which names the file."""
-    lines = [[f"{voc(bench)}/{name}" for name in line.split("\t")] for line in _plain_lines(bench)]
-    lines[2][column] = str(path)
-    (folder / "odd.lst").write_text("".join("\t".join(line) + "\n" for line in lines))
-    return folder / "odd.lst"
-
-
-def _photos(bench: Bench) -> Path:
-    return voc(bench) / "VOCdevkit/VOC2012/JPEGImages"
-
-
-def _coco(bench: Bench, folder: Path, path: Path) -> list[object]:
-    (folder / "coco" / "annotations").mkdir(parents=True)
-    (folder / "coco" / "val2017").mkdir()
-    path.rename(folder / "coco" / "annotations" / "instances_val2017.json")
-    return ["data", "lists", "coco", "--root", folder / "coco"]
-
-
-_PLACES = [
-    _Place("convert", "w.params", lambda b, f, p: ["convert", p, f / "w.pth"]),
-    _Place("convert", "w.safetensors", lambda b, f, p: ["convert", p, f / "w2.params"]),
-    _Place("convert", "w.pth", lambda b, f, p: ["convert", p, f / "w3.params"]),
-    _Place(
-        "weights verify", f"{RELEASED}_ep-0001.params", lambda b, f, p: ["weights", "verify", p]
-    ),
-    _Place("weights show", "w.params", lambda b, f, p: ["weights", "show", p]),
-    _Place(
-        "predict, weights",
+# Where a file is expected: its name, and a command in which $path stands for it. The lists
+# $with_image and $with_label name it among others.
+_PLACES = {
+    "convert .params": ("w.params", "convert $path $folder/w.pth"),
+    "convert .safetensors": ("w.safetensors", "convert $path $folder/w2.params"),
+    "convert .pth": ("w.pth", "convert $path $folder/w3.params"),
+    "weights verify": (f"{RELEASED}_ep-0001.params", "weights verify $path"),
+    "weights show": ("w.params", "weights show $path"),
+    "predict, weights": (
         f"{LABEL}_ep-0001.params",
-        lambda b, f, p: ["predict", _photos(b), "--weights", p, "--output", f / "out"],
+        "predict $data/voc/VOCdevkit/VOC2012/JPEGImages --weights $path --output $out",
     ),
-    _Place(
-        "predict, image",
-        "a.jpg",
-        lambda b, f, p: ["predict", p, "--weights", trained(b), "--output", f / "out"],
+    "predict, image": ("a.jpg", "predict $path --weights $weights --output $out"),
+    "evaluate, weights": (f"{LABEL}_ep-0001.params", EVALUATE.replace("$weights", "$path")),
+    "evaluate, list": ("a.lst", f"{EVALUATE} --list-file $path"),
+    "evaluate, dataset": ("a.yaml", f"{EVALUATE} --dataset $path"),
+    "evaluate, image": ("a.jpg", f"{EVALUATE} --list-file $with_image"),
+    "evaluate, label": ("a.png", f"{EVALUATE} --list-file $with_label"),
+    "train, weights": (f"{LABEL}_ep-0001.params", f"{TRAIN} --weights $path"),
+    "train, list": ("a.lst", f"{TRAIN} --list-file $path"),
+    "train, image": ("a.jpg", f"{TRAIN} --list-file $with_image --max-broken 0"),
+    "data lists, annotations": (
+        "coco/annotations/instances_val2017.json",
+        "data lists coco --root $folder/coco",
     ),
-    _Place(
-        "evaluate, weights",
-        f"{LABEL}_ep-0001.params",
-        lambda b, f, p: evaluation(b, f / "out", weights=p),
-    ),
-    _Place("evaluate, list", "a.lst", lambda b, f, p: evaluation(b, f / "out", "--list-file", p)),
-    _Place("evaluate, dataset", "a.yaml", lambda b, f, p: evaluation(b, f / "out", "--dataset", p)),
-    _Place(
-        "evaluate, image",
-        "a.jpg",
-        lambda b, f, p: evaluation(b, f / "out", "--list-file", _in_list(b, f, p, column=0)),
-    ),
-    _Place(
-        "evaluate, label",
-        "a.png",
-        lambda b, f, p: evaluation(b, f / "out", "--list-file", _in_list(b, f, p, column=1)),
-    ),
-    _Place(
-        "train, weights",
-        f"{LABEL}_ep-0001.params",
-        lambda b, f, p: training(b, f / "out", "--weights", p),
-    ),
-    _Place("train, list", "a.lst", lambda b, f, p: training(b, f / "out", "--list-file", p)),
-    _Place(
-        "train, image",
-        "a.jpg",
-        lambda b, f, p: training(
-            *(b, f / "out", "--list-file", _in_list(b, f, p, column=0), "--max-broken", 0)
-        ),
-    ),
-    _Place("data lists, annotations", "a.json", _coco),
-    _Place("compare", "a", lambda b, f, p: ["compare", p, p]),
-    _Place("plot", "a", lambda b, f, p: ["plot", p, "--output", f / "a.png"]),
-]
+    "compare": ("odd-run", "compare $path $path"),
+    "plot": ("odd-run", "plot $path --output $folder/a.png"),
+}
 _PAIRS = [(place, kind) for place in _PLACES for kind in _KINDS]
 random.Random(0).shuffle(_PAIRS)
 
 
 def _odd_kind(trial: Trial) -> None:
     place, kind = _PAIRS[trial.number % len(_PAIRS)]
-    path = trial.folder / place.file
+    name, line = _PLACES[place]
+    path = trial.folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (trial.folder / "coco" / "val2017").mkdir(parents=True, exist_ok=True)
     _KINDS[kind](path)
+    lists = {
+        name: _list_with(trial.bench, trial.folder / f"{name}.lst", path, column=column)
+        for column, name in enumerate(("with_image", "with_label"))
+    }
     before = {"unreadable": _obey_permissions, "/dev/zero": _little_memory}.get(kind)
-    with about(f"{place.name}, {path.suffix or 'file'}, {kind}"):
-        arguments = place.arguments(trial.bench, trial.folder, path)
-        ended = run(trial.folder, arguments, before=before)
-        name = "instances_val2017.json" if place.name.startswith("data lists") else path
-        if place.name == "compare" and kind == "folder":
-            name = "scores.json"
-        ended.must_explain(name, path.name)
+    arguments = command_line(line, trial.bench, trial.folder, path=path, **lists)
+    with about(f"{place}, {kind}"):
+        run(trial.folder, arguments, before=before).must_explain(path, path.name)
+
+
+def _list_with(bench: Bench, file: Path, path: Path, *, column: int) -> Path:
+    """Write a list of four samples, one of which names the path."""
+    data = command_line("$data/voc", bench, file.parent)[0]
+    lines = [[f"{data}/{name}" for name in line.split("\t")] for line in _PLAIN_LIST.splitlines()]
+    lines[2][column] = str(path)
+    file.write_text("".join("\t".join(line) + "\n" for line in lines))
+    return file
 
 
 def _obey_permissions() -> None:
@@ -168,11 +121,9 @@ def _little_memory() -> None:
 # Cut short while it is read: the program reads the first part, then the file shrinks.
 _CUT = """
 import os, sys
-from pathlib import Path
-kind, path, size, root = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-sys.path.insert(0, str(root))
+path, size = sys.argv[1], int(sys.argv[2])
 try:
-    if kind == "params":
+    if path.endswith(".params"):
         from ademx.params import open_params
         with open_params(path) as file:
             os.truncate(path, size)
@@ -185,131 +136,125 @@ try:
         for record in records:
             read_bytes(path, record.offset)
 except ValueError as error:
-    sys.exit(0 if str(path) in str(error) else f"the file is not named: {error}")
+    sys.exit(0 if path in str(error) else f"the file is not named: {error}")
 sys.exit("a file that is too short was read whole")
 """
 
 
 def _cut_between(trial: Trial, *, kind: str) -> None:
+    path = trial.folder / f"a.{kind}"
     if kind == "params":
-        content = trained(trial.bench).read_bytes()
-        path = trial.folder / "w.params"
-        path.write_bytes(content)
+        shutil.copy(command_line("$weights", trial.bench, trial.folder)[0], path)
     else:
-        from iters.sources import write_records
-
-        path = trial.folder / "a.rec"
-        images = [(n, 0, trial.random.randbytes(5000)) for n in range(100)]
-        with path.open("wb") as file, path.with_suffix(".idx").open("wb") as index:
-            write_records(images, record_file=file, index_file=index)
+        write_rec(path, [(n, 0, trial.random.randbytes(5000)) for n in range(100)])
     # The last record's padding may go.
     size = trial.random.randrange(path.stat().st_size - 3000)
-    program = [sys.executable, "-c", _CUT]
-    ended = run(trial.folder, [kind, path, size, ROOT], program=program)
-    ended.must_succeed()
+    must_run(trial.folder, [path, size], program=[sys.executable, "-c", _CUT])
+
+
+def _large_weights(bench: Bench, folder: Path) -> Path:
+    from ademx import params
+
+    draw = np.random.default_rng(0)
+    arrays = {f"l{n}_weight": draw.random((256, 1024), np.float32) for n in range(50)}
+    params.save(folder / "w.params", arrays, {})
+    return folder / "w.params"
 
 
 def _cut_during(trial: Trial) -> None:
     """Cut a large file at any moment of a command: it is refused, or was read whole before."""
-    from ademx import params
-
-    def make(folder: Path) -> Path:
-        draw = np.random.default_rng(0)
-        arrays = {f"l{n}_weight": draw.random((256, 1024), np.float32) for n in range(50)}
-        path = folder / "w.params"
-        params.save(path, arrays, {})
-        return path
-
-    source = trial.bench.once("large weights", make)
-    path = trial.folder / source.name
-    path.write_bytes(source.read_bytes())
-    size = trial.random.randrange(path.stat().st_size)
-    timer = threading.Timer(trial.random.uniform(0.1, 0.6), os.truncate, (path, size))
-    timer.start()
-    ended = run(trial.folder, ["weights", "show", path])
-    timer.join()
+    path = trial.folder / "w.params"
+    shutil.copy(trial.bench.once(_large_weights), path)
+    with _cut_later(path, trial.random.random(), after=trial.random.uniform(0.1, 0.6)):
+        ended = run(trial.folder, ["weights", "show", path])
+    ended.must_be_plain()
     if ended.status:
         ended.must_explain(path)
 
 
-def _cut_images(trial: Trial, *, command: str) -> None:
+def _cut_images(trial: Trial, *, work: Work) -> None:
     """Cut images at any moment of a command: each is used whole, told of, or ends the run."""
-    expected, seconds = _of_plain_list(trial.bench, command)
-    shutil.copytree(voc(trial.bench), trial.folder / "voc")
-    (trial.folder / "a.lst").write_text("\n".join(_plain_lines(trial.bench)) + "\n")
-    arguments = _list_command(trial.bench, trial.folder, command)
-    root = trial.folder / "voc"
-    arguments = [root if one == voc(trial.bench) else one for one in arguments]
-    names = [line.split("\t")[0] for line in _plain_lines(trial.bench)]
-    cut = trial.random.sample(names, 2)
-    timers = [
-        threading.Timer(trial.random.random() * seconds, _cut, (trial.folder / "voc" / name, share))
-        for name, share in zip(cut, (trial.random.random(), trial.random.random()))
-    ]
-    for timer in timers:
-        timer.start()
-    try:
-        ended = run(trial.folder, arguments)
-    finally:
-        for timer in timers:
-            timer.join()
+    expected = work.undisturbed(trial.bench)
+    work.prepare(trial.bench, trial.folder)
+    data = trial.folder / "data"
+    shutil.copytree(command_line("$data", trial.bench, trial.folder)[0], data)
+    cut = trial.random.sample([line.split("\t")[0] for line in _PLAIN_LIST.splitlines()], 2)
+    with ExitStack() as stack:
+        for name in cut:
+            after = trial.random.random() * expected.seconds
+            stack.enter_context(_cut_later(data / "voc" / name, trial.random.random(), after=after))
+        ended = run(trial.folder, work.command(trial.bench, trial.folder, data=data))
     told = ended.stdout + ended.stderr
     told += "".join(path.read_text() for path in trial.folder.glob("out/*.json*"))
+    ended.must_be_plain()
     if ended.status:
         ended.must_explain(*(Path(name).name for name in cut))
-        return
-    ended.must_be_plain()
-    if any(Path(name).name in told for name in cut):
-        return
-    must_be_equal(_of_list(trial.folder), expected)
+    elif not any(Path(name).name in told for name in cut):
+        must_be_equal(work.found(trial.folder), expected.files)
 
 
-def _cut(path: Path, share: float) -> None:
-    os.truncate(path, int(share * path.stat().st_size))
+@contextmanager
+def _cut_later(path: Path, share: float, *, after: float) -> Iterator[None]:
+    """Leave a share of a file after some seconds, at the latest when the context ends."""
+    timer = threading.Timer(after, os.truncate, (path, int(share * path.stat().st_size)))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
 
 
-def _list_forms(lines: list[str]) -> dict[str, tuple[bytes, bool]]:
-    """Return forms of a list, each with whether it has to be read as the plain one is."""
-    text = "\n".join(lines) + "\n"
-    plain = text.encode()
-    return {
-        "CRLF": (text.replace("\n", "\r\n").encode(), True),
-        "BOM": (b"\xef\xbb\xbf" + plain, True),
-        "blank lines": (text.replace("\n", "\n \n\n").encode(), True),
-        "blanks around fields": (text.replace("\t", " \t ").replace("\n", "  \n").encode(), True),
-        "no last line break": (plain.rstrip(), True),
-        "UTF-16": (text.encode("utf-16"), False),
-        "UTF-16, big endian, no BOM": (text.encode("utf-16-be"), False),
-        "NUL": (plain.replace(b"\t", b"\0", 1), False),
-        "NUL in a name": (plain.replace(b".jpg", b"\0.jpg", 1), False),
-        "blanks only": (b" \n\n \t \n", False),
-        "cut in a line": (plain[: len(plain) // 2 - 3], False),
-        "spaces for tabs": (plain.replace(b"\t", b" "), False),
-        "JSON": (b'{"a": [1, 2]}\n', False),
-        "an image": (bytes(range(256)) * 20, False),
-    }
+_PLAIN = _PLAIN_LIST.encode()
+# Forms of a list that have to be read as the plain one is, and forms that are none.
+_READ = {
+    "CRLF": _PLAIN.replace(b"\n", b"\r\n"),
+    "BOM": b"\xef\xbb\xbf" + _PLAIN,
+    "blank lines": _PLAIN.replace(b"\n", b"\n \n\n"),
+    "blanks around fields": _PLAIN.replace(b"\t", b" \t ").replace(b"\n", b"  \n"),
+    "no last line break": _PLAIN.rstrip(),
+}
+_REFUSED = {
+    "UTF-16": _PLAIN_LIST.encode("utf-16"),
+    "UTF-16, big endian, no BOM": _PLAIN_LIST.encode("utf-16-be"),
+    "NUL": _PLAIN.replace(b"\t", b"\0", 1),
+    "NUL in a name": _PLAIN.replace(b".jpg", b"\0.jpg", 1),
+    "blanks only": b" \n\n \t \n",
+    "cut in a line": _PLAIN[: len(_PLAIN) // 2 - 3],
+    "spaces for tabs": _PLAIN.replace(b"\t", b" "),
+    "JSON": b'{"a": [1, 2]}\n',
+    "an image": bytes(range(256)) * 20,
+}
+_FORMS = {**_READ, **_REFUSED}
 
 
-def _odd_list(trial: Trial, *, command: str) -> None:
-    expected, _ = _of_plain_list(trial.bench, command)
-    forms = _list_forms(_plain_lines(trial.bench))
-    name = list(forms)[trial.number % len(forms)]
-    content, is_read = forms[name]
-    (trial.folder / "a.lst").write_bytes(content)
-    with about(name):
-        ended = run(trial.folder, _list_command(trial.bench, trial.folder, command))
-        if is_read:
-            ended.must_succeed()
-            must_be_equal(_of_list(trial.folder), expected)
-        else:
+def _write_list(bench: Bench, folder: Path) -> None:
+    (folder / "a.lst").write_bytes(_PLAIN)
+
+
+# Compared but for the record, which has the list's own MD5.
+_LISTED = {"prepare": _write_list, "kept": (".png", ".params", ".npz")}
+_TESTING = Work("evaluate a list", f"{EVALUATE} --list-file $folder/a.lst", **_LISTED)
+_TRAINING = Work("train on a list", f"{TRAIN} --list-file $folder/a.lst --to-epoch 1", **_LISTED)
+
+
+def _odd_list(trial: Trial, *, work: Work) -> None:
+    expected = work.undisturbed(trial.bench).files
+    form = list(_FORMS)[trial.number % len(_FORMS)]
+    (trial.folder / "a.lst").write_bytes(_FORMS[form])
+    with about(form):
+        ended = run(trial.folder, work.command(trial.bench, trial.folder))
+        if form in _REFUSED:
             ended.must_explain("a.lst")
+        else:
+            ended.must_succeed()
+            must_be_equal(work.found(trial.folder), expected)
 
 
 def _duplicates(trial: Trial) -> None:
     """A sample twice in a list is tested twice, or refused."""
-    lines = _plain_lines(trial.bench)
-    (trial.folder / "a.lst").write_text("\n".join([*lines, lines[0]]) + "\n")
-    ended: Ended = run(trial.folder, _list_command(trial.bench, trial.folder, "evaluate"))
+    lines = _PLAIN_LIST.splitlines(keepends=True)
+    (trial.folder / "a.lst").write_text("".join([*lines, lines[0]]))
+    ended = run(trial.folder, _TESTING.command(trial.bench, trial.folder))
     if ended.status:
         ended.must_explain("a.lst")
         return
@@ -318,66 +263,30 @@ def _duplicates(trial: Trial) -> None:
         raise Loss(f"{count} labels for {len(lines) + 1} samples")
 
 
-def _plain_lines(bench: Bench) -> list[str]:
-    base = Path("VOCdevkit/VOC2012")
-    folder = voc(bench) / base
-    names = (folder / "ImageSets/Segmentation/train.txt").read_text().split()[:4]
-    return [f"{base}/JPEGImages/{n}.jpg\t{base}/SegmentationClass/{n}.png" for n in names]
-
-
-def _list_command(bench: Bench, folder: Path, command: str) -> list[object]:
-    make = {"evaluate": evaluation, "train": training}[command]
-    changes = ("--to-epoch", 1) if command == "train" else ()
-    return make(bench, folder / "out", "--list-file", folder / "a.lst", *changes)
-
-
-def _of_plain_list(bench: Bench, command: str) -> tuple[dict[str, str], float]:
-    """Return the results of a command on the plain list, and the seconds that it takes."""
-
-    def make(folder: Path) -> tuple[dict[str, str], float]:
-        (folder / "a.lst").write_text("\n".join(_plain_lines(bench)) + "\n")
-        ended = must_run(folder, _list_command(bench, folder, command))
-        return _of_list(folder), ended.seconds
-
-    return bench.once(f"plain list of {command}", make)
-
-
-def _of_list(folder: Path) -> dict[str, str]:
-    """Return the results but for the record, which has the list's own MD5."""
-    kept = (".png", ".params", ".npz")
-    return {k: v for k, v in results(folder / "out").items() if k.endswith(kept)}
-
-
-FAULTS = [
-    Fault(
-        "odd-file",
+_ROWS = (
+    (
+        *("odd-file", len(_PAIRS), _odd_kind),
         f"{', '.join(_KINDS)} where a file is expected, {len(_PLACES)} places",
-        len(_PAIRS),
-        _odd_kind,
     ),
-    Fault(
-        "cut-params",
+    (
+        *("cut-params", 10, partial(_cut_between, kind="params")),
         "a `.params` file cut short between its headers and its data",
-        10,
-        partial(_cut_between, kind="params"),
     ),
-    Fault(
-        "cut-rec",
+    (
+        *("cut-rec", 10, partial(_cut_between, kind="rec")),
         "a `.rec` file cut short between its index and its images",
-        10,
-        partial(_cut_between, kind="rec"),
     ),
-    Fault("cut-during", "a `.params` file of 50 MB cut short at any moment", 20, _cut_during),
-    *(
-        Fault(
-            f"cut-images-{command}",
-            f"images cut short at any moment of `{command}`",
-            6,
-            partial(_cut_images, command=command),
-        )
-        for command in ("evaluate", "train")
+    ("cut-during", 20, _cut_during, "a `.params` file of 50 MB cut short at any moment"),
+    (
+        *("cut-images-evaluate", 6, partial(_cut_images, work=_TESTING)),
+        "images cut short at any moment of `evaluate`",
     ),
-    Fault("list-evaluate", "odd lists in testing", 14, partial(_odd_list, command="evaluate")),
-    Fault("list-train", "odd lists in training", 14, partial(_odd_list, command="train")),
-    Fault("list-duplicates", "a sample twice in a list", 1, _duplicates),
-]
+    (
+        *("cut-images-train", 6, partial(_cut_images, work=_TRAINING)),
+        "images cut short at any moment of `train`",
+    ),
+    ("list-evaluate", 14, partial(_odd_list, work=_TESTING), "odd lists in testing"),
+    ("list-train", 14, partial(_odd_list, work=_TRAINING), "odd lists in training"),
+    ("list-duplicates", 1, _duplicates, "a sample twice in a list"),
+)
+FAULTS = [Fault(name, what, times, trial) for name, times, trial, what in _ROWS]
