@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from bench_convert import convert
 from bench_evaluation import evaluation
 from bench_iterators import iterators
 from bench_networks import networks
-from bench_params import params
 from bench_training import training
+from bench_weights import convert, params
 
 from ademx.errors import UserError
 
@@ -24,17 +23,10 @@ class _Group(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-@click.group(cls=_Group)
+@click.group(cls=_Group, commands=[convert, evaluation, iterators, networks, params, training])
 def main() -> None:
     """Measure how fast parts of ademx are, most as ratios between two things run in turns."""
 
-
-main.add_command(convert)
-main.add_command(evaluation)
-main.add_command(iterators)
-main.add_command(networks)
-main.add_command(params)
-main.add_command(training)
 
 if __name__ == "__main__":
     main()

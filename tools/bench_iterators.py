@@ -12,15 +12,17 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import numpy as np
-from bench_rows import Row, report, time_in_turns
+from bench_rows import Row, compare, json_option, report, seconds_in_turns
+from numpy.typing import NDArray
 from PIL import Image
 from plain_augmentation import (
+    STD,
     plain_classification,
     plain_decode,
     plain_normalize,
@@ -34,21 +36,17 @@ from iters.decode import decode_image, decode_stored_ids, image_size
 from iters.samples import Sample
 from iters.transforms import RNA
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
-
 PHOTO = (375, 500)  # height and width of an ILSVRC or VOC photograph
 STREET = (1024, 2048)  # and of a Cityscapes one
 CROP = 224
 NUM_PHOTOS = 64
 NUM_STREETS = 6
+WHAT = f"ILSVRC training, crop {CROP} of {PHOTO[1]}x{PHOTO[0]} JPEG"
 
 
 @click.command()
 @click.option("--repeat", default=5, show_default=True, type=click.IntRange(min=1), help="Runs.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+@json_option
 def iterators(repeat: int, json_file: Path | None) -> None:
     """Time the training augmentations."""
     rates = [rate for measure in MEASUREMENTS if (rate := measure(repeat)) is not None]
@@ -57,12 +55,11 @@ def iterators(repeat: int, json_file: Path | None) -> None:
 
 def measure_classification(repeat: int) -> Row:
     """Time the whole pipeline of a classifier, against the same written plainly."""
-    ours, plain = augment_photos(), augment_photos_plainly()
-    std = np.array([0.229, 0.224, 0.225]).reshape(3, 1, 1)
-    error = np.abs((ours - plain) * std).max() * 255
-    ours_s, plain_s = time_in_turns(augment_photos, augment_photos_plainly, repeat)
-    return _of_photos(
-        *(ours_s, plain_s),
+    difference = (augment_photos() - augment_photos_plainly()) * STD.reshape(3, 1, 1)
+    error = np.abs(difference).max() * 255
+    return compare(
+        *(WHAT, augment_photos, augment_photos_plainly, repeat),
+        count=NUM_PHOTOS,
         target_ratio=2.5,
         note=f"Pillow and float64 step by step; they differ by {error:.1g}/255; mark to beat: 4x",
     )
@@ -70,9 +67,9 @@ def measure_classification(repeat: int) -> Row:
 
 def measure_against_decoding(repeat: int) -> Row:
     """Time the whole pipeline of a classifier, against the bare decoding of the same files."""
-    ours_s, decode_s = time_in_turns(augment_photos, decode_photos, repeat)
-    return _of_photos(
-        *(ours_s, decode_s),
+    return compare(
+        *(WHAT, augment_photos, decode_photos, repeat),
+        count=NUM_PHOTOS,
         target_ratio=0.5,
         note=f"Pillow decoding the whole of them, {mean_kilobytes(photos()):.0f} KB each",
     )
@@ -89,10 +86,9 @@ def measure_torch_loader(repeat: int) -> Row | None:
     loader = torch.utils.data.DataLoader(
         PlainPhotos(), batch_size=16, num_workers=1, persistent_workers=True
     )
-    ours_s, loader_s = time_in_turns(augment_photos, lambda: list(loader), repeat + 1)
-    return _of_photos(
-        *(ours_s, loader_s),
-        target_ratio=None,
+    return compare(
+        *(WHAT, augment_photos, lambda: list(loader), repeat + 1),
+        count=NUM_PHOTOS,
         note=f"torch {torch.__version__} DataLoader over the plain pipeline, 1 worker process",
     )
 
@@ -141,13 +137,6 @@ MEASUREMENTS: tuple[Callable[[int], Row | None], ...] = (
 )
 
 
-def _of_photos(ours_s: float, reference_s: float, *, target_ratio: float | None, note: str) -> Row:
-    """Return the comparison of the seconds that all photographs take."""
-    what = f"ILSVRC training, crop {CROP} of {PHOTO[1]}x{PHOTO[0]} JPEG"
-    seconds = (ours_s / NUM_PHOTOS, reference_s / NUM_PHOTOS)
-    return Row(what, *seconds, target_ratio, note, is_rate=True)
-
-
 def measure_segmentation(
     augmentation: SegmentationAugmentation, images: Sequence[bytes], what: str, repeat: int
 ) -> Row:
@@ -170,14 +159,14 @@ def measure_segmentation(
             decode_image(image)
             decode_stored_ids(label)
 
-    decode_s, ours_s = time_in_turns(decode, ours, repeat)
-    ours_again_s, plain_s = time_in_turns(ours, plain, repeat)
+    seconds = seconds_in_turns({"ours": ours, "plain": plain, "decode": decode}, repeat)
     return Row(
         what=f"segmentation, crop {size} of {what}",
-        ours_s=ours_again_s / len(images),
-        reference_s=plain_s / len(images),
+        ours_s=seconds["ours"] / len(images),
+        reference_s=seconds["plain"] / len(images),
         target_ratio=None,
-        note=f"Pillow and float64; whole decoding alone takes {decode_s / ours_s:.0%} of our time, "
+        note="Pillow and float64; whole decoding alone takes "
+        f"{seconds['decode'] / seconds['ours']:.0%} of our time, "
         f"{mean_kilobytes(images):.0f} KB each",
         is_rate=True,
     )
@@ -294,18 +283,19 @@ def encode_picture(size: tuple[int, int], seed: int, kind: str) -> bytes:
             picture[:, :, channel] += np.asarray(blot) * 40 / blots**0.35
     grain = 6 if kind == "JPEG" else 1.5
     picture += grain * rng.standard_normal((height, width, 1), np.float32)
-    pixels = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
-    buffer = io.BytesIO()
-    pixels.save(buffer, kind, quality=90)
-    return buffer.getvalue()
+    return _encoded(np.clip(picture, 0, 255).astype(np.uint8), kind)
 
 
 def encode_label_image(height: int, width: int) -> bytes:
     """Return a PNG file of square regions of stored ids 0 to 20."""
     regions = np.random.default_rng(0).integers(21, size=(height // 32 + 1, width // 32 + 1))
     label = regions.astype(np.uint8).repeat(32, axis=0).repeat(32, axis=1)[:height, :width]
+    return _encoded(label, "PNG")
+
+
+def _encoded(pixels: NDArray[np.uint8], kind: str) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(label).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, kind, quality=90)
     return buffer.getvalue()
 
 

@@ -6,32 +6,31 @@ images are noise: neither time nor memory depends on them.
 
 from __future__ import annotations
 
-import multiprocessing
-import statistics
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-from bench_rows import align
-from bench_training import held_bytes, noise_updates, reset_peak
+from bench_process import engine_bytes, in_own_process, reset_peak
+from bench_rows import json_option, seconds_in_turns
+from bench_training import noise_updates
 
 from ademx.cli import options as shared
+from ademx.cli.tables import aligned
 from ademx.compat import import_mxnet
 from ademx.convert import import_torch
-from ademx.engines.backends import BACKENDS
+from ademx.convert.files import NetworkWeights
+from ademx.devices import Devices
+from ademx.engines.backends import BACKENDS, predictor_class, training_memory
+from ademx.errors import UserError
 from ademx.files import write_json
 from ademx.iteration import progress_bar
+from ademx.networks.summary import Graph, load_graph, summarise
 from ademx.text import one_line
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
-    from ademx.networks.summary import Graph
 
 NETWORKS = (
     *("a", "a1", "a2", "b", "c"),
@@ -74,33 +73,28 @@ class Measured:
     error: str = ""
 
 
-class _Names(click.ParamType):
-    """Names with commas between them."""
+def _names(_: object, parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+    """Return names with commas between them, each once."""
+    if text is None:
+        return None
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise click.BadParameter("expected names with commas between them", param=parameter)
+    return names
 
-    name = "NAME,…"
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
-        """Return the names, each once."""
-        if isinstance(value, tuple):
-            return value
-        names = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
-        return names or self.fail("expected names with commas between them", param, ctx)
+names_option = partial(click.option, metavar="NAME,…", callback=_names)
 
 
 @click.command()
-@click.option(
+@names_option(
     "--networks",
-    type=_Names(),
-    default=NETWORKS,
-    help=f"Names as `ademx summary` takes them, block specs and labels too.  [default: "
-    f"{','.join(NETWORKS)}]",
+    default=",".join(NETWORKS),
+    show_default=True,
+    help="Names as `ademx summary` takes them, block specs and labels too.",
 )
-@click.option(
-    "--devices", type=_Names(), default=(CPU,), help='"cpu" and numbers of GPUs.  [default: cpu]'
-)
-@click.option(
-    "--engines", type=_Names(), help="Of mxnet and torch.  [default: those that are installed]"
-)
+@names_option("--devices", default=CPU, show_default=True, help='"cpu" and numbers of GPUs.')
+@names_option("--engines", help="Of mxnet and torch.  [default: those that are installed]")
 @click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Images.")
 @click.option(
     "--input",
@@ -110,7 +104,7 @@ class _Names(click.ParamType):
 )
 @click.option("--width", type=click.FloatRange(0, min_open=True), default=1.0, help="For a trial.")
 @click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Of each.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+@json_option
 def networks(
     networks: tuple[str, ...],
     devices: tuple[str, ...],
@@ -130,7 +124,9 @@ def networks(
     minute.
     """
     shared.check_writable([json_file], overwrite=True)
-    graphs = {name: _graph(name, batch, input_size, width) for name in networks}
+    graphs = {
+        name: load_graph(name, input_size=input_size, batch=batch, width=width) for name in networks
+    }
     plan = [
         (name, device, engine)
         for name in networks
@@ -154,12 +150,6 @@ def networks(
         write_json(json_file, {**content, "claims": told})
 
 
-def _graph(name: str, batch: int, input_size: tuple[int, int] | None, width: float) -> Graph:
-    from ademx.networks.summary import load_graph
-
-    return load_graph(name, input_size=input_size, batch=batch, width=width)
-
-
 def _checked(devices: Sequence[str]) -> Sequence[str]:
     for device in devices:
         if device != CPU and not device.isdecimal():
@@ -180,9 +170,6 @@ def _installed(engines: Sequence[str] | None) -> Sequence[str]:
 
 def measure(name: str, graph: Graph, device: str, engine: str, repeat: int) -> Measured:
     """Return what a network costs, measured by a process of its own."""
-    from ademx.engines.backends import training_memory
-    from ademx.networks.summary import summarise
-
     summary = summarise(graph)
     row = Measured(
         network=name,
@@ -194,33 +181,15 @@ def measure(name: str, graph: Graph, device: str, engine: str, repeat: int) -> M
         engine=engine,
         planned_bytes=training_memory(engine, graph, backward_do_mirror=False).total,
     )
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
     job = (graph.label, graph.input_shape, graph.width, device, engine, repeat)
-    process = context.Process(target=_measure, args=(theirs, *job), daemon=True)
-    process.start()
-    theirs.close()
     try:
-        found = ours.recv()
-    except EOFError:  # it ended without a word
-        process.join()
-        found = {"error": f"its process ended with {process.exitcode}: too little memory?"}
-    process.join()
+        found = in_own_process(_measure, *job)
+    except BrokenProcessPool:  # it ended without a word
+        found = {"error": "its process was ended by the system: too little memory?"}
     return replace(row, **found)
 
 
-def _measure(connection: Connection, *job: Any) -> None:
-    """Send what was measured, or why nothing was."""
-    from ademx.errors import UserError
-
-    try:
-        connection.send(_figures(*job))
-    # RuntimeError is what MXNet and PyTorch raise, of memory that does not suffice, say.
-    except (UserError, RuntimeError, MemoryError) as error:
-        connection.send({"error": one_line(error)})
-
-
-def _figures(
+def _measure(
     label: str,
     shape: tuple[int, int, int, int],
     width: float,
@@ -228,36 +197,41 @@ def _figures(
     engine: str,
     repeat: int,
 ) -> dict[str, Any]:
-    from ademx.convert.files import NetworkWeights
-    from ademx.devices import Devices
-    from ademx.engines.backends import predictor_class
-
+    """Return what was measured, or why nothing was."""
     devices = Devices() if device == CPU else Devices(gpus=(int(device),))
+    try:
+        return _figures(label, shape, width, engine, devices, repeat)
+    # RuntimeError is what MXNet and PyTorch raise, of memory that does not suffice, say.
+    except (UserError, RuntimeError, MemoryError) as error:
+        return {"error": one_line(error)}
+
+
+def _figures(
+    label: str,
+    shape: tuple[int, int, int, int],
+    width: float,
+    engine: str,
+    devices: Devices,
+    repeat: int,
+) -> dict[str, Any]:
     {"mxnet": import_mxnet, "torch": import_torch}[engine]()
-    before = held_bytes(engine, devices)
+    before = engine_bytes(engine, devices)
     trainer, data, truth = noise_updates(label, shape, backend=engine, devices=devices, width=width)
     trainer.step(data, truth)  # the first update allocates
     reset_peak()
-    seconds = list(_timed(partial(trainer.step, data, truth), repeat))
-    held = held_bytes(engine, devices, peak=True)
-    arguments, statistics_ = trainer.parameters()
+    training = seconds_in_turns({"step": partial(trainer.step, data, truth)}, repeat)["step"]
+    held = engine_bytes(engine, devices, peak=True)
+    arguments, statistics = trainer.parameters()
     del trainer
-    weights = NetworkWeights({**arguments, **statistics_}, f"{label}_ep-0001.params")
+    weights = NetworkWeights({**arguments, **statistics}, f"{label}_ep-0001.params")
     predictor = predictor_class(engine)(weights, devices=devices)
-    predictor(data, batch=shape[0])
-    tests = list(_timed(partial(predictor, data, batch=shape[0]), repeat))
+    run = partial(predictor, data, batch=shape[0])
+    testing = seconds_in_turns({"run": run}, repeat, warm_up=True)["run"]
     return {
         "measured_bytes": None if None in (before, held) else held - before,
-        "train_images_s": shape[0] / statistics.median(seconds),
-        "test_images_s": shape[0] / statistics.median(tests),
+        "train_images_s": shape[0] / training,
+        "test_images_s": shape[0] / testing,
     }
-
-
-def _timed(function: Any, repeat: int) -> Iterator[float]:
-    for _ in range(repeat):
-        start = time.perf_counter()
-        function()
-        yield time.perf_counter() - start
 
 
 def format_networks(rows: Sequence[Measured]) -> list[str]:
@@ -274,7 +248,7 @@ def format_networks(rows: Sequence[Measured]) -> list[str]:
             )
         )
     failures = [f"{row.network} by {row.engine}: {row.error}" for row in rows if row.error]
-    return align(cells) + failures
+    return [aligned(cells, num_texts=len(cells[0])), *failures]
 
 
 def _gib(size: int | None) -> str:

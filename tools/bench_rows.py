@@ -1,24 +1,22 @@
-"""What the benchmarks share: a row of two timings, and the table of rows."""
+"""What the benchmarks share: options, a row of two timings, and the table of rows."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import click
 
 from ademx.cli.options import INTEGERS
+from ademx.cli.tables import aligned
 from ademx.compat import import_mxnet
 from ademx.devices import Devices
 from ademx.files import write_json
 from ademx.gpus import gpus_without_mxnet_code
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
 
 def _checked_gpus(_: object, __: object, gpus: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -36,6 +34,7 @@ gpus_option = click.option(
     callback=_checked_gpus,
     help="Compute on these GPUs, such as 0.  [default: the CPU]",
 )
+json_option = click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
 
 
 def runs_mxnet(devices: Devices) -> bool:
@@ -78,32 +77,54 @@ class Row:
             return "–"
         return "met" if self.ratio >= self.target_ratio else "missed"
 
-    def without_target(self, reason: str) -> Row:
-        """Return the row with its target waived and the reason in its note."""
-        return replace(self, target_ratio=None, note=f"{self.note}; {reason}")
+
+def compare(
+    what: str,
+    ours: Callable[[], object],
+    reference: Callable[[], object],
+    repeat: int,
+    *,
+    note: str,
+    target_ratio: float | None = None,
+    count: int | None = None,
+) -> Row:
+    """Return the row of ours and a reference, run in turns.
+
+    Args:
+        what: is measured, on what.
+        ours: makes one run.
+        reference: makes one, too.
+        repeat: runs of each.
+        note: see :class:`Row`.
+        target_ratio: see :class:`Row`.
+        count: images of a run, whose rate is shown; None where the time is.
+    """
+    seconds = seconds_in_turns({"ours": ours, "reference": reference}, repeat)
+    each = (value / (count or 1) for value in seconds.values())
+    return Row(what, *each, target_ratio, note, is_rate=count is not None)
 
 
-def time_in_turns(
-    ours: Callable[[], object], reference: Callable[[], object], repeat: int
-) -> tuple[float, float]:
-    """Return the median seconds of both, see :func:`seconds_in_turns`."""
-    found = seconds_in_turns({"ours": ours, "reference": reference}, repeat)
-    return found["ours"], found["reference"]
+def seconds_in_turns(
+    ways: Mapping[str, Callable[[], object]], repeat: int, *, warm_up: bool = False
+) -> dict[str, float]:
+    """Return the median seconds of each way, run in turns so that all see the same machine.
 
-
-def seconds_in_turns(ways: Mapping[str, Callable[[], object]], repeat: int) -> dict[str, float]:
-    """Return the median seconds of each way, run in turns so that all see the same machine."""
+    Args:
+        ways: name -> what makes one run.
+        repeat: runs of each.
+        warm_up: run each once before.
+    """
     taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeat):
+    for _ in range(repeat + warm_up):
         for name, function in ways.items():
             start = time.perf_counter()
             function()
             taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in taken.items()}
+    return {name: statistics.median(values[warm_up:]) for name, values in taken.items()}
 
 
-def format_table(rows: Sequence[Row]) -> list[str]:
-    """Return the lines of an aligned table."""
+def report(rows: Sequence[Row], json_file: Path | None) -> None:
+    """Print the table of the rows, and write them to a file if one is given."""
     cells = [("what", "ours", "reference", "ratio", "target", "verdict", "note")]
     cells += [
         (
@@ -116,37 +137,11 @@ def format_table(rows: Sequence[Row]) -> list[str]:
         )
         for row in rows
     ]
-    return align(cells)
-
-
-def _shown(row: Row, seconds: float) -> str:
-    return f"{1 / seconds:.0f}/s" if row.is_rate else f"{seconds * 1e3:.1f} ms"
-
-
-def align(cells: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table whose columns are aligned."""
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells
-    ]
-
-
-def report(rows: Sequence[Row], json_file: Path | None) -> None:
-    """Print the table of the rows, and write them to a file if one is given."""
-    for line in format_table(rows):
-        click.echo(line)
+    click.echo(aligned(cells, num_texts=7))
     if json_file is not None:
         table = [{**asdict(row), "ratio": row.ratio, "verdict": row.verdict} for row in rows]
         write_json(json_file, table)
 
 
-def report_figures(
-    figures: Mapping[str, float], limits: Mapping[str, float], json_file: Path | None
-) -> None:
-    """Print figures and what they may be at most, and write them to a file if one is given."""
-    width = max(map(len, figures)) + 2
-    for name, value in figures.items():
-        limit = f"   at most {limits[name]:g}" if name in limits else ""
-        click.echo(f"{name:{width}}{value:10.3f}{limit}")
-    if json_file is not None:
-        write_json(json_file, figures)
+def _shown(row: Row, seconds: float) -> str:
+    return f"{1 / seconds:.0f}/s" if row.is_rate else f"{seconds * 1e3:.1f} ms"

@@ -226,6 +226,7 @@ def _stops(rank: int, update: int) -> bool:
 def _trainer(workers: Any) -> Any:
     """Return what trains one layer whose gradient is its input, at rate 1 without momentum."""
     from ademx.engines.mxnet.train import MxnetTrainer, mx
+    from ademx.schedule import StepSchedule
 
     scores = mx.sym.FullyConnected(
         mx.sym.Variable("data"), num_hidden=2 * _PIXELS, no_bias=True, name="fc"
@@ -241,7 +242,7 @@ def _trainer(workers: Any) -> Any:
         label_shapes=[mx.io.DataDesc("softmax_label", (1, _PIXELS))],
         values={"fc_weight": mx.nd.zeros((2 * _PIXELS, 1)).asnumpy()},
         optimizer="sgd",
-        optimizer_params={"learning_rate": 1.0, "wd": 0.0, "rescale_grad": 1.0},
+        optimizer_params={"lr_scheduler": StepSchedule((), 1.0), "wd": 0.0, "rescale_grad": 1.0},
         workers=workers,
     )
 
