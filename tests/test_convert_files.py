@@ -521,8 +521,8 @@ def test_weights_without_a_label_say_what_one_looks_like():
 
 def test_the_benchmark_writes_what_it_says(source, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
-    import bench_convert
+    import bench_weights
 
-    bench_convert._to_torch(source, tmp_path / "a.pth")
+    bench_weights._to_torch(source, tmp_path / "a.pth")
     state = torch.load(tmp_path / "a.pth", weights_only=True)
     assert {"b2.conv_branch2a.weight", "linear1000.weight"} <= state.keys()
