@@ -20,9 +20,9 @@ class HeatMap {
     this.totals = this.counts.map((row) => row.reduce((sum, count) => sum + count, 0));
     this.port = section.querySelector(".map");
     this.canvas = this.port.querySelector("canvas");
+    this.mark = this.port.querySelector("span");
     this.rampCanvas = section.querySelector(".ramp canvas");
     this.readout = section.querySelector(".readout");
-    this.base = document.createElement("canvas"); // all but the mark of the chosen cell
     this.cell = null; // [truth, predicted]
     this.isLarge = false;
     this.canvas.addEventListener("pointermove", (event) => this.point(event));
@@ -33,6 +33,9 @@ class HeatMap {
     this.canvas.addEventListener("focus", () => this.choose(this.cell || [0, 0]));
     this.canvas.addEventListener("blur", () => this.choose(null));
     this.canvas.addEventListener("keydown", (event) => this.press(event));
+    for (const label of section.querySelectorAll(".ramp span")) {
+      label.style.left = `${10 * Math.sqrt(parseInt(label.textContent))}%`;
+    }
     const larger = section.querySelector(".larger");
     larger.addEventListener("click", () => {
       this.isLarge = !this.isLarge;
@@ -71,16 +74,15 @@ class HeatMap {
   }
 
   draw() {
-    const context = this.base.getContext("2d");
+    const context = this.canvas.getContext("2d");
     this.measure(context);
     const size = this.margin + this.side * this.names.length;
     // Sharp on dense screens, within what browsers allow a canvas.
-    this.density = Math.min(window.devicePixelRatio || 1, 4096 / size);
-    for (const canvas of [this.base, this.canvas]) {
-      canvas.width = canvas.height = Math.round(size * this.density);
-    }
+    const density = Math.min(window.devicePixelRatio || 1, 4096 / size);
+    this.canvas.width = this.canvas.height = Math.round(size * density);
     this.canvas.style.width = this.canvas.style.height = `${size}px`;
-    context.scale(this.density, this.density);
+    this.mark.style.width = this.mark.style.height = `${this.side - 1}px`;
+    context.scale(density, density);
     context.fillStyle = getComputedStyle(this.canvas).color;
     context.font = FONT;
     context.textBaseline = "middle";
@@ -112,8 +114,7 @@ class HeatMap {
     for (let truth = 0; truth < number; truth++) {
       if (!this.totals[truth]) continue; // a class without truth has no row
       for (let predicted = 0; predicted < number; predicted++) {
-        const step = Math.round(255 * Math.sqrt(this.share(truth, predicted)));
-        context.fillStyle = ramp[step];
+        context.fillStyle = ramp[Math.round(255 * Math.sqrt(this.share(truth, predicted)))];
         context.fillRect(...this.corner(truth, predicted), this.side - gap, this.side - gap);
       }
     }
@@ -170,19 +171,13 @@ class HeatMap {
     this.show();
   }
 
-  /** Draw the map with the mark of the chosen cell, and say what is in it. */
+  /** Mark the chosen cell, and say what is in it. */
   show() {
-    const context = this.canvas.getContext("2d");
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    context.drawImage(this.base, 0, 0);
     this.readout.textContent = this.cell ? this.describe(...this.cell) : "";
+    this.mark.hidden = !this.cell;
     if (!this.cell) return;
     const [left, top] = this.corner(...this.cell);
-    context.scale(this.density, this.density);
-    context.strokeStyle = isDark() ? "#ffb454" : "#c2410c";
-    context.lineWidth = 2;
-    context.strokeRect(left - 1, top - 1, this.side + 1, this.side + 1);
+    Object.assign(this.mark.style, { left: `${left}px`, top: `${top}px` });
     this.placeReadout();
   }
 
