@@ -30,6 +30,7 @@ from ademx.errors import (
     SystemFault,
     UserError,
 )
+from ademx.versions import installed_version
 
 # The errors among them: `symbols` and `iters` import this module alone of ademx.
 __all__ = [
@@ -137,7 +138,7 @@ def import_mxnet() -> ModuleType:
     share_cores(1)
     for name, value in _MXNET_SETTINGS.items():
         os.environ.setdefault(name, value)
-    if "mxnet" not in sys.modules and cuda_libraries.installed_version(cuda_libraries.GPU_WHEEL):
+    if "mxnet" not in sys.modules and installed_version(cuda_libraries.GPU_WHEEL):
         # cuDNN's default from Ampere on is TF32, whose factors have 10 bits, in the name of
         # float32. Source: cuDNN API reference, CUDNN_DEFAULT_MATH.
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
@@ -334,8 +335,5 @@ def check_bfloat16() -> None:
 
 def _cpu_flags() -> set[str]:
     """Return what the first CPU can do, as Linux names it; nothing elsewhere."""
-    try:
-        found = re.search(r"^flags\s*:(.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        return set()
+    found = re.search(r"^flags\s*:(.*)", _text(Path("/proc/cpuinfo")), re.MULTILINE)
     return set(found[1].split()) if found else set()

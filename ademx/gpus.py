@@ -6,7 +6,6 @@ import ctypes
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 Capability = tuple[int, int]
 
@@ -94,22 +93,20 @@ def _ask(function: Callable[..., int], *arguments: int) -> int:
 
 
 def _gpus_by_driver() -> list[Gpu]:
+    found = []
     try:
         driver = ctypes.CDLL(_DRIVER)
         if driver.cuInit(0) != 0:
             return []
-        return [_gpu_by_driver(driver, n) for n in range(_ask(driver.cuDeviceGetCount))]
+        for number in range(_ask(driver.cuDeviceGetCount)):
+            handle = _ask(driver.cuDeviceGet, number)
+            name = ctypes.create_string_buffer(256)
+            driver.cuDeviceGetName(name, len(name), handle)
+            major, minor = (_ask(driver.cuDeviceGetAttribute, n, handle) for n in (_MAJOR, _MINOR))
+            found.append(Gpu(number, name.value.decode(errors="replace"), (major, minor)))
     except (OSError, AttributeError):
         return []
-
-
-def _gpu_by_driver(driver: ctypes.CDLL, number: int) -> Gpu:
-    handle = _ask(driver.cuDeviceGet, number)
-    name = ctypes.create_string_buffer(256)
-    driver.cuDeviceGetName(name, len(name), handle)
-    attribute = partial(_ask, driver.cuDeviceGetAttribute)
-    capability = attribute(_MAJOR, handle), attribute(_MINOR, handle)
-    return Gpu(number, name.value.decode(errors="replace"), capability)
+    return found
 
 
 def _gpus_by_smi() -> list[Gpu]:

@@ -77,15 +77,18 @@ class Label:
         return "_".join(fields)
 
 
-def parse_label(text: str | os.PathLike[str]) -> Label:
+def parse_label(text: str | os.PathLike[str] | Label) -> Label:
     """Return the label in a label, a checkpoint's name or a path to a checkpoint.
 
     Args:
-        text: such as `voc_rna-a1_cls21_s8` or `models/voc_rna-a1_cls21_s8_ep-0001.params`.
+        text: such as `voc_rna-a1_cls21_s8` or `models/voc_rna-a1_cls21_s8_ep-0001.params`; a
+            label that is parsed already is returned as it is.
 
     Raises:
         ValueError: the text is not of the form; the message names the part that does not fit.
     """
+    if isinstance(text, Label):
+        return text
     text = os.fspath(text)
     stem = re.split(r"[/\\]", text)[-1]
     for suffix in _SUFFIXES:

@@ -24,7 +24,7 @@ import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from io import FileIO
+from io import BufferedReader, FileIO
 from typing import Any, Protocol
 
 import numpy as np
@@ -392,14 +392,12 @@ def _error(path: PathLike, at: int, found: str, *, expected: str, cause: str) ->
 class _Cursor:
     """A position in an open file that never reads past its end, should it be cut short too."""
 
-    _BLOCK = 1 << 12  # bytes read at a time: headers and names are small and close together
-
     def __init__(self, path: PathLike, file: FileIO) -> None:
         self.path = path
         self.at = 0
-        self._file = file
         self.size = os.fstat(file.fileno()).st_size
-        self._block, self._start = b"", 0
+        # So many bytes are read at a time: headers and names are small and close together.
+        self._file = BufferedReader(FileIO(file.fileno(), closefd=False), 1 << 12)
 
     @property
     def left(self) -> int:
@@ -408,11 +406,8 @@ class _Cursor:
 
     def peek(self, at: int, size: int) -> bytes:
         """Return so many bytes from a place on, fewer where the file ends before."""
-        first = at - self._start
-        if first < 0 or first + size > len(self._block):
-            self._file.seek(at)
-            self._block, self._start, first = self._file.read(max(size, self._BLOCK)), at, 0
-        return self._block[first : first + size]
+        self._file.seek(at)
+        return self._file.read(size)
 
     def error(self, found: str, *, expected: str, cause: str, back: int = 0) -> ParamsError:
         """Return the error about what stands `back` bytes before this position."""

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ademx.compat import import_optional
 from ademx.convert import caveats, layouts
@@ -24,14 +23,13 @@ from ademx.convert.recognise import is_first_layer, recognise
 from ademx.convert.resnets import resnet_label, take_parameters
 from ademx.errors import InputError
 from ademx.labels import Label, parse_label
+from ademx.params import Array
 from ademx.text import printable
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     import torch
-
-Array = npt.NDArray[Any]
 
 _STATISTICS = ("_moving_mean", "_moving_var")
 # Of dicts within dicts in a checkpoint, more than any has: one may hold itself.
@@ -74,7 +72,7 @@ def to_torch(
     state = to_layout(
         {**arg_params, **aux_params},
         layout,
-        label=label if label is None or isinstance(label, Label) else parse_label(label),
+        label=None if label is None else parse_label(label),
         with_head=with_head,
         norm_suffix=norm_suffix,
     )
@@ -105,7 +103,7 @@ def from_torch(
         ValueError: the keys are not those of the layout, or of any.
     """
     tensors = find_tensors(state_dict)
-    label = label if label is None or isinstance(label, Label) else parse_label(label)
+    label = None if label is None else parse_label(label)
     found = recognise(tensors, layout, drop_extra=drop_extra, label=label)
     arrays = {key: as_array(key, tensors[key]) for key in (*found.names, *found.biases)}
     parameters = take_parameters(found, arrays)

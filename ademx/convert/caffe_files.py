@@ -11,20 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from io import FileIO
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ademx.compat import import_optional
 from ademx.convert.layouts import RESNETS
 from ademx.convert.torch_files import TensorsFile
 from ademx.errors import InputError
 from ademx.files import PathLike
+from ademx.params import Array
 from ademx.text import first_few
 from symbols.levels import BN_EPSILON, block_names, get_network
-
-Array = npt.NDArray[Any]
 
 SUFFIX = ".caffemodel"
 _CLASSIFIER = "fc1000"

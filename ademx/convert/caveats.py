@@ -9,18 +9,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy.typing as npt
 
 from ademx.convert.layouts import WIDER_LAYOUTS, count_blocks, is_head
 from ademx.convert.recognise import Recognised
 from ademx.convert.resnets import resnet_caveat
 from ademx.labels import Label
+from ademx.params import Array
 from ademx.text import printable
 from symbols.levels import BN_EPSILON, RNA_NETWORKS, LevelSpec, get_network
 
-Parameters = Mapping[str, npt.NDArray[Any]]  # released name -> array
+Parameters = Mapping[str, Array]  # released name -> array
 
 _log = logging.getLogger(__name__)
 

@@ -11,10 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import FileIO
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ademx import params
 from ademx.convert.caffe_files import SUFFIX, CaffeFile
@@ -38,10 +36,9 @@ from ademx.networks.graph import (
     parameter_shapes,
 )
 from ademx.options import option
-from ademx.params import HasShape, ParamsFile
+from ademx.params import Array, HasShape, ParamsFile
 from iters.files import open_to_keep
 
-Array = npt.NDArray[Any]
 WeightsFile = ParamsFile  # of any kind, by the names in it
 
 _PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")

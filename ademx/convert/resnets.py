@@ -9,13 +9,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy.typing as npt
-
 from ademx.convert.recognise import Recognised
 from ademx.errors import InputError
 from ademx.labels import MEAN_STD, Label
-
-Array = npt.NDArray[Any]
+from ademx.params import Array
 
 # Of pixels, by whether they are divided.
 _INPUT = {False: "less the mean alone", True: "less the mean and divided by the standard deviation"}

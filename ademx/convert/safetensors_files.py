@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ademx.convert import Array, no_weights
+from ademx.convert import no_weights
 from ademx.errors import InputError
 from ademx.files import PathLike, replacing
-from ademx.params import Entry, ParamsFile
+from ademx.params import Array, Entry, ParamsFile
 from ademx.text import printable
 
 # safetensors' name of a dtype -> numpy's; bfloat16 is read as the upper half of a float32.

@@ -16,10 +16,10 @@ from contextlib import nullcontext
 from io import FileIO
 from typing import Any
 
-from ademx.convert import Array, as_array, find_tensors, import_torch, no_weights
+from ademx.convert import as_array, find_tensors, import_torch, no_weights
 from ademx.errors import InputError
 from ademx.files import PathLike, replacing
-from ademx.params import Entry, ParamsFile
+from ademx.params import Array, Entry, ParamsFile
 from ademx.text import printable
 
 # What often lies beside tensors, and says nothing of them. Its place is held by an object that does
@@ -182,12 +182,5 @@ def _entry(key: str, value: Any) -> Entry:
         shape = tuple(value.shape)
     except RuntimeError:
         raise no_weights(key, "a nested tensor") from None
-    return Entry(
-        name=key,
-        kind="",
-        shape=shape,
-        dtype=str(value.dtype).removeprefix("torch."),
-        offset=0,
-        nbytes=value.numel() * value.element_size() if hasattr(value, "numel") else value.nbytes,
-        version=0,
-    )
+    size = value.numel() * value.element_size() if hasattr(value, "numel") else value.nbytes
+    return Entry(key, "", shape, str(value.dtype).removeprefix("torch."), 0, size, 0)

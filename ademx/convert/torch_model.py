@@ -49,7 +49,7 @@ def build(
     Raises:
         ValueError: a malformed label, or a choice that does not exist.
     """
-    label = label if isinstance(label, Label) else parse_label(label)
+    label = parse_label(label)
     layers = list_layers(label, width=width, pool=pool, head=head)
     return to_module(
         layers, norm=FrozenBatchNorm2d if label.task == "segmentation" else nn.BatchNorm2d

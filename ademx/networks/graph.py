@@ -48,7 +48,7 @@ def build_symbol(
         ValueError: a malformed label, or a choice that does not exist.
         ademx.compat.MissingDependency: MXNet is not installed.
     """
-    label = label if isinstance(label, Label) else parse_label(label)
+    label = parse_label(label)
     learning = get_learning(
         label.task, loss=loss, multipliers=multipliers, frozen_statistics=frozen_statistics
     )
@@ -69,7 +69,7 @@ def list_layers(
     Raises:
         ValueError: a malformed label, or a choice that does not exist.
     """
-    label = label if isinstance(label, Label) else parse_label(label)
+    label = parse_label(label)
     network = get_network(label.family, label.variant)
     return layers.list_layers(
         with_output_stride(network, label.output_stride),
