@@ -22,35 +22,15 @@ from typing import Any
 import numpy as np
 
 from ademx import cuda_libraries
-from ademx.errors import (
-    FileInTheWay,
-    InputError,
-    MissingDependency,
-    MissingFile,
-    SystemFault,
-    UserError,
-)
-from ademx.versions import installed_version
 
-# The errors among them: `symbols` and `iters` import this module alone of ademx.
-__all__ = [
-    "FileInTheWay",
-    "InputError",
-    "MissingDependency",
-    "MissingFile",
-    "SystemFault",
-    "UserError",
-    "check_bfloat16",
-    "chosen_threads",
-    "cpu_has_bfloat16",
-    "import_mxnet",
-    "import_optional",
-    "mxnet_has_bfloat16",
-    "num_threads",
-    "prepare_numpy",
-    "share_cores",
-    "usable_cores",
-]
+# `symbols` and `iters` import this module alone of ademx, and find the errors here.
+from ademx.errors import FileInTheWay as FileInTheWay
+from ademx.errors import InputError as InputError
+from ademx.errors import MissingDependency as MissingDependency
+from ademx.errors import MissingFile as MissingFile
+from ademx.errors import SystemFault as SystemFault
+from ademx.errors import UserError as UserError
+from ademx.versions import installed_version
 
 _DROPPED_ALIASES = {
     "bool": bool,

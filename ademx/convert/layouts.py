@@ -246,12 +246,11 @@ def _gluoncv_key(name: str, place: Place, top: str) -> str:
     return f"{block}.{module}.{parameter}"
 
 
-def resnet_key(name: str, place: Place, layout: str, *, in_mxnet: bool) -> str:
+def resnet_key(place: Place, layout: str, *, in_mxnet: bool) -> str:
     """Return the key of a ResNet's released name in layout `gluoncv` or `torchvision`.
 
     Args:
-        name: released name; the head's has none here.
-        place: its place.
+        place: of the parameter, which is not the head's.
         layout: one of the two.
         in_mxnet: whether normalisations' parameters have MXNet's words, as in gluoncv's files.
     """

@@ -192,37 +192,26 @@ def _constants(layer: Layer) -> dict[str, Array]:
 
 
 def _node(onnx: ModuleType, layer: Layer) -> Any:
-    operator = {
-        "convolution": "Conv",
-        "batch_norm": "BatchNormalization",
-        "relu": "Relu",
-        "max_pool": "MaxPool",
-        "global_pool": "GlobalAveragePool",
-        "flatten": "Flatten",
-        "linear": "Gemm",
-        "add": "Add",
-        "subsample": "Slice",
-        "zero_pad": "Pad",
-        "softmax": "Softmax",
-    }[layer.kind]
-    name, *sources = (_OUTPUTS.get(name, name) for name in (layer.name, *layer.inputs))
-    inputs = [*sources, *layer.parameters(), *_constants(layer)]
-    return onnx.helper.make_node(operator, inputs, [name], name, **_attributes(layer))
-
-
-def _attributes(layer: Layer) -> dict[str, Any]:
-    if layer.kind == "batch_norm":
-        return {"epsilon": BN_EPSILON}
-    if layer.kind == "linear":
-        return {"transB": 1}
-    if layer.kind == "softmax":
-        return {"axis": 1}
-    if layer.kind not in ("convolution", "max_pool"):
-        return {}
     windows = {
         "kernel_shape": [layer.kernel] * 2,
         "strides": [layer.stride] * 2,
         "pads": [layer.padding] * 4,
         "dilations": [layer.dilation] * 2,
     }
-    return windows if layer.kind == "convolution" else {**windows, "ceil_mode": int(layer.ceil)}
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "convolution": ("Conv", windows),
+        "batch_norm": ("BatchNormalization", {"epsilon": BN_EPSILON}),
+        "relu": ("Relu", {}),
+        "max_pool": ("MaxPool", {**windows, "ceil_mode": int(layer.ceil)}),
+        "global_pool": ("GlobalAveragePool", {}),
+        "flatten": ("Flatten", {}),
+        "linear": ("Gemm", {"transB": 1}),
+        "add": ("Add", {}),
+        "subsample": ("Slice", {}),
+        "zero_pad": ("Pad", {}),
+        "softmax": ("Softmax", {"axis": 1}),
+    }
+    operator, attributes = kinds[layer.kind]
+    name, *sources = (_OUTPUTS.get(name, name) for name in (layer.name, *layer.inputs))
+    inputs = [*sources, *layer.parameters(), *_constants(layer)]
+    return onnx.helper.make_node(operator, inputs, [name], name, **attributes)

@@ -211,7 +211,7 @@ def _expected(state: Mapping[str, HasShape], layout: str) -> tuple[Label, dict[s
     for variant in _variants(state, layout):
         is_resnet = layout in RESNETS and variant.family == "rn"
         body = {
-            resnet_key(name, place, layout, in_mxnet=in_mxnet)
+            resnet_key(place, layout, in_mxnet=in_mxnet)
             if is_resnet
             else key_of(name, place, layout, suffix, top=""): name
             for name in parameter_shapes(variant)
