@@ -1,4 +1,4 @@
-"""What MXNet finds on this machine, and a cure for each thing that is wrong."""
+"""What the engines find on this machine, and a cure for each thing that is wrong."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ademx.compat import (
     chosen_threads,
     cpu_has_bfloat16,
     import_mxnet,
+    import_optional,
     mxnet_has_bfloat16,
     usable_cores,
 )
@@ -61,7 +62,7 @@ class Report:
     """What was found.
 
     Attributes:
-        usable: whether MXNet loads and computes.
+        usable: whether an engine, MXNet or PyTorch, loads and computes.
         facts: what -> what was found, in order.
         problems: what is wrong, the worst first.
     """
@@ -72,7 +73,7 @@ class Report:
 
 
 def examine() -> Report:
-    """Return what MXNet, and what it needs, is like on this machine."""
+    """Return what the engines, and what MXNet needs, are like on this machine."""
     threads, thread_problems = _examine_threads()
     wheels = {name: installed_version(name) for name in ("mxnet", GPU_WHEEL)}
     libraries = load_libraries() if wheels[GPU_WHEEL] else ()
@@ -81,7 +82,10 @@ def examine() -> Report:
     mx, problems = _load_mxnet()
     if gpu_problems and not any(gpu.runs_mxnet for gpu in gpus) and not any(wheels.values()):
         problems = []  # its cure would be to install it
+    torch_works, torch_problems = _try_torch()
+    engines = ["MXNet"] * (mx is not None) + ["PyTorch"] * torch_works
     problems += [
+        *torch_problems,
         *gpu_problems,
         *_wheel_problems(wheels, gpus=gpus),
         *_library_problems(libraries),
@@ -90,6 +94,7 @@ def examine() -> Report:
     ]
     facts = {
         "python": f"{sys.version.split()[0]} ({sys.executable})",
+        "engines": ", ".join(engines) or "none computes",
         "mxnet": _wheel_line(wheels),
         **_mxnet_facts(mx),
         "threads": threads,
@@ -100,7 +105,7 @@ def examine() -> Report:
         **{names[0]: _package_line(names, cure) for names, cure in _PACKAGES.items()},
         "graphviz dot": shutil.which("dot") or "optional, for drawings: `apt install graphviz`",
     }
-    return Report(mx is not None, facts, tuple(problems))
+    return Report(bool(engines), facts, tuple(problems))
 
 
 def _load_mxnet() -> tuple[ModuleType | None, list[Problem]]:
@@ -117,6 +122,18 @@ def _load_mxnet() -> tuple[ModuleType | None, list[Problem]]:
         cure = "run `pip install --force-reinstall --no-deps mxnet==1.9.1`"
         return None, [Problem(f"MXNet does not work ({type(error).__name__}: {error})", cure)]
     return mx, []
+
+
+def _try_torch() -> tuple[bool, list[Problem]]:
+    """Return whether PyTorch computes, and what is wrong where it is installed and does not."""
+    if not installed_version("torch"):
+        return False, []
+    try:
+        import_optional("torch", "its files are gone").ones((2, 2)).numpy()
+    except Exception as error:  # whatever a broken installation raises is the finding
+        cure = "run `pip install --force-reinstall 'ademx[torch]'`"
+        return False, [Problem(f"PyTorch does not work ({type(error).__name__}: {error})", cure)]
+    return True, []
 
 
 def _problem(error: Exception) -> Problem:

@@ -32,11 +32,13 @@ def machine(monkeypatch):
             MXNetError=RuntimeError,
         )
         mx.nd = SimpleNamespace(ones=lambda shape: SimpleNamespace(asnumpy=lambda: np.ones(shape)))
+        torch = SimpleNamespace(ones=lambda shape: SimpleNamespace(numpy=lambda: np.ones(shape)))
         monkeypatch.setattr(doctor, "installed_version", lambda name: packages.get(name, ""))
         monkeypatch.setattr(doctor, "load_libraries", lambda: tuple(libraries))
         monkeypatch.setattr(doctor, "find_gpus", lambda: list(gpus))
         monkeypatch.setattr(doctor, "driver_cuda_version", lambda: driver)
         monkeypatch.setattr(doctor, "import_mxnet", lambda: mx)
+        monkeypatch.setattr(doctor, "import_optional", lambda name, message: torch)
         monkeypatch.setattr(doctor, "usable_cores", lambda: cores)
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         if threads:
@@ -66,23 +68,31 @@ def test_what_is_found_here_is_what_python_finds():
     assert report.facts["devices"].startswith("cpu(0)")
 
 
-def test_without_mxnet_the_rest_is_found_and_the_status_is_1(monkeypatch):
+@pytest.mark.parametrize(("absent", "status"), [("mxnet", 0), ("mxnet torch", 1)])
+def test_without_mxnet_the_rest_is_found_and_pytorch_decides_the_status(
+    absent, status, monkeypatch
+):
+    pytest.importorskip("torch")
     code = """if True:
         import sys
         class Absent:
             def find_spec(self, name, path=None, target=None):
-                if name.partition(".")[0] == "mxnet":
+                if name.partition(".")[0] in sys.argv[1].split():
                     raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         sys.meta_path.insert(0, Absent())
         from ademx.cli import main
         main(["doctor"])
     """
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # few are a problem too
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 1, result.stderr
+    command = [sys.executable, "-c", code, absent]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == status, result.stderr
     assert np.__version__ in result.stdout
-    (line,) = [line for line in result.stdout.splitlines() if "PROBLEM" in line]
+    engines = "none computes" if status else "PyTorch"
+    assert re.search(rf"^engines +{engines}$", result.stdout, re.MULTILINE)
+    line, *others = [line for line in result.stdout.splitlines() if "PROBLEM" in line]
     assert line.startswith("PROBLEM: this needs MXNet, which is not installed: run `pip install")
+    assert len(others) == status  # PyTorch, which is installed here
 
 
 def test_a_healthy_gpu_machine_has_no_problem(machine):
@@ -157,6 +167,19 @@ def test_a_mxnet_that_breaks_is_reported_not_raised(machine, monkeypatch):
     report = examine()
     assert not report.usable
     assert "MXNet does not work (AttributeError: module 'numpy'" in report.problems[0].what
+
+
+def test_a_pytorch_that_breaks_is_reported_not_raised(machine, monkeypatch):
+    machine({"mxnet": "1.9.1", **TORCH})
+
+    def fail(name, message):
+        raise OSError("libtorch.so: cannot open shared object file")
+
+    monkeypatch.setattr(doctor, "import_optional", fail)
+    report = examine()
+    assert report.usable and report.facts["engines"] == "MXNet"
+    (problem,) = report.problems
+    assert "PyTorch does not work (OSError: libtorch.so" in problem.what
 
 
 def test_the_cure_is_told_from_the_problem(machine, monkeypatch):

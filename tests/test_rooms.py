@@ -43,7 +43,10 @@ MXNET = (
     *("ademx.engines.mxnet.", "iters.iterators"),
     *("symbols.graph", "symbols.losses"),
 )
-TORCH = ("ademx.compat", "ademx.convert", "ademx.engines.backends", "ademx.engines.torch.")
+TORCH = (
+    *("ademx.compat", "ademx.convert", "ademx.doctor", "ademx.engines.backends"),
+    "ademx.engines.torch.",
+)
 ONNX = ("ademx.compat", "ademx.convert.", "ademx.engines.onnx.")
 
 # The modules that cannot be loaded without a framework.

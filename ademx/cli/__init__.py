@@ -21,7 +21,7 @@ _COMMANDS = {
     "convert": "Weights to and from PyTorch, in several layouts.",
     "data": "Datasets: make lists, import yours, check files, draw one.",
     "demo": "All of it in minutes on generated data, no GPU.",
-    "doctor": "What MXNet finds on this machine, and how to mend it.",
+    "doctor": "What the engines find on this machine, and how to mend it.",
     "evaluate": "Test weights on a dataset and print the scores.",
     "launch": "Several workers of one training on this machine.",
     "plot": "Draw the curves of training runs.",

@@ -1,4 +1,4 @@
-"""`ademx doctor`: what MXNet finds on this machine."""
+"""`ademx doctor`: what the engines find on this machine."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def doctor(
     json_file: Path | None = shared.json_file("Write what was found as JSON."),
     overwrite: bool = shared.overwrite("Replace a file that exists."),
 ) -> None:
-    """Print what MXNet finds on this machine, and a line with its cure for each problem.
+    """Print what the engines find on this machine, and a line with its cure for each problem.
 
-    The exit status is 0 if MXNet can be used, else 1.
+    The exit status is 0 if MXNet or PyTorch computes, else 1.
     """
     from ademx.doctor import examine
 
