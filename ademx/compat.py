@@ -30,7 +30,6 @@ from ademx.errors import MissingDependency as MissingDependency
 from ademx.errors import MissingFile as MissingFile
 from ademx.errors import SystemFault as SystemFault
 from ademx.errors import UserError as UserError
-from ademx.versions import installed_version
 
 _DROPPED_ALIASES = {
     "bool": bool,
@@ -118,7 +117,7 @@ def import_mxnet() -> ModuleType:
     share_cores(1)
     for name, value in _MXNET_SETTINGS.items():
         os.environ.setdefault(name, value)
-    if "mxnet" not in sys.modules and installed_version(cuda_libraries.GPU_WHEEL):
+    if "mxnet" not in sys.modules and cuda_libraries.installed_version(cuda_libraries.GPU_WHEEL):
         # cuDNN's default from Ampere on is TF32, whose factors have 10 bits, in the name of
         # float32. Source: cuDNN API reference, CUDNN_DEFAULT_MATH.
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")

@@ -7,6 +7,7 @@ looked for. So all are loaded before MXNet is, each after those that it needs.
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,14 @@ class Library:
     name: str
     source: str
     problem: str = ""
+
+
+def installed_version(package: str) -> str:
+    """Return the version of an installed package by its name on PyPI; "" if it is absent."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def load_libraries(

@@ -22,11 +22,11 @@ from ademx.cuda_libraries import (
     LIBRARIES,
     SYSTEM,
     Library,
+    installed_version,
     load_libraries,
 )
 from ademx.errors import InputError, MissingDependency
 from ademx.gpus import USE_TORCH, Gpu, driver_cuda_version, find_gpus
-from ademx.versions import installed_version
 
 _FEATURES = ("CUDA", "CUDNN", "NCCL", "MKLDNN", "OPENCV", "DIST_KVSTORE")
 # Package, or packages that have the same module -> what to do without it.

@@ -1,19 +1,11 @@
-"""The versions of what is installed, and of everything that decides the numbers."""
+"""The versions of everything that decides the numbers."""
 
 from __future__ import annotations
 
 import platform
-from importlib import metadata
 
 import ademx
-
-
-def installed_version(package: str) -> str:
-    """Return the version of an installed package by its name on PyPI; "" if it is absent."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
+from ademx.cuda_libraries import installed_version
 
 
 def versions() -> dict[str, str]:

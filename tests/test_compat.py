@@ -274,7 +274,7 @@ def test_float32_on_gpus_is_not_tf32(chosen, expected, monkeypatch):
     if chosen is None:
         monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
     monkeypatch.delitem(sys.modules, "mxnet", raising=False)
-    monkeypatch.setattr(compat, "installed_version", lambda name: "1.9.1")
+    monkeypatch.setattr(compat.cuda_libraries, "installed_version", lambda name: "1.9.1")
     monkeypatch.setattr(compat.cuda_libraries, "load_libraries", tuple)
     loader = SimpleNamespace(import_module=lambda name: os.environ["NVIDIA_TF32_OVERRIDE"])
     monkeypatch.setattr(compat, "importlib", loader)

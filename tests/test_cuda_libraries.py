@@ -121,7 +121,9 @@ def compile_library(source, path, *options):
 @pytest.mark.parametrize(("wheel", "loads"), [("mxnet-cu112", 1), ("mxnet", 0)])
 def test_libraries_are_loaded_for_the_gpu_wheel_only(wheel, loads, monkeypatch):
     calls = []
-    monkeypatch.setattr(compat, "installed_version", lambda name: "1.9.1" if name == wheel else "")
+    monkeypatch.setattr(
+        cuda_libraries, "installed_version", lambda name: "1.9.1" if name == wheel else ""
+    )
     monkeypatch.setattr(cuda_libraries, "load_libraries", lambda: calls.append("libraries"))
     monkeypatch.setattr(compat.importlib, "import_module", calls.append)
     monkeypatch.delitem(sys.modules, "mxnet", raising=False)

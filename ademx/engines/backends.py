@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from ademx.compat import check_bfloat16, free_memory, import_mxnet, mxnet_has_bfloat16
 from ademx.convert import import_torch
-from ademx.cuda_libraries import GPU_WHEEL
+from ademx.cuda_libraries import GPU_WHEEL, installed_version
 from ademx.devices import Devices
 from ademx.engines.mxnet.predict import Predictor, mxnet_contexts
 from ademx.engines.sharing import ON_GPUS
 from ademx.engines.trainer import Trainer, Workers
 from ademx.errors import InputError
 from ademx.gpus import Gpu, find_gpus, no_mxnet_code
-from ademx.versions import installed_version
 from symbols.levels import check_choice
 
 if TYPE_CHECKING:
