@@ -6,6 +6,7 @@ A scene is drawn from (seed, split, number), so that any one can be drawn again 
 from __future__ import annotations
 
 import colorsys
+import dataclasses
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -98,8 +99,8 @@ _VOC_THINGS = _by_id(
     },
 )
 
-_STREET: dict[str, Any] = {
-    "things": {
+_CITYSCAPES = Scenery(
+    {
         VOID: ("square", (110, 100, 95)),
         **_by_id(
             "cityscapes",
@@ -113,7 +114,7 @@ _STREET: dict[str, Any] = {
             },
         ),
     },
-    "layers": _by_id(
+    layers=_by_id(
         "cityscapes",
         {
             "sky": (150, 190, 230),
@@ -122,11 +123,11 @@ _STREET: dict[str, Any] = {
             "road": (75, 75, 80),
         },
     ),
-    "num_things": (3, 7),
-    "sides": (128, 128),
-    "wide": 2,
-    "has_bonnet": True,
-}
+    num_things=(3, 7),
+    sides=(128, 128),
+    wide=2,
+    has_bonnet=True,
+)
 
 SCENERIES: dict[str, Scenery] = {
     "voc": Scenery(_VOC_THINGS, void_width=2),
@@ -147,8 +148,8 @@ SCENERIES: dict[str, Scenery] = {
         sides=(192, 256),
         apart=True,
     ),
-    "cityscapes": Scenery(**_STREET),
-    "cityscapes-coarse": Scenery(**_STREET, margin=5),
+    "cityscapes": _CITYSCAPES,
+    "cityscapes-coarse": dataclasses.replace(_CITYSCAPES, margin=5),
     "ade20k": Scenery(
         _by_id(
             "ade20k",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ademx.data.drawn.files import Drawing, save_image, save_lines, save_mat
+from ademx.data.lists.places import FILES
 from iters.datasets import DATASETS
 
 _SYNSETS = 1000
@@ -74,24 +75,18 @@ def write_places(drawing: Drawing) -> None:
         drawing.folder / "categories_places365.txt",
         (f"{name} {class_id}" for class_id, name in enumerate(classes)),
     )
-    lists = {
-        "train": "places365_train_standard.txt",
-        "val": "places365_val.txt",
-        "test": "places365_test.txt",
-    }
     for split in drawing.counts:
+        file, folder = FILES[split]
         in_class: Counter[int] = Counter()
         lines = []
         for number, (image, class_id) in enumerate(drawing.class_images(_PLACES, split), start=1):
             in_class[class_id] += 1
-            line = f"Places365_{split}_{number:08d}.jpg"
-            path = drawing.folder / f"{split}_256" / line
+            name = f"Places365_{split}_{number:08d}.jpg"
             if split == "train":
-                line = f"{classes[class_id]}/{in_class[class_id]:08d}.jpg"
-                path = drawing.folder / "data_256" / line[1:]
-            save_image(path, image)
-            lines.append(line if split == "test" else f"{line} {class_id}")
-        save_lines(drawing.folder / lists[split], sorted(lines))
+                name = f"{classes[class_id]}/{in_class[class_id]:08d}.jpg"
+            save_image(drawing.folder / folder / name.lstrip("/"), image)
+            lines.append(name if split == "test" else f"{name} {class_id}")
+        save_lines(drawing.folder / file, sorted(lines))
 
 
 def _place(class_id: int) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ademx.data.imports.classes import Classes
-from ademx.data.imports.source import Picture, Source, find_image, fits, stated_size, usable
+from ademx.data.imports.source import Picture, Source, find_image, fits, usable
 from ademx.data.imports.write import CocoImportOptions, Imported, import_dataset
 from ademx.data.lists.coco import (
     CocoLabel,
@@ -117,8 +117,8 @@ class _File:
             places = ", ".join(str(folder) for folder in self.folders if folder.is_dir())
             raise MissingFile(f"{said}: no such image in {places}: --images says where they are")
         try:
-            stated = stated_size(image.get("height"), image.get("width"))
-            fit = fits(read_file(path), stated=stated, rule=self.rule)
+            sides = {"height": image.get("height"), "width": image.get("width")}
+            fit = fits(read_file(path), **sides, rule=self.rule)
         except InputError as error:
             raise InputError(f"{path} {error}") from None
         annotations = tuple(_drawable(self.index.imgToAnns[image["id"]], fit.size, skipped))

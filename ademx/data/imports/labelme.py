@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from ademx import forms
 from ademx.data.imports.classes import Classes
-from ademx.data.imports.source import Picture, Source, find_image, fits, stated_size, usable
+from ademx.data.imports.source import Picture, Source, find_image, fits, usable
 from ademx.data.imports.write import Imported, ImportOptions, import_dataset
 from ademx.data.lists.coco import FARTHEST
 from ademx.errors import InputError, MissingFile
@@ -228,8 +228,8 @@ def _read_picture(file: Path, folder: Path, rule: str, skipped: Counter[str]) ->
     read = partial(_embedded, file) if path is None else partial(read_file, path)
     try:
         encoded = _embedded(file, content) if path is None else read()
-        stated = stated_size(content.get("imageHeight"), content.get("imageWidth"))
-        fit = fits(encoded, stated=stated, rule=rule)
+        sides = {"height": content.get("imageHeight"), "width": content.get("imageWidth")}
+        fit = fits(encoded, **sides, rule=rule)
     except InputError as error:
         raise InputError(f"{file}: its image {path or '(embedded)'} {error}") from None
     suffix = _embedded_suffix(encoded) if path is None else path.suffix

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -166,25 +167,21 @@ def find_image(said: str, folders: Sequence[Path]) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
-    """Return what annotations say of an image's size; None where they give no two numbers."""
-    try:
-        return int(height), int(width)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def fits(encoded: bytes, *, stated: tuple[int, int] | None, rule: str) -> Fit:
+def fits(encoded: bytes, *, height: Any, width: Any, rule: str) -> Fit:
     """Return how an image's label lies on it.
 
     Args:
         encoded: the image's file.
-        stated: height and width by the annotations; None where they do not say.
+        height: by the annotations; what is no number says nothing.
+        width: the same.
         rule: one of :data:`iters.exif.RULES`.
 
     Raises:
         ValueError: it is no image, or has another size than is stated.
     """
+    stated = None
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        stated = int(height), int(width)
     size, turned = sample_size(encoded, stated, rule)
     if stated not in (None, size):
         why = (

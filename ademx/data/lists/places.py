@@ -11,7 +11,7 @@ from ademx.errors import InputError
 _log = logging.getLogger(__name__)
 
 # Split -> the distribution's list, and the folder that its paths are relative to.
-_FILES = {
+FILES = {
     "train": ("places365_train_standard.txt", "data_256"),
     "val": ("places365_val.txt", "val_256"),
     "test": ("places365_test.txt", "test_256"),
@@ -26,7 +26,7 @@ def plan_places(request: Request) -> Plan:
         ValueError: a list is malformed.
     """
     lists = {}
-    for split, names in _FILES.items():
+    for split, names in FILES.items():
         file, folder = (request.root / name for name in names)
         if file.is_file() and folder.is_dir():
             lists[split] = _entries(file, folder, has_labels=split != "test")
