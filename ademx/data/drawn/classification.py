@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ademx.data.drawn.files import Drawing, save_image, save_lines, save_mat
-from ademx.data.lists.places import FILES
+from ademx.data.lists.classification import PLACES_FILES
 from iters.datasets import DATASETS
 
 _SYNSETS = 1000
@@ -76,7 +76,7 @@ def write_places(drawing: Drawing) -> None:
         (f"{name} {class_id}" for class_id, name in enumerate(classes)),
     )
     for split in drawing.counts:
-        file, folder = FILES[split]
+        file, folder = PLACES_FILES[split]
         in_class: Counter[int] = Counter()
         lines = []
         for number, (image, class_id) in enumerate(drawing.class_images(_PLACES, split), start=1):

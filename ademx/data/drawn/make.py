@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ademx.data.drawn import classification as drawn_classification
-from ademx.data.drawn import coco as drawn_coco
-from ademx.data.drawn import labelme as drawn_labelme
-from ademx.data.drawn import segmentation as drawn_segmentation
+from ademx.data.drawn import annotated, classification, segmentation
 from ademx.data.drawn.files import Drawing
 from ademx.data.new_folder import new_folder
 from ademx.errors import InputError
@@ -16,18 +13,18 @@ from ademx.iteration import progress_bar
 from iters.datasets import DATASETS
 
 _WRITERS: dict[str, Callable[[Drawing], None]] = {
-    "ilsvrc-cls": drawn_classification.write_ilsvrc,
-    "places": drawn_classification.write_places,
-    "voc": drawn_segmentation.write_voc,
-    "voc-sbd": drawn_segmentation.write_voc_sbd,
-    "coco": drawn_coco.write_coco,
-    "coco20": drawn_coco.write_coco,
-    "cityscapes": drawn_segmentation.write_cityscapes,
-    "cityscapes-coarse": drawn_segmentation.write_cityscapes_coarse,
-    "ade20k": drawn_segmentation.write_ade20k,
-    "pascal-context": drawn_segmentation.write_pascal_context,
-    "pascal-context-59": drawn_segmentation.write_pascal_context,
-    "labelme": drawn_labelme.write_labelme,
+    "ilsvrc-cls": classification.write_ilsvrc,
+    "places": classification.write_places,
+    "voc": segmentation.write_voc,
+    "voc-sbd": segmentation.write_voc_sbd,
+    "coco": annotated.write_coco,
+    "coco20": annotated.write_coco,
+    "cityscapes": segmentation.write_cityscapes,
+    "cityscapes-coarse": segmentation.write_cityscapes_coarse,
+    "ade20k": segmentation.write_ade20k,
+    "pascal-context": segmentation.write_pascal_context,
+    "pascal-context-59": segmentation.write_pascal_context,
+    "labelme": annotated.write_labelme,
 }
 
 # Not made: what other splits are put together to, and COCO's older year.
@@ -73,7 +70,7 @@ def _counts(name: str, images: int | Mapping[str, int]) -> dict[str, int]:
     """Return the number of images of each split, in the order of the dataset's table."""
     if name not in _WRITERS:
         raise InputError(f"unknown dataset {name!r}: expected one of {', '.join(_WRITERS)}")
-    known = DATASETS[name].splits if name in DATASETS else (drawn_labelme.SPLIT,)
+    known = DATASETS[name].splits if name in DATASETS else (annotated.LABELME_SPLIT,)
     splits = [split for split in known if split not in _OTHER_SPLITS]
     if not isinstance(images, Mapping):
         images = dict.fromkeys(splits, images)

@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ademx.data.lists.classification import plan_ilsvrc, plan_places
 from ademx.data.lists.coco import plan_coco
-from ademx.data.lists.ilsvrc import plan_ilsvrc
 from ademx.data.lists.label_files import make_labels
 from ademx.data.lists.pascal_context import plan_pascal_context
-from ademx.data.lists.places import plan_places
 from ademx.data.lists.plans import Entries, Entry, ListOptions, Plan, Request, check_files
 from ademx.data.lists.voc import plan_voc, plan_voc_sbd
 from ademx.errors import FileInTheWay, InputError, MissingFile

@@ -1,6 +1,7 @@
-"""The lists of ILSVRC's classification task, from folders, the development kit or Kaggle's files.
+"""The lists of the datasets for classification: ILSVRC and Places365-Standard, small images.
 
-Classes are numbered in the sorted order of their synsets ("n01440764"), as in the release.
+ILSVRC's are made from folders, the development kit or Kaggle's files. Its classes are numbered in
+the sorted order of their synsets ("n01440764"), as in the release.
 """
 
 from __future__ import annotations
@@ -11,13 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ademx.data.lists.label_files import read_matlab
-from ademx.data.lists.plans import Entry, Plan, Request, read_lines
+from ademx.data.lists.plans import Entry, Plan, Request, check_files, read_lines
 from ademx.errors import InputError
 from ademx.iteration import progress_bar
 from iters.lists import check_class_folders, folder_names, images_in
 
 _log = logging.getLogger(__name__)
 
+
+# Split -> the distribution's list, and the folder that its paths are relative to.
+PLACES_FILES = {
+    "train": ("places365_train_standard.txt", "data_256"),
+    "val": ("places365_val.txt", "val_256"),
+    "test": ("places365_test.txt", "test_256"),
+}
 
 _DEVKIT = "ILSVRC2012_devkit_t12/data"
 
@@ -179,3 +187,32 @@ def _read_truth(files: _Files, request: Request) -> tuple[Path, dict[str, str]]:
         fields = [line.replace(",", " ").split() for line in read_lines(solution)[1:]]
         return solution, {row[0]: row[1] for row in fields if len(row) > 1}
     raise request.not_found("no truth for the images in val")
+
+
+def plan_places(request: Request) -> Plan:
+    """Return the lists of the splits whose list and images are there.
+
+    Raises:
+        FileNotFoundError: none is there, or images are missing.
+        ValueError: a list is malformed.
+    """
+    lists = {}
+    for split, names in PLACES_FILES.items():
+        file, folder = (request.root / name for name in names)
+        if file.is_file() and folder.is_dir():
+            lists[split] = _places_entries(file, folder, has_labels=split != "test")
+            check_files((entry.image for entry in lists[split]), request)
+            if split == "test":
+                _log.info("test.lst: the labels are not public: it has 0 in their place")
+    return Plan(lists)
+
+
+def _places_entries(file: Path, folder: Path, *, has_labels: bool) -> list[Entry]:
+    entries = []
+    for line in read_lines(file):
+        name, _, label = line.rpartition(" ") if has_labels else (line, "", "0")
+        if not (name and label.isascii() and label.isdigit()):
+            raise InputError(f"{file}: found {line!r}: expected a path and a class id")
+        # The paths of train begin with "/".
+        entries.append(Entry(folder / name.strip("/ "), int(label)))
+    return entries
