@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ademx.compat import InputError
 from symbols.levels import (
     HEAD_CHANNELS,
     HEAD_DILATION,
@@ -87,13 +88,32 @@ class Layer:
         """Whether this layer counts as depth: a convolution or a fully connected layer."""
         return self.kind in ("convolution", "linear")
 
-    def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return height and width of the output from those of the first input, pixels."""
-        if self.kind in ("global_pool", "flatten", "linear"):
-            return 1, 1
-        reach = self.dilation * (self.kernel - 1) + 1
-        spare = [side + 2 * self.padding - reach + self.ceil * (self.stride - 1) for side in size]
-        return spare[0] // self.stride + 1, spare[1] // self.stride + 1
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return the output's dimensions, (N, C) or (N, C, H, W), from those of the first input."""
+        batch, _, *sides = shape
+        if self.kind in ("flatten", "linear"):
+            return batch, self.channels
+        if self.kind == "global_pool":
+            return batch, self.channels, 1, 1
+        spare = 2 * self.padding + self.ceil * (self.stride - 1) - self.dilation * (self.kernel - 1)
+        return batch, self.channels, *((side + spare - 1) // self.stride + 1 for side in sides)
+
+
+def output_shapes(layers: Iterable[Layer], shape: Shape) -> dict[str, Shape]:
+    """Return the dimensions of an input, (N, 3, H, W), and of every layer's output, by name.
+
+    Raises:
+        ValueError: the input is smaller than a kernel.
+    """
+    shapes = {DATA: shape}
+    for layer in layers:
+        source = shapes[layer.inputs[0]]
+        if layer.kernel > min(source[2:], default=1) + 2 * layer.padding:
+            raise InputError(
+                f"an input of {shape[2]}x{shape[3]} pixels is too small for this network"
+            )
+        shapes[layer.name] = layer.output_shape(source)
+    return shapes
 
 
 def list_layers(

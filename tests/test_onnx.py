@@ -148,6 +148,13 @@ def test_names_and_shapes(tmp_path, input_size):
     assert set(parameter_shapes(VOC)) <= {item.name for item in model.graph.initializer}
 
 
+@pytest.mark.parametrize("label", ["ilsvrc-cls_rna-a_cls1000", "voc_rna-a_cls21_s16"])
+def test_an_input_that_is_too_small(label):
+    weights = weights_of(label, *random_parameters(label))
+    with pytest.raises(ValueError, match="an input of 8x8 pixels is too small for this network"):
+        build_model(weights, input_size=(8, 8), pool="caffe")
+
+
 def test_metadata_and_parameters_read_back(tmp_path):
     path = tmp_path / "x.onnx"
     given = random_parameters(VOC)

@@ -27,7 +27,7 @@ from ademx.files import PathLike, replacing
 from ademx.labels import Label
 from ademx.networks.graph import list_layers
 from ademx.params import Array
-from symbols.layers import DATA, Layer, without_dropout
+from symbols.layers import DATA, Layer, output_shapes, without_dropout
 from symbols.levels import BN_EPSILON
 
 OPSET = 13
@@ -70,6 +70,7 @@ def write_onnx(
     Raises:
         ademx.params.CheckpointMismatch: label and parameters do not fit.
         ademx.compat.MissingDependency: the `onnx` package is not installed.
+        ValueError: the input is too small for the network.
         OSError: the file cannot be written.
     """
     model = build_model(weights, input_size=input_size, pool=pool)
@@ -169,14 +170,11 @@ def _value(onnx: ModuleType, name: str, shape: tuple[int | str, ...]) -> Any:
 def _output_shape(
     label: Label, layers: tuple[Layer, ...], input_size: tuple[int, int] | None
 ) -> tuple[int | str, ...]:
-    if label.task == "classification":
-        return "batch", label.num_classes
-    if input_size is None:
-        return "batch", label.num_classes, "rows", "columns"
-    sizes = {DATA: input_size}
-    for layer in layers:
-        sizes[layer.name] = layer.output_size(sizes[layer.inputs[0]])
-    return "batch", label.num_classes, *sizes[layers[-1].name]
+    if input_size is not None:
+        _, *shape = output_shapes(layers, (1, 3, *input_size))[layers[-1].name]
+        return "batch", *shape
+    cells = ("rows", "columns") if label.task == "segmentation" else ()
+    return "batch", label.num_classes, *cells
 
 
 def _constants(layer: Layer) -> dict[str, Array]:

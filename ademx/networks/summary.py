@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ademx.errors import InputError
 from ademx.labels import parse_label
 from ademx.networks.graph import list_layers
-from symbols.layers import DATA, Layer, Shape
+from symbols.layers import DATA, Layer, Shape, output_shapes
 from symbols.levels import get_network
 
 # The released Cityscapes crop, 500 pixels rounded up to a multiple of 8 (SPEC §4).
@@ -157,7 +157,7 @@ def load_graph(
     if min(shape) < 1:
         raise InputError(f"batch {batch}, input {input_size}: expected positive numbers")
     layers = list_layers(parsed, width=width, pool=pool, head=head)
-    return Graph(str(parsed), network.origin, shape, width, layers, _output_shapes(layers, shape))
+    return Graph(str(parsed), network.origin, shape, width, layers, output_shapes(layers, shape))
 
 
 def summarise(graph: Graph) -> Summary:
@@ -172,25 +172,6 @@ def summarise(graph: Graph) -> Summary:
         macs=sum(level.macs for level in levels),
         activation_bytes=sum(level.activation_bytes for level in levels),
     )
-
-
-def _output_shapes(
-    layers: tuple[Layer, ...], input_shape: tuple[int, int, int, int]
-) -> dict[str, Shape]:
-    batch, _, *size = input_shape
-    shapes: dict[str, Shape] = {DATA: input_shape}
-    for layer in layers:
-        source = shapes[layer.inputs[0]]
-        if layer.kind in ("flatten", "linear") or len(source) == 2:
-            shapes[layer.name] = batch, layer.channels
-            continue
-        height, width = layer.output_size((source[2], source[3]))
-        if layer.kind != "global_pool" and layer.kernel > min(source[2:]) + 2 * layer.padding:
-            raise InputError(
-                f"an input of {size[0]}x{size[1]} pixels is too small for this network"
-            )
-        shapes[layer.name] = batch, layer.channels, height, width
-    return shapes
 
 
 def _summarise_level(name: str, graph: Graph) -> LevelSummary:
