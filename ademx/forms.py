@@ -1,9 +1,13 @@
-"""What JSON that is read back should look like: files may be damaged, or written by others."""
+"""What JSON that is read back should look like: files may be damaged, or written by others.
+
+A dataclass that is kept as an object declares the form of each value by the field, :func:`part`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, field, fields
 from typing import Any
 
 _KINDS = {
@@ -20,6 +24,33 @@ _KINDS = {
 TEXT = (str,)
 WHOLE = (int,)
 NUMBER = (int, float)
+FLAG = (bool,)
+
+
+def part(form: Any, default: Any = MISSING, *, make: Callable[[], Any] | None = None) -> Any:
+    """Return a dataclass's field with the form of its value in JSON; `make` makes its default."""
+    metadata = {"form": form}
+    if make is not None:
+        return field(default_factory=make, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def form_of(kind: Any) -> dict[str, Any]:
+    """Return the form of an object that holds the parts of a dataclass."""
+    return {one.name: one.metadata["form"] for one in fields(kind) if "form" in one.metadata}
+
+
+def built(form: Any, value: Any) -> Any:
+    """Return a JSON value that fits a form, with a dataclass's object where the form names it.
+
+    What an object lacks is as by default.
+    """
+    if isinstance(form, list):
+        return [built(form[0], one) for one in value]
+    if not isinstance(form, type):
+        return value
+    known = {name: one for name, one in form_of(form).items() if name in value}
+    return form(**{name: built(one, value[name]) for name, one in known.items()})
 
 
 def misfit(value: Any, form: Any, name: str, *, is_item: bool = False) -> str:
@@ -28,10 +59,11 @@ def misfit(value: Any, form: Any, name: str, *, is_item: bool = False) -> str:
     Args:
         value: to check.
         form: types; [form] for a list of such values; {...: form} for an object with such values;
-            {name: form} for an object, which may have more names.
+            {name: form} or a dataclass for an object, which may have more names.
         name: what messages call the value.
         is_item: of a list: then an object needs all of the form's names.
     """
+    form = form_of(form) if isinstance(form, type) else form
     if isinstance(form, tuple):
         fits = type(value) in form and (type(value) is not int or abs(value) < 2**63)
         expected = " or ".join(_KINDS[kind] for kind in form)
@@ -43,7 +75,7 @@ def misfit(value: Any, form: Any, name: str, *, is_item: bool = False) -> str:
         problems = [misfit(item, form[0], name, is_item=True) for item in value]
     elif isinstance(form, dict):
         forms = {key: form.get(key, form.get(...)) for key in value}
-        problems = [misfit(value[key], part, key) for key, part in forms.items() if part]
+        problems = [misfit(value[key], one, key) for key, one in forms.items() if one]
         needed = [key for key in form if key is not ...] if is_item else []
         problems += [f"{name} lacks {key}" for key in needed if key not in value]
     else:

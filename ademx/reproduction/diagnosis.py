@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ademx.errors import UserError
+from ademx.forms import FLAG, NUMBER, TEXT, part
 from ademx.iteration import progress_bar
 from ademx.labels import parse_label
 from ademx.metrics import segmentation_scores
@@ -55,10 +56,10 @@ class Finding:
         finding: what was looked at and what it showed, or why it was not looked at.
     """
 
-    cause: str
-    made: bool
-    likelihood: float
-    finding: str
+    cause: str = part(TEXT)
+    made: bool = part(FLAG)
+    likelihood: float = part(NUMBER)
+    finding: str = part(TEXT)
 
     @property
     def state(self) -> str:

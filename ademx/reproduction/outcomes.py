@@ -8,13 +8,13 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ademx.errors import InputError, UserError
 from ademx.files import locked, replacing, write_json
-from ademx.forms import NUMBER, TEXT, misfit
+from ademx.forms import NUMBER, TEXT, built, misfit
 from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
 from ademx.reports.page import TableRow, write_report
 from ademx.reproduction.diagnosis import Finding
@@ -147,8 +147,8 @@ class Outcome:
         tested = {name: metrics[name] for name in row.values if name in metrics}
         tested = {name: one for name, one in tested.items() if one.get("ours") is not None}
         problem = misfit(
-            [one.get("tolerance") for one in tested.values()], [_TOLERANCE], row.name
-        ) or misfit(value.get("diagnosis", []), [_FINDING], "diagnosis")
+            [one.get("tolerance") for one in tested.values()], [Tolerance], row.name
+        ) or misfit(value.get("diagnosis", []), [Finding], "diagnosis")
         if problem:
             raise InputError(problem)
         return cls(
@@ -156,14 +156,8 @@ class Outcome:
             verdict=value["verdict"],
             reasons=tuple(value["reasons"]),
             ours={name: one["ours"] for name, one in tested.items()},
-            tolerances={
-                name: Tolerance(**{part: one["tolerance"][part] for part in _TOLERANCE})
-                for name, one in tested.items()
-            },
-            diagnosis=tuple(
-                Finding(**{part.name: one[part.name] for part in fields(Finding)})
-                for one in value.get("diagnosis", ())
-            ),
+            tolerances={name: built(Tolerance, one["tolerance"]) for name, one in tested.items()},
+            diagnosis=tuple(built([Finding], value.get("diagnosis", []))),
             data_root=Path(value["data_root"]) if value["data_root"] else None,
             weights=Path(value["weights"]) if value["weights"] else None,
             weights_md5=value["weights_md5"],
@@ -254,8 +248,6 @@ def _read_outcomes(path: Path) -> dict[str, Outcome]:
     return {outcome.row.name: outcome for outcome in outcomes}
 
 
-_TOLERANCE = {"rounding": NUMBER, "numerics": NUMBER, "cause": TEXT}
-_FINDING = {"cause": TEXT, "made": (bool,), "likelihood": NUMBER, "finding": TEXT}
 _TEXT_OR_NULL = (str, type(None))
 _ROW = {
     "row": TEXT,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ademx.errors import InputError
+from ademx.forms import NUMBER, TEXT, part
 from ademx.testing.image_counts import ImageCounts
 from ademx.testing.numerics import PROBABILITY_FACTOR, SCORE_MARGIN
 
@@ -41,9 +42,9 @@ class Tolerance:
         cause: what differs, "pixels near a tie" or "near ties" of images.
     """
 
-    rounding: float
-    numerics: float
-    cause: str
+    rounding: float = part(NUMBER)
+    numerics: float = part(NUMBER)
+    cause: str = part(TEXT)
 
     @property
     def total(self) -> float:

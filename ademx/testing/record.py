@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ademx.errors import InputError, MissingFile
 from ademx.files import write_json
-from ademx.forms import NUMBER, TEXT, WHOLE, misfit, shown
+from ademx.forms import FLAG, NUMBER, TEXT, WHOLE, built, form_of, misfit, part, shown
 from ademx.metrics import ABSENT_CLASSES
 from ademx.published import METRIC_NAMES, Result
 from iters.datasets import Dataset
@@ -21,21 +21,35 @@ if TYPE_CHECKING:
 
 _FILE = "scores.json"
 
+_PERCENT = (*NUMBER, type(None))
+_BY_NAME = {...: _PERCENT}
+_SCORES = dict.fromkeys(
+    ("pixel_accuracy", "mean_accuracy", "mean_iou", "top1_error", "top5_error"), _PERCENT
+)
+_CITYSCAPES = {
+    **{f"mean_{kind}": _PERCENT for kind in ("iiou", "category_iou", "category_iiou")},
+    **{kind: _BY_NAME for kind in ("class_iiou", "category_iou", "category_iiou")},
+}
+_PUBLISHED = {
+    **dict.fromkeys(METRIC_NAMES, _PERCENT),
+    **{"decimals": WHOLE, "setting": TEXT, "source": TEXT},
+}
+
 
 @dataclass(frozen=True)
 class WeightsRead:
     """A file of weights that was tested, and its MD5."""
 
-    file: str
-    md5: str
+    file: str = part(TEXT)
+    md5: str = part(TEXT)
 
 
 @dataclass(frozen=True)
 class LeftOut:
     """An image that could not be tested, and why."""
 
-    image: str
-    error: str
+    image: str = part(TEXT)
+    error: str = part(TEXT)
 
 
 @dataclass(frozen=True)
@@ -48,29 +62,32 @@ class RunSettings:
     Attributes:
         command: "evaluate segmentation" or "evaluate classification".
         labels: of the weights.
+        weights_md5: of their files.
         dataset: its name, or the content of the YAML file that describes it.
         samples_md5: of the samples' names and labels.
     """
 
     as_json: Mapping[str, Any] = field(default_factory=dict)
-    command: str = ""
-    labels: Sequence[str] = ()
-    dataset: str | Mapping[str, Any] = ""
-    split: str = ""
-    samples_md5: str = "–"
-    test_scales: Sequence[int] = ()
-    test_steps: int = 1
-    test_flipping: bool = False
-    tile: Sequence[int] | None = None
-    test_3crops: bool = False
-    test_10crops: bool = False
-    exif: str = "auto"
-    crf: Mapping[str, float] | None = None
+    command: str = part(TEXT, "")
+    labels: Sequence[str] = part([TEXT], ())
+    weights_md5: Sequence[str] = part([TEXT], ())
+    dataset: str | Mapping[str, Any] = part((str, dict), "")
+    split: str = part(TEXT, "")
+    samples_md5: str = part(TEXT, "–")
+    test_scales: Sequence[int] = part([WHOLE], ())
+    test_steps: int = part(WHOLE, 1)
+    test_flipping: bool = part(FLAG, False)
+    tile: Sequence[int] | None = part([WHOLE], None)
+    test_3crops: bool = part(FLAG, False)
+    test_10crops: bool = part(FLAG, False)
+    exif: str = part(TEXT, "auto")
+    crf: Mapping[str, float] | None = part({...: NUMBER}, None)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunSettings:
         """Return the settings that `run.json` or a record holds."""
-        return cls(value, **_known_fields(cls, value))
+        settings: RunSettings = built(cls, value)
+        return replace(settings, as_json=value)
 
 
 @dataclass(frozen=True)
@@ -98,23 +115,23 @@ class RunRecord:
     """
 
     scores: Mapping[str, float] = field(default_factory=dict)
-    class_iou: Mapping[str, float] | None = None
-    class_accuracy: Mapping[str, float] | None = None
-    absent_classes: str = ""
-    confusion: Sequence[Sequence[int]] | None = None
-    cityscapes: Mapping[str, Any] | None = None
-    scales: Mapping[Any, Mapping[str, float]] | None = None
-    dataset: str = ""
-    num_images: int = 0
-    num_broken: int = 0
-    broken: Sequence[LeftOut] = ()
-    exif: Mapping[str, int] | None = None
-    weights: Sequence[WeightsRead] = ()
-    settings: RunSettings = field(default_factory=RunSettings)
-    seconds: float | None = None
-    images_per_second: float | None = None
-    devices: Sequence[str] = ()
-    versions: Mapping[str, str] = field(default_factory=dict)
+    class_iou: Mapping[str, float] | None = part(_BY_NAME, None)
+    class_accuracy: Mapping[str, float] | None = part(_BY_NAME, None)
+    absent_classes: str = part(TEXT, "")
+    confusion: Sequence[Sequence[int]] | None = part([[WHOLE]], None)
+    cityscapes: Mapping[str, Any] | None = part(_CITYSCAPES, None)
+    scales: Mapping[Any, Mapping[str, float]] | None = part({...: _SCORES}, None)
+    dataset: str = part(TEXT, "")
+    num_images: int = part(WHOLE, 0)
+    num_broken: int = part(WHOLE, 0)
+    broken: Sequence[LeftOut] = part([LeftOut], ())
+    exif: Mapping[str, int] | None = part({...: WHOLE}, None)
+    weights: Sequence[WeightsRead] = part([WeightsRead], ())
+    settings: RunSettings = part(RunSettings, make=RunSettings)
+    seconds: float | None = part(NUMBER, None)
+    images_per_second: float | None = part(NUMBER, None)
+    devices: Sequence[str] = part([TEXT], ())
+    versions: Mapping[str, str] = part({...: TEXT}, make=dict)
     published: Result | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -135,18 +152,15 @@ class RunRecord:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
         """Return what :meth:`to_json` gave, also by an older version."""
-        known, published = _known_fields(cls, value), value.get("published")
         scores = {name: value[name] for name in _SCORES if name in value}
-        known["scores"] = {n: float("nan") if one is None else one for n, one in scores.items()}
-        known["broken"] = [
-            LeftOut(**_known_fields(LeftOut, one)) for one in value.get("broken", ())
-        ]
-        known["weights"] = [
-            WeightsRead(**_known_fields(WeightsRead, one)) for one in value.get("weights", ())
-        ]
-        known["settings"] = RunSettings.from_json(value.get("settings", {}))
-        known["published"] = _read_published(published) if published else None
-        return cls(**known)
+        published = value.get("published")
+        record: RunRecord = built(cls, value)
+        return replace(
+            record,
+            scores={name: float("nan") if one is None else one for name, one in scores.items()},
+            settings=RunSettings.from_json(value.get("settings", {})),
+            published=_read_published(published) if published else None,
+        )
 
     def write(self, folder: Path) -> None:
         """Write it to a run's folder."""
@@ -196,7 +210,7 @@ def read_record(folder: Path) -> RunRecord:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         problem = (
-            misfit(record, _RECORD, "its content")
+            misfit(record, {**_SCORES, **form_of(RunRecord)}, "its content")
             or misfit(record.get("published") or {}, _PUBLISHED, "published")
             or _missing_part(record)
         )
@@ -216,11 +230,6 @@ def read_record(folder: Path) -> RunRecord:
             "which writes it again"
         )
     return RunRecord.from_json(record)
-
-
-def _known_fields(kind: type, value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a JSON object are fields of a dataclass."""
-    return {part.name: value[part.name] for part in fields(kind) if part.name in value}
 
 
 def _read_published(value: Mapping[str, Any]) -> Result:
@@ -256,45 +265,3 @@ def _missing_part(record: dict[str, Any]) -> str:
         absent += [] if "top5_error" in record else ["top5_error"]
         absent += [] if settings.get("test_scales") else ["test_scales"]
     return f"{absent[0]} is missing" if absent else ""
-
-
-_SCORE = (*NUMBER, type(None))
-_SCORES = dict.fromkeys(
-    ("pixel_accuracy", "mean_accuracy", "mean_iou", "top1_error", "top5_error"), _SCORE
-)
-_RECORD = {
-    **_SCORES,
-    "class_iou": {...: _SCORE},
-    "class_accuracy": {...: _SCORE},
-    "absent_classes": TEXT,
-    "confusion": [[WHOLE]],
-    "cityscapes": {
-        **{f"mean_{kind}": _SCORE for kind in ("iiou", "category_iou", "category_iiou")},
-        **{kind: {...: _SCORE} for kind in ("class_iiou", "category_iou", "category_iiou")},
-    },
-    "scales": {...: _SCORES},
-    "dataset": TEXT,
-    "num_images": WHOLE,
-    "num_broken": WHOLE,
-    "broken": [{"image": TEXT, "error": TEXT}],
-    "exif": {...: WHOLE},
-    "weights": [{"file": TEXT, "md5": TEXT}],
-    "settings": {
-        "command": TEXT,
-        "labels": [TEXT],
-        "weights_md5": [TEXT],
-        "dataset": (str, dict),
-        "split": TEXT,
-        "test_scales": [WHOLE],
-        "test_steps": WHOLE,
-        "tile": [WHOLE],
-    },
-    "seconds": NUMBER,
-    "images_per_second": NUMBER,
-    "devices": [TEXT],
-    "versions": {...: TEXT},
-}
-_PUBLISHED = {
-    **dict.fromkeys(METRIC_NAMES, _SCORE),
-    **{"decimals": WHOLE, "setting": TEXT, "source": TEXT},
-}
