@@ -15,7 +15,7 @@ from ademx.devices import Devices
 from ademx.engines.mxnet import predict
 from ademx.engines.mxnet.predict import Predictor, mxnet_contexts
 from ademx.labels import parse_label
-from ademx.testing.session import check_averageable
+from ademx.testing.checks import check_averageable
 
 mx = pytest.importorskip("mxnet")
 

@@ -31,10 +31,10 @@ from ademx.networks.graph import input_normalization
 from ademx.options import option
 from ademx.pictures import class_colours, label_image, save_png
 from ademx.prediction.legend import ClassShare, draw_classes
+from ademx.testing.checks import check_names, find_dataset, finite
 from ademx.testing.options import default_test_scale
 from ademx.testing.score_maps import best_class
 from ademx.testing.scorer import Scaled, Scorer
-from ademx.testing.session import check_names, find_dataset, finite
 from iters import palettes, transforms
 from iters.datasets import Dataset
 from iters.decode import BrokenImage, Size

@@ -2,21 +2,18 @@
 
 # The modules that other rooms may import.
 __all__ = [
+    "checks",
     "cityscapes",
-    "classification",
     "compare",
     "crf",
     "evaluate",
     "finished_runs",
     "image_counts",
-    "memory",
     "numerics",
     "options",
     "record",
     "score_maps",
     "scorer",
-    "segmentation",
     "session",
     "submissions",
-    "tiles",
 ]

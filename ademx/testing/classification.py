@@ -12,10 +12,11 @@ from ademx.arrays import DAMAGED_ARRAYS
 from ademx.errors import InputError
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import likeliest, topk_errors
+from ademx.testing.checks import check_class
 from ademx.testing.image_counts import ImageLabels, save_image_labels
 from ademx.testing.options import ClassificationOptions, training_crop
 from ademx.testing.record import Report
-from ademx.testing.session import Session, check_class
+from ademx.testing.session import Session
 from ademx.testing.submissions import Submission, write_guesses
 from iters import transforms
 from iters.files import read_text

@@ -22,6 +22,7 @@ from ademx.iteration import grouped, progress_bar
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
 from ademx.pictures import label_image, save_png
 from ademx.published import Result
+from ademx.testing.checks import check_names
 from ademx.testing.cityscapes import further_scores
 from ademx.testing.crf import import_crf_library, refine
 from ademx.testing.image_counts import ImageCounts, NearTies, save_image_counts
@@ -30,7 +31,7 @@ from ademx.testing.options import SegmentationOptions
 from ademx.testing.record import Report
 from ademx.testing.score_maps import ScorePart, best_class, best_class_and_ties, mean_scores
 from ademx.testing.scorer import Scaled, Scorer
-from ademx.testing.session import Session, check_names
+from ademx.testing.session import Session
 from ademx.testing.submissions import Submission, pack_labels
 from iters.datasets import VOID, decode_label
 from iters.decode import BrokenImage, Size, image_size

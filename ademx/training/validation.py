@@ -21,6 +21,7 @@ from ademx.errors import InputError, MissingFile, UserError
 from ademx.files import md5, replacing, write_json
 from ademx.options import differences
 from ademx.published import METRIC_NAMES
+from ademx.testing.checks import find_dataset
 from ademx.testing.evaluate import evaluate
 from ademx.testing.options import (
     ClassificationOptions,
@@ -29,7 +30,7 @@ from ademx.testing.options import (
     default_test_scale,
 )
 from ademx.testing.record import RunRecord
-from ademx.testing.session import RunInputs, find_dataset
+from ademx.testing.session import RunInputs
 from ademx.training.checkpoints import best_paths
 from ademx.training.options import SegmentationTrainOptions, TrainOptions
 from ademx.training.progress import METRICS_FILE, Progress, parse_line

@@ -16,8 +16,8 @@ from ademx.errors import InputError
 from ademx.labels import Label
 from ademx.networks.graph import input_normalization, network_stride
 from ademx.prediction.images import list_images
+from ademx.testing.checks import check_class, find_dataset
 from ademx.testing.options import default_test_scale, training_crop
-from ademx.testing.session import check_class, find_dataset
 from ademx.unravelling.options import UnravelOptions
 from iters import transforms
 from iters.datasets import VOID, Dataset

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ademx.iteration import progress_bar
 from ademx.networks import unravel
-from ademx.testing.session import finite
+from ademx.testing.checks import finite
 from ademx.unravelling.found import (
     DEPTH_SHARE,
     STARVED_SHARE,
