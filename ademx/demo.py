@@ -12,7 +12,7 @@ from ademx.data.drawn.make import make_dataset
 from ademx.devices import Devices
 from ademx.errors import InputError, MissingDependency
 from ademx.files import replacing, write_json
-from ademx.pictures import colourise, overlay, side_by_side
+from ademx.pictures import colourise, overlay, save_png, side_by_side
 from ademx.reports.page import write_run_report
 from ademx.testing.evaluate import evaluate
 from ademx.testing.options import SegmentationOptions
@@ -159,5 +159,4 @@ def _draw_pictures(samples: list[Sample], output: Path) -> None:
             ("truth", overlay(image, colourise(truth, palette))),
             ("prediction", overlay(image, colourise(found, palette))),
         ]
-        with replacing(folder / f"{sample.name}.png", durable=False) as file:
-            side_by_side(panels, zoom=2).save(file, "PNG")
+        save_png(folder / f"{sample.name}.png", side_by_side(panels, zoom=2))

@@ -244,7 +244,5 @@ def find_result(label: str, *, split: str, **options: Any) -> Result | None:
         split: such as "val".
         options: what was chosen, as in :class:`Result`, of any kind of test.
     """
-    for row in RESULTS:
-        if (row.label, row.split) == (label, split) and row.options == options:
-            return row
-    return None
+    wanted = (label, split, options)
+    return next((row for row in RESULTS if (row.label, row.split, row.options) == wanted), None)

@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ademx.cli import options as shared
 from ademx.cli.tables import aligned, number
-from ademx.files import write_json
 from ademx.options import option
+from ademx.testing.compare import FEW_IMAGES, LEVEL, Change, Comparison, ImageChange
+from ademx.testing.compare import compare as compare_runs
+from ademx.testing.finished_runs import load_run
 from ademx.text import printable
-
-if TYPE_CHECKING:
-    from ademx.testing.compare import Change, Comparison, ImageChange
-
 
 # Task -> the score of a class, that of an image, what is shown of its predictions.
 _TITLES = {
@@ -46,18 +43,14 @@ def compare(
     images. It says how far another set of such images might move the difference between these
     very networks, not how far another training might.
     """
-    from ademx.testing.compare import compare as compare_runs
-    from ademx.testing.finished_runs import load_run
-
     if len(runs) < 2:
         raise click.UsageError("expected two or more RUNs: the first is the baseline")
     baseline, *others = map(load_run, runs)
     comparisons = [
         compare_runs(baseline, other, resamples=resamples, seed=seed, top=top) for other in others
     ]
-    if json_file is not None:
-        record = {"seed": seed, "comparisons": [comparison.record() for comparison in comparisons]}
-        write_json(json_file, record)
+    records = [comparison.record() for comparison in comparisons]
+    shared.write_record(json_file, {"seed": seed, "comparisons": records})
     click.echo("\n\n\n".join(map(_report, comparisons)))
 
 
@@ -90,8 +83,6 @@ def _images(comparison: Comparison) -> str:
 
 
 def _interval(comparison: Comparison) -> str:
-    from ademx.testing.compare import FEW_IMAGES, LEVEL
-
     interval, num_images = comparison.interval, comparison.num_images
     counts = f"after is better in {interval.num_better}"
     if interval.num_equal:

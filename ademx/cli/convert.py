@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -13,14 +12,13 @@ from ademx.cli import options as shared
 from ademx.convert.files import Reading
 from ademx.convert.writing import Writing
 from ademx.convert.writing import convert as convert_weights
-from ademx.errors import FileInTheWay
 from ademx.options import option
 
 
 @click.command()
 @click.argument("src", type=shared.EXISTING_FILE)
 @click.argument("dst", type=shared.ANY_PATH)
-@shared.from_class(Writing)
+@shared.as_object("writing", Writing)
 @click.option(
     *("--input", "input_size"),
     metavar="HxW|free",
@@ -37,7 +35,7 @@ def convert(
     pool: str | None = declare.pool(" in an .onnx file", default=None),
     reading: Reading,
     overwrite: bool = shared.overwrite("Replace DST if it exists."),
-    **arguments: Any,
+    writing: Writing,
 ) -> None:
     """Write the weights in SRC to DST: a .params, .pth or .safetensors file each.
 
@@ -57,12 +55,10 @@ def convert(
     ilsvrc-cls_rn-50b_cls1000_meanstd. The authors' own ResNet-50, 101 and 152 are read from their
     .caffemodel files, BGR turned to RGB. Biases before normalisations go into the moving means.
     """
-    if arguments["layout"] == "caffe":  # which is read and not written
-        arguments["layout"] = None
+    if writing.layout == "caffe":  # which is read and not written
+        writing = dataclasses.replace(writing, layout=None)
         reading = dataclasses.replace(reading, source_layout="caffe")
-    writing = Writing(**arguments)
-    if dst.exists() and not overwrite:
-        raise FileInTheWay(f"{dst} exists: choose another name or add --overwrite")
+    shared.check_writable([dst], overwrite=overwrite)
     if dst.suffix == ".onnx" and writing != Writing():
         raise click.UsageError(f"{dst}: an .onnx file has its own names and always a head")
     if dst.suffix != ".onnx" and (input_size or pool):

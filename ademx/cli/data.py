@@ -11,6 +11,8 @@ from ademx.cli import options as shared
 from ademx.cli.data_check import check
 from ademx.cli.data_import import import_
 from ademx.cli.data_lists import lists
+from ademx.data.drawn.make import make_dataset
+from ademx.data.record_index import write_index
 from ademx.options import option
 from ademx.text import printable
 from iters.datasets import DATASETS
@@ -42,8 +44,6 @@ def index(
     `ademx train` and `evaluate` do not need it: without one they go through the file when they
     start.
     """
-    from ademx.data.record_index import write_index
-
     number = write_index(file, output, overwrite=overwrite)
     click.echo(f"{printable(output or file.with_suffix('.idx'))}: {number:,} records")
 
@@ -63,8 +63,6 @@ def make(
     and the labels are true, in the numbers of the real files. "labelme" draws photographs with
     labelme's JSON files, for `ademx data import`, and new.jpg, without one.
     """
-    from ademx.data.drawn.make import make_dataset
-
     counts = make_dataset(dataset, root, images=images, seed=seed)
     click.echo(f"{dataset}: drawn scenes in {printable(root)}")
     for split, count in counts.items():

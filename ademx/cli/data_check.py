@@ -6,19 +6,16 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ademx.cli import options as shared
 from ademx.cli.tables import aligned
+from ademx.data.check.dataset import DatasetCheck, check_dataset
 from ademx.data.check.problems import KINDS, Problem
-from ademx.files import write_json
 from ademx.options import option
 from ademx.text import printable
-
-if TYPE_CHECKING:
-    from ademx.data.check.dataset import DatasetCheck
 
 _NUM_PROBLEMS, _NUM_REMARKS = 10, 3  # of each kind that are printed
 
@@ -51,8 +48,6 @@ def check(
     and the images of train with those of val and test. The exit status is 1 where something is
     wrong. Remarks are on what need not be.
     """
-    from ademx.data.check.dataset import check_dataset
-
     if list_file is not None and len(splits) != 1:
         raise click.UsageError("--list-file is the list of one split: give that with --split")
     found = check_dataset(
@@ -64,8 +59,7 @@ def check(
         expect_counts=expect_counts,
         progress=True,
     )
-    if json_file is not None:
-        write_json(json_file, _record(found))
+    shared.write_record(json_file, _record(found))
     click.echo("\n".join(_text(found)))
     if not found.ok:
         counts = Counter(KINDS[problem.kind] for problem in found.problems)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from ademx.cli import options as shared
 from ademx.cli.tables import aligned
-from ademx.data.imports.write import CocoImportOptions, ImportOptions
-from ademx.files import write_json
+from ademx.data.imports.coco import import_coco
+from ademx.data.imports.labelme import import_labelme
+from ademx.data.imports.write import CocoImportOptions, Imported, ImportOptions
 from ademx.text import printable
-
-if TYPE_CHECKING:
-    from ademx.data.imports.write import Imported
 
 _JSON_FILE = shared.json_file("Write what was found here too.")
 
@@ -37,9 +34,9 @@ def import_() -> None:
 
 @import_.command()
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@shared.from_class(ImportOptions)
+@shared.as_object("options", ImportOptions)
 @shared.from_signature
-def labelme(source: Path, json_file: Path | None = _JSON_FILE, **arguments: Any) -> None:
+def labelme(source: Path, options: ImportOptions, json_file: Path | None = _JSON_FILE) -> None:
     """Import labelme's JSON files: SOURCE is a folder of them, also in folders below, or one.
 
     Polygons, rectangles, circles and masks are drawn as labelme draws them: a pixel is in a
@@ -51,17 +48,14 @@ def labelme(source: Path, json_file: Path | None = _JSON_FILE, **arguments: Any)
     it. One that its EXIF data turn is set upright, as labelme shows it, and saved anew (JPEG of
     quality 95). Images without a JSON file are left out.
     """
-    from ademx.data.imports.labelme import import_labelme
-
-    options = ImportOptions(**arguments)
     _tell(import_labelme(source, options), options, json_file)
 
 
 @import_.command()
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@shared.from_class(CocoImportOptions)
+@shared.as_object("options", CocoImportOptions)
 @shared.from_signature
-def coco(source: Path, json_file: Path | None = _JSON_FILE, **arguments: Any) -> None:
+def coco(source: Path, options: CocoImportOptions, json_file: Path | None = _JSON_FILE) -> None:
     """Import annotations in the form of COCO's instances, of any categories.
 
     SOURCE is an annotation file, or a folder with instances_*.json, or others, in it, in
@@ -75,28 +69,22 @@ def coco(source: Path, json_file: Path | None = _JSON_FILE, **arguments: Any) ->
     without an annotation too. An image is turned by its EXIF data where only that fits the size
     that the file states.
     """
-    from ademx.data.imports.coco import import_coco
-
-    options = CocoImportOptions(**arguments)
     _tell(import_coco(source, options), options, json_file)
 
 
 def _tell(imported: Imported, options: ImportOptions, json_file: Path | None) -> None:
-    if json_file is not None:
-        write_json(json_file, _record(imported))
+    description = str(imported.description)
+    shared.write_record(json_file, {**dataclasses.asdict(imported), "description": description})
     click.echo(_table(imported))
     if imported.empty:
         click.echo(f"\nimages without a shape: {imported.empty:,}")
     if imported.turned:
         click.echo(f"\nimages set upright by their EXIF data: {imported.turned:,}")
-    where = (
-        f"--dataset {shlex.quote(str(imported.description))} "
-        f"--data-root {shlex.quote(str(options.output))}"
-    )
+    where = f"--dataset {shlex.quote(description)} --data-root {shlex.quote(str(options.output))}"
     label = f"own-{imported.name}_rna-a1_cls{len(imported.classes)}_s8"
     click.echo(
         printable(
-            f"\nnext: ademx data check {shlex.quote(str(imported.description))} "
+            f"\nnext: ademx data check {shlex.quote(description)} "
             f"--root {shlex.quote(str(options.output))}\n"
             f"      ademx train segmentation {where} --model {label} …",
             keep="\n",
@@ -115,8 +103,3 @@ def _table(imported: Imported) -> str:
     totals = [f"{imported.splits[split]:,}" for split in splits]
     rows.append(["all", "", "", f"{sum(row.shapes for row in imported.labels):,}", *totals])
     return aligned(rows, num_texts=3)
-
-
-def _record(imported: Imported) -> dict[str, Any]:
-    record = dataclasses.asdict(imported)
-    return {**record, "description": str(imported.description)}

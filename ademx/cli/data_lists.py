@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,10 +11,8 @@ from ademx import options as declare
 from ademx.cli import options as shared
 from ademx.cli.tables import aligned
 from ademx.data.lists.plans import ListOptions
+from ademx.data.lists.write import WrittenList, make_lists
 from iters.datasets import DATASETS
-
-if TYPE_CHECKING:
-    from ademx.data.lists.write import WrittenList
 
 # Option -> the datasets that it means something for.
 _ONLY_FOR = {
@@ -30,8 +27,8 @@ _ONLY_FOR = {
 @click.command()
 @click.argument("dataset", metavar="DATASET", type=click.Choice(list(DATASETS)))
 @click.option("--root", type=shared.EXISTING_FOLDER, required=True, help="Folder of the dataset.")
-@shared.from_class(ListOptions)
-def lists(dataset: str, root: Path, **arguments: Any) -> None:
+@shared.as_object("options", ListOptions)
+def lists(dataset: str, root: Path, options: ListOptions) -> None:
     """Make the release's lists of DATASET from its official files.
 
     DATASET is ilsvrc-cls, places, voc, voc-sbd, coco, coco20, cityscapes, cityscapes-coarse,
@@ -68,9 +65,6 @@ def lists(dataset: str, root: Path, **arguments: Any) -> None:
     called 1 to 1000, or by names, have another order: --class-ids says which is which. Where they
     are the server's numbers, class_ids.txt is such a file.
     """
-    from ademx.data.lists.write import make_lists
-
-    options = ListOptions(**arguments)
     for name in declare.chosen(options):
         names = _ONLY_FOR.get(name, (dataset,))
         if dataset not in names:

@@ -8,6 +8,7 @@ import click
 
 from ademx.cli import options as shared
 from ademx.cli.evaluate import scores_table
+from ademx.demo import run_demo
 from ademx.options import option
 
 
@@ -25,8 +26,6 @@ def demo(
     Takes a few minutes on two cores. Scores are those of 16 images that it was not trained on. An
     earlier demo in the folder is replaced.
     """
-    from ademx.demo import run_demo
-
     report, files = run_demo(output, resume=resume, seed=seed)
     click.echo(scores_table(report.record) + "\n")
     for name, path in files.items():

@@ -9,7 +9,6 @@ import click
 
 from ademx.cli import options as shared
 from ademx.cli.tables import aligned
-from ademx.files import write_json
 
 
 @click.command()
@@ -28,6 +27,5 @@ def doctor(
     click.echo(aligned(list(report.facts.items()), num_texts=2))
     for problem in report.problems:
         click.echo(f"PROBLEM: {problem.what}: {problem.cure}")
-    if json_file:
-        write_json(json_file, dataclasses.asdict(report))
+    shared.write_record(json_file, dataclasses.asdict(report))
     click.get_current_context().exit(0 if report.usable else 1)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ademx.cli import options as shared
 from ademx.cli.tables import aligned, number
 from ademx.errors import InputError
-from ademx.files import write_json
 from ademx.labels import chosen_label
 from ademx.options import option
 from ademx.published import METRIC_NAMES
+from ademx.reports.page import write_run_report
 from ademx.testing.cityscapes import score_tables
 from ademx.testing.crf import CrfParameters, parse_crf_parameters
 from ademx.testing.options import (
@@ -23,11 +23,9 @@ from ademx.testing.options import (
     SegmentationOptions,
     default_test_scale,
 )
+from ademx.testing.record import RunRecord
+from ademx.testing.submissions import Submission
 from ademx.text import printable
-
-if TYPE_CHECKING:
-    from ademx.testing.record import RunRecord
-    from ademx.testing.submissions import Submission
 
 _ERRORS = ("top1_error", "top5_error")
 
@@ -206,11 +204,8 @@ def _run(
         raise click.UsageError(str(error)) from error
     report = evaluate(options)
     record, output = report.record, options.output
-    if files.json_file is not None:
-        write_json(files.json_file, record.to_json())
+    shared.write_record(files.json_file, record.to_json())
     if files.report_file is not None:
-        from ademx.reports.page import write_run_report
-
         write_run_report(files.report_file, report)
     click.echo(scores_table(record))
     if report.submission is not None:

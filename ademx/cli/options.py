@@ -20,6 +20,7 @@ from ademx.compat import share_cores
 from ademx.convert.files import Reading
 from ademx.devices import Devices
 from ademx.errors import FileInTheWay, InputError
+from ademx.files import write_json
 from ademx.options import Option, declared, option, option_name
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -132,15 +133,18 @@ def without_effect(*names: str, flags: Sequence[str] = ()) -> Decorator:
     )
 
 
-def reading(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what a file of weights does not say of itself, as the argument `reading`."""
+def as_object(name: str, kind: type) -> Decorator:
+    """Return a decorator that adds all options of a dataclass as one argument, the object."""
 
-    @functools.wraps(command)
-    def with_reading(*positional: Any, **arguments: Any) -> Any:
-        given = {one.name: arguments.pop(one.name) for one in dataclasses.fields(Reading)}
-        return command(*positional, reading=Reading(**given), **arguments)
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_object(*positional: Any, **arguments: Any) -> Any:
+            given = {one.name: arguments.pop(one.name) for one in dataclasses.fields(kind)}
+            return command(*positional, **{name: kind(**given)}, **arguments)
 
-    return from_class(Reading)(with_reading)
+        return from_class(kind)(with_object)
+
+    return decorate
 
 
 class _Parsed(click.ParamType):
@@ -235,7 +239,7 @@ _TYPES = {
     "tuple[float, float]": _Parsed("LOW,HIGH", _range, "two numbers separated by a comma"),
     "tuple[int, int]": SIZE,
 }
-_SEVERAL = {"Devices": devices, "Reading": reading}
+_SEVERAL = {"Devices": devices, "Reading": as_object("reading", Reading)}
 
 
 def check_writable(
@@ -262,6 +266,12 @@ def check_writable(
         if path.exists() and not overwrite:
             instead = "" if overwrite is None else " or add --overwrite"
             raise FileInTheWay(f"{path} exists: choose another name{instead}")
+
+
+def write_record(path: Path | None, value: Any) -> None:
+    """Write what `--json` asks for; None asks for nothing."""
+    if path is not None:
+        write_json(path, value)
 
 
 def _log_to(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:

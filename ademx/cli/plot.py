@@ -9,6 +9,7 @@ import click
 from ademx.cli import options as shared
 from ademx.files import replacing
 from ademx.options import option
+from ademx.training.curves import draw, load_runs
 
 
 @click.command()
@@ -24,8 +25,6 @@ def plot(
     All are drawn over updates. Thin lines are parts of an epoch, dots whole epochs, dashed lines
     the val split, of runs that `ademx train --validate-every` tested on it.
     """
-    from ademx.training.curves import draw, load_runs
-
     loaded = load_runs(runs)
     with replacing(output) as file:
         draw(loaded, file, output.suffix.lstrip(".").lower())

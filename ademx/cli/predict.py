@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -17,8 +16,8 @@ _SHARES_SHOWN = 5
 
 @click.command()
 @click.argument("images", type=shared.ANY_PATH, nargs=-1, required=True)
-@shared.from_class(PredictionOptions)
-def predict(images: tuple[Path, ...], **arguments: Any) -> None:
+@shared.as_object("options", PredictionOptions)
+def predict(images: tuple[Path, ...], options: PredictionOptions) -> None:
     """Label IMAGES, files or folders of them, by the network in a file of weights.
 
     Classification prints the five best classes with their probabilities and writes
@@ -30,7 +29,6 @@ def predict(images: tuple[Path, ...], **arguments: Any) -> None:
     RGB, transparency over white, 16-bit greys scaled to 8 bits. One that cannot be read is named
     and left out; the exit status is then 1.
     """
-    options = PredictionOptions(**arguments)
     files = find_images(images)
     broken = 0
     for prediction in predict_images(files, options):

@@ -5,20 +5,26 @@ from __future__ import annotations
 import dataclasses
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ademx.cli import options as shared
 from ademx.engines.backends import worker_devices
 from ademx.options import option, option_name
+from ademx.published import METRIC_NAMES, RESULTS
 from ademx.reproduction.inputs import SearchFolders
 from ademx.reproduction.options import RecipeOptions, ReproduceOptions
+from ademx.reproduction.outcomes import (
+    WHAT_TO_LOOK_AT,
+    Outcome,
+    numbered,
+    numbered_reasons,
+    verdict_with_numbers,
+)
+from ademx.reproduction.recipes import RECIPES
 from ademx.text import printable
 from iters.datasets import DATASETS
-
-if TYPE_CHECKING:
-    from ademx.reproduction.outcomes import Outcome
 
 _TESTING, _TRAINING = (
     [field.name for field in dataclasses.fields(options)]
@@ -123,8 +129,6 @@ def _test(options: ReproduceOptions) -> None:
 
 def not_run_text(outcomes: list[Outcome]) -> str:
     """Return a line for each row, then what is missing, once each."""
-    from ademx.reproduction.outcomes import numbered_reasons, verdict_with_numbers
-
     numbers = numbered_reasons(outcomes)
     lines = [f"{one.row.name}: {verdict_with_numbers(one, numbers)}" for one in outcomes]
     return "\n".join([*lines, *(f"  ({n}) {printable(reason)}" for reason, n in numbers.items())])
@@ -132,8 +136,6 @@ def not_run_text(outcomes: list[Outcome]) -> str:
 
 def outcome_text(outcome: Outcome) -> str:
     """Return the verdict on a row, its scores beside the published ones, and what to look at."""
-    from ademx.reproduction.outcomes import WHAT_TO_LOOK_AT, numbered
-
     scores = [
         f"  {one.metric} {one.ours}, published {one.published}, difference {one.difference} "
         f"({one.tolerance})"
@@ -172,9 +174,6 @@ def _train(arguments: dict[str, Any]) -> None:
 
 def _table() -> str:
     """Return the rows with what was published, then the recipes."""
-    from ademx.published import METRIC_NAMES, RESULTS
-    from ademx.reproduction.recipes import RECIPES
-
     lines = []
     for row in RESULTS:
         values = ", ".join(f"{METRIC_NAMES[name]} {row.printed(name)}" for name in row.values)

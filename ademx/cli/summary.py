@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -14,11 +13,16 @@ from ademx.cli import options as shared
 from ademx.cli.symbol import weights_in
 from ademx.cli.tables import aligned
 from ademx.engines.backends import CHOICES, resolve_backend, training_memory
-from ademx.files import replacing, write_json
+from ademx.files import replacing
+from ademx.networks.summary import (
+    Graph,
+    LevelSummary,
+    Summary,
+    TrainingMemory,
+    load_graph,
+    summarise,
+)
 from ademx.options import option
-
-if TYPE_CHECKING:
-    from ademx.networks.summary import Graph, LevelSummary, Summary, TrainingMemory
 
 _ORIGINS = {
     "released": "released",
@@ -68,8 +72,6 @@ def summary(
     rn-50, rn-101, rn-152, and rn-50b, rn-101b, rn-152b, whose 3×3 convolutions stride as in
     torchvision.
     """
-    from ademx.networks.summary import load_graph, summarise
-
     if weights := weights_in(label, allow_headless=True):
         width, head = weights.width, weights.head
     graph = load_graph(label, input_size=input_size, batch=batch, width=width, pool=pool, head=head)
@@ -89,8 +91,7 @@ def summary(
         picture = draw(graph, plot.suffix.lstrip(".").lower())
         with replacing(plot) as file:
             file.write(picture)
-    if json_file:
-        write_json(json_file, numbers)
+    shared.write_record(json_file, numbers)
     click.echo(report)
 
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
 from ademx import options as declare
 from ademx.cli import options as shared
+from ademx.convert.files import NetworkWeights, read_weights
 from ademx.errors import MissingFile
 from ademx.files import replacing
 from ademx.labels import parse_label
+from ademx.networks.graph import build_symbol
 from ademx.options import option
-
-if TYPE_CHECKING:
-    from ademx.convert.files import NetworkWeights
 
 
 @click.command()
@@ -47,8 +45,6 @@ def symbol(
     attributes. On CPUs set MXNET_SUBGRAPH_BACKEND=NONE: MXNet 1.9.1 fuses layers, and computes
     networks with blocks on level 1, such as B, wrongly.
     """
-    from ademx.networks.graph import build_symbol
-
     weights, parsed = weights_in(label), parse_label(label)
     prefix = f"{parsed}_ep"
     if weights:
@@ -74,8 +70,6 @@ def weights_in(label: str, *, allow_headless: bool = False) -> NetworkWeights | 
         FileNotFoundError: it looks like a file, and there is none.
         ValueError: its name is no label, or what it holds is not the label's.
     """
-    from ademx.convert.files import read_weights
-
     path = Path(label)
     if not path.is_file():
         if path.suffix:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ademx.cli import options as shared
 from ademx.cli.tables import aligned, number
 from ademx.errors import InputError
-from ademx.files import replacing, write_json
+from ademx.files import replacing
+from ademx.pictures import check_format, new_figure
 from ademx.text import printable
+from ademx.unravelling.figure import draw
+from ademx.unravelling.found import DEFINITION, LesionRow, Unravelling
 from ademx.unravelling.options import UnravelOptions
-
-if TYPE_CHECKING:
-    from ademx.unravelling.found import LesionRow, Unravelling
+from ademx.unravelling.run import unravel_weights
 
 
 @click.command()
@@ -40,11 +41,7 @@ def unravel(
     Needs MXNet (`pip install 'ademx[cpu]'`) or PyTorch (`'ademx[torch]'`); --plot needs
     matplotlib (`'ademx[plot]'`). Model A1 at 224 takes a minute or two on two cores.
     """
-    from ademx.unravelling.run import unravel_weights
-
     if plot:
-        from ademx.pictures import check_format, new_figure
-
         check_format(plot.suffix.lstrip(".").lower())
         new_figure()  # whether it can be drawn
     try:
@@ -53,18 +50,13 @@ def unravel(
         raise click.UsageError(str(error)) from error
     found = unravel_weights(options)
     click.echo(_report(found))
-    if json_file:
-        write_json(json_file, found.to_json())
+    shared.write_record(json_file, found.to_json())
     if plot:
-        from ademx.unravelling.figure import draw
-
         with replacing(plot) as file:
             draw(found, file, plot.suffix.lstrip(".").lower())
 
 
 def _report(found: Unravelling) -> str:
-    from ademx.unravelling.found import DEFINITION
-
     rows = [("length", "paths", "norm", "norm of one path", "± s.e.", "share %")]
     for row in found.lengths:
         rows.append(

@@ -7,19 +7,26 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from ademx.cli import options as shared
 from ademx.cli.tables import aligned
-from ademx.files import write_json
+from ademx.convert.files import Reading, open_weights
+from ademx.convert.genuine import (
+    GONE,
+    ArrayStatistics,
+    ReleasedFile,
+    Verdict,
+    guess_model_of,
+    released_files,
+    statistics,
+)
+from ademx.convert.genuine import verify as verify_file
+from ademx.iteration import progress_bar
+from ademx.labels import parse_label
 from ademx.options import option
 from ademx.text import printable
-
-if TYPE_CHECKING:
-    from ademx.convert.files import Reading
-    from ademx.convert.genuine import ArrayStatistics, Guess, ReleasedFile, Verdict
 
 
 @click.group()
@@ -36,8 +43,6 @@ def weights() -> None:
 @shared.from_signature
 def list_files(models: Path | None = option(None, "Folder to look for the files in.")) -> None:
     """The released files, what was published of them, their sizes and MD5."""
-    from ademx.convert.genuine import GONE, released_files
-
     click.echo("\n\n".join(_released(row) for row in released_files(models)))
     click.echo("\nSizes are computed from the parameters' shapes; no file is read for them.")
     click.echo(textwrap.fill(GONE, 100))
@@ -69,16 +74,12 @@ def verify(
     model's, and whether the numbers can be a network's: none nan or infinite, variances positive.
     The exit status is 0 if every file is a released one, or one of own training that fits.
     """
-    from ademx.convert.genuine import verify as verify_file
-    from ademx.iteration import progress_bar
-    from ademx.labels import parse_label
-
     label = parse_label(model) if model else None
-    verdicts = []
     total = sum(path.stat().st_size for path in files)
     with progress_bar(total=total, unit="B", unit_scale=True, leave=False) as bar:
-        for path in files:
-            verdicts.append(verify_file(path, label=label, advance=bar.update, reading=reading))
+        verdicts = [
+            verify_file(path, label=label, advance=bar.update, reading=reading) for path in files
+        ]
     for verdict in verdicts:
         click.echo(_verdict(verdict))
     failed = sum(not verdict.ok for verdict in verdicts)
@@ -105,16 +106,17 @@ def show(
 
     A FILE is a .params, .pth or .safetensors file; its names are shown as they are in it.
     """
-    from ademx.convert.files import open_weights
-    from ademx.convert.genuine import guess_model_of, statistics
-    from ademx.iteration import progress_bar
-
     with open_weights(file) as opened:
         each = statistics(opened)
         rows = list(progress_bar(iterable=each, total=len(opened), unit="array", leave=False))
     layout, guess = guess_model_of(opened, reading)
-    if json_file:
-        write_json(json_file, _record(file, layout, guess, rows))
+    record = {
+        "file": str(file),
+        "layout": layout or None,
+        "model": dataclasses.asdict(guess) if guess else None,
+        "arrays": [dataclasses.asdict(row) for row in rows],
+    }
+    shared.write_record(json_file, record)
     click.echo(_table(rows))
     learnt, states = (
         sum(math.prod(row.shape) for row in rows if row.kind == kind) for kind in ("arg", "aux")
@@ -133,14 +135,3 @@ def _table(rows: Sequence[ArrayStatistics]) -> str:
         shape = "×".join(map(str, row.shape)) or "scalar"
         cells.append((row.name, row.kind, shape, row.dtype, *numbers))  # type: ignore[arg-type]
     return aligned(cells, num_texts=4)
-
-
-def _record(
-    file: Path, layout: str, guess: Guess | None, rows: Sequence[ArrayStatistics]
-) -> dict[str, Any]:
-    return {
-        "file": str(file),
-        "layout": layout or None,
-        "model": dataclasses.asdict(guess) if guess else None,
-        "arrays": [dataclasses.asdict(row) for row in rows],
-    }
