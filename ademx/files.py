@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -66,6 +67,12 @@ def replacing(path: PathLike, *, durable: bool = True) -> Iterator[BinaryIO]:
         raise
     finally:
         os.close(lock)
+
+
+def copy_file(source: PathLike, target: PathLike) -> None:
+    """Copy a file, atomically, as :func:`replacing` does."""
+    with replacing(target) as file, open(source, "rb") as whole:
+        shutil.copyfileobj(whole, file, 1 << 20)
 
 
 class _RemembersFailure(io.FileIO):

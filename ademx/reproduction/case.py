@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from ademx.iteration import spread
 from ademx.metrics import confusion_matrix, segmentation_scores
 from ademx.published import Result
 from ademx.reproduction.retest import Handful
@@ -27,8 +27,7 @@ from iters.sources import read_bytes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_LABELS = 50  # that are read
-_IMAGES = 50  # whose sizes are read
+_IMAGES = 50  # whose sizes and labels are read
 _BORDER = 5  # pixels across, which VOC's void borders are
 
 
@@ -90,7 +89,7 @@ class Case:
     @cached_property
     def labels(self) -> list[tuple[Path, NDArray[np.uint8]]]:
         """Some label images, spread over the split: their files and stored ids."""
-        paths = [one.label for one in _spread(self.samples, _LABELS)]
+        paths = [one.label for one in spread(self.samples, at_most=_IMAGES)]
         return [(path, load_label(path)) for path in paths if isinstance(path, Path)]
 
     @cached_property
@@ -98,7 +97,7 @@ class Case:
         """The mean IoU of these images, and that without the pixels near a border, percent."""
         size = self.dataset.num_classes
         sums = np.zeros((2, size, size), np.int64)
-        for sample, (_, stored) in zip(_spread(self.samples, _LABELS), self.labels):
+        for sample, (_, stored) in zip(spread(self.samples, at_most=_IMAGES), self.labels):
             truth = decode_label(self.dataset, stored)
             found = load_label(self.options.output / "labels" / f"{sample.name}.png")
             classes, label = decode_label(self.dataset, found), Image.fromarray(truth)
@@ -114,17 +113,9 @@ class Case:
     @cached_property
     def sizes(self) -> list[tuple[int, int]]:
         """Height and width of some images, spread over the split; none of RecordIO files."""
-        sizes = []
-        for sample in _spread(self.samples, _IMAGES):
-            if sample.offset is None:
-                sizes.append(image_size(read_bytes(sample.image)))
-        return sizes
+        chosen = spread(self.samples, at_most=_IMAGES)
+        return [image_size(read_bytes(one.image)) for one in chosen if one.offset is None]
 
     def of_shortfall(self, gain: float) -> float:
         """Return how much of the shortfall a gain in points explains, 0 to 1."""
         return min(1.0, max(0.0, gain / self.shortfall)) if self.shortfall > 0 else 0.0
-
-
-def _spread(items: Sequence[Any], count: int) -> list[Any]:
-    """Return so many items at the most, spread over all of them."""
-    return [items[place] for place in range(0, len(items), math.ceil(len(items) / count))]

@@ -24,8 +24,9 @@ from ademx.metrics import segmentation_scores
 from ademx.networks.graph import list_layers
 from ademx.published import RELEASED_FILES
 from ademx.reproduction.case import Case
-from ademx.reproduction.retest import Way
+from ademx.reproduction.retest import Way, crop_of
 from ademx.testing.finished_runs import FinishedRun
+from ademx.testing.options import ClassificationOptions
 from ademx.text import one_line
 from iters.datasets import VOID
 from symbols.levels import POOL_GEOMETRIES
@@ -194,35 +195,37 @@ def _standard_error(run: FinishedRun, metric: str) -> float:
     return float(np.std(scores))
 
 
-def _resized(case: Case) -> tuple[str, bool]:
-    """Return what images' sizes say of having been resized, and whether they were."""
+def _resized(case: Case) -> str:
+    """Return what images' sizes show of having been resized, or ""."""
     sizes = set(case.sizes)
-    if len(case.sizes) < 3:
-        return "fewer than three images in files of their own", False
     shorter, longer = {min(size) for size in sizes}, {max(size) for size in sizes}
     usual = {case.dataset.origin_size, *(case.dataset.max_shape or ())}
     for sides, name in ((shorter, "shorter"), (longer, "longer")):
-        side = min(sides)
-        if len(sides) == 1 and len(sizes) > 1 and side not in usual:
-            return f"the {name} side of {len(case.sizes)} images is {side}: resized copies", True
+        if len(sides) == 1 and len(sizes) > 1 and not sides & usual:
+            return f"the {name} side of {len(case.sizes)} images is {min(sides)}: resized copies"
     if case.dataset.canvas == "image" and len(longer) == 1 and not longer & usual:
-        return f"{len(case.sizes)} images are {_shown(sizes)}: resized copies", True
-    return _number_of_sizes(case), False
+        return f"{len(case.sizes)} images are {_shown(sizes)}: resized copies"
+    return ""
 
 
-def _cropped(case: Case) -> tuple[str, bool]:
-    """Return what images' sizes say of having been cut, and whether they were."""
+def _cropped(case: Case) -> str:
+    """Return what images' sizes show of having been cut, or ""."""
     sizes = set(case.sizes)
-    if len(case.sizes) < 3:
-        return "fewer than three images in files of their own", False
     if len(sizes) == 1 and case.dataset.canvas != "image":
-        return f"{len(case.sizes)} images are all {_shown(sizes)}: cut or squashed copies", True
-    return _number_of_sizes(case), False
+        return f"{len(case.sizes)} images are all {_shown(sizes)}: cut or squashed copies"
+    return ""
 
 
-def _number_of_sizes(case: Case) -> str:
+def _with_sizes(case: Case, fault: str, told: _Told) -> _Told:
+    """Return what the images' sizes say, a fault or "", before what testing again says."""
     count = len(set(case.sizes))
-    return f"{len(case.sizes)} images have {f'{count} sizes' if count > 1 else 'one size'}"
+    text = f"{len(case.sizes)} images have {f'{count} sizes' if count > 1 else 'one size'}"
+    if len(case.sizes) < 3:
+        text, fault = "fewer than three images in files of their own", ""
+    text = fault or text
+    if told.likelihood is None:
+        return _Told(text, 1.0 if fault else 0.0)
+    return _Told(f"{text}; {told.finding}", 1.0 if fault else told.likelihood)
 
 
 def _shown(sizes: Iterable[tuple[int, int]]) -> str:
@@ -318,45 +321,31 @@ def _gain(before: NDArray[np.float64], after: NDArray[np.float64]) -> _Gain:
 
 def _scale(case: Case) -> _Told:
     """Look at the images' sizes, and test at larger and smaller scales, on from the better one."""
-    sizes, are_resized = _resized(case)
     scale = max(case.options.test_scales)
     ways = {}
     for factors in ((1.5, 2.0), (0.75, 0.5)):
         for factor in factors:
-            size = scale * factor
+            size, way = scale * factor, Way(scale=factor)
             is_possible = min(scale, _SMALLEST) <= size <= max(scale, _LARGEST)
             if case.shortfall <= 0 or not is_possible:
                 break
-            ways[f"at scale {round(scale * factor)}"] = Way(scale=factor)
-            if not _is_better(case, Way(scale=factor)):
+            ways[f"at scale {round(size)}"] = way
+            if _gain(case.handful.scores(), case.handful.scores(way)).points <= 0:
                 break
-    return _with_sizes(sizes, are_resized, _compare(case, ways))
-
-
-def _with_sizes(sizes: str, are_wrong: bool, told: _Told) -> _Told:
-    """Return what the images' sizes say before what testing again says."""
-    if told.likelihood is None:
-        return _Told(sizes, float(are_wrong))
-    return _Told(f"{sizes}; {told.finding}", 1.0 if are_wrong else told.likelihood)
-
-
-def _is_better(case: Case, way: Way) -> bool:
-    return _gain(case.handful.scores(), case.handful.scores(way)).points > 0
+    return _with_sizes(case, _resized(case), _compare(case, ways))
 
 
 def _crop(case: Case) -> _Told:
-    sizes, are_cut = _cropped(case)
-    if case.is_segmentation:
-        return _Told(f"{sizes}; a whole image is tested, so that none is cut here", float(are_cut))
-    if case.shortfall <= 0:
-        return _with_sizes(sizes, are_cut, _compare(case, {}))
-    own = case.handful.crop
+    if not isinstance(case.options, ClassificationOptions):
+        told = _Told("a whole image is tested, so that none is cut here")
+        return _with_sizes(case, _cropped(case), told)
+    own = crop_of(case.options)
     names = {"centre": "with the centre crop", "three": "with three crops"}
     if own == "centre":
         names["zoomed"] = "cut from 8/7 of the size"
     ways = {name: Way(crop=crop) for crop, name in names.items() if crop != own}
     ways["squashed to a square"] = Way(crop="squashed")
-    return _with_sizes(sizes, are_cut, _compare(case, ways))
+    return _with_sizes(case, _cropped(case), _compare(case, ways))
 
 
 def _filter(case: Case) -> _Told:

@@ -205,12 +205,10 @@ class Reports:
     def write_html(self) -> None:
         """Write `report.html`."""
         with self._newest_held():
-            self._write_html(self._sorted_outcomes())
-
-    def _write_html(self, outcomes: list[Outcome]) -> None:
-        runs = [run for run in map(self._run_to_show, outcomes) if run is not None]
-        rows = [_table_row(outcome) for outcome in outcomes]
-        write_report(self._folder / "report.html", runs, title=TITLE, rows=rows)
+            outcomes = self._sorted_outcomes()
+            runs = [run for run in map(self._run_to_show, outcomes) if run is not None]
+            rows = [_table_row(outcome) for outcome in outcomes]
+            write_report(self._folder / "report.html", runs, title=TITLE, rows=rows)
 
     def _run_to_show(self, outcome: Outcome) -> Report | None:
         """Return the test of a row; None where there was none or its files are gone."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ademx.iteration import spread
 from ademx.metrics import confusion_matrix, segmentation_scores
 from ademx.testing.options import ClassificationOptions, SegmentationOptions, training_crop
 from ademx.testing.score_maps import best_class
@@ -64,6 +65,13 @@ def _one_crop(image: NDArray[np.uint8], side: int) -> list[NDArray[np.uint8]]:
 _CROPS = {"three": transforms.three_crops, "ten": transforms.ten_crops}
 
 
+def crop_of(options: ClassificationOptions) -> str:
+    """Return how a classifier's row crops its images: "centre", "three" or "ten"."""
+    if options.test_10crops:
+        return "ten"
+    return "three" if options.test_3crops else "centre"
+
+
 class Handful:
     """A few images of a split, spread over it, and their scores by any way of testing them.
 
@@ -72,9 +80,6 @@ class Handful:
     Args:
         options: how the row is tested.
         samples: of the split.
-
-    Attributes:
-        crop: of a classifier, the row's own: "centre", "three" or "ten".
 
     Raises:
         ValueError, OSError: see :class:`ademx.testing.session.Session`; an image is broken.
@@ -85,17 +90,13 @@ class Handful:
     ) -> None:
         self._options = options
         self._scale = max(options.test_scales)
-        self.crop = ""
-        if isinstance(options, ClassificationOptions):
-            several = "three" if options.test_3crops else "centre"
-            self.crop = "ten" if options.test_10crops else several
+        self._crop = crop_of(options) if isinstance(options, ClassificationOptions) else ""
         least, most = _IMAGES[options.task]
-        pixels = self._scale**2 * {"three": 3, "ten": 10}.get(self.crop, 1)
-        wanted = min(max(_PIXELS[options.task] // pixels, least), most, len(samples))
-        places = np.linspace(0, len(samples) - 1, wanted).round().astype(int)
+        pixels = self._scale**2 * {"three": 3, "ten": 10}.get(self._crop, 1)
+        chosen = spread(samples, at_most=min(max(_PIXELS[options.task] // pixels, least), most))
         self._session = self._open(options.pool)
-        self._samples = [self._session.load_sample(samples[place]) for place in places]
-        self._labels = [samples[place].label for place in places]
+        self._samples = [self._session.load_sample(sample) for sample in chosen]
+        self._labels = [sample.label for sample in chosen]
         self._known: dict[Way, NDArray[np.float64]] = {}
 
     def __len__(self) -> int:
@@ -129,8 +130,10 @@ class Handful:
         choose = self._options.choose_interp_method != way.other_filter
         scorer = Scorer(session.predict, session.label, dataset.canvas, choose_interp_method=choose)
         image = loaded.image[:, :, ::-1] if way.is_bgr else loaded.image
-        scaled = scorer.prepare(image, round(self._scale * way.scale))
-        scaled = replace(scaled, pixels=self._normalized(session, scaled.pixels, way))
+        scale = round(self._scale * way.scale)
+        resized = transforms.resize_longer(image, scale, choose=choose)
+        pixels = transforms.normalize(resized, _normalization(session, way))
+        scaled = replace(scorer.prepare(image, scale), pixels=pixels)
         truth, classes = decode_label(dataset, loaded.stored), best_class(scorer.score([scaled]))
         confusion = confusion_matrix(truth, classes, dataset.num_classes)
         iou = segmentation_scores(confusion).mean_iou
@@ -141,36 +144,24 @@ class Handful:
         image = self._samples[number].image
         image = image[:, :, ::-1] if way.is_bgr else image
         side = scale = round(self._scale * way.scale)
-        if self.crop == "ten":
+        if self._crop == "ten":
             side = min(scale, training_crop(session.label))
-        crop = way.crop or self.crop
+        crop = way.crop or self._crop
         if crop == "squashed":
             crops = [transforms.resize(image, (side, side), choose=choose)]
         else:
             scale = round(side * 8 / 7) if crop == "zoomed" else scale
             image = transforms.resize_shorter(image, scale, choose=choose)
             crops = _CROPS.get(crop, _one_crop)(image, side)
-        normal = (transforms.normalize(crop, session.normalization) for crop in crops)
-        inputs = [self._normalized(session, one, way) for one in normal]
+        normalization = _normalization(session, way)
+        inputs = [transforms.normalize(crop, normalization) for crop in crops]
         probabilities = session.predict(inputs).mean(axis=0)
         label = self._labels[number]
         return 100.0 * (probabilities.argmax() == label), 100.0 * float(probabilities[label])
 
-    def _normalized(
-        self, session: Session, image: NDArray[np.float32], way: Way
-    ) -> NDArray[np.float32]:
-        """Return a normalised image, (3, H, W), as the way has it normalised."""
-        if not way.other_normalization:
-            return image
-        ours = session.normalization
-        theirs = transforms.RN if ours == transforms.RNA else transforms.RNA
-        mean, std, other_mean, other_std = (
-            np.array(values)[:, None, None]
-            for one in (ours, theirs)
-            for values in (one.mean, one.std)
-        )
-        pixels = (image * std + mean) / ours.scale
-        other: NDArray[np.float32] = ((pixels * theirs.scale - other_mean) / other_std).astype(
-            np.float32
-        )
-        return other
+
+def _normalization(session: Session, way: Way) -> transforms.Normalization:
+    own = session.normalization
+    if not way.other_normalization:
+        return own
+    return transforms.RN if own == transforms.RNA else transforms.RNA

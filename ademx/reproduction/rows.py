@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -34,7 +34,7 @@ from ademx.reproduction.tolerance import Tolerance, pixel_tolerances, rounding, 
 from ademx.testing.evaluate import evaluate
 from ademx.testing.finished_runs import mean_probabilities
 from ademx.testing.image_counts import load_image_counts, load_image_labels
-from ademx.testing.options import SegmentationOptions, published_options
+from ademx.testing.options import ClassificationOptions, SegmentationOptions, published_options
 from ademx.testing.record import RunRecord
 
 _log = logging.getLogger(__name__)
@@ -140,104 +140,91 @@ def _tested_outcomes(
 
     Yields the outcome as far as it is known, so that a verdict outlives what comes after it.
     """
-    run = _RowTest(plan, options)
-    _log.info("%s: `%s`", plan.row.name, run.command)
+    row, data_root, weights = plan.row, plan.data.path, plan.weights.path
+    if data_root is None or weights is None:
+        raise InputError(f"{row.name}: its data or weights are missing")
+    places = {"weights": weights, "data_root": data_root, "output": options.output / row.name}
+    evaluation = published_options(row, **places, **options.of_results())
+    command = shlex.join(["ademx", "evaluate", evaluation.task, *command_line(evaluation)])
+    _log.info("%s: `%s`", row.name, command)
+    evaluation = replace(evaluation, **options.of_machine())
+    if isinstance(evaluation, SegmentationOptions):
+        evaluation = replace(evaluation, near_ties=True)
     try:
-        yield from run.outcomes(None if options.overwrite else earlier)
+        yield from _judged(plan, evaluation, command, None if options.overwrite else earlier)
     # RuntimeError is what MXNet and PyTorch raise, of memory that does not suffice, say.
     except (UserError, OSError, RuntimeError) as error:
-        _log.error("%s: %s", plan.row.name, error)
-        _log.debug("%s", plan.row.name, exc_info=True)
-        reasons = (str(error), *plan.doubts, *plan.notes)
-        yield Outcome(plan.row, "failed", reasons, command=run.command)
+        _log.error("%s: %s", row.name, error)
+        _log.debug("%s", row.name, exc_info=True)
+        yield Outcome(row, "failed", (str(error), *plan.doubts, *plan.notes), command=command)
 
 
-class _RowTest:
-    """The test of a row."""
+def _judged(
+    plan: _Plan,
+    options: ClassificationOptions | SegmentationOptions,
+    command: str,
+    earlier: Outcome | None,
+) -> Iterator[Outcome]:
+    """Yield the verdict on the scores, computed or found, and if need be again with its causes.
 
-    def __init__(self, plan: _Plan, options: ReproduceOptions) -> None:
-        if plan.data.path is None or plan.weights.path is None:
-            raise InputError(f"{plan.row.name}: its data or weights are missing")
-        self._plan, self._options, self._row = plan, options, plan.row
-        self._data_root, self._weights = plan.data.path, plan.weights.path
-        self._evaluation = published_options(
-            plan.row,
-            weights=self._weights,
-            data_root=self._data_root,
-            output=options.output / plan.row.name,
-            **options.of_results(),
-        )
+    Args:
+        plan: the row.
+        options: of the test.
+        command: the same test by `ademx evaluate`.
+        earlier: what an earlier call made of the row; the same scores have the same causes.
+    """
+    row, record = plan.row, evaluate(options).record
+    scores = {name: record.scores.get(name, math.nan) for name in row.values}
+    # There are none where no image could be tested.
+    ours = {name: score for name, score in scores.items() if not math.isnan(score)}
+    tolerances = _tolerances(row, options, record) if ours else {}
+    far = [
+        f"{METRIC_NAMES[name]} {abs(score - row.values[name]):.2f} "
+        f"{'above' if score > row.values[name] else 'below'} the published {row.printed(name)}"
+        for name, score in ours.items()
+        if not abs(score - row.values[name]) <= tolerances[name].total
+    ]
+    verdict, reasons = _verdict(plan, record, far)
+    outcome = Outcome(
+        row,
+        verdict,
+        (*reasons, *plan.doubts, *plan.notes),
+        ours=ours,
+        tolerances=tolerances,
+        data_root=options.data_root,
+        weights=options.weights[0],
+        weights_md5=record.weights[0].md5,
+        command=command,
+    )
+    if far and earlier is not None and earlier.is_same_test(outcome):
+        outcome = replace(outcome, diagnosis=earlier.diagnosis)
+    yield outcome
+    if far and not record.num_broken and not outcome.diagnosis:
+        _log.info("%s: looking for what makes its score another one", row.name)
+        yield replace(outcome, diagnosis=diagnose(Case(row, ours, record, options)))
 
-    @property
-    def command(self) -> str:
-        """The same test by `ademx evaluate`."""
-        options = self._evaluation
-        return shlex.join(["ademx", "evaluate", options.task, *command_line(options)])
 
-    def outcomes(self, earlier: Outcome | None) -> Iterator[Outcome]:
-        """Yield the verdict on the scores, computed or found, and if need be again with its causes.
+def _verdict(plan: _Plan, record: RunRecord, far: list[str]) -> tuple[str, list[str]]:
+    """Return a verdict and why it is that one, of scores of which some are too far away."""
+    if record.num_broken:
+        count = f"{record.num_broken} of {record.num_images} images"
+        return "failed", [f"{count} could not be tested: {record.broken[0].error}"]
+    if plan.doubts:
+        return "unverified", []
+    return ("differs", far) if far else ("reproduced", [])
 
-        Args:
-            earlier: what an earlier call made of the row; the same scores have the same causes.
-        """
-        options = replace(self._evaluation, **self._options.of_machine())
-        if isinstance(options, SegmentationOptions):
-            options = replace(options, near_ties=True)
-        record = evaluate(options).record
-        scores = {name: record.scores.get(name, math.nan) for name in self._row.values}
-        # There are none where no image could be tested.
-        ours = {name: score for name, score in scores.items() if not math.isnan(score)}
-        tolerances = self._tolerances(record) if ours else {}
-        far = self._far(ours, tolerances)
-        verdict, reasons = self._verdict(record, far)
-        outcome = Outcome(
-            self._row,
-            verdict,
-            (*reasons, *self._plan.doubts, *self._plan.notes),
-            ours=ours,
-            tolerances=tolerances,
-            data_root=self._data_root,
-            weights=self._weights,
-            weights_md5=record.weights[0].md5,
-            command=self.command,
-        )
-        if far and earlier is not None and earlier.is_same_test(outcome):
-            outcome = replace(outcome, diagnosis=earlier.diagnosis)
-        yield outcome
-        if far and not record.num_broken and not outcome.diagnosis:
-            _log.info("%s: looking for what makes its score another one", self._row.name)
-            yield replace(outcome, diagnosis=diagnose(Case(self._row, ours, record, options)))
 
-    def _far(self, ours: Mapping[str, float], allowed: Mapping[str, Tolerance]) -> list[str]:
-        """Return which scores lie beyond the tolerance, in words."""
-        return [
-            f"{METRIC_NAMES[name]} {abs(score - self._row.values[name]):.2f} "
-            f"{'above' if score > self._row.values[name] else 'below'} the published "
-            f"{self._row.printed(name)}"
-            for name, score in ours.items()
-            if not abs(score - self._row.values[name]) <= allowed[name].total
-        ]
-
-    def _verdict(self, record: RunRecord, far: list[str]) -> tuple[str, tuple[str, ...]]:
-        broken = record.num_broken
-        if broken:
-            first = record.broken[0].error
-            reason = f"{broken} of {record.num_images} images could not be tested: {first}"
-            return "failed", (reason,)
-        if self._plan.doubts:
-            return "unverified", ()
-        return ("differs", tuple(far)) if far else ("reproduced", ())
-
-    def _tolerances(self, record: RunRecord) -> dict[str, Tolerance]:
-        options = self._evaluation
-        if isinstance(options, SegmentationOptions):
-            images = load_image_counts(options.output)
-            numerics = pixel_tolerances(images, absent_classes=record.absent_classes)
-            cause = "pixels near a tie"
-        else:
-            mean = mean_probabilities(options.output, options.test_scales)
-            tested = np.isfinite(mean).all(axis=1)
-            labels = load_image_labels(options.output).labels
-            numerics, cause = tie_tolerances(mean[tested], labels[tested]), "near ties"
-        exact = rounding(self._row.decimals)
-        return {name: Tolerance(exact, numerics[name], cause) for name in self._row.values}
+def _tolerances(
+    row: Result, options: ClassificationOptions | SegmentationOptions, record: RunRecord
+) -> dict[str, Tolerance]:
+    if isinstance(options, SegmentationOptions):
+        images = load_image_counts(options.output)
+        numerics = pixel_tolerances(images, absent_classes=record.absent_classes)
+        cause = "pixels near a tie"
+    else:
+        mean = mean_probabilities(options.output, options.test_scales)
+        tested = np.isfinite(mean).all(axis=1)
+        labels = load_image_labels(options.output).labels
+        numerics, cause = tie_tolerances(mean[tested], labels[tested]), "near ties"
+    exact = rounding(row.decimals)
+    return {name: Tolerance(exact, numerics[name], cause) for name in row.values}

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shlex
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ademx.errors import InputError, MissingFile
-from ademx.files import md5, replacing
+from ademx.files import copy_file, md5
 from ademx.options import command_line
 from ademx.published import RELEASED_FILES
 from ademx.reproduction.inputs import FoundInput, find_data, find_weights
@@ -171,7 +170,8 @@ def train_recipe(options: RecipeOptions, stages: Sequence[PlannedStage]) -> tupl
         stopped_by = report.signal if last else report.signal or report.late_signal
         if stopped_by is not None:
             return report.params_path or stage.result, stopped_by
-    _copy_weights(stages[-1].result, target)
+    if not target.is_file() or md5(target) != md5(stages[-1].result):
+        copy_file(stages[-1].result, target)
     return target, None
 
 
@@ -201,11 +201,3 @@ def _target_path(options: RecipeOptions, last: PlannedStage) -> Path:
         )
     models.mkdir(parents=True, exist_ok=True)
     return target
-
-
-def _copy_weights(weights: Path, target: Path) -> None:
-    """Copy the weights to the folder of models, unless they are there."""
-    if target.is_file() and md5(target) == md5(weights):
-        return
-    with replacing(target) as file, open(weights, "rb") as source:
-        shutil.copyfileobj(source, file, 1 << 20)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ademx.errors import InputError, MissingFile, UserError
-from ademx.files import md5, replacing, write_json
+from ademx.files import copy_file, md5, write_json
 from ademx.options import differences
 from ademx.published import METRIC_NAMES
 from ademx.testing.checks import find_dataset
@@ -191,8 +190,7 @@ class Validator:
         if before is not None and not self._is_better(now, before):
             return f"{told}; the best is still {self._told(before)}"
         path, facts = best_paths(self._options.output, self._label)
-        with replacing(path) as file, open(weights, "rb") as source:
-            shutil.copyfileobj(source, file, 1 << 20)
+        copy_file(weights, path)
         head = {"epoch": epoch, "metric": self._metric, "score": now.score}
         write_json(facts, {**head, **record.to_json()})
         self._best = now
