@@ -64,6 +64,17 @@ def test_summary_takes_width_and_head_from_a_file_too(tmp_path):
     assert refused.exit_code == 2 and "--width goes with a label alone" in refused.stderr
 
 
+@pytest.mark.parametrize("name", ["x.onnx", f"{VOC}_ep-0001.onnx"])
+def test_a_file_that_is_none_of_weights_is_told_whatever_its_name(name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(b"\x08\x07\x12\x05ademx")  # as an ONNX file begins
+    result = run(path)
+    assert result.exit_code == 1
+    assert "an ONNX model" in result.stderr
+    assert "give the weights that it was made from" in result.stderr
+    assert "label '" not in result.stderr
+
+
 def test_mistakes_end_in_one_line(tmp_path):
     weights = write_weights(tmp_path, VOC)
     target = tmp_path / f"{VOC}_ep-symbol.json"

@@ -13,7 +13,7 @@ from ademx.cli import options as shared
 from ademx.convert.files import NetworkWeights, read_weights
 from ademx.errors import MissingFile
 from ademx.files import replacing
-from ademx.labels import parse_label
+from ademx.labels import label_in, parse_label
 from ademx.networks.graph import build_symbol
 from ademx.options import option
 
@@ -79,6 +79,7 @@ def weights_in(label: str, *, allow_headless: bool = False) -> NetworkWeights | 
     for name in ("width", "head"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name} goes with a label alone: a file of weights tells it")
-    weights = read_weights(path, label=parse_label(label), complete=False)
+    # What is no file of weights is told before its name is held against a label.
+    weights = read_weights(path, label=label_in(path), complete=False)
     weights.check_fit(allow_headless=allow_headless)
     return weights
