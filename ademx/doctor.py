@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -79,13 +79,14 @@ def examine() -> Report:
     libraries = load_libraries() if wheels[GPU_WHEEL] else ()
     gpus, driver = find_gpus(), driver_cuda_version()
     gpu_problems = list(_gpu_problems(gpus, wheels=wheels))
-    mx, problems = _load_mxnet()
+    mx, problems = _tried("MXNet", _load_mxnet, "mxnet==1.9.1")
     if gpu_problems and not any(gpu.runs_mxnet for gpu in gpus) and not any(wheels.values()):
         problems = []  # its cure would be to install it
-    torch_works, torch_problems = _try_torch()
-    engines = ["MXNet"] * (mx is not None) + ["PyTorch"] * torch_works
+    has_torch = installed_version("torch")
+    torch, others = _tried("PyTorch", _load_torch, "torch") if has_torch else (None, [])
+    engines = [name for name, module in (("MXNet", mx), ("PyTorch", torch)) if module]
     problems += [
-        *torch_problems,
+        *others,
         *gpu_problems,
         *_wheel_problems(wheels, gpus=gpus),
         *_library_problems(libraries),
@@ -108,37 +109,31 @@ def examine() -> Report:
     return Report(bool(engines), facts, tuple(problems))
 
 
-def _load_mxnet() -> tuple[ModuleType | None, list[Problem]]:
+def _load_mxnet() -> ModuleType:
+    chosen_threads()
+    mx = import_mxnet()
+    mx.nd.ones((2, 2)).asnumpy()
+    return mx
+
+
+def _load_torch() -> ModuleType:
+    torch = import_optional("torch", "PyTorch is not installed: run `pip install 'ademx[torch]'`")
+    torch.ones((2, 2)).numpy()
+    return torch
+
+
+def _tried(
+    name: str, load: Callable[[], ModuleType], requirement: str
+) -> tuple[ModuleType | None, list[Problem]]:
+    """Return an engine that computes, or None and what keeps it from that."""
     try:
-        chosen_threads()
-    except InputError as error:
-        return None, [_problem(error)]
-    try:
-        mx = import_mxnet()
-        mx.nd.ones((2, 2)).asnumpy()
-    except MissingDependency as error:
-        return None, [_problem(error)]
+        return load(), []
+    except (InputError, MissingDependency) as error:
+        what, _, cure = str(error).rpartition(": ")
+        return None, [Problem(what, cure)]
     except Exception as error:  # whatever a broken installation raises is the finding
-        cure = "run `pip install --force-reinstall --no-deps mxnet==1.9.1`"
-        return None, [Problem(f"MXNet does not work ({type(error).__name__}: {error})", cure)]
-    return mx, []
-
-
-def _try_torch() -> tuple[bool, list[Problem]]:
-    """Return whether PyTorch computes, and what is wrong where it is installed and does not."""
-    if not installed_version("torch"):
-        return False, []
-    try:
-        import_optional("torch", "its files are gone").ones((2, 2)).numpy()
-    except Exception as error:  # whatever a broken installation raises is the finding
-        cure = "run `pip install --force-reinstall 'ademx[torch]'`"
-        return False, [Problem(f"PyTorch does not work ({type(error).__name__}: {error})", cure)]
-    return True, []
-
-
-def _problem(error: Exception) -> Problem:
-    what, _, cure = str(error).rpartition(": ")
-    return Problem(what, cure)
+        cure = f"run `pip install --force-reinstall --no-deps {requirement}`"
+        return None, [Problem(f"{name} does not work ({type(error).__name__}: {error})", cure)]
 
 
 def _mxnet_facts(mx: ModuleType | None) -> dict[str, str]:

@@ -10,11 +10,18 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Union
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ademx.errors import InputError
 from iters.files import open_file
@@ -22,6 +29,12 @@ from iters.files import open_file
 PathLike = Union[str, "os.PathLike[str]"]
 
 LOCK_FILE = ".lock"
+
+# What numpy and zipfile raise for files that are cut short or have wrong bytes.
+DAMAGED_ARRAYS: tuple[type[Exception], ...] = (
+    *(ValueError, LookupError, OSError, EOFError, MemoryError, RuntimeError, SyntaxError),
+    *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 _log = logging.getLogger(__name__)
 
@@ -211,6 +224,22 @@ def write_json(path: PathLike, value: Any) -> None:
     with replacing(path) as file:
         # A file name that is not UTF-8 has surrogates, and this writes them as JSON's \udcXX.
         file.write(text.encode(errors="backslashreplace") + b"\n")
+
+
+def write_npz(
+    file: BinaryIO, arrays: Mapping[str, NDArray[Any]], *, compressed: bool = False
+) -> None:
+    """Write arrays as `np.savez` does, which leaves its archive open where a write fails.
+
+    The same arrays give the same bytes.
+    """
+    compression = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(  # type: ignore[no-untyped-call]  # numpy 1.26
+                    member, np.asarray(array), allow_pickle=False
+                )
 
 
 def md5(path: PathLike) -> str:

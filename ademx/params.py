@@ -207,9 +207,6 @@ class ParamsFile(Mapping[str, Array]):
         """Start hashing the file and return what waits for its MD5, beside any reads."""
         return start_md5(self._file)
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {str(self.path)!r}, {len(self)} arrays>"
-
     def close(self) -> None:
         """Close the file; its `entries` stay."""
         self._file.close()

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from ademx.arrays import write_npz
+from ademx.files import write_npz
 
 
 def test_numpy_reads_what_is_written_and_equal_arrays_are_equal_bytes():
@@ -28,7 +28,7 @@ def test_a_full_disk_is_one_error(tmp_path):
     script = """
 import resource, signal, sys
 import numpy as np
-from ademx.arrays import write_npz
+from ademx.files import write_npz
 from ademx.files import replacing
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))

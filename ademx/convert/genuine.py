@@ -30,7 +30,7 @@ from ademx.files import PathLike, md5
 from ademx.labels import TASKS, Label, label_in, parse_label
 from ademx.networks.graph import find_head, find_width, parameter_shapes
 from ademx.params import Array, CheckpointMismatch, HasShape
-from ademx.published import METRIC_NAMES, RELEASED_FILES, RESULTS
+from ademx.published import METRIC_NAMES, RELEASED_FILES, RESULTS, Result
 from ademx.text import first_few
 from iters.datasets import DATASETS
 from iters.files import open_file
@@ -152,7 +152,7 @@ def released_files(models: Path | None = None) -> list[ReleasedFile]:
             digest,
             # The release is older than MXNet 0.11, which began with V1.
             params.file_size(parameter_shapes(label), version=0),
-            published_results(label),
+            tuple(_published(row) for row in RESULTS if row.label == str(label)),
             "" if models is None else _state(models / name, digest),
         )
         for name, digest in RELEASED_FILES.items()
@@ -165,15 +165,9 @@ def _state(path: Path, digest: str) -> str:
     return "present, genuine" if md5(path) == digest else "present, NOT genuine"
 
 
-def published_results(label: Label) -> tuple[str, ...]:
-    """Return what was published of a released checkpoint, one text a row of the tables."""
-    name = str(label)
-    return tuple(
-        ", ".join(f"{METRIC_NAMES[metric]} {row.printed(metric)} %" for metric in row.values)
-        + f" ({row.split}: {row.setting})"
-        for row in RESULTS
-        if row.label == name
-    )
+def _published(row: Result) -> str:
+    values = (f"{METRIC_NAMES[metric]} {row.printed(metric)} %" for metric in row.values)
+    return f"{', '.join(values)} ({row.split}: {row.setting})"
 
 
 def verify(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ademx.arrays import DAMAGED_ARRAYS
 from ademx.errors import InputError
+from ademx.files import DAMAGED_ARRAYS
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import likeliest, topk_errors
 from ademx.testing.checks import check_class

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx.arrays import DAMAGED_ARRAYS
 from ademx.errors import InputError, MissingFile
+from ademx.files import DAMAGED_ARRAYS
 from ademx.metrics import likeliest, percent, ranks_of_truth, scores_of_counts
 from ademx.testing.image_counts import load_image_counts, load_image_labels
 from ademx.testing.record import RunRecord, read_record

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ademx.arrays import DAMAGED_ARRAYS, write_npz
 from ademx.errors import InputError, MissingFile
-from ademx.files import replacing
+from ademx.files import DAMAGED_ARRAYS, replacing, write_npz
 from ademx.metrics import intersection_over_union, mean_of_known
 from ademx.testing.numerics import SCORE_MARGIN
 

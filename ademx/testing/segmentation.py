@@ -15,9 +15,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from ademx.arrays import DAMAGED_ARRAYS, write_npz
 from ademx.errors import InputError
-from ademx.files import replacing
+from ademx.files import DAMAGED_ARRAYS, replacing, write_npz
 from ademx.iteration import grouped, progress_bar
 from ademx.metrics import SegmentationScores, confusion_matrix, segmentation_scores
 from ademx.pictures import label_image, save_png

@@ -20,9 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ademx import params
-from ademx.arrays import DAMAGED_ARRAYS, write_npz
 from ademx.errors import InputError
-from ademx.files import md5, replacing
+from ademx.files import DAMAGED_ARRAYS, md5, replacing, write_npz
 from ademx.labels import BEST
 
 Array = npt.NDArray[Any]
