@@ -22,7 +22,7 @@ from ademx.files import md5
 from ademx.labels import Label, chosen_label, parse_label
 from ademx.networks.graph import list_layers
 from ademx.options import option, other_default, run_option
-from ademx.schedule import LR_TYPES, Schedule, make_schedule
+from ademx.schedule import LR_TYPES
 from ademx.training.initial import same_label
 from iters.datasets import Dataset
 from iters.find_dataset import get_dataset
@@ -200,22 +200,6 @@ class TrainOptions:
         """Return whether the network is to be tested after this number of epochs."""
         every = self.validate_every
         return every is not None and (epoch % every == 0 or epoch == self.to_epoch)
-
-    def schedule(self, num_batches: int, *, offset: int) -> Schedule:
-        """Return the learning rate of a run.
-
-        Args:
-            num_batches: updates in an epoch.
-            offset: updates that come before this run.
-        """
-        return make_schedule(
-            self.lr_type,
-            base_lr=self.base_lr,
-            num_updates=self.to_epoch * num_batches,
-            offset=offset,
-            stop_lr=1e-6 if self.task == "classification" else min(self.base_lr / 100, 1e-6),
-            steps=self.lr_steps,
-        )
 
     def find_dataset(self) -> Dataset:
         """Return the dataset.

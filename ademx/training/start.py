@@ -11,6 +11,7 @@ from ademx.engines.backends import open_trainer, open_workers
 from ademx.engines.trainer import Trainer, Workers
 from ademx.errors import InputError
 from ademx.networks.graph import list_layers
+from ademx.schedule import make_schedule
 from ademx.training.initial import initial_values, load_weights
 from ademx.training.options import SegmentationTrainOptions, TrainOptions
 from symbols.layers import Layer, Shape, without_dropout
@@ -71,7 +72,14 @@ def start_trainer(
             "momentum": options.momentum,
             "wd": options.weight_decay,
             "rescale_grad": 1 / shares,
-            "lr_scheduler": options.schedule(num_batches, offset=first_update),
+            "lr_scheduler": make_schedule(
+                options.lr_type,
+                base_lr=options.base_lr,
+                num_updates=options.to_epoch * num_batches,
+                offset=first_update,
+                stop_lr=min(options.base_lr / 100, 1e-6) if segmentation else 1e-6,
+                steps=options.lr_steps,
+            ),
         },
         devices=options.devices,
         workers=workers,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,18 +97,15 @@ class MxnetWorkers(Workers):
             priority: higher ones go first.
         """
         if self._added.get(key, arrays) is not arrays:
-            self._await(key)
+            self.let_go(key)
         self._added[key] = arrays
         self.kvstore.pushpull(key, arrays, out=out, priority=priority)
 
-    def let_go(self) -> None:
-        """Wait for all that was added up, and hold on to none of its arrays."""
-        for key in list(self._added):
-            self._await(key)
-
-    def _await(self, key: str) -> None:
-        for array in self._added.pop(key):
-            array.wait_to_read()
+    def let_go(self, *keys: str) -> None:
+        """Wait for what was added up, all without keys, and hold on to none of its arrays."""
+        for key in keys or list(self._added):
+            for array in self._added.pop(key):
+                array.wait_to_read()
 
     def gather(self, key: str, value: int) -> list[int]:
         """Return every worker's value; see :class:`Workers`."""
@@ -185,9 +183,9 @@ class MxnetTrainer(Trainer):
         self._scaler = LossScaler() if self._is_scaled else None
         self._rescale = optimizer_params["rescale_grad"]
         self._bind({name: mx.nd.array(value) for name, value in values.items()})
-        self._names = private.device_arrays(self._module).param_names
+        names = dict(enumerate(self._arrays.param_names))
         self._optimizer = mx.optimizer.create(
-            optimizer, sym=graph, param_idx2name=dict(enumerate(self._names)), **optimizer_params
+            optimizer, sym=graph, param_idx2name=names, **optimizer_params
         )
         self._optimizer.rescale_grad = self._rescale / self.loss_scale
         self._updaters = [mx.optimizer.get_updater(self._optimizer) for _ in self._contexts]
@@ -200,9 +198,8 @@ class MxnetTrainer(Trainer):
             mx.random.seed(seed)
         found = mx.nd.array([0, 0, 0, 0, float(stop)])
         if data is None:
-            for arrays in private.device_arrays(self._module).grad_arrays:
-                for gradient in arrays:
-                    gradient[:] = 0
+            for gradient in chain(*self._arrays.grad_arrays):
+                gradient[:] = 0
         else:
             batch = mx.io.DataBatch([_on_cpu(data)], [_on_cpu(label)])
             self._module.forward_backward(batch)
@@ -215,23 +212,21 @@ class MxnetTrainer(Trainer):
         return lambda: Sums(*map(float, found.asnumpy()))
 
     def _weights(self) -> dict[str, np.ndarray]:
-        arrays = private.device_arrays(self._module).param_arrays
-        return {name: copies[0].asnumpy() for name, copies in zip(self._names, arrays)}
+        pairs = zip(self._arrays.param_names, self._arrays.param_arrays)
+        return {name: copies[0].asnumpy() for name, copies in pairs}
 
     def statistics(self) -> list[dict[str, np.ndarray]]:
         """Return the moving statistics of each device, by name."""
         # MXNet's reads do not wait for the backward pass that writes these.
         mx.nd.waitall()
-        group = private.device_arrays(self._module)
-        return [
-            {name: arrays[k].asnumpy() for name, arrays in zip(group.aux_names, group.aux_arrays)}
-            for k in range(len(self._contexts))
-        ]
+        pairs = list(zip(self._arrays.aux_names, self._arrays.aux_arrays))
+        devices = range(len(self._contexts))
+        return [{name: copies[k].asnumpy() for name, copies in pairs} for k in devices]
 
     def momentum(self) -> dict[str, np.ndarray]:
         """Return the momentum of each parameter; none where servers hold it (dist_async)."""
-        states = self._updaters[0].states  # every device's momentum is the same
-        return {self._names[i]: one.asnumpy() for i, one in states.items() if one is not None}
+        names, states = self._arrays.param_names, self._updaters[0].states  # as of all devices
+        return {names[i]: one.asnumpy() for i, one in states.items() if one is not None}
 
     def restore_scaling(self, scale: float, unskipped: int) -> None:
         """Take up the loss scale as `scaling` gave it."""
@@ -241,14 +236,13 @@ class MxnetTrainer(Trainer):
     def restore(self, momentum: Arrays, statistics: Sequence[Arrays]) -> None:
         """Take up momentum and device statistics as `momentum` and `statistics` gave them."""
         for updater, context in zip(self._updaters, self._contexts):
-            for index, name in enumerate(self._names):
+            for index, name in enumerate(self._arrays.param_names):
                 if name in momentum:
                     updater.states[index] = mx.nd.array(momentum[name], ctx=context)
                     updater.states_synced[index] = True
-        group = private.device_arrays(self._module)
         for device, values in enumerate(statistics):
-            for name, arrays in zip(group.aux_names, group.aux_arrays):
-                arrays[device][:] = values[name]
+            for name, copies in zip(self._arrays.aux_names, self._arrays.aux_arrays):
+                copies[device][:] = values[name]
 
     def _bind(self, values: Mapping[str, Any]) -> None:
         """Make the module anew with these parameters and the present loss scale."""
@@ -258,16 +252,12 @@ class MxnetTrainer(Trainer):
         self._module = mx.mod.Module(graph, context=self._contexts, label_names=(_LABEL,))
         with mirroring(self._mirror):
             self._module.bind(*self._shapes)
-        names = set(graph.list_auxiliary_states())
-        self._module.init_params(
-            initializer=None,
-            arg_params={name: value for name, value in values.items() if name not in names},
-            aux_params={name: value for name, value in values.items() if name in names},
-        )
+        self._module.init_params(initializer=None, arg_params=values, aux_params=values)
+        self._arrays = private.device_arrays(self._module)
 
     def _init_kvstore(self) -> None:
         """Give the parameters to the KVStore, and take worker 0's from a distributed one."""
-        group, store = private.device_arrays(self._module), self._workers.kvstore
+        group, store = self._arrays, self._workers.kvstore
         if store is None:
             return
         for name, weights in zip(group.param_names, group.param_arrays):
@@ -281,7 +271,7 @@ class MxnetTrainer(Trainer):
             private.wait_for_all_workers(store)  # no gradient comes before the optimiser
 
     def _update(self) -> None:
-        group, store = private.device_arrays(self._module), self._workers.kvstore
+        group, store = self._arrays, self._workers.kvstore
         if store is not None:
             for index, name in enumerate(group.param_names):
                 # Asynchronous servers update the weights; else gradients are only added up, and
@@ -291,7 +281,7 @@ class MxnetTrainer(Trainer):
         scale = self.loss_scale  # that of these gradients
         if self._scaler and not self._scaler.judge(_are_finite(group.grad_arrays)):
             # The schedule goes by batches, as log and resume do: one that is left out counts.
-            private.count_update(self._optimizer, self._contexts, range(len(self._names)))
+            private.count_update(self._optimizer, self._contexts, range(len(group.param_names)))
         elif self._workers.synchronous:
             for device, updater in enumerate(self._updaters):
                 gradients, weights = (
@@ -308,7 +298,7 @@ class MxnetTrainer(Trainer):
         statistics = self.statistics()
         self._optimizer.rescale_grad = self._rescale / self.loss_scale
         self._workers.let_go()
-        del self._module  # its memory goes before the new one's comes
+        del self._module, self._arrays  # its memory goes before the new one's comes
         self._bind({name: mx.nd.array(value) for name, value in {**args, **auxs}.items()})
         self.restore({}, statistics)
 

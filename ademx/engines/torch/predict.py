@@ -19,12 +19,6 @@ from ademx.convert.torch_model import build
 from ademx.devices import Devices
 from ademx.engines.sharing import SharingPredictor, check_gpus, check_precision
 
-_DTYPES = {
-    "float32": torch.float32,
-    "tf32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 # Sizes of images that are compiled for: PyTorch itself keeps no more.
 _MAX_COMPILED = 8
 
@@ -66,10 +60,11 @@ class TorchPredictor(SharingPredictor):
         weights.check_usable()
         state = to_torch(*split(weights.parameters), "native")
         self.starts = []
+        dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
         for device in torch_devices(devices):
             network = build(weights.label, width=weights.width, pool=pool, head=weights.head)
             network.load_state_dict(state)
-            replica = _Replica(network, device, _DTYPES[precision], compiled=compiled)
+            replica = _Replica(network, device, dtype, compiled=compiled)
             self.starts.append(replica.start)
 
 

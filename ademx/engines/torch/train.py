@@ -203,7 +203,7 @@ class _Replica:
                 for name, parameter in other.named_parameters(recurse=False):
                     setattr(module, name, parameter)
         tensors = dict([*self.network.named_parameters(), *self.network.named_buffers()])
-        released = {name: tensors[key] for key, name in _keys(values).items()}
+        released = {name: tensors[key] for key, name in zip(rename_to(values, "native"), values)}
         self.statistics = {n: one for n, one in released.items() if not one.requires_grad}
         self.parameters = {n: one for n, one in released.items() if one.requires_grad}
         _copy(released, values)
@@ -300,11 +300,6 @@ def _prepare(devices: Sequence[torch.device]) -> None:
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.benchmark = True  # shapes do not change
-
-
-def _keys(values: Arrays) -> dict[str, str]:
-    """Return the released name of each key of the network's state."""
-    return dict(zip(rename_to(values, "native"), values))
 
 
 def _seed(seed: int, devices: Sequence[torch.device]) -> None:
