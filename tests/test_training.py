@@ -86,9 +86,8 @@ def trained(network_, *, updates=5, contexts=1, rescale=0.25, lr=0.1, kvstore="l
     graph, values, (data, label) = network_
     trainer = MxnetTrainer(
         graph,
-        contexts=[mx.cpu(number) for number in range(contexts)],
-        data_shapes=[mx.io.DataDesc("data", data.shape)],
-        label_shapes=[mx.io.DataDesc("softmax_label", label.shape)],
+        devices=Devices(cpus=contexts),
+        data_shape=data.shape,
         values=values,
         optimizer="TorchNesterov",
         optimizer_params={
@@ -210,9 +209,8 @@ def test_an_update_that_is_left_out_takes_its_place_in_the_schedule(optimizer, c
 
     trainer = MxnetTrainer(
         graph,
-        contexts=[mx.cpu(number) for number in range(contexts)],
-        data_shapes=[mx.io.DataDesc("data", data.shape)],
-        label_shapes=[mx.io.DataDesc("softmax_label", label.shape)],
+        devices=Devices(cpus=contexts),
+        data_shape=data.shape,
         values=values,
         optimizer=optimizer,
         optimizer_params={"rescale_grad": 0.25, "lr_scheduler": Schedule(9)},
@@ -231,13 +229,12 @@ def test_an_update_that_is_left_out_takes_its_place_in_the_schedule(optimizer, c
 
 
 def test_asynchronous_servers_cannot_leave_out_updates():
-    graph, values, (data, label) = network(CLASSIFIER)
+    graph, values, (data, _) = network(CLASSIFIER)
     with pytest.raises(ValueError, match="dist_async: servers cannot leave out updates"):
         MxnetTrainer(
             graph,
-            contexts=[mx.cpu()],
-            data_shapes=[mx.io.DataDesc("data", data.shape)],
-            label_shapes=[mx.io.DataDesc("softmax_label", label.shape)],
+            devices=Devices(),
+            data_shape=data.shape,
             values=values,
             optimizer="sgd",
             optimizer_params={"rescale_grad": 1.0, "lr_scheduler": StepSchedule((), 0.1)},

@@ -225,6 +225,7 @@ def _stops(rank: int, update: int) -> bool:
 
 def _trainer(workers: Any) -> Any:
     """Return what trains one layer whose gradient is its input, at rate 1 without momentum."""
+    from ademx.devices import Devices
     from ademx.engines.mxnet.train import MxnetTrainer, mx
     from ademx.schedule import StepSchedule
 
@@ -232,14 +233,14 @@ def _trainer(workers: Any) -> Any:
         mx.sym.Variable("data"), num_hidden=2 * _PIXELS, no_bias=True, name="fc"
     )
     # The label's zero: a graph must have one.
-    unused = mx.sym.BlockGrad(mx.sym.sum(0 * mx.sym.Variable("softmax_label")))
+    label = mx.sym.Variable("softmax_label", shape=(1, _PIXELS))
+    unused = mx.sym.BlockGrad(mx.sym.sum(0 * label))
     scores = mx.sym.broadcast_add(scores, mx.sym.reshape(unused, (1, 1)))
     graph = mx.sym.MakeLoss(mx.sym.reshape(scores, (0, 2, _PIXELS)), name="softmax")
     return MxnetTrainer(
         graph,
-        contexts=[mx.cpu()],
-        data_shapes=[mx.io.DataDesc("data", (1, 1))],
-        label_shapes=[mx.io.DataDesc("softmax_label", (1, _PIXELS))],
+        devices=Devices(),
+        data_shape=(1, 1),
         values={"fc_weight": mx.nd.zeros((2 * _PIXELS, 1)).asnumpy()},
         optimizer="sgd",
         optimizer_params={"lr_scheduler": StepSchedule((), 1.0), "wd": 0.0, "rescale_grad": 1.0},

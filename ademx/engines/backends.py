@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ademx.networks.summary import Graph, TrainingMemory
     from ademx.networks.unravel import Engine
     from symbols.layers import Layer
+    from symbols.learning import Learning
 
 BACKENDS = ("mxnet", "torch")
 CHOICES = ("auto", *BACKENDS)
@@ -125,13 +126,10 @@ def default_devices(backend: str = "mxnet") -> Devices:
 
 
 def _usable_by_mxnet(gpus: list[Gpu], precision: str = "float32") -> list[Gpu]:
-    possible = _has_gpu_build() and precision in ON_GPUS["mxnet"]
+    # The MXNet that is installed may be one for GPUs; pip's "mxnet" is not.
+    is_for_gpus = bool(installed_version(GPU_WHEEL)) or not installed_version("mxnet")
+    possible = is_for_gpus and precision in ON_GPUS["mxnet"]
     return [gpu for gpu in gpus if gpu.runs_mxnet and possible]
-
-
-def _has_gpu_build() -> bool:
-    """Return whether the MXNet that is installed may be one for GPUs; pip's "mxnet" is not."""
-    return bool(installed_version(GPU_WHEEL)) or not installed_version("mxnet")
 
 
 def worker_devices(backend: str, devices: Devices | None, *, precision: str = "float32") -> Devices:
@@ -179,26 +177,31 @@ def open_workers(kvstore: str, devices: Devices, *, backend: str) -> Workers:
 
 
 def open_trainer(
-    layers: Sequence[Layer], *, backend: str, data_shape: tuple[int, ...], **options: Any
+    layers: Sequence[Layer],
+    *,
+    learning: Learning,
+    backend: str,
+    data_shape: tuple[int, ...],
+    **options: Any,
 ) -> Trainer:
     """Return the trainer of a network.
 
     Args:
         layers: of the network.
+        learning: its loss, multipliers and statistics.
         backend: "mxnet" or "torch".
         data_shape: (N, 3, H, W) of a batch over all devices.
-        options: of either engine: `learning`, its loss, multipliers and statistics; `devices`,
-            which share a batch; and those that :class:`ademx.engines.mxnet.train.MxnetTrainer`
-            explains: `values`, `optimizer`, `optimizer_params`, `workers`, `precision`,
-            `backward_do_mirror` and `scale_loss`.
+        options: `devices`, which share a batch; `values`, the parameters and moving statistics to
+            start from, by name; and those of :class:`ademx.engines.trainer.Trainer`.
     """
     if backend == "torch":
         from ademx.engines.torch.train import TorchTrainer
 
-        return TorchTrainer(layers, **options)
-    from ademx.engines.mxnet.train import open_trainer
+        return TorchTrainer(layers, learning=learning, **options)
+    from ademx.engines.mxnet.train import MxnetTrainer
+    from symbols.graph import to_symbol
 
-    return open_trainer(layers, data_shape=data_shape, **options)
+    return MxnetTrainer(to_symbol(layers, learning), data_shape=data_shape, **options)
 
 
 def open_segments(

@@ -52,10 +52,6 @@ class Run:
     name: str
     curves: dict[str, dict[str, dict[int, float]]]
 
-    def measured(self) -> list[str]:
-        """Return what was measured, in the order of the file."""
-        return list(dict.fromkeys(name for curves in self.curves.values() for name in curves))
-
 
 def load_runs(paths: Sequence[Path]) -> list[Run]:
     """Return the curves of runs, each named by its folder, or its path where names would agree.
@@ -140,7 +136,8 @@ def draw(runs: Sequence[Run], file: BinaryIO, picture_format: str) -> None:
 
 def _panels(runs: Sequence[Run]) -> list[str]:
     """Return what any run measured: the loss, the val split's first score, the rate, the rest."""
-    names = list(dict.fromkeys(name for run in runs for name in run.measured()))
+    kinds = [curves for run in runs for curves in run.curves.values()]
+    names = list(dict.fromkeys(name for curves in kinds for name in curves))
     scores = [name for run in runs for name in run.curves.get(_VALIDATION, ())]
     # The rate is first in the files, and the loss next.
     first = [*[name for name in names if name != _RATE][:1], *scores[:1], _RATE]

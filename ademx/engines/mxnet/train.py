@@ -23,15 +23,12 @@ from ademx.engines.mxnet.predict import mxnet_contexts
 from ademx.engines.trainer import KVSTORES, Arrays, LossScaler, Sums, Trainer, Workers
 from ademx.errors import InputError
 from ademx.iteration import grouped
-from symbols.graph import to_symbol
 from symbols.learning import IGNORE_LABEL
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
 
     from ademx.devices import Devices
-    from symbols.layers import Layer
-    from symbols.learning import Learning
 
 mx = import_mxnet()
 
@@ -119,34 +116,13 @@ class MxnetWorkers(Workers):
         return [int(found) for found in array.asnumpy()]
 
 
-def open_trainer(
-    layers: Sequence[Layer],
-    *,
-    learning: Learning,
-    data_shape: tuple[int, ...],
-    devices: Devices,
-    **options: Any,
-) -> MxnetTrainer:
-    """Return the trainer of a network; see :func:`ademx.engines.backends.open_trainer`."""
-    graph = to_symbol(layers, learning)
-    shapes = dict(zip(graph.list_arguments(), graph.infer_shape(data=data_shape)[0]))
-    return MxnetTrainer(
-        graph,
-        contexts=mxnet_contexts(devices),
-        data_shapes=[("data", data_shape)],
-        label_shapes=[(_LABEL, shapes[_LABEL])],
-        **options,
-    )
-
-
 class MxnetTrainer(Trainer):
     """A network being trained by MXNet.
 
     Args:
         graph: the network with its loss, output "softmax".
-        contexts: MXNet's devices; each gets an equal share of a batch.
-        data_shapes: name and shape of a batch's data.
-        label_shapes: name and shape of its labels.
+        devices: each gets an equal share of a batch.
+        data_shape: (N, 3, H, W) of a batch over all devices.
         values: the parameters and moving statistics to start from, by name.
         optimizer: see :class:`Trainer`.
         optimizer_params: see there.
@@ -161,9 +137,8 @@ class MxnetTrainer(Trainer):
         self,
         graph: Symbol,
         *,
-        contexts: Sequence[Any],
-        data_shapes: Sequence[Any],
-        label_shapes: Sequence[Any],
+        devices: Devices,
+        data_shape: tuple[int, ...],
         values: Arrays,
         optimizer: str,
         optimizer_params: Mapping[str, Any],
@@ -172,8 +147,9 @@ class MxnetTrainer(Trainer):
         super().__init__(optimizer, optimizer_params, **options)
         precision = self._precision
         self._graph = graph if precision == "float32" else _low_precision(graph, precision)
-        self._contexts = list(contexts)
-        self._shapes = (list(data_shapes), list(label_shapes))
+        self._contexts = mxnet_contexts(devices)
+        shapes = dict(zip(graph.list_arguments(), graph.infer_shape(data=data_shape)[0]))
+        self._shapes = [("data", data_shape)], [(_LABEL, shapes[_LABEL])]
         self._draws = any(node["op"] == "Dropout" for node in json.loads(graph.tojson())["nodes"])
         if self._is_scaled and not self._workers.synchronous:
             raise InputError(
