@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import warnings
 from collections import Counter
@@ -10,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 from ademx.compat import usable_cores
 from ademx.data.check.problems import Problem
@@ -111,9 +110,6 @@ def check_dataset(
     return checker.found
 
 
-_Key = tuple[Path, Union[Path, int, None], Union[int, None]]
-
-
 @dataclass
 class _Tally:
     """What the labels of a split hold together."""
@@ -146,18 +142,25 @@ class _Checker:
         known = list(self._dataset.lists or self._dataset.splits)
         # A file is told of the first split that lists it: "val" goes before "trainval".
         splits = known if asked is None else sorted(asked, key=[*known, *asked].index)
+        # The files of other splits may lie in the same folders.
+        is_walked = self._dataset.task == "segmentation"
+        others = [split for split in known if is_walked and split not in splits]
+        found: dict[str, list[Sample]] = {}
         absent = []
-        for split in self._bar(iterable=splits, unit="split"):
+        for split in self._bar(iterable=[*splits, *others], unit="split"):
             try:
-                self._splits[split] = find_samples(
+                found[split] = find_samples(
                     self._dataset, self._root, split, list_file=list_files.get(split)
                 )
             except FileNotFoundError as error:
-                if asked is None and split == "trainaug":  # which the distribution has not
-                    continue
-                absent.append(Problem("split", split, None, str(error)))
+                is_official = asked is not None or split != "trainaug"
+                if split in splits and is_official:
+                    absent.append(Problem("split", split, None, str(error)))
             except (UserError, OSError) as error:
-                self._problems.append(Problem("list", split, None, str(error)))
+                if split in splits:
+                    self._problems.append(Problem("list", split, None, str(error)))
+        self._splits = {split: found[split] for split in splits if split in found}
+        self._folders = Folders(found)
         nothing_there = not self._splits and not self._problems
         instead = "" if self._splits else explain_files(self._dataset, self._root)
         if instead:  # which is said once, not of each split
@@ -165,17 +168,6 @@ class _Checker:
             absent = [whole] if nothing_there else []
         is_required = asked is not None or nothing_there
         (self._problems if is_required else self._remarks).extend(absent)
-        self._folders = Folders({**self._unchecked(known), **self._splits})
-
-    def _unchecked(self, known: Sequence[str]) -> dict[str, list[Sample]]:
-        """Return the samples of the other splits, whose files may lie in the same folders."""
-        found: dict[str, list[Sample]] = {}
-        if self._dataset.task == "segmentation":
-            for split in known:
-                if split not in self._splits:
-                    with contextlib.suppress(OSError, ValueError):
-                        found[split] = find_samples(self._dataset, self._root, split)
-        return found
 
     def check_lists(self, *, expect_counts: bool) -> None:
         """Compare what the lists say with the dataset's table."""
@@ -246,7 +238,7 @@ class _Checker:
 
     def check_files(self) -> None:
         """Read every image and label once."""
-        jobs: dict[_Key, tuple[str, Sample]] = {}
+        jobs: dict[tuple[object, ...], tuple[str, Sample]] = {}
         for split, samples in self._splits.items():
             for sample in samples:
                 jobs.setdefault((sample.image, sample.label, sample.offset), (split, sample))
