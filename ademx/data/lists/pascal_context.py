@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +94,16 @@ def plan_pascal_context(request: Request) -> Plan:
     merged = next((f / _DETAIL for f in folders if (f / _DETAIL).is_file()), None)
     first = _first_number(base / _LABELS, request)
     labels = base / (_LABELS if first is None else _LABELS_BESIDE)
+    sources: Mapping[str, LabelSource | None]
+    splits: Mapping[str, Sequence[str]] = {}
+    sets = [base / "ImageSets" / "Main"]
     if maps is not None:
-        found = _label_maps(maps)
+        sources = _label_maps(maps)
     elif merged is not None:
-        found = _detail_labels(merged)
+        sources, splits = _detail_labels(merged)
     elif any((base / _LABELS).glob("*.png")):
-        found = _pngs(base, first)
+        sources = _pngs(base / _LABELS, first)
+        sets = [base / "ImageSets" / "SegmentationContext", *sets]  # of a converter
     else:
         looked = ", ".join(map(str, folders))
         raise request.not_found(
@@ -109,61 +112,45 @@ def plan_pascal_context(request: Request) -> Plan:
         )
     lists = {}
     for split in request.dataset.splits:
+        names = splits[split] if split in splits else _listed(split, sets, request)
         lists[split] = [
-            Entry(base / "JPEGImages" / f"{name}.jpg", labels / f"{name}.png", found.sources[name])
-            for name in _names(base, split, found, request)
+            Entry(base / "JPEGImages" / f"{name}.jpg", labels / f"{name}.png", sources[name])
+            for name in names
+            if name in sources
         ]
         check_files((entry.image for entry in lists[split]), request)
     return Plan(lists)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """The labels that were found.
-
-    Attributes:
-        sources: name of an image -> what its label is made from; None where it is used as it is.
-        splits: split -> names of its images; a split that is not there has those of `lists`.
-        lists: folders in ImageSets that may have the lists, the first that does decides.
-    """
-
-    sources: Mapping[str, LabelSource | None]
-    splits: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    lists: tuple[str, ...] = ("Main",)
-
-
-def _names(base: Path, split: str, found: _Found, request: Request) -> Sequence[str]:
-    """Return the names of a split's images that have a label."""
-    if split in found.splits:
-        return found.splits[split]
-    places = [base / "ImageSets" / folder / f"{split}.txt" for folder in found.lists]
+def _listed(split: str, folders: Sequence[Path], request: Request) -> list[str]:
+    """Return the names that the first of the folders that has a split's list has in it."""
+    places = [folder / f"{split}.txt" for folder in folders]
     path = next((path for path in places if path.is_file()), places[-1])
     check_files([path], request)
-    return [name for name in read_lines(path) if name in found.sources]
+    return read_lines(path)
 
 
-def _label_maps(maps: Path) -> _Found:
+def _label_maps(maps: Path) -> dict[str, NumberedLabel]:
     """Return the label maps of 459 classes."""
     import_data_library("scipy.io")
     _check_names(maps)
     ids = _class_ids(LABEL_IDS, size=_NUM_LABELS + 1, others=0)
-    return _Found({p.stem: NumberedLabel(p, ids, "LabelMap") for p in maps.glob("*.mat")})
+    return {path.stem: NumberedLabel(path, ids, "LabelMap") for path in maps.glob("*.mat")}
 
 
-def _pngs(base: Path, first: int | None) -> _Found:
-    """Return the PNGs, ours or a converter's, which has lists of its own beside them.
+def _pngs(folder: Path, first: int | None) -> Mapping[str, LabelSource | None]:
+    """Return the PNGs in a folder, ours, which are used as they are, or a converter's.
 
     A converter (mmsegmentation's, gluoncv's) numbers the 59 names in alphabetical order, from 1 on,
     where the background is 0, or from 0 on, where it is 255.
     """
-    paths = {path.stem: path for path in (base / _LABELS).glob("*.png")}
-    sources: dict[str, LabelSource | None] = dict.fromkeys(paths)
-    if first is not None:
-        numbers = {name: number for number, name in enumerate(sorted(LABEL_IDS), start=first)}
-        ids = bytearray(_class_ids(numbers, size=256, others=VOID))
-        ids[0 if first else VOID] = 0
-        sources = {name: NumberedLabel(path, bytes(ids)) for name, path in paths.items()}
-    return _Found(sources, lists=("SegmentationContext", "Main"))
+    paths = {path.stem: path for path in folder.glob("*.png")}
+    if first is None:
+        return dict.fromkeys(paths)
+    numbers = {name: number for number, name in enumerate(sorted(LABEL_IDS), start=first)}
+    ids = bytearray(_class_ids(numbers, size=256, others=VOID))
+    ids[0 if first else VOID] = 0
+    return {name: NumberedLabel(path, bytes(ids)) for name, path in paths.items()}
 
 
 def _first_number(folder: Path, request: Request) -> int | None:
@@ -195,8 +182,10 @@ def _first_number(folder: Path, request: Request) -> int | None:
     return first
 
 
-def _detail_labels(path: Path) -> _Found:
-    """Return the labels of the Detail API's annotation file, drawn as it does, the last on top.
+def _detail_labels(path: Path) -> tuple[dict[str, CocoLabel], dict[str, list[str]]]:
+    """Return the labels in the Detail API's annotation file, and the names of each split.
+
+    Labels are drawn as it does, the last on top.
 
     Raises:
         ValueError: it is no such file.
@@ -210,7 +199,7 @@ def _detail_labels(path: Path) -> _Found:
         for part in content["annos_segmentation"]:
             drawn = {name: part[name] for name in ("image_id", "category_id", "segmentation")}
             masks.setdefault(part["image_id"], []).append({"id": part.get("id"), **drawn})
-        sources: dict[str, LabelSource | None] = {}
+        sources: dict[str, CocoLabel] = {}
         splits: dict[str, list[str]] = {"train": [], "val": []}
         for image in content["images"]:
             if image["phase"] in splits:
@@ -222,7 +211,7 @@ def _detail_labels(path: Path) -> _Found:
                 sources[name] = CocoLabel(path, height, width, parts, classes, order="last")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not the Detail API's annotation file: {error!r}") from error
-    return _Found(sources, {split: sorted(names) for split, names in splits.items()})
+    return sources, {split: sorted(names) for split, names in splits.items()}
 
 
 def _detail_classes(categories: Iterable[Mapping[str, Any]]) -> dict[int, int]:
