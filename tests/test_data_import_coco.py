@@ -16,9 +16,9 @@ from ademx.cli import main
 from ademx.data.imports.coco import import_coco
 from ademx.data.imports.write import CocoImportOptions
 from ademx.data.lists.coco import fits_run_lengths
+from iters.find_dataset import read_dataset
 from iters.images import load_label
 from iters.lists import find_samples
-from iters.own_dataset import read_dataset
 
 HEIGHT, WIDTH = 40, 60
 CATEGORIES = {0: "cat", 300: "dog", 7: "cow"}  # in no order, one 0, one above 255

@@ -19,9 +19,9 @@ from ademx.data.imports.labelme import LabelmeLabel, Shape, import_labelme
 from ademx.data.imports.write import ImportOptions
 from iters.datasets import VOID
 from iters.drawn import SCENERIES, draw_for_segmentation
+from iters.find_dataset import read_dataset
 from iters.images import load_label
 from iters.lists import find_samples
-from iters.own_dataset import read_dataset
 
 HEIGHT, WIDTH = 40, 60
 POLYGON, RECTANGLE, CIRCLE = "polygon", "rectangle", "circle"

@@ -17,11 +17,10 @@ from PIL import Image
 from tiny_training import make_data
 
 from ademx.cli import main
-from iters import own_dataset
+from iters import find_dataset
 from iters.datasets import VOID, decode_label, encode_label
-from iters.find_dataset import get_dataset
+from iters.find_dataset import get_dataset, read_dataset
 from iters.lists import find_samples
-from iters.own_dataset import read_dataset
 from iters.palettes import VOC as VOC_COLOURS
 
 README = Path(__file__).parents[1] / "README.md"
@@ -180,7 +179,7 @@ def test_comparing_names_takes_a_time_that_grows_with_their_number(tmp_path):
             return str.__eq__(self, other)
 
     names = [Counted(f"class {number}") for number in range(3000)]
-    assert own_dataset._class_names(names) == tuple(names)
+    assert find_dataset._class_names(names) == tuple(names)
     assert compared < 3 * 3000
 
 

@@ -211,7 +211,7 @@ def _make_yaml(path: Path, draw: random.Random) -> None:
 
 
 def _read_yaml(path: Path) -> None:
-    from iters.own_dataset import read_dataset
+    from iters.find_dataset import read_dataset
 
     dataset = read_dataset(path)
     fields = yaml.safe_load(path.read_bytes())

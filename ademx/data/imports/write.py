@@ -28,7 +28,7 @@ from iters import palettes
 from iters.datasets import DATASETS
 from iters.decode import decode_image
 from iters.exif import RULES
-from iters.own_dataset import make_dataset
+from iters.find_dataset import make_dataset
 
 _log = logging.getLogger(__name__)
 
