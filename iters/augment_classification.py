@@ -1,8 +1,8 @@
 """The training augmentation of a classifier: a random crop of an image, recoloured.
 
-Draws are made first and passed on, so that a sample can be computed without chance. After the
-resize, all that is done to the colours is affine, so it is one 3×3 matrix and one offset for each
-channel, in float32, with a clip.
+Draws are made first, by one method: what follows is without chance. After the resize, all that is
+done to the colours is affine, so it is one 3×3 matrix and one offset for each channel, in float32,
+with a clip.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from PIL import Image
 
-from iters.decode import Box, decode_image, is_turned, sample_size
+from iters.decode import Box, decode_image, sample_size
 from iters.resample import resize_planar, write_planar
 from iters.transforms import center_crop, interpolation, resize_shorter
 
@@ -110,19 +110,8 @@ class ClassificationAugmentation:
         Raises:
             BrokenImage: the image cannot be decoded; the message gives the cause.
         """
-        draws = self.draw(rng, sample_size(encoded, None, self.exif)[0])
-        self.augment_encoded(encoded, draws, out)
-        return draws
-
-    def augment_encoded(
-        self, encoded: bytes, draws: ClassificationDraws, out: NDArray[np.float32]
-    ) -> None:
-        """Transform an image file by given draws into `out`, (3, crop, crop) float32.
-
-        Raises:
-            BrokenImage: the image cannot be decoded; the message gives the cause.
-        """
-        turned = is_turned(encoded, None, self.exif)
+        whole, turned = sample_size(encoded, None, self.exif)
+        draws = self.draw(rng, whole)
         image = decode_image(encoded, draws.crop, turned=turned)
         size, choose = self.sample_size, self.choose_interp_method
         # A fourth row of ones carries the offset of the colour map.
@@ -140,6 +129,7 @@ class ClassificationAugmentation:
                 exact=gain > _MOST_GAIN,
             )
         self._recolour(pixels.reshape(4, -1), draws, out.reshape(3, -1))
+        return draws
 
     def _recolour(
         self, pixels: NDArray[np.float32], draws: ClassificationDraws, out: NDArray[np.float32]

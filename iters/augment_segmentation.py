@@ -1,9 +1,9 @@
 """The training augmentation of a segmentation network: a crop of an image and its label, scaled.
 
-Draws are made first and passed on, so that a sample can be computed without chance. The image
-stands in a frame of the mean colour, and its label in one of void; the crop may reach into the
-frame, which is never made: only what the crop holds of it. So an image may be larger than any
-that its dataset had when the frame's size was set.
+Draws are made first, by one method: what follows is without chance. The image stands in a frame of
+the mean colour, and its label in one of void; the crop may reach into the frame, which is never
+made: only what the crop holds of it. So an image may be larger than any that its dataset had when
+the frame's size was set.
 """
 
 from __future__ import annotations
@@ -110,48 +110,24 @@ class SegmentationAugmentation:
             BrokenImage: one cannot be decoded, they differ in size, or are too large; the message
                 gives the cause.
         """
-        draws = self.draw(rng, self._size(encoded_image, encoded_label)[0])
-        self.augment_encoded(encoded_image, encoded_label, draws, out, out_label)
-        return draws
-
-    def augment_encoded(
-        self,
-        encoded_image: bytes,
-        encoded_label: bytes,
-        draws: SegmentationDraws,
-        out: NDArray[np.float32],
-        out_label: NDArray[Any],
-    ) -> None:
-        """Transform two files by given draws; see `apply`.
-
-        Raises:
-            BrokenImage: one cannot be decoded, they differ in size, or are too large; the message
-                gives the cause.
-        """
-        crop, classes = self._cut(encoded_image, encoded_label, draws)
-        size = self.sample_size
-        sample = resize(crop, (size, size), choose=self.choose_interp_method)
-        kept = _nearest(len(crop), size)[self.stride // 2 :: self.stride]
-        label = classes[np.ix_(kept, kept)]
-        if draws.mirrored:
-            # Release: the label is mirrored after it was thinned out.
-            sample, label = sample[:, ::-1], label[:, ::-1]
-        out[:] = normalize(sample, self.normalization)
-        out_label[:] = label.reshape(-1)
-
-    def _size(self, encoded_image: bytes, encoded_label: bytes) -> tuple[Size, bool]:
-        """Return height and width of an image, which its label has too, and whether it is turned.
-
-        Raises:
-            BrokenImage: one cannot be decoded, or they differ in size.
-        """
         label_size = image_size(encoded_label)
         size, turned = sample_size(encoded_image, label_size, self.exif)
         if size != label_size:
             raise BrokenImage(
                 f"the image is {size[0]}×{size[1]}, its label {label_size[0]}×{label_size[1]}"
             )
-        return size, turned
+        draws = self.draw(rng, size)
+        crop, classes = self._cut(encoded_image, encoded_label, draws, size, turned=turned)
+        side = self.sample_size
+        sample = resize(crop, (side, side), choose=self.choose_interp_method)
+        kept = _nearest(len(crop), side)[self.stride // 2 :: self.stride]
+        label = classes[np.ix_(kept, kept)]
+        if draws.mirrored:
+            # Release: the label is mirrored after it was thinned out.
+            sample, label = sample[:, ::-1], label[:, ::-1]
+        out[:] = normalize(sample, self.normalization)
+        out_label[:] = label.reshape(-1)
+        return draws
 
     def _geometry(self, target: int, longer: int) -> tuple[int, float, int]:
         """Return the crop's side, the stride, and where the image begins in the frame.
@@ -163,10 +139,15 @@ class SegmentationAugmentation:
         return max(1, int(self.sample_size / rate)), stride, max(1, int(stride / 2))
 
     def _cut(
-        self, encoded_image: bytes, encoded_label: bytes, draws: SegmentationDraws
+        self,
+        encoded_image: bytes,
+        encoded_label: bytes,
+        draws: SegmentationDraws,
+        size: Size,
+        *,
+        turned: bool,
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the crop, (side, side, 3), and its classes, (side, side), at the original size."""
-        size, turned = self._size(encoded_image, encoded_label)
         side, _, offset = self._geometry(draws.target_size, max(size))
         if side * side > (Image.MAX_IMAGE_PIXELS or math.inf):
             raise BrokenImage(

@@ -83,19 +83,18 @@ def is_turned(encoded: bytes, label_size: Size | None, rule: str) -> bool:
     Raises:
         BrokenImage: it is no image.
     """
-    if rule == "turn":
-        return exif.orientation(encoded) != 1
-    if rule == "ignore" or label_size is None:
-        return False
-    size = image_size(encoded)
-    return size != label_size and label_size == exif.upright_size(size, exif.orientation(encoded))
+    return sample_size(encoded, label_size, rule)[1]
 
 
 def sample_size(encoded: bytes, label_size: Size | None, rule: str) -> tuple[Size, bool]:
     """Return a sample's height and width and whether it is set upright; see `is_turned`."""
-    turned = is_turned(encoded, label_size, rule)
     size = image_size(encoded)
-    return exif.upright_size(size, exif.orientation(encoded)) if turned else size, turned
+    if rule == "ignore" or (rule == "auto" and label_size in (None, size)):
+        return size, False
+    orientation = exif.orientation(encoded)
+    upright = exif.upright_size(size, orientation)
+    turned = orientation != 1 if rule == "turn" else label_size == upright
+    return upright if turned else size, turned
 
 
 def decode_image(

@@ -46,9 +46,19 @@ def encoded(image, kind="PNG"):
     return buffer.getvalue()
 
 
+def determined(augmentation, draws):
+    """Return the augmentation with these draws: nothing is left to chance."""
+
+    class Determined(type(augmentation)):
+        def draw(self, rng, image_size):
+            return draws
+
+    return Determined(**vars(augmentation))
+
+
 def augmented(augmentation, image, draws):
     out = np.full((3, augmentation.sample_size, augmentation.sample_size), np.nan, np.float32)
-    augmentation.augment_encoded(encoded(image), draws, out)
+    determined(augmentation, draws).apply(encoded(image), None, out)
     return out
 
 
@@ -56,8 +66,8 @@ def augmented_pair(augmentation, image, classes, draws):
     size = augmentation.sample_size
     out = np.full((3, size, size), np.nan, np.float32)
     out_label = np.full((size // augmentation.stride) ** 2, np.nan, np.float32)
-    augmentation = replace(augmentation, dataset=ANY_CLASS)
-    augmentation.augment_encoded(encoded(image), encoded(classes), draws, out, out_label)
+    augmentation = determined(replace(augmentation, dataset=ANY_CLASS), draws)
+    augmentation.apply(encoded(image), encoded(classes), None, out, out_label)
     return out, out_label.reshape(size // augmentation.stride, -1)
 
 
@@ -407,7 +417,7 @@ def test_a_crop_beside_a_thin_image_is_void():
     # Longer side 120 to 28: 8 pixels of the sample are 34, the image is row 17 of the frame.
     out, out_label = np.empty((3, 64, 64), np.float32), np.empty(64, np.float32)
     draws = SegmentationDraws(28, (20, 5), mirrored=False)
-    augmentation.augment_encoded(data, label, draws, out, out_label)
+    determined(augmentation, draws).apply(data, label, None, out, out_label)
     assert (out_label == 255).all()
     assert np.abs(out * STD).max() < 1 / 255
 
@@ -440,7 +450,7 @@ def test_stored_ids_become_class_ids(name):
     image, draws = random_image(90, 120), augmentation.draw(rng, (90, 120))
     out, out_label = np.empty((3, 64, 64), np.float32), np.empty(64, np.uint8)
     stored = encoded(encode_label(dataset, classes))
-    augmentation.augment_encoded(encoded(image), stored, draws, out, out_label)
+    determined(augmentation, draws).apply(encoded(image), stored, None, out, out_label)
     expected, expected_label = augmented_pair(augmentation, image, classes, draws)
     np.testing.assert_array_equal(out, expected)
     np.testing.assert_array_equal(out_label.reshape(8, 8), expected_label)
