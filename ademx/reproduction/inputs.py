@@ -10,7 +10,7 @@ from pathlib import Path
 from ademx.convert.layouts import RESNETS
 from ademx.errors import InputError, UserError
 from ademx.files import md5
-from ademx.labels import parse_label
+from ademx.labels import label_in, parse_label
 from ademx.published import RELEASED_FILES, Result
 from ademx.reproduction.recipes import RECIPES
 from iters.datasets import DATASETS, Dataset
@@ -213,11 +213,8 @@ def _newest_checkpoint(label: str, models: Path) -> Path | None:
     """Return the checkpoint of a label with the most epochs, released files apart."""
     epochs = {}
     for path in models.glob(f"{label}_ep-*.params"):
-        try:
-            parsed = parse_label(path)
-        except InputError:  # more than digits behind "ep-"
-            continue
-        if parsed.epoch is not None and path.name not in RELEASED_FILES:
+        parsed = label_in(path)  # none with more than digits behind "ep-"
+        if parsed and parsed.epoch is not None and path.name not in RELEASED_FILES:
             epochs[parsed.epoch] = path
     return epochs[max(epochs)] if epochs else None
 

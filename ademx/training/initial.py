@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from ademx import params
 from ademx.convert.files import Reading, read_weights
+from ademx.convert.layouts import is_head
 from ademx.errors import InputError
-from ademx.labels import Label, parse_label
+from ademx.labels import Label, label_in
 
 Array = npt.NDArray[np.float32]
 Shapes = Mapping[str, tuple[int, ...]]
 
-_HEAD = re.compile(r"(linear\d+|conv6a)_(weight|bias)")
 _LAST_BN = "bn7_"  # which trunks of other projects lack as a whole
 
 _log = logging.getLogger(__name__)
@@ -91,14 +91,13 @@ def load_weights(
         found = {
             name: value
             for name, value in found.items()
-            if not _HEAD.fullmatch(name) or shapes.get(name) == value.shape
+            if not is_head(name) or shapes.get(name) == value.shape
         }
         headless = not any(name.startswith(_LAST_BN) for name in found)
         new = [
             name
             for name in shapes
-            if name not in found
-            and (_HEAD.fullmatch(name) or (headless and name.startswith(_LAST_BN)))
+            if name not in found and (is_head(name) or (headless and name.startswith(_LAST_BN)))
         ]
     params.check_parameters(shapes, found, source=str(path), allow_missing=new)
     params.check_finite(found, source=str(path))
@@ -109,7 +108,4 @@ def load_weights(
 
 def same_label(path: Path, label: Label) -> bool:
     """Return whether a file's name says that it is a checkpoint of this label."""
-    try:
-        return str(parse_label(path)) == str(label)
-    except InputError:  # a name of the user's own
-        return False
+    return str(label_in(path)) == str(label)
