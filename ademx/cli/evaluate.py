@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,8 @@ def evaluate() -> None:
 def _options(options: type[EvaluationOptions]) -> shared.Decorator:
     """Add the options of a task."""
     return shared.together(
-        shared.from_class(options, _Files),
+        shared.from_class(options),
+        shared.as_object("files", _Files),
         shared.log_file,
         shared.without_effect(*_WITHOUT_EFFECT, flags=("--backward-do-mirror",)),
     )
@@ -84,13 +85,13 @@ def _options(options: type[EvaluationOptions]) -> shared.Decorator:
 
 @evaluate.command()
 @_options(ClassificationOptions)
-def classification(**arguments: Any) -> None:
+def classification(files: _Files, **arguments: Any) -> None:
     """Test a classifier: top-1 and top-5 error.
 
     Writes DIR/predictions/<scale>.npy, the (N, classes) probabilities, and for splits without
     labels DIR/submission.txt, five guesses a line.
     """
-    _run(ClassificationOptions, arguments)
+    _run(ClassificationOptions, files, arguments)
 
 
 @evaluate.command()
@@ -102,13 +103,13 @@ def classification(**arguments: Any) -> None:
     "bilateral_weight=4, bilateral_xy=67 pixels and bilateral_rgb=3 of 255 (neighbours alike in "
     "colour), gaussian_weight=3, gaussian_xy=1 pixel (close neighbours), iterations=10.",
 )
-def segmentation(**arguments: Any) -> None:
+def segmentation(files: _Files, **arguments: Any) -> None:
     """Test a segmentation network: pixel accuracy, mean accuracy, mean IoU, IoU by class.
 
     Writes DIR/labels/<image>.png in the dataset's own label ids and DIR/correct/<image>.png (127
     correct, 0 wrong, 255 void); for splits without labels DIR/submission/, what the server takes.
     """
-    _run(SegmentationOptions, arguments)
+    _run(SegmentationOptions, files, arguments)
 
 
 def scores_table(record: RunRecord) -> str:
@@ -127,19 +128,17 @@ def scores_table(record: RunRecord) -> str:
 
 
 def _segmentation_table(record: RunRecord) -> str:
-    mean_iou, mean_accuracy, pixel_accuracy = (
-        number(record.scores[name]) for name in ("mean_iou", "mean_accuracy", "pixel_accuracy")
-    )
+    scores = {name: number(score) for name, score in record.scores.items()}
     accuracies = record.class_accuracy or {}
     rows = [("class", "IoU %", "accuracy %")]
     rows += [
         (name, number(iou), number(accuracies.get(name)))
         for name, iou in (record.class_iou or {}).items()
     ]
-    rows.append(("mean", mean_iou, mean_accuracy))
-    lines = [aligned(rows), "", f"pixel accuracy  {pixel_accuracy} %"]
+    rows.append(("mean", scores["mean_iou"], scores["mean_accuracy"]))
+    lines = [aligned(rows), "", f"pixel accuracy  {scores['pixel_accuracy']} %"]
     counted = {"skip": "are left out of the means", "zero": "count 0"}[record.absent_classes]
-    lines.append(f"mean IoU        {mean_iou} %  (absent classes {counted})")
+    lines.append(f"mean IoU        {scores['mean_iou']} %  (absent classes {counted})")
     if record.published:
         for metric in record.published.values:
             name = METRIC_NAMES[metric]
@@ -152,23 +151,16 @@ def _segmentation_table(record: RunRecord) -> str:
     return "\n".join(lines)
 
 
-def _prepare(arguments: dict[str, Any]) -> _Files:
-    """Turn command-line arguments into those of the options class; return the other files."""
+def _complete(arguments: dict[str, Any]) -> None:
+    """Put the defaults that follow from the weights in place of None."""
+    weights = arguments["weights"][0]
     if arguments["test_scales"] is None:
-        label = chosen_label(arguments["model"], arguments["weights"][0])
+        label = chosen_label(arguments["model"], weights)
         ten = arguments.get("test_10crops", False)
         scale = default_test_scale(label, arguments["dataset"], test_10crops=ten)
         arguments["test_scales"] = (scale,)
     if arguments["output"] is None:
-        stem = arguments["weights"][0].stem
-        arguments["output"] = Path("output") / f"{stem}_{arguments['split']}"
-    files = _Files(*(arguments.pop(one.name) for one in fields(_Files)))
-    # A run that goes on writes what it has written before.
-    overwrite = arguments["overwrite"] or arguments["resume"]
-    shared.check_writable(
-        [files.json_file, files.report_file], overwrite=overwrite, made_later=arguments["output"]
-    )
-    return files
+        arguments["output"] = Path("output") / f"{weights.stem}_{arguments['split']}"
 
 
 def _crf_parameters(wanted: bool, text: str | None) -> CrfParameters | None:
@@ -181,29 +173,37 @@ def _crf_parameters(wanted: bool, text: str | None) -> CrfParameters | None:
 def submission_text(submission: Submission) -> str:
     """Return which file to send where, what it was found to hold, and what speaks against it."""
     rows = [
-        ("submission", printable(submission.path)),
+        ("submission", str(submission.path)),
         ("send it to", submission.server),
         ("it holds", submission.content),
         *(("but", warning) for warning in submission.warnings),
     ]
-    return "\n".join(f"{name:<12}{text}" for name, text in rows)
+    return aligned(rows, num_texts=2)
 
 
 def _run(
-    kind: type[ClassificationOptions | SegmentationOptions], arguments: dict[str, Any]
+    kind: type[ClassificationOptions | SegmentationOptions],
+    files: _Files,
+    arguments: dict[str, Any],
 ) -> None:
     """Test, then write and print what was found: first files, as stdout may have no reader."""
     from ademx.testing.evaluate import evaluate
 
-    files = _prepare(arguments)
+    _complete(arguments)
     try:
         if "crf" in arguments:
             arguments["crf"] = _crf_parameters(arguments["crf"], arguments.pop("crf_params"))
         options = kind(**arguments)
     except InputError as error:  # arguments that contradict each other
         raise click.UsageError(str(error)) from error
+    output = options.output
+    shared.check_writable(
+        [files.json_file, files.report_file],
+        overwrite=options.overwrite or options.resume,  # what has been written before
+        made_later=output,
+    )
     report = evaluate(options)
-    record, output = report.record, options.output
+    record = report.record
     shared.write_record(files.json_file, record.to_json())
     if files.report_file is not None:
         write_run_report(files.report_file, report)

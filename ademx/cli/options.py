@@ -214,19 +214,13 @@ def devices(command: Callable[..., Any]) -> Callable[..., Any]:
             share_cores(cpus)  # before MXNet is loaded
         return command(*positional, devices=chosen_devices(gpus, cpus), **arguments)
 
-    return together(
-        click.option(
-            "--gpus",
-            type=INTEGERS,
-            default=None,
-            help='GPUs to use, such as 0,1; "" for the CPU.  [default: the first GPU, if any]',
-        ),
-        click.option(
-            "--cpus",
-            type=click.IntRange(min=1),
-            help="Compute on the CPU, in so many contexts that share the images.",
-        ),
-    )(with_devices)
+    gpus_help = 'GPUs to use, such as 0,1; "" for the CPU.  [default: the first GPU, if any]'
+    cpus_help = "Compute on the CPU, in so many contexts that share the images."
+    added = (
+        ("gpus", "tuple[int, ...]", option(None, gpus_help)),
+        ("cpus", "int", option(None, cpus_help, least=1)),
+    )
+    return _options(added)(with_devices)
 
 
 # By the type of the field: of a value, and of what is told by several options.
