@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ademx.errors import InputError
+from ademx.text import first_few
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -274,10 +275,9 @@ def _check_classes(
     """Raise if any of the `values`, none of them a class, was found."""
     found = [f"{value} ({count} pixels)" for value, count in zip(values, counts) if count]
     if found:
-        shown = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
         raise InputError(
-            f"{name}: found {shown}, expected classes from 0 to {num_classes - 1}: "
-            "map the dataset's label ids to classes first"
+            f"{name}: found {first_few(found, shown=5)}, expected classes from 0 to "
+            f"{num_classes - 1}: map the dataset's label ids to classes first"
         )
 
 

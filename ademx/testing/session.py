@@ -31,6 +31,7 @@ from ademx.testing.checks import check_averageable, find_dataset, finite
 from ademx.testing.memory import state_memory
 from ademx.testing.options import EvaluationOptions
 from ademx.testing.record import LeftOut, Report, RunRecord, RunSettings, WeightsRead
+from ademx.text import first_few
 from ademx.versions import versions
 from iters import exif, transforms
 from iters.decode import BrokenImage, Size
@@ -260,14 +261,10 @@ class Session(RunInputs):
     def submission_is_due(self) -> bool:
         """Return whether a test split has a result for every image; log which ones have none."""
         if self.options.split == "test" and self._broken:
-            names = [str(sample) for sample in self._broken]
             _log.error(
-                "nothing is packed for a server: %d of %d images have no result: %s%s; go on by "
+                "nothing is packed for a server: %d of %d images have no result: %s; go on by "
                 "--resume once they are repaired",
-                len(names),
-                len(self.samples),
-                ", ".join(names[:10]),
-                ", …" if len(names) > 10 else "",
+                *(len(self._broken), len(self.samples), first_few(self._broken)),
             )
         return self.options.split == "test" and not self._broken
 

@@ -186,7 +186,7 @@ def pack_labels(
         raise MissingFile(
             f"{output / 'labels'}: nothing is packed for the server: {len(missing)} of "
             f"{len(samples)} images have no label image: "
-            f"{', '.join(str(sample) for sample in missing[:_MOST_SHOWN])}; make them by --resume"
+            f"{first_few(missing, shown=_MOST_SHOWN)}; make them by --resume"
         )
     (output / "submission").mkdir(exist_ok=True)
     path = output / "submission" / server.archive
@@ -362,7 +362,7 @@ def _faults(encoded: bytes, sample: Sample, server: _Server, rule: str) -> Itera
     least, greatest = server.values
     strange = np.unique(pixels[(pixels < least) | (pixels > greatest)])
     if strange.size:
-        found = ", ".join(map(str, strange[:_MOST_SHOWN].tolist()))
+        found = first_few(strange.tolist(), shown=_MOST_SHOWN)
         yield f"values {found}, expected {server.meaning} {least} to {greatest}"
 
 
