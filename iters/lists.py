@@ -81,18 +81,15 @@ def _look_for_samples(dataset: Dataset, root: Path, split: str) -> list[Sample]:
     pairs = _find_class_folders(dataset, root, split) if task == "classification" else []
     if pairs:
         return _make_samples(pairs)
-    instead = explain_files(dataset, root, split)
-    if instead:
-        raise MissingFile(f"no {split!r} split of {dataset.name} in {root}: {instead}")
     places = [layout.description] if layout else []
     places += _list_names(dataset, "<split>")
     places += ["<split>/<class>/*.JPEG"] if task == "classification" else []
-    raise MissingFile(
-        f"no {split!r} split of {dataset.name} in {root}: looked there for "
-        f"{', and for '.join(places).replace('<split>', split)}: "
+    instead = explain_files(dataset, root, split) or (
+        f"looked there for {', and for '.join(places).replace('<split>', split)}: "
         f"correct the root or the split, make the lists by `ademx data lists {dataset.name} "
         f"--root {shlex.quote(str(root))}`, or give one with --list-file"
     )
+    raise MissingFile(f"no {split!r} split of {dataset.name} in {root}: {instead}")
 
 
 def find_official_samples(dataset: Dataset, root: Path, split: str) -> list[Sample]:

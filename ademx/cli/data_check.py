@@ -57,7 +57,6 @@ def check(
         list_files={} if list_file is None else {splits[0]: list_file},
         quick=quick,
         expect_counts=expect_counts,
-        progress=True,
     )
     shared.write_record(json_file, _record(found))
     click.echo("\n".join(_text(found)))

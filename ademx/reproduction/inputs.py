@@ -124,7 +124,7 @@ def _has_split(dataset: Dataset, root: Path, split: str) -> bool:
 def _split_problems(dataset: Dataset, root: Path, split: str) -> tuple[str, ...]:
     from ademx.data.check.dataset import check_dataset
 
-    found = check_dataset(dataset, root, splits=[split], quick=True, progress=True).problems
+    found = check_dataset(dataset, root, splits=[split], quick=True).problems
     if not found:
         return ()
     lines = [": ".join(part for part in (one.path, one.detail) if part) for one in found[:_SHOWN]]

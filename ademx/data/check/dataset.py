@@ -9,7 +9,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ademx.compat import usable_cores
 from ademx.data.check.problems import Problem
@@ -23,9 +22,6 @@ from iters.find_dataset import get_dataset
 from iters.lists import find_samples, folder_names
 from iters.samples import Sample
 from iters.variants import explain_count, explain_files, explain_split_values
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 # Datasets whose splits are all that lies in a folder -> how the images' names end.
 _ENDINGS = {
@@ -74,7 +70,6 @@ def check_dataset(
     list_files: Mapping[str, str | Path] | None = None,
     quick: bool = False,
     expect_counts: bool = True,
-    progress: bool = False,
 ) -> DatasetCheck:
     """Return what is wrong with a dataset on disk.
 
@@ -90,7 +85,6 @@ def check_dataset(
         quick: open no image and no label: count them, look whether they are there, and compare
             names and class ids.
         expect_counts: whether a number of images other than the published one is a problem.
-        progress: show progress bars on stderr.
 
     Raises:
         ValueError: the dataset is unknown, or a YAML file that describes it is malformed.
@@ -100,7 +94,7 @@ def check_dataset(
     dataset = get_dataset(dataset) if isinstance(dataset, str) else dataset
     if not Path(root).is_dir():
         raise MissingFile(f"{root}: no such folder: give the root of {dataset.name}")
-    checker = _Checker(dataset, Path(root), quick=quick, progress=progress)
+    checker = _Checker(dataset, Path(root), quick=quick)
     checker.find_splits(splits, list_files or {})
     checker.check_lists(expect_counts=expect_counts)
     checker.check_files()
@@ -122,18 +116,14 @@ class _Tally:
 class _Checker:
     """Collects what is wrong, step by step."""
 
-    def __init__(self, dataset: Dataset, root: Path, *, quick: bool, progress: bool) -> None:
+    def __init__(self, dataset: Dataset, root: Path, *, quick: bool) -> None:
         self.found = DatasetCheck(dataset.name, root, quick)
         self._problems, self._remarks = self.found.problems, self.found.remarks
         self._dataset = dataset
         self._root = root
-        self._progress = progress
         self._splits: dict[str, list[Sample]] = {}
         self._folders = Folders({})
         self._digests: dict[str, bytes] = {}
-
-    def _bar(self, **options: Any) -> tqdm[Any]:
-        return progress_bar(leave=False, disable=not self._progress, **options)
 
     def find_splits(
         self, asked: Sequence[str] | None, list_files: Mapping[str, str | Path]
@@ -147,7 +137,7 @@ class _Checker:
         others = [split for split in known if is_walked and split not in splits]
         found: dict[str, list[Sample]] = {}
         absent = []
-        for split in self._bar(iterable=[*splits, *others], unit="split"):
+        for split in progress_bar(iterable=[*splits, *others], unit="split", leave=False):
             try:
                 found[split] = find_samples(
                     self._dataset, self._root, split, list_file=list_files.get(split)
@@ -246,7 +236,10 @@ class _Checker:
         examine = look_for_files if self.found.quick else partial(read_files, self._dataset)
         # Threads suffice: of 2 ms for a photograph they hold the interpreter for some 0.1 ms.
         examined = prefetched(jobs.values(), examine, threads=usable_cores() or 1)
-        with warnings.catch_warnings(), self._bar(total=len(jobs), unit="image") as bar:
+        with (
+            warnings.catch_warnings(),
+            progress_bar(total=len(jobs), unit="image", leave=False) as bar,
+        ):
             warnings.simplefilter("ignore")  # Pillow's, of odd metadata, tear the bar
             for (split, sample), found in examined:
                 self._note(sample, found, tallies[split])

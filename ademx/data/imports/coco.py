@@ -49,7 +49,7 @@ def _read(source: Path, options: CocoImportOptions) -> Source:
     pictures: list[Picture] = []
     labels: dict[str, None] = {}
     skipped: Counter[str] = Counter()
-    for path, said, split in zip(paths, _said_splits(paths), _splits(paths)):
+    for path, (said, split) in zip(paths, _splits(paths)):
         folders = [options.images] if options.images else _image_folders(path, said)
         index = read_annotations(path)
         try:
@@ -214,26 +214,25 @@ def _annotation_files(folder: Path) -> list[Path]:
     return instances or found
 
 
-def _said_splits(paths: Sequence[Path]) -> list[str]:
-    """Return what the splits are called by the files, or by their folders if all are alike."""
-    stems = [path.stem.replace("instances_", "") for path in paths]
-    are_alike = len(paths) > 1 and len(set(stems)) == 1
-    return [path.parent.name for path in paths] if are_alike else stems
+def _splits(paths: Sequence[Path]) -> list[tuple[str, str | None]]:
+    """Return what each file calls its split, or its folder if all files are alike, and the split.
 
-
-def _splits(paths: Sequence[Path]) -> list[str | None]:
-    """Return the split of each file: train, val or test if its name begins so and is alone."""
+    That is train, val or test if the name begins so and is alone; None of a single file.
+    """
+    said = [path.stem.replace("instances_", "") for path in paths]
     if len(paths) == 1:
-        return [None]
-    said = [re.sub(r"[^\w-]+", "-", name) for name in _said_splits(paths)]
-    short = [next((one for one in _SPLITS if name.startswith(one)), name) for name in said]
-    splits = [one if short.count(one) == 1 else name for one, name in zip(short, said)]
+        return [(said[0], None)]
+    if len(set(said)) == 1:
+        said = [path.parent.name for path in paths]
+    names = [re.sub(r"[^\w-]+", "-", name) for name in said]
+    short = [next((one for one in _SPLITS if name.startswith(one)), name) for name in names]
+    splits = [one if short.count(one) == 1 else name for one, name in zip(short, names)]
     if len(set(splits)) < len(splits):
         raise InputError(
             f"{', '.join(map(str, paths))}: expected a name of its own for each split: import one "
             "at a time"
         )
-    return list(splits)
+    return list(zip(said, splits))
 
 
 def _image_folders(path: Path, split: str) -> list[Path]:

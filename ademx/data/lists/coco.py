@@ -120,27 +120,25 @@ def plan_coco(request: Request) -> Plan:
     import_data_library("pycocotools.coco")
     lists: dict[str, Entries] = {}
     for split in request.dataset.splits:
-        parts = (_annotation_file(request.root, split), request.root / split)
+        parts = (
+            request.root / "annotations" / f"instances_{split}.json",
+            request.root / split,
+        )
         there = [part.exists() for part in parts]
         if all(there):
-            lists[split] = partial(_entries, request, split)
+            lists[split] = partial(_entries, request, split, parts[0])
         elif any(there):
             _log.warning("%s is left out: there is no %s", split, parts[there.index(False)])
     return Plan(lists)
 
 
-def _annotation_file(root: Path, split: str) -> Path:
-    return root / "annotations" / f"instances_{split}.json"
-
-
-def _entries(request: Request, split: str) -> list[Entry]:
-    """Return the samples of a split in the order of the images' ids.
+def _entries(request: Request, split: str, path: Path) -> list[Entry]:
+    """Return the samples of a split's annotation file in the order of the images' ids.
 
     Raises:
         ValueError: the annotation file is damaged.
         FileNotFoundError: images are missing.
     """
-    path = _annotation_file(request.root, split)
     stored_ids = category_ids(request.dataset.name)
     folder = request.root / ("labels20" if request.dataset.name == "coco20" else "labels81") / split
     coco = read_annotations(path)

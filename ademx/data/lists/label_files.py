@@ -139,18 +139,18 @@ def make_labels(
 def _results(
     make: Callable[[_Task], _Done], tasks: Sequence[_Task], *, jobs: int
 ) -> Iterator[_Done]:
-    if jobs == 1 or len(tasks) < _FEW:
-        yield from map(make, tasks)
-        return
-    # Not by fork, which copies a process in which other threads may hold locks.
-    context = multiprocessing.get_context("spawn")
-    try:
-        pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare_process)
-    except OSError as error:
-        _log.warning(
-            "no semaphores, which Linux keeps in /dev/shm (%s): one process makes the labels",
-            error.strerror,
-        )
+    pool = None
+    if jobs > 1 and len(tasks) >= _FEW:
+        # Not by fork, which copies a process in which other threads may hold locks.
+        context = multiprocessing.get_context("spawn")
+        try:
+            pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare_process)
+        except OSError as error:
+            _log.warning(
+                "no semaphores, which Linux keeps in /dev/shm (%s): one process makes the labels",
+                error.strerror,
+            )
+    if pool is None:
         yield from map(make, tasks)
         return
     try:

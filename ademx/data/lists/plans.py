@@ -111,13 +111,11 @@ class Request:
 
     def not_found(self, what: str) -> MissingFile:
         """Return the error for a distribution that is not in the root, or in another form."""
-        instead = explain_files(self.dataset, self.root, by_lists=True)
-        if instead:
-            return MissingFile(f"{what} of {self.dataset.name} in {self.root}: {instead}")
-        return MissingFile(
-            f"{what} of {self.dataset.name} in {self.root}: looked there for "
-            f"{'; '.join(self.dataset.layout)}: correct --root, or unpack the official files there"
+        instead = explain_files(self.dataset, self.root, by_lists=True) or (
+            f"looked there for {'; '.join(self.dataset.layout)}: correct --root, or unpack the "
+            "official files there"
         )
+        return MissingFile(f"{what} of {self.dataset.name} in {self.root}: {instead}")
 
 
 def check_files(paths: Iterable[Path], request: Request) -> None:
