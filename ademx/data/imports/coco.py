@@ -118,10 +118,10 @@ class _File:
             raise MissingFile(f"{said}: no such image in {places}: --images says where they are")
         try:
             sides = {"height": image.get("height"), "width": image.get("width")}
-            fit = fits(read_file(path), **sides, rule=self.rule)
+            size, orientation, turned = fits(read_file(path), **sides, rule=self.rule)
         except InputError as error:
             raise InputError(f"{path} {error}") from None
-        annotations = tuple(_drawable(self.index.imgToAnns[image["id"]], fit.size, skipped))
+        annotations = tuple(_drawable(self.index.imgToAnns[image["id"]], size, skipped))
         parts = PurePosixPath(said.replace("\\", "/")).parts
         inner = [part for part in parts if part not in ("/", "..") and ":" not in part]
         name = PurePosixPath(self.split or "", *inner).with_suffix("").as_posix()
@@ -130,9 +130,10 @@ class _File:
             file=path,
             read=partial(read_file, path),
             suffix=path.suffix,
-            fit=fit,
+            orientation=orientation,
+            turned=turned,
             counts=Counter(self.names[one["category_id"]] for one in annotations),
-            labelled=partial(self._labelled, fit.size, annotations),
+            labelled=partial(self._labelled, size, annotations),
             split=self.split,
         )
 

@@ -229,7 +229,7 @@ def _read_picture(file: Path, folder: Path, rule: str, skipped: Counter[str]) ->
     try:
         encoded = _embedded(file, content) if path is None else read()
         sides = {"height": content.get("imageHeight"), "width": content.get("imageWidth")}
-        fit = fits(encoded, **sides, rule=rule)
+        size, orientation, turned = fits(encoded, **sides, rule=rule)
     except InputError as error:
         raise InputError(f"{file}: its image {path or '(embedded)'} {error}") from None
     suffix = _embedded_suffix(encoded) if path is None else path.suffix
@@ -240,9 +240,10 @@ def _read_picture(file: Path, folder: Path, rule: str, skipped: Counter[str]) ->
         file=path,
         read=read,
         suffix=suffix,
-        fit=fit,
+        orientation=orientation,
+        turned=turned,
         counts=Counter(shape.label for shape in shapes),
-        labelled=partial(LabelmeLabel, *fit.size, shapes),
+        labelled=partial(LabelmeLabel, *size, shapes),
     )
 
 

@@ -17,7 +17,7 @@ from ademx.data.lists.write import UNLISTABLE, is_listable
 from ademx.errors import InputError, UserError
 from ademx.iteration import prefetched, progress_bar
 from iters import exif
-from iters.decode import decode_image, image_size, sample_size
+from iters.decode import Size, decode_image, image_size, sample_size
 
 _log = logging.getLogger(__name__)
 
@@ -29,21 +29,6 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How a label lies on its image.
-
-    Attributes:
-        size: of the label, height and width, pixels.
-        orientation: the image's by its EXIF data; 1 is upright.
-        turned: whether the image is set upright for it.
-    """
-
-    size: tuple[int, int]
-    orientation: int
-    turned: bool
-
-
-@dataclass(frozen=True)
 class Picture:
     """An annotated image.
 
@@ -52,7 +37,8 @@ class Picture:
         file: the image's file; None where its bytes come from elsewhere.
         read: returns the encoded image.
         suffix: of its file, such as ".jpg".
-        fit: how its label lies on it.
+        orientation: by its EXIF data; 1 is upright.
+        turned: whether it is set upright, as its label is.
         counts: number of shapes of each label.
         labelled: returns what the label image is made from.
         split: None where the import splits.
@@ -62,7 +48,8 @@ class Picture:
     file: Path | None
     read: Callable[[], bytes]
     suffix: str
-    fit: Fit
+    orientation: int
+    turned: bool
     counts: Mapping[str, int]
     labelled: Callable[[Classes], LabelSource]
     split: str | None = None
@@ -70,7 +57,7 @@ class Picture:
     @property
     def file_name(self) -> str:
         """Its path in the dataset; what is set upright is saved anew, as JPEG or as PNG."""
-        is_kept = not self.fit.turned or self.suffix.lower() in JPEG_SUFFIXES
+        is_kept = not self.turned or self.suffix.lower() in JPEG_SUFFIXES
         return f"{self.name}{self.suffix if is_kept else '.png'}"
 
 
@@ -167,8 +154,8 @@ def find_image(said: str, folders: Sequence[Path]) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def fits(encoded: bytes, *, height: Any, width: Any, rule: str) -> Fit:
-    """Return how an image's label lies on it.
+def fits(encoded: bytes, *, height: Any, width: Any, rule: str) -> tuple[Size, int, bool]:
+    """Return the size of an image's label, its EXIF orientation, and whether it is set upright.
 
     Args:
         encoded: the image's file.
@@ -193,7 +180,7 @@ def fits(encoded: bytes, *, height: Any, width: Any, rule: str) -> Fit:
             f"is {_pixels(size)} pixels (height × width), its annotations are of "
             f"{_pixels(stated)}: {why}"
         )
-    return Fit(size, exif.orientation(encoded), turned)
+    return size, exif.orientation(encoded), turned
 
 
 def _pixels(size: tuple[int, int]) -> str:

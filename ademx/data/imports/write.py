@@ -190,7 +190,7 @@ def import_dataset(read: Callable[[], Source], options: ImportOptions) -> Import
         {split: len(pictures) for split, pictures in splits.items()},
         rows,
         dict(source.skipped),
-        sum(picture.fit.turned for picture in source.pictures),
+        sum(picture.turned for picture in source.pictures),
         sum(not picture.counts for picture in source.pictures),
     )
 
@@ -249,11 +249,11 @@ def _write_images(entries: Sequence[Entry], pictures: Sequence[Picture], link: b
     with progress_bar(total=len(pictures), desc="images", unit="image") as bar:
         for entry, picture in zip(entries, pictures):
             entry.image.parent.mkdir(parents=True, exist_ok=True)
-            if link and picture.file is not None and not picture.fit.turned:
+            if link and picture.file is not None and not picture.turned:
                 entry.image.symlink_to(picture.file.absolute())
             else:
                 encoded = picture.read()
-                if picture.fit.turned:
+                if picture.turned:
                     encoded = _upright(encoded, entry.image.suffix)
                 entry.image.write_bytes(encoded)
             bar.update()
@@ -296,7 +296,7 @@ def _warn_of_untrained(rows: Sequence[LabelCount], classes: Classes, *, is_drawn
 
 def _warn_of_turns(pictures: Sequence[Picture]) -> None:
     """Tell of images that viewers turn and whose annotations were taken for the stored ones."""
-    kept = [one.name for one in pictures if one.fit.orientation != 1 and not one.fit.turned]
+    kept = [one.name for one in pictures if one.orientation != 1 and not one.turned]
     if kept:
         _log.warning(
             "images taken as they are stored, though their EXIF data turn them: %d (%s): look at "
