@@ -14,7 +14,6 @@ from ademx.errors import InputError
 from ademx.labels import chosen_label
 from ademx.options import option
 from ademx.published import METRIC_NAMES
-from ademx.reports.page import write_run_report
 from ademx.testing.cityscapes import score_tables
 from ademx.testing.crf import CrfParameters, parse_crf_parameters
 from ademx.testing.options import (
@@ -206,6 +205,8 @@ def _run(
     record = report.record
     shared.write_record(files.json_file, record.to_json())
     if files.report_file is not None:
+        from ademx.reports.page import write_run_report
+
         write_run_report(files.report_file, report)
     click.echo(scores_table(record))
     if report.submission is not None:
