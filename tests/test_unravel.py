@@ -132,17 +132,17 @@ def test_sums_by_length_are_those_of_all_paths_one_by_one(name, backend, inputs)
     pytest.importorskip(backend)
     layers = layers_of(NETWORKS[name])
     parameters = parameters_of(layers)
-    *_, found = split(layers, parameters, *inputs, backend)
+    _, (lengths, _) = split(layers, parameters, *inputs, backend)
     units = int(name[0])
     expected = [0] * (units + 1)
     for path in all_paths(units):
         expected[sum(path)] += gradient_of(layers, parameters, *inputs, path)
-    assert len(found.lengths) == units + 1
-    for ours, theirs in zip(found.lengths, expected):
+    assert len(lengths) == units + 1
+    for ours, theirs in zip(lengths, expected):
         assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
     whole = gradient_of(layers, parameters, *inputs)
     tolerance = 1e-6 if backend == "torch" else 1e-5  # float64 and float32
-    assert np.abs(sum(found.lengths) - whole).max() <= tolerance * np.abs(whole).max()
+    assert np.abs(sum(lengths) - whole).max() <= tolerance * np.abs(whole).max()
 
 
 def all_paths(units):

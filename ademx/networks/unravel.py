@@ -46,25 +46,19 @@ class Segment:
         name: of the block, such as "res4b1", or of the last layer.
         layers: in order of computation, without the addition.
         data: name of what it reads.
-        branch: name of a branch's output; "" for what is no unit.
-        shortcut: name of the shortcut's output, which is `data` where that is the identity.
+        outputs: names of what is added up to its output: the branch's and the shortcut's, which is
+            `data` where that is the identity; of what is no unit, its own alone.
     """
 
     name: str
     layers: tuple[Layer, ...]
     data: str
-    branch: str = ""
-    shortcut: str = ""
+    outputs: tuple[str, ...]
 
     @property
     def is_unit(self) -> bool:
         """Whether there are two ways through it."""
-        return bool(self.branch)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The names of what is added up to its output."""
-        return (self.branch, self.shortcut) if self.is_unit else (self.name,)
+        return len(self.outputs) > 1
 
     def layers_of(self, output: str) -> tuple[Layer, ...]:
         """Return the layers that one of the outputs depends on."""
@@ -112,7 +106,7 @@ def cut(layers: Sequence[Layer]) -> tuple[Segment, ...]:
     def close() -> None:
         if between:
             last, first = between[-1].name, between[0].inputs[0]
-            segments.append(Segment(last, tuple(between), first))
+            segments.append(Segment(last, tuple(between), first, (last,)))
             between.clear()
 
     for _, group in groupby(without_dropout(layers[:-1]), key=lambda layer: layer.block):
@@ -122,7 +116,7 @@ def cut(layers: Sequence[Layer]) -> tuple[Segment, ...]:
             close()
             place = block.index(addition)
             unit = tuple(block[:place])
-            segments.append(Segment(addition.name, unit, unit[0].inputs[0], *addition.inputs))
+            segments.append(Segment(addition.name, unit, unit[0].inputs[0], addition.inputs))
             block = block[place + 1 :]
         between += block
     close()
@@ -137,19 +131,6 @@ def run(engine: Engine, segments: Sequence[Segment], data: Array) -> list[Array]
 def through(engine: Engine, data: Array, segment: Segment) -> Array:
     """Return a segment's output."""
     return reduce(add, (engine.forward(segment, data, output) for output in segment.outputs))
-
-
-@dataclass(frozen=True)
-class Split:
-    """The gradient of a loss, split by length.
-
-    Attributes:
-        lengths: of each length from 0 on, with respect to the first unit's input, (N, C, H, W).
-        received: unit -> what its branch's output receives along all paths, the norm, (N,).
-    """
-
-    lengths: tuple[Array, ...]
-    received: dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -168,8 +149,13 @@ class Backward:
     values: Sequence[Array]
     gradient: Array
 
-    def by_length(self) -> Split:
-        """Return the gradient, split by length exactly."""
+    def by_length(self) -> tuple[list[Array], dict[str, Array]]:
+        """Return the gradient, split by length exactly, and what units receive of it.
+
+        Returns:
+            The gradient of each length from 0 on, (N, C, H, W); and for each unit what its branch's
+            output receives along all paths, the norm, (N,).
+        """
         lengths = [self.gradient]
         received = {}
         for segment, data in self._steps():
@@ -182,7 +168,7 @@ class Backward:
             )
             # What a length passes along the shortcut, and the one before along the branch.
             lengths = [next(same), *map(add, same, longer), next(longer)]
-        return Split(tuple(lengths), dict(reversed(received.items())))
+        return lengths, dict(reversed(received.items()))
 
     def whole(self) -> Array:
         """Return the ordinary gradient."""
@@ -217,7 +203,7 @@ class Backward:
             left -= 1
             ends = dict.fromkeys(path[left:] for path in paths)
             further: dict[Path, Array] = {}
-            for taken, output in ((True, segment.branch), (False, segment.shortcut)):
+            for taken, output in zip((True, False), segment.outputs):
                 chosen = [end for end in ends if end[0] is taken]
                 gradients = (walked[end[1:]] for end in chosen)
                 further |= zip(chosen, self.engine.pull(segment, data, gradients, output))
@@ -285,7 +271,7 @@ def without_each_branch(
     """
     for index, (segment, data) in enumerate(zip(segments, values)):
         if segment.is_unit:
-            data = engine.forward(segment, data, segment.shortcut)
+            data = engine.forward(segment, data, segment.outputs[1])
             yield (segment.name,), reduce(partial(through, engine), segments[index + 1 :], data)
 
 

@@ -106,11 +106,11 @@ class _Measures:
         classes = _filled(finite(scores, self._weights), targets)
         losses, errors, gradient = loss_and_gradient(scores, classes)
         back = unravel.Backward(engine, segments, values, gradient)
-        split, whole = back.by_length(), back.whole()
+        (lengths, received), whole = back.by_length(), back.whole()
         norm = unravel.norms(whole)
-        difference = unravel.norms(sum(split.lengths[1:], start=split.lengths[0]) - whole)
+        difference = unravel.norms(sum(lengths[1:], start=lengths[0]) - whole)
         of_images = {
-            **split.received,
+            **received,
             "loss": losses,
             "error": errors,
             "gradient_norm": norm,
@@ -118,7 +118,7 @@ class _Measures:
         }
         for name, numbers in of_images.items():
             self._of_images[name] += numbers.tolist()
-        self._norms += list(np.stack([unravel.norms(one) for one in split.lengths], axis=1))
+        self._norms += list(np.stack([unravel.norms(one) for one in lengths], axis=1))
         self._bar.update(len(images) * len(self._units))
         for row in range(len(images)):
             paths = self._paths[number + row]
