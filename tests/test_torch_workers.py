@@ -153,10 +153,10 @@ def test_mxnet_is_not_taken_for_workers_that_it_does_not_know(
 def test_one_task_of_slurm_trains_by_mxnet_and_so_do_those_with_roles(monkeypatch):
     monkeypatch.setenv("SLURM_PROCID", "0")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    check_backend("mxnet", Devices(), precision="float32")
+    check_backend("mxnet", "mxnet", Devices(), precision="float32")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     monkeypatch.setenv("DMLC_ROLE", "worker")  # of tools/slurm_train.sh
-    check_backend("mxnet", Devices(), precision="float32")
+    check_backend("mxnet", "mxnet", Devices(), precision="float32")
 
 
 def test_a_gpu_or_an_address_that_is_not_there_is_named(monkeypatch):

@@ -75,18 +75,17 @@ def resolve_backend(
     return "torch" if on_torch else "mxnet"
 
 
-def check_backend(backend: str, devices: Devices, *, precision: str) -> None:
-    """Say which backend is taken where none is named, and that it can compute what is wanted.
+def check_backend(backend: str, engine: str, devices: Devices, *, precision: str) -> None:
+    """Say which engine a backend is where none is named, and that it can compute what is wanted.
 
     Raises:
         InputError: it has not the precision or the devices, or it is MXNet, which does not know of
             the workers that torchrun or srun has started.
         MissingDependency: it is not installed.
     """
-    chosen = resolve_backend(backend, devices, precision=precision)
     if backend == "auto":
-        _log.info("--backend auto: %s computes", {"mxnet": "MXNet", "torch": "PyTorch"}[chosen])
-    if chosen == "torch":
+        _log.info("--backend auto: %s computes", {"mxnet": "MXNet", "torch": "PyTorch"}[engine])
+    if engine == "torch":
         import_torch()
     else:
         launcher, count = _other_launcher(os.environ)

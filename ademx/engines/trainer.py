@@ -120,9 +120,9 @@ class Trainer(ABC):
 
     def __init__(
         self,
+        *,
         optimizer: str,
         optimizer_params: Mapping[str, Any],
-        *,
         workers: Any,
         precision: str = "float32",
         backward_do_mirror: bool = False,
@@ -130,6 +130,7 @@ class Trainer(ABC):
     ) -> None:
         self._workers, self._precision, self._mirror = workers, precision, backward_do_mirror
         self._is_scaled = precision == "float16" if scale_loss is None else scale_loss
+        self._optimizer_name, self._optimizer_params = optimizer, optimizer_params
         self._schedule = optimizer_params["lr_scheduler"]
         # MXNet's SGD counts an update before it asks for the rate; TorchNesterov after.
         self._counts_first = optimizer == "sgd"

@@ -230,17 +230,14 @@ def _failure(
     workers: Sequence[subprocess.Popen[str]], services: Sequence[subprocess.Popen[str]]
 ) -> int:
     """Return the exit status of a process that ended as it should not have; 0 if none has."""
-    failed = [(worker.returncode, rank) for rank, worker in enumerate(workers) if worker.poll()]
-    if failed:
-        # One that was killed comes first: others may have failed because it is gone.
-        for status, rank in sorted(failed):
-            _log.error("worker %d ended: %s", rank, _ending(status))
-        return _status(min(failed)[0])
-    for service in services:
-        if service.poll():  # with 0 it ends by itself, once the last worker has said goodbye
-            _log.error("a KVStore server ended: %s", _ending(service.returncode))
-            return _status(service.returncode)
-    return 0
+    failed = [(one.returncode, f"worker {rank}") for rank, one in enumerate(workers) if one.poll()]
+    # With 0 a service ends by itself, once the last worker has said goodbye.
+    failed = failed or [(one.returncode, "a KVStore server") for one in services if one.poll()][:1]
+    # One that was killed comes first: others may have failed because it is gone.
+    for status, name in sorted(failed):
+        _log.error("%s ended: %s", name, _ending(status))
+    status, _ = min(failed, default=(0, ""))
+    return status if status >= 0 else 128 - status
 
 
 def _wait(
@@ -252,10 +249,6 @@ def _wait(
         if all(process.poll() is not None for process in processes):
             return
         time.sleep(_POLL_SECONDS)
-
-
-def _status(returncode: int) -> int:
-    return returncode if returncode >= 0 else 128 - returncode
 
 
 def _ending(returncode: int) -> str:

@@ -86,7 +86,7 @@ def train(options: TrainOptions) -> TrainReport:
 
     Source: SPEC §4; ademxapp:iclass/ilsvrc.py and issegm/voc.py.
     """
-    check_backend(options.backend, options.devices, precision=options.precision)
+    check_backend(options.backend, options.engine, options.devices, precision=options.precision)
     if options.tensorboard:
         writer_class(options.tensorboard)
     with ExitStack() as stack:

@@ -14,7 +14,7 @@ class Interrupted(BaseException):
     """A signal to stop has come while something was waited for."""
 
 
-class StopSignal:
+class StopSignal(ExitStack):
     """Records SIGTERM, SIGHUP and Ctrl-C, whose second interrupts at once. A context manager.
 
     Args:
@@ -26,20 +26,17 @@ class StopSignal:
     """
 
     def __init__(self, patience: float) -> None:
+        super().__init__()
         self.number: int | None = None
         self.agreed = False
         self._patience = patience
         self._is_due = self._is_waiting = False
-        self._handlers = ExitStack()
 
     def __enter__(self) -> StopSignal:
-        self._handlers.enter_context(handled(stopping_signals(), self._record_signal))
-        self._handlers.enter_context(handled([signal.SIGALRM], self._end_waiting))
-        self._handlers.callback(signal.setitimer, signal.ITIMER_REAL, 0)
+        self.enter_context(handled(stopping_signals(), self._record_signal))
+        self.enter_context(handled([signal.SIGALRM], self._end_waiting))
+        self.callback(signal.setitimer, signal.ITIMER_REAL, 0)
         return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._handlers.close()
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:

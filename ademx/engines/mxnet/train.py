@@ -124,9 +124,7 @@ class MxnetTrainer(Trainer):
         devices: each gets an equal share of a batch.
         data_shape: (N, 3, H, W) of a batch over all devices.
         values: the parameters and moving statistics to start from, by name.
-        optimizer: see :class:`Trainer`.
-        optimizer_params: see there.
-        options: the others of it.
+        options: those of :class:`Trainer`.
 
     Raises:
         ValueError: a scaled loss with asynchronous servers, which update before anyone has seen
@@ -140,11 +138,9 @@ class MxnetTrainer(Trainer):
         devices: Devices,
         data_shape: tuple[int, ...],
         values: Arrays,
-        optimizer: str,
-        optimizer_params: Mapping[str, Any],
         **options: Any,
     ) -> None:
-        super().__init__(optimizer, optimizer_params, **options)
+        super().__init__(**options)
         precision = self._precision
         self._graph = graph if precision == "float32" else _low_precision(graph, precision)
         self._contexts = mxnet_contexts(devices)
@@ -157,11 +153,11 @@ class MxnetTrainer(Trainer):
                 "that overflow; use float32 or --kvstore dist_sync"
             )
         self._scaler = LossScaler() if self._is_scaled else None
-        self._rescale = optimizer_params["rescale_grad"]
+        self._rescale = self._optimizer_params["rescale_grad"]
         self._bind({name: mx.nd.array(value) for name, value in values.items()})
         names = dict(enumerate(self._arrays.param_names))
         self._optimizer = mx.optimizer.create(
-            optimizer, sym=graph, param_idx2name=names, **optimizer_params
+            self._optimizer_name, sym=graph, param_idx2name=names, **self._optimizer_params
         )
         self._optimizer.rescale_grad = self._rescale / self.loss_scale
         self._updaters = [mx.optimizer.get_updater(self._optimizer) for _ in self._contexts]

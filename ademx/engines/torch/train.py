@@ -37,9 +37,7 @@ class TorchTrainer(Trainer):
         devices: each gets an equal share of a batch and has its own statistics; contexts of the
             CPU compute one share after the other.
         values: the parameters and moving statistics to start from, by name.
-        optimizer: see :class:`Trainer`.
-        optimizer_params: see there.
-        options: the others of it.
+        options: those of :class:`Trainer`.
     """
 
     def __init__(
@@ -49,11 +47,9 @@ class TorchTrainer(Trainer):
         learning: Learning,
         devices: Devices,
         values: Arrays,
-        optimizer: str,
-        optimizer_params: Mapping[str, Any],
         **options: Any,
     ) -> None:
-        super().__init__(optimizer, optimizer_params, **options)
+        super().__init__(**options)
         places = _places(devices)
         _prepare(places)
         self.goes_ahead = bool(devices.gpus)
@@ -80,8 +76,8 @@ class TorchTrainer(Trainer):
         if self._workers.count > 1:
             self._workers.share(list(first.parameters.values()))
             self._share_weights()
-        rule = {name: value for name, value in optimizer_params.items() if name != "lr_scheduler"}
-        nesterov = optimizer == "TorchNesterov"
+        rule = {n: value for n, value in self._optimizer_params.items() if n != "lr_scheduler"}
+        nesterov = self._optimizer_name == "TorchNesterov"
         self._updates = Updates(first.parameters, learning, nesterov=nesterov, **rule)
         self._scaler = LossScaler() if self._is_scaled else None
 
