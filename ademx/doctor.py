@@ -79,7 +79,7 @@ def examine() -> Report:
     libraries = load_libraries() if wheels[GPU_WHEEL] else ()
     gpus, driver = find_gpus(), driver_cuda_version()
     gpu_problems = list(_gpu_problems(gpus, wheels=wheels))
-    mx, problems = _tried("MXNet", _load_mxnet, "mxnet==1.9.1")
+    mx, problems = _tried("MXNet", _load_mxnet, "--no-deps mxnet==1.9.1")
     if gpu_problems and not any(gpu.runs_mxnet for gpu in gpus) and not any(wheels.values()):
         problems = []  # its cure would be to install it
     has_torch = installed_version("torch")
@@ -132,7 +132,7 @@ def _tried(
         what, _, cure = str(error).rpartition(": ")
         return None, [Problem(what, cure)]
     except Exception as error:  # whatever a broken installation raises is the finding
-        cure = f"run `pip install --force-reinstall --no-deps {requirement}`"
+        cure = f"run `pip install --force-reinstall {requirement}`"
         return None, [Problem(f"{name} does not work ({type(error).__name__}: {error})", cure)]
 
 

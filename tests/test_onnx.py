@@ -20,6 +20,7 @@ from ademx.compat import import_mxnet
 from ademx.convert import split
 from ademx.convert.files import NetworkWeights
 from ademx.convert.onnx import FILE_VERSION, OPSET, build_model, read_onnx, write_onnx
+from ademx.convert.writing import convert
 from ademx.devices import Devices
 from ademx.engines.onnx.predict import OnnxPredictor
 from ademx.labels import parse_label
@@ -214,6 +215,18 @@ def test_convert_command(tmp_path):
     assert "exists: choose another name" in run(main, arguments).stderr
     assert run(main, [*arguments, "--overwrite", "--input", "free"]).exit_code == 0
     assert OnnxPredictor.from_onnx(target, devices=Devices()).input_size is None
+
+
+def test_the_label_is_the_source_s_or_the_target_s(tmp_path):
+    source = tmp_path / "mine.params"
+    params.save(source, *random_parameters(VOC))
+    with pytest.raises(ValueError, match=r"mine\.params: its name is no model label: give --label"):
+        convert(source, tmp_path / "x.onnx")
+    assert not (tmp_path / "x.onnx").exists()
+    assert str(convert(source, tmp_path / f"{VOC}.onnx")) == VOC
+    named = source.rename(tmp_path / f"{VOC}_ep-0001.params")
+    assert str(convert(named, tmp_path / "x.onnx")) == VOC
+    assert read_onnx(tmp_path / "x.onnx").metadata["label"] == VOC
 
 
 @pytest.mark.parametrize(

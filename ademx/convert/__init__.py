@@ -1,7 +1,8 @@
 """Weights in PyTorch: other projects' parameter names, other file kinds, a twin of the graphs.
 
-:func:`to_torch` and :func:`from_torch` rename; `ademx.convert.files` reads and writes `.params`,
-`.pth` and `.safetensors`; `ademx.convert.torch_model` builds networks. Nothing here needs MXNet.
+:func:`to_torch` and :func:`from_torch` rename; `ademx.convert.files` reads files of weights,
+`ademx.convert.writing` writes them; `ademx.convert.torch_model` builds networks. Nothing here
+needs MXNet.
 
     arg_params, aux_params = ademx.params.load("ilsvrc-cls_rna-a1_cls1000_ep-0001.params")  # numpy
     network = ademx.convert.torch_model.build("ilsvrc-cls_rna-a1_cls1000")  # returns scores
