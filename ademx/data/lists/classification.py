@@ -35,12 +35,12 @@ class _Files:
     """What was found of the distribution.
 
     Attributes:
-        root: its folder.
+        request: where it was looked for.
         base: folder of train, val and test.
         devkit_ids: the development kit's ILSVRC2012_ID of each synset; empty without the kit.
     """
 
-    root: Path
+    request: Request
     base: Path
     devkit_ids: dict[str, int]
 
@@ -54,7 +54,7 @@ def plan_ilsvrc(request: Request) -> Plan:
         MissingDependency: the development kit is there and scipy is not installed.
     """
     files = _find_files(request)
-    classes = _find_classes(files, request)
+    classes = _find_classes(files)
     synsets = _find_synsets(files) if request.options.class_ids else classes
     if len(classes) != request.dataset.num_classes:
         _log.warning(
@@ -65,12 +65,10 @@ def plan_ilsvrc(request: Request) -> Plan:
     texts = {}
     if synsets and set(synsets) <= set(files.devkit_ids):
         texts["class_ids.txt"] = "".join(f"{files.devkit_ids[name]}\n" for name in synsets)
-    return Plan(_find_entries(files, ids, request), texts)
+    return Plan(_find_entries(files, ids), texts)
 
 
-def _find_entries(
-    files: _Files, classes: dict[str, int], request: Request
-) -> dict[str, list[Entry]]:
+def _find_entries(files: _Files, classes: dict[str, int]) -> dict[str, list[Entry]]:
     """Return the samples of each split that is there."""
     train, val, test = (files.base / split for split in ("train", "val", "test"))
     entries = {}
@@ -80,7 +78,7 @@ def _find_entries(
             Entry(path, label) for name, label in bar for path in images_in(train / name)
         ]
     if val.is_dir():
-        entries["val"] = _val_entries(val, files, classes, request)
+        entries["val"] = _val_entries(val, files, classes)
     if test.is_dir():
         _log.info("test.lst: the labels are not public: it has 0 in their place")
         entries["test"] = [Entry(path, 0) for path in images_in(test)]
@@ -96,7 +94,7 @@ def _find_files(request: Request) -> _Files:
     if not bases:
         raise request.not_found("neither train nor val")
     meta = root / _DEVKIT / "meta.mat"
-    return _Files(root, bases[0], _read_meta(meta) if meta.is_file() else {})
+    return _Files(request, bases[0], _read_meta(meta) if meta.is_file() else {})
 
 
 def _read_meta(path: Path) -> dict[str, int]:
@@ -115,8 +113,9 @@ def _read_meta(path: Path) -> dict[str, int]:
         ) from error
 
 
-def _find_classes(files: _Files, request: Request) -> list[str]:
+def _find_classes(files: _Files) -> list[str]:
     """Return the names of the classes' folders, the synsets, in the order of their class ids."""
+    request = files.request
     if request.options.class_ids is not None:
         return _read_classes(request.options.class_ids, files)
     for split in ("train", "val"):
@@ -133,7 +132,7 @@ def _find_synsets(files: _Files) -> list[str]:
     """Return the synsets that the development kit or Kaggle's list has, sorted; none without."""
     if files.devkit_ids:
         return sorted(files.devkit_ids)
-    mapping = files.root / "LOC_synset_mapping.txt"  # Kaggle's
+    mapping = files.request.root / "LOC_synset_mapping.txt"  # Kaggle's
     return sorted(line.split()[0] for line in read_lines(mapping)) if mapping.is_file() else []
 
 
@@ -153,16 +152,14 @@ def _read_classes(path: Path, files: _Files) -> list[str]:
     return names
 
 
-def _val_entries(
-    folder: Path, files: _Files, classes: dict[str, int], request: Request
-) -> list[Entry]:
+def _val_entries(folder: Path, files: _Files, classes: dict[str, int]) -> list[Entry]:
     """Return val's samples, from a folder for each class or from one for all of them."""
     names = folder_names(folder)
     if names:
         origin = folder
         pairs = [(path, name) for name in names for path in images_in(folder / name)]
     else:
-        origin, truth = _read_truth(files, request)
+        origin, truth = _read_truth(files)
         pairs = [(path, truth.get(path.stem, "")) for path in images_in(folder)]
     for path, name in pairs:
         if name not in classes:
@@ -173,10 +170,10 @@ def _val_entries(
     return [Entry(path, classes[name]) for path, name in pairs]
 
 
-def _read_truth(files: _Files, request: Request) -> tuple[Path, dict[str, str]]:
+def _read_truth(files: _Files) -> tuple[Path, dict[str, str]]:
     """Return where val's truth was found, and the synset of each image's name."""
-    ground_truth = files.root / _DEVKIT / "ILSVRC2012_validation_ground_truth.txt"
-    solution = files.root / "LOC_val_solution.csv"  # Kaggle's
+    ground_truth = files.request.root / _DEVKIT / "ILSVRC2012_validation_ground_truth.txt"
+    solution = files.request.root / "LOC_val_solution.csv"  # Kaggle's
     if files.devkit_ids and ground_truth.is_file():
         synsets = {str(number): name for name, number in files.devkit_ids.items()}
         return ground_truth, {
@@ -186,7 +183,7 @@ def _read_truth(files: _Files, request: Request) -> tuple[Path, dict[str, str]]:
     if solution.is_file():
         fields = [line.replace(",", " ").split() for line in read_lines(solution)[1:]]
         return solution, {row[0]: row[1] for row in fields if len(row) > 1}
-    raise request.not_found("no truth for the images in val")
+    raise files.request.not_found("no truth for the images in val")
 
 
 def plan_places(request: Request) -> Plan:
