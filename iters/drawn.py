@@ -229,7 +229,8 @@ def _random_state(split: str, number: int, seed: int) -> np.random.Generator:
 
 def draw_scene(rng: np.random.Generator, scenery: Scenery) -> Scene:
     """Return the scene that a random state draws."""
-    height, width = _size(rng, scenery.sides)
+    shortest, longest = scenery.sides
+    height, width = rng.integers(shortest, longest + 1, size=2).tolist()
     width *= scenery.wide
     image, label = map(Image.fromarray, _background(rng, scenery.layers, height, width))
     things = Image.new("L", (width, height), 0)
@@ -255,11 +256,6 @@ def draw_scene(rng: np.random.Generator, scenery: Scenery) -> Scene:
     return Scene(_noisy(rng, image), np.array(label), np.array(things))
 
 
-def _size(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[int, int]:
-    height, width = rng.integers(sides[0], sides[1] + 1, size=2).tolist()
-    return height, width
-
-
 def _place(
     rng: np.random.Generator, height: int, width: int, part: tuple[float, float] | None
 ) -> tuple[NDArray[np.float64], float]:
@@ -281,7 +277,7 @@ def _place(
 
 
 def _draw_class(rng: np.random.Generator, class_id: int, num_classes: int) -> NDArray[np.uint8]:
-    height, width = _size(rng, (96, 128))
+    height, width = rng.integers(96, 128 + 1, size=2).tolist()
     fill, back = (
         255 * np.array(colorsys.hsv_to_rgb(hue % 1, 0.7, value))
         for hue, value in ((class_id / num_classes, 0.9), (0.618 * class_id, 0.5))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,9 +143,7 @@ def _check_existing(plan: Plan, request: Request, folder: Path) -> None:
 
     One that would stay as it is may exist. Where that shows only after long work, it may not.
     """
-    contents: dict[str, bytes | None] = {}
-    for name, text in plan.texts.items():
-        contents[name] = text.encode()
+    contents: dict[str, bytes | None] = {name: text.encode() for name, text in plan.texts.items()}
     for split, entries in plan.lists.items():
         path = folder / request.dataset.list_name(split)
         contents[path.name] = None
@@ -223,19 +221,19 @@ def _resolved(folder: Path) -> Path:
 
 def _write_record_files(entries: Entries, path: Path) -> None:
     """Pack the images of a list for classification into `.rec` and `.idx` beside its file."""
+    listed = () if callable(entries) else entries
+    bar = progress_bar(iterable=listed, desc=f"{path.stem}.rec", unit="image")
+    images = (
+        (key, entry.label, read_file(entry.image))
+        for key, entry in enumerate(bar)
+        if isinstance(entry.label, int)
+    )
     # The index is in place before the records, which is what readers look for.
     with (
         replacing(path.with_suffix(".rec")) as record_file,
         replacing(path.with_suffix(".idx")) as index_file,
     ):
-        images = _read_images(() if callable(entries) else entries, title=f"{path.stem}.rec")
         write_records(images, record_file=record_file, index_file=index_file)
-
-
-def _read_images(entries: Sequence[Entry], *, title: str) -> Iterator[tuple[int, int, bytes]]:
-    for key, entry in enumerate(progress_bar(iterable=entries, desc=title, unit="image")):
-        if isinstance(entry.label, int):
-            yield key, entry.label, read_file(entry.image)
 
 
 def _written(split: str, path: Path, dataset: Dataset, *, num_samples: int) -> WrittenList:
