@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,18 @@ from ademx.convert import import_torch
 from ademx.devices import Devices
 
 
-def own_process() -> ProcessPoolExecutor:
-    """Return what calls functions in one new process, which ends with the context."""
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+@contextlib.contextmanager
+def own_process() -> Iterator[Callable[..., Any]]:
+    """Give what calls a function with arguments in a new process, which ends with the context."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        yield lambda *call, **options: pool.submit(*call, **options).result()
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a function returns that is called in a new process."""
-    with own_process() as process:
-        return process.submit(function, *arguments).result()
+    with own_process() as call:
+        return call(function, *arguments)
 
 
 def peak_of(call: Callable[[], object]) -> int:

@@ -90,16 +90,11 @@ def _beside(
 ) -> Row:
     """Return the row of two engines that make updates in turns."""
     with ExitStack() as stack:
-        processes = [stack.enter_context(own_process()) for _ in engines]
-        seconds: list[list[float]] = [[], []]
-        for _ in range(repeat + 1):  # the first update allocates
-            for process, engine, taken in zip(processes, engines, seconds):
-                taken.append(process.submit(_seconds_of_update, engine, devices).result())
-        peaks = [
-            process.submit(engine_bytes, engine.backend, devices, peak=True).result()
-            for process, engine in zip(processes, engines)
-        ]
-    medians = [statistics.median(taken[1:]) for taken in seconds]
+        calls = {engine: stack.enter_context(own_process()) for engine in engines}
+        ways = {str(engine): partial(calls[engine], _update, engine, devices) for engine in engines}
+        # The first update allocates.
+        medians = seconds_in_turns(ways, repeat, warm_up=True).values()
+        peaks = [call(engine_bytes, one.backend, devices, peak=True) for one, call in calls.items()]
     images = " against ".join(f"{median / BATCH:.3g}" for median in medians)
     memory = " against ".join(f"{peak / 2**30:.2f}" if peak else "–" for peak in peaks)
     note = f"{engines[1]}; {images} s an image, peak {memory} GiB"
@@ -107,9 +102,10 @@ def _beside(
     return Row(f"{what}, A1 at {SIZE}, batch {BATCH}{where}", *medians, target_ratio, note)
 
 
-def _seconds_of_update(engine: Engine, devices: Devices) -> float:
+def _update(engine: Engine, devices: Devices) -> None:
+    """Make an update in this process."""
     trainer, data, label = _started(engine, devices)
-    return seconds_in_turns({"update": partial(trainer.step, data, label)}, 1)["update"]
+    trainer.step(data, label)
 
 
 @cache

@@ -120,6 +120,13 @@ class Ended:
         if names and not any(str(name) in self.stdout + self.stderr for name in names):
             raise Loss(f"the message names none of {[*map(str, names)]}: {self.last_words()}")
 
+    def has_refused(self, *names: object) -> bool:
+        """Return whether it failed; raise Loss unless it did its work or explained why not."""
+        self.must_be_plain()
+        if self.status:
+            self.must_explain(*names)
+        return self.status != 0
+
     def must_be_plain(self) -> None:
         """Raise Loss where a traceback was shown."""
         if "Traceback (most recent" in self.stdout + self.stderr:

@@ -72,18 +72,6 @@ _MADE_ONCE = {
 }
 
 
-class _Meanings(dict[str, object]):
-    """What the names of a command line stand for."""
-
-    def __init__(self, bench: Bench, **given: object) -> None:
-        super().__init__(given)
-        self._bench = bench
-
-    def __missing__(self, name: str) -> Path:
-        made: Path = self._bench.once(_MADE_ONCE[name])
-        return made
-
-
 def command_line(line: str, bench: Bench, folder: Path, **others: object) -> list[str]:
     """Return the words of a line: $folder, $out, which is in it, and what is made once.
 
@@ -93,7 +81,9 @@ def command_line(line: str, bench: Bench, folder: Path, **others: object) -> lis
         folder: to write to.
         others: what names stand for here, instead or besides.
     """
-    meanings = _Meanings(bench, **{"folder": folder, "out": folder / "out", **others})
+    meanings = {"folder": folder, "out": folder / "out", **others}
+    for name in {found["named"] for found in Template.pattern.finditer(line)} - meanings.keys():
+        meanings[name] = bench.once(_MADE_ONCE[name])
     return [Template(word).substitute(meanings) for word in line.split()]
 
 
