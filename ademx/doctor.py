@@ -29,19 +29,17 @@ from ademx.errors import InputError, MissingDependency
 from ademx.gpus import USE_TORCH, Gpu, driver_cuda_version, find_gpus
 
 _FEATURES = ("CUDA", "CUDNN", "NCCL", "MKLDNN", "OPENCV", "DIST_KVSTORE")
-# Package, or packages that have the same module -> what to do without it.
+# Package -> what to do without it.
 _PACKAGES = {
-    ("numpy",): "`pip install 'numpy<2'`",
-    ("pillow",): "`pip install pillow`",
-    ("gluoncv",): "optional: `pip install gluoncv==0.10.5.post0`",
-    (
-        "torch",
-    ): "optional, for --backend torch and converting weights: `pip install 'ademx[torch]'`",
-    ("opencv-python", "opencv-python-headless", "opencv-contrib-python"): (
-        "optional: `pip install 'opencv-python<4.12'`"
-    ),
-    ("matplotlib",): "optional, for `ademx plot`: `pip install 'ademx[plot]'`",
+    "numpy": "`pip install 'numpy<2'`",
+    "pillow": "`pip install pillow`",
+    "gluoncv": "optional: `pip install gluoncv==0.10.5.post0`",
+    "torch": "optional, for --backend torch and converting weights: `pip install 'ademx[torch]'`",
+    "opencv-python": "optional: `pip install 'opencv-python<4.12'`",
+    "matplotlib": "optional, for `ademx plot`: `pip install 'ademx[plot]'`",
 }
+# Package -> others that have the same module.
+_OTHERS = {"opencv-python": ("opencv-python-headless", "opencv-contrib-python")}
 # Packages for CUDA 12 whose files have the names of those for CUDA 11, and lie in the same folder.
 _CLASHING = tuple(
     f"nvidia-{name}-cu12" for name in ("curand", "cusolver", "nccl", "nvtx")
@@ -103,7 +101,7 @@ def examine() -> Report:
         "driver": f"for CUDA {driver[0]}.{driver[1]}" if driver else "no libcuda.so.1",
         "nvidia gpus": "; ".join(map(_gpu_line, gpus)) or "none found",
         **{library.name: library.source or library.problem for library in libraries},
-        **{names[0]: _package_line(names, cure) for names, cure in _PACKAGES.items()},
+        **{name: _package_line(name, cure) for name, cure in _PACKAGES.items()},
         "graphviz dot": shutil.which("dot") or "optional, for drawings: `apt install graphviz`",
     }
     return Report(bool(engines), facts, tuple(problems))
@@ -249,6 +247,6 @@ def _examine_threads() -> tuple[str, list[Problem]]:
     return f"{chosen} (OMP_NUM_THREADS)", problems
 
 
-def _package_line(names: tuple[str, ...], cure: str) -> str:
-    found = [version for version in map(installed_version, names) if version]
-    return found[0] if found else f"not installed ({cure})"
+def _package_line(name: str, cure: str) -> str:
+    found = filter(None, map(installed_version, (name, *_OTHERS.get(name, ()))))
+    return next(found, f"not installed ({cure})")
