@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from iters.decode import Size
+
+    # A few neighbouring outputs, the inputs that they read, and weights, (inputs, outputs).
+    _Block = tuple[slice, slice, NDArray[np.floating]]
 
 _PLACES = 22
 # Outputs of a block: more would multiply more zeros, fewer would make more calls.
@@ -74,21 +76,6 @@ def _work(name: str, shape: tuple[int, ...], dtype: str) -> NDArray[np.floating]
         kept = np.empty(size, dtype)
         setattr(_WORK, name, kept)
     return kept[:size].reshape(shape)
-
-
-@dataclass(frozen=True)
-class _Block:
-    """A few neighbouring outputs as a product of the inputs that they read.
-
-    Attributes:
-        outputs: which they are.
-        inputs: what they read.
-        weights: (inputs, outputs).
-    """
-
-    outputs: slice
-    inputs: slice
-    weights: NDArray[np.floating]
 
 
 def resize_planar(
@@ -140,8 +127,8 @@ def _resize_rows(
     plane: NDArray[np.floating], blocks: tuple[_Block, ...], width: int
 ) -> NDArray[np.floating]:
     result = _work("rows", (plane.shape[0], width), plane.dtype.name)
-    for block in blocks:
-        np.matmul(plane[:, block.inputs], block.weights, out=result[:, block.outputs])
+    for outputs, inputs, weights in blocks:
+        np.matmul(plane[:, inputs], weights, out=result[:, outputs])
     return result
 
 
@@ -149,8 +136,8 @@ def _resize_columns(
     plane: NDArray[np.floating], blocks: tuple[_Block, ...], height: int
 ) -> NDArray[np.floating]:
     result = _work("columns", (height, plane.shape[1]), plane.dtype.name)
-    for block in blocks:
-        np.matmul(block.weights.T, plane[block.inputs], out=result[block.outputs])
+    for outputs, inputs, weights in blocks:
+        np.matmul(weights.T, plane[inputs], out=result[outputs])
     return result
 
 
@@ -194,7 +181,7 @@ def _blocks(
         for column, values, start in zip(band.T, weights[outputs], starts[outputs] - low):
             # Beyond the last input all weights are 0.
             column[start : start + len(values)] = values[: len(column) - start] * _NUDGES[dtype]
-        blocks.append(_Block(outputs, slice(low, high), band))
+        blocks.append((outputs, slice(low, high), band))
     return tuple(blocks)
 
 
