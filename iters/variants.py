@@ -65,7 +65,7 @@ def explain_files(
         by_lists: it is `ademx data lists` that asks, which reads more.
     """
     name = "*" if split is None else glob.escape(split)
-    for variant in _variants(dataset):
+    for variant in _VARIANTS.get(dataset.name, ()):
         if not (by_lists and variant.is_listed) and not _find(root, variant.unless, name):
             found = _find(root, variant.files, name)
             if found is not None:
@@ -97,7 +97,7 @@ def warn_of_labels(dataset: Dataset, samples: Sequence[Sample]) -> None:
 
 def explain_count(dataset: Dataset, split: str, number: int) -> Variant | None:
     """Return the variant of which a split has this number of images, None where none is known."""
-    known = (one for one in _variants(dataset) if one.counts.get(split) == number)
+    known = (one for one in _VARIANTS.get(dataset.name, ()) if one.counts.get(split) == number)
     return None if dataset.splits.get(split) == number else next(known, None)
 
 
@@ -117,12 +117,8 @@ def explain_colours(dataset: Dataset) -> str:
     return known or "store the number of its class for each pixel"
 
 
-def _variants(dataset: Dataset) -> tuple[Variant, ...]:
-    return _VARIANTS.get(dataset.name, ())
-
-
 def _message(dataset: Dataset, is_shown: Callable[[Variant], bool]) -> str:
-    return next((one.message for one in _variants(dataset) if is_shown(one)), "")
+    return next((one.message for one in _VARIANTS.get(dataset.name, ()) if is_shown(one)), "")
 
 
 # ---- what shows a variant -----------------------------------------------------------------------

@@ -20,7 +20,6 @@ from symbols.levels import (
     LevelSpec,
     Network,
     block_names,
-    branch_names,
     check_choice,
     with_width,
 )
@@ -269,7 +268,7 @@ class _Builder:
     def _rna_block(self, data: str, level: LevelSpec, block: str, *, first: bool) -> str:
         """Append a pre-activation block: stages of BatchNorm, ReLU(, dropout), convolution."""
         shortcut, branch = data, data
-        stages = branch_names(level)
+        stages = ("branch2a", *(f"branch2b{n}" for n in range(1, len(level.kernels))))
         for stage, channels, kernel, stride, dilation in _stages(level, stages, first):
             name = f"res{block}_{stage}"
             branch = self.add("batch_norm", f"bn{block}_{stage}", branch)

@@ -7,6 +7,7 @@ read every column and add no number of their own.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from ademx.compat import InputError
@@ -80,11 +81,6 @@ class Network:
     levels: tuple[LevelSpec, ...]
     origin: str
     shortcut: str = ""
-
-    @property
-    def name(self) -> str:
-        """Family and variant as labels have them, such as "rna-a1"."""
-        return f"{self.family}-{self.variant}"
 
 
 # Channels, kernels and dropout of a block on each level (SPEC §2; dropout only in segmentation).
@@ -242,10 +238,7 @@ def get_network(family: str, variant: str) -> Network:
 
 def native_stride(network: Network) -> int:
     """Return the output stride of a network whose every down-sampling is kept, pixels."""
-    stride = _STEM_STRIDE[network.family]
-    for level in network.levels:
-        stride *= level.stride
-    return stride
+    return _STEM_STRIDE[network.family] * math.prod(level.stride for level in network.levels)
 
 
 def with_output_stride(network: Network, output_stride: int) -> Network:
@@ -266,7 +259,8 @@ def with_output_stride(network: Network, output_stride: int) -> Network:
         ValueError: another output stride.
     """
     if output_stride not in (8, 16, 32):
-        raise InputError(f"{network.name}: output stride {output_stride}: choose 8, 16 or 32")
+        name = f"{network.family}-{network.variant}"
+        raise InputError(f"{name}: output stride {output_stride}: choose 8, 16 or 32")
     kept = min(output_stride, native_stride(network))
     stride = _STEM_STRIDE[network.family]
     dilation = 1
@@ -314,11 +308,6 @@ def block_names(level: LevelSpec) -> tuple[str, ...]:
     return (f"{level.index}a",) + tuple(
         f"{level.index}b{number}" for number in range(1, level.blocks)
     )
-
-
-def branch_names(level: LevelSpec) -> tuple[str, ...]:
-    """Return the released names of an `rna` block's stages: `branch2a branch2b1 (branch2b2)`."""
-    return ("branch2a",) + tuple(f"branch2b{n}" for n in range(1, len(level.kernels)))
 
 
 def check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:

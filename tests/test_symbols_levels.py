@@ -111,7 +111,10 @@ def test_the_published_size_of_model_a():
 
 
 def test_every_named_network_has_its_size_tested():
-    named = [n.name for n in (*levels.RNA_NETWORKS.values(), *levels.RN_NETWORKS.values())]
+    named = [
+        f"{n.family}-{n.variant}"
+        for n in (*levels.RNA_NETWORKS.values(), *levels.RN_NETWORKS.values())
+    ]
     assert set(named) <= set(SIZES)
 
 

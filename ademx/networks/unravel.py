@@ -287,11 +287,8 @@ def with_neighbours_exchanged(
     for first, second in zip(units, units[1:]):
         between = segments[first + 1 : second]
         shapes = {values[index].shape for index in (first, first + 1, second, second + 1)}
-        if len(shapes) == 1 and all(_is_relu(segment) for segment in between):
+        kinds = {layer.kind for segment in between for layer in segment.layers}
+        if len(shapes) == 1 and kinds <= {"relu"}:
             exchanged = [segments[second], *between, segments[first], *segments[second + 1 :]]
             names = (segments[first].name, segments[second].name)
             yield names, reduce(partial(through, engine), exchanged, values[first])
-
-
-def _is_relu(segment: Segment) -> bool:
-    return all(layer.kind == "relu" for layer in segment.layers)
