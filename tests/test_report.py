@@ -21,7 +21,7 @@ from ademx.published import Result
 from ademx.reports import page as report
 from ademx.reports.choice import ClassificationImages, SegmentationImages, choose, hardest_classes
 from ademx.reports.page import TableRow, write_report, write_run_report
-from ademx.reports.pictures import Panels, PictureEncoder
+from ademx.reports.pictures import PictureEncoder
 from ademx.testing.record import Report, RunRecord, RunSettings, WeightsRead
 from iters.datasets import DATASETS, Dataset
 
@@ -265,7 +265,7 @@ def test_pictures_shrink_until_they_fit():
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (150, 200, 3), dtype=np.uint8)
     classes = rng.integers(0, 21, (2, 150, 200), dtype=np.uint8)
-    panels = Panels(noise, *classes)
+    panels = dict(zip(("image", "truth", "prediction"), (noise, *classes)))
     sizes = {}
     for num_bytes in (1_000_000, 200_000, 120_000, 60_000):
         encoder = PictureEncoder(DATASETS["voc"], num_bytes=num_bytes, num_pictures=2)
@@ -280,9 +280,9 @@ def test_pictures_shrink_until_they_fit():
 
 
 def test_a_plain_picture_leaves_its_bytes_to_the_next():
-    plain = Panels(np.zeros((300, 400, 3), np.uint8))
+    plain = {"image": np.zeros((300, 400, 3), np.uint8)}
     rng = np.random.default_rng(0)
-    noise = Panels(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8))
+    noise = {"image": rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)}
     dataset = DATASETS["ilsvrc-cls"]
     alone = PictureEncoder(dataset, num_bytes=50_000, num_pictures=1)
     after = PictureEncoder(dataset, num_bytes=100_000, num_pictures=2)
@@ -339,14 +339,19 @@ def test_scores_stand_beside_the_published_ones(tmp_path):
     assert "4 of 4 images tested." in text
 
 
-def test_what_else_was_done_to_the_scores_stands_above_them(tmp_path):
+@pytest.mark.parametrize(
+    ("overlap", "shared"), [({}, 126), ({"overlap": 0}, 0), ({"overlap": 40}, 40)], ids=str
+)
+def test_what_else_was_done_to_the_scores_stands_above_them(overlap, shared, tmp_path):
+    """Tiles share a quarter of their shorter side unless another overlap was given."""
     run = write_segmentation_run(tmp_path / "run", pairs(2))
     settings = {**run.record.settings.as_json, "test_steps": 2, "crf": {"iterations": 10}}
-    settings["tile"] = [504, 1008]
+    settings |= {"tile": [504, 1008], **overlap}
     record = dataclasses.replace(run.record, settings=RunSettings.from_json(settings))
     run = dataclasses.replace(run, record=record)
     text = written(tmp_path, run).text
-    assert "scale 500 · flipped too · 2 test steps · tiles of 504×1008 pixels · CRF" in text
+    tiles = f"tiles of 504×1008 pixels, of which neighbours share {shared}"
+    assert f"scale 500 · flipped too · 2 test steps · {tiles} · CRF" in text
 
 
 def test_bars_are_sorted_with_absent_classes_last(tmp_path):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
@@ -14,7 +12,6 @@ from ademx.iteration import spread
 from ademx.metrics import likeliest
 from ademx.testing.finished_runs import mean_probabilities
 from ademx.testing.image_counts import load_image_counts
-from iters.samples import Sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,28 +23,12 @@ _UNRANKED = 24  # images of a split without labels
 _NUM_GUESSES = 5
 
 
-class RunImages(ABC):
-    """The tested images of a run.
+class SegmentationImages:
+    """The tested images of a segmentation run, ranked by their mean IoU.
 
     Attributes:
         samples: the images.
         ranks: (N,) float64, higher is better; nan where nothing is known.
-    """
-
-    samples: Sequence[Sample]
-    ranks: NDArray[np.float64]
-
-    @abstractmethod
-    def of_classes(self) -> list[NDArray[np.intp]]:
-        """Return, for each class, the images that have it in truth or prediction, worst first."""
-
-    @abstractmethod
-    def facts(self, index: int) -> dict[str, Any]:
-        """Return what the page says of an image, as JSON has it."""
-
-
-class SegmentationImages(RunImages):
-    """The images of a segmentation run, ranked by their mean IoU.
 
     Args:
         run: of a segmentation network.
@@ -77,7 +58,10 @@ class SegmentationImages(RunImages):
         self.ranks = images.mean_iou()[kept]
 
     def of_classes(self) -> list[NDArray[np.intp]]:
-        """Return, for each class, its images by its IoU; of equals the one with more of it."""
+        """Return, for each class, its images by its IoU; of equals the one with more of it.
+
+        They are those that have it in truth or prediction.
+        """
         found = []
         for number in range(self._iou.shape[1]):
             rows = np.flatnonzero(~np.isnan(self._iou[:, number]))
@@ -86,7 +70,10 @@ class SegmentationImages(RunImages):
         return found
 
     def facts(self, index: int) -> dict[str, Any]:
-        """Return the mean IoU, and [class, IoU, pixels of truth, pixels predicted] of each."""
+        """Return, as JSON has it, what the page says of an image.
+
+        That is the mean IoU, and [class, IoU, pixels of truth, pixels predicted] of each class.
+        """
         present = np.flatnonzero(~np.isnan(self._iou[index]))
         return {
             "score": _json_number(self.ranks[index]),
@@ -101,13 +88,15 @@ class SegmentationImages(RunImages):
         }
 
 
-class ClassificationImages(RunImages):
-    """The images of a classification run, ranked by the lead of the true class.
+class ClassificationImages:
+    """The tested images of a classification run, ranked by the lead of the true class.
 
     The lead is the probability of the true class less that of the likeliest other one, percent:
     below 0 for a mistake, and lowest for the one that the network is surest of.
 
     Attributes:
+        samples: the images.
+        ranks: (N,) float, higher is better; nan where nothing is known.
         truth: (N,) class ids; empty where the split has no labels.
         guesses: (N,) the likeliest class.
 
@@ -161,6 +150,9 @@ class ClassificationImages(RunImages):
             ],
             "classes": [[number] for number in dict.fromkeys([*truth, best[0]])],
         }
+
+
+RunImages = Union[SegmentationImages, ClassificationImages]
 
 
 @dataclass(frozen=True)

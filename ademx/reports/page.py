@@ -29,13 +29,14 @@ from ademx.reports.choice import (
     choose,
     hardest_classes,
 )
-from ademx.reports.pictures import Panels, PictureEncoder, check_encoder, load_panels
+from ademx.reports.pictures import PictureEncoder, check_encoder, load_panels
 from ademx.reports.sections import TEMPLATES, class_colours, class_names, run_section
 from ademx.text import isolated
 from iters.decode import BrokenImage
 
 if TYPE_CHECKING:
     from ademx.published import Result
+    from ademx.reports.pictures import Panels
     from ademx.testing.record import Report
 
 _FILE_BYTES = 16_000_000  # of the whole report, about

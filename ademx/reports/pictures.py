@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,27 +23,14 @@ if TYPE_CHECKING:
 
     from ademx.testing.record import Report
 
+    Panels = Mapping[str, NDArray[np.uint8]]  # what is known of an image's pixels
+
 _SIDES = (1024, 800, 640, 500, 400, 320, 240, 160, 96)  # longest side of a picture, pixels
 _QUALITY = 75  # WebP's, of photographs; maps lose nothing
 
 _WRONG = (230, 25, 35, 255)  # RGBA
 _HATCH = (110, 110, 110, 210)
 _HATCHES = 64  # stripes along the longer side of an image that is void throughout
-
-
-@dataclass(frozen=True)
-class Panels:
-    """An image with what is known of its pixels.
-
-    Attributes:
-        image: (H, W, 3) uint8 RGB.
-        truth: (H, W) uint8 class ids with 255 void; None where it is not known.
-        prediction: the same; None of a classifier.
-    """
-
-    image: NDArray[np.uint8]
-    truth: NDArray[np.uint8] | None = None
-    prediction: NDArray[np.uint8] | None = None
 
 
 def check_encoder() -> None:
@@ -58,20 +45,24 @@ def check_encoder() -> None:
 def load_panels(run: Report, sample: Sample) -> Panels:
     """Return what is known of a sample, from its files and the run's.
 
+    Returns:
+        "image", (H, W, 3) uint8 RGB; of a segmentation run "prediction" too, and "truth" where it
+        is known, both (H, W) uint8 class ids with 255 void.
+
     Raises:
         FileNotFoundError, BrokenImage: a file is missing, cannot be decoded, or has another size
             than the image.
     """
     image, stored, _, _ = load_sample(sample, rule=run.record.settings.exif)
     if run.dataset.task == "classification":
-        return Panels(image)
+        return {"image": image}
     size = image.shape[:2]
     file = run.folder / "labels" / f"{sample.name}.png"
     prediction = class_ids(run.dataset, load_label(file), size, name=file)
-    truth = None
+    panels = {"image": image, "prediction": prediction}
     if stored is not None:
-        truth = class_ids(run.dataset, stored, size, name=sample.label)
-    return Panels(image, truth, prediction)
+        panels["truth"] = class_ids(run.dataset, stored, size, name=sample.label)
+    return panels
 
 
 class PictureEncoder:
@@ -102,7 +93,7 @@ class PictureEncoder:
         self._pictures_left -= 1
         if panels is None:
             return None
-        longest = max(panels.image.shape[:2])
+        longest = max(panels["image"].shape[:2])
         for number in range(self._start, len(_SIDES)):
             if number + 1 < len(_SIDES) and longest <= _SIDES[number + 1]:
                 continue  # the next one makes the same picture
@@ -115,10 +106,10 @@ class PictureEncoder:
 
 
 def _picture(panels: Panels, dataset: Dataset, *, side: int) -> dict[str, Any]:
-    height, width = panels.image.shape[:2]
+    height, width = panels["image"].shape[:2]
     factor = min(1.0, side / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    photograph = Image.fromarray(panels.image).resize(size, Image.Resampling.LANCZOS)
+    photograph = Image.fromarray(panels["image"]).resize(size, Image.Resampling.LANCZOS)
     picture = {
         "width": size[0],
         "height": size[1],
@@ -126,8 +117,8 @@ def _picture(panels: Panels, dataset: Dataset, *, side: int) -> dict[str, Any]:
     }
     maps = {
         name: np.asarray(Image.fromarray(classes).resize(size, Image.Resampling.NEAREST))
-        for name, classes in (("truth", panels.truth), ("prediction", panels.prediction))
-        if classes is not None
+        for name, classes in panels.items()
+        if name != "image"
     }
     layers = {name: _colourised(classes, dataset) for name, classes in maps.items()}
     if len(maps) == 2:

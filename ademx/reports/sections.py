@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from ademx import pictures
 from ademx.metrics import segmentation_scores
 from ademx.published import METRIC_NAMES, release_state
 from ademx.testing.cityscapes import score_tables
+from ademx.testing.tiles import shared_pixels
 from ademx.text import ISOLATES, isolated, printable
 from iters.datasets import Dataset
 
@@ -100,7 +101,6 @@ def run_section(
         official=score_tables(record.cityscapes, record.class_iou or {})
         if record.cityscapes
         else {},
-        files=_files(record),
     )
     return Markup(section)
 
@@ -116,10 +116,15 @@ def _summary(run: Report) -> list[str]:
         "three crops" if settings.test_3crops else "",
         "ten crops" if settings.test_10crops else "",
         f"{steps} test steps" if steps > 1 else "",
-        f"tiles of {'×'.join(map(str, settings.tile))} pixels" if settings.tile else "",
+        _tiles(settings.tile, settings.overlap) if settings.tile else "",
         "CRF" if settings.crf else "",
     ]
     return [fact for fact in facts if fact]
+
+
+def _tiles(tile: Sequence[int], overlap: int | None) -> str:
+    size = "×".join(map(str, tile))
+    return f"tiles of {size} pixels, of which neighbours share {shared_pixels(tile, overlap)}"
 
 
 def _class_bars(record: RunRecord) -> list[tuple[int, float, float]]:
@@ -144,15 +149,6 @@ def _largest_confusions(record: RunRecord) -> list[tuple[int, int, float, int]]:
         for truth, predicted in zip(*np.unravel_index(order, counts.shape))
         if counts[truth, predicted]
     ]
-
-
-def _files(record: RunRecord) -> list[tuple[str, str, str]]:
-    """Return name, MD5 and state of what the run read."""
-    files = [(f"samples of {record.settings.split}", record.settings.samples_md5, "")]
-    for weights in record.weights:
-        name = PurePath(weights.file).name
-        files.append((name, weights.md5, release_state(name, weights.md5)))
-    return files
 
 
 def _plain(value: Any) -> str:
@@ -203,4 +199,4 @@ TEMPLATES = Environment(
 )
 TEMPLATES.filters.update(points=_points, with_code=_with_code)
 TEMPLATES.filters.update(measure=_MEASURES.__getitem__, plain=_plain, plural=_plural)
-TEMPLATES.globals.update(difference=_difference, verdict_marks=_VERDICTS)
+TEMPLATES.globals.update(difference=_difference, verdict_marks=_VERDICTS, state=release_state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,10 +106,10 @@ def _stage_differences(recipe: Stage, stage: Stage, options: RecipeOptions) -> l
         line = f"batch {ours.batch_images} instead of {wanted.batch_images}: the linear rule gives"
         first = options.row.stages[0].options
         rate = first.base_lr * ours.batch_images / first.batch_images
-        same = _is_near(ours.base_lr, ruled)
+        same = math.isclose(ours.base_lr, ruled, rel_tol=1e-6)
         advice = "" if same else f", by --base-lr {rate:g}; the rate is {ours.base_lr:g}"
         lines.append(f"{stage.label}: {line} {ruled:g}{advice}")
-    elif not _is_near(ours.base_lr, wanted.base_lr):
+    elif not math.isclose(ours.base_lr, wanted.base_lr, rel_tol=1e-6):
         lines.append(f"{stage.label}: rate {ours.base_lr:g} instead of {wanted.base_lr:g}")
     count = options.devices.count if options.devices else None
     if None not in (count, recipe.num_devices) and count != recipe.num_devices:
@@ -131,10 +132,6 @@ def _stage_differences(recipe: Stage, stage: Stage, options: RecipeOptions) -> l
     if ours.width != 1:
         lines.append(f"width {ours.width:g} instead of 1: a trial")
     return lines
-
-
-def _is_near(rate: float, other: float) -> bool:
-    return abs(rate - other) <= 1e-6 * other
 
 
 def train_recipe(options: RecipeOptions, stages: Sequence[PlannedStage]) -> tuple[Path, int | None]:

@@ -16,4 +16,5 @@ __all__ = [
     "scorer",
     "session",
     "submissions",
+    "tiles",
 ]

@@ -78,6 +78,7 @@ class RunSettings:
     test_steps: int = part(WHOLE, 1)
     test_flipping: bool = part(FLAG, False)
     tile: Sequence[int] | None = part([WHOLE], None)
+    overlap: int | None = part(WHOLE, None)
     test_3crops: bool = part(FLAG, False)
     test_10crops: bool = part(FLAG, False)
     exif: str = part(TEXT, "auto")

@@ -15,6 +15,11 @@ from ademx.errors import InputError
 from iters.decode import Box, Size
 
 
+def shared_pixels(tile: Sequence[int], overlap: int | None) -> int:
+    """Return the pixels that neighbouring tiles share: None is a quarter of the shorter side."""
+    return min(tile) // 4 if overlap is None else overlap
+
+
 @dataclass(frozen=True)
 class Tiling:
     """How a canvas is laid out in tiles.
@@ -41,7 +46,7 @@ class Tiling:
         Raises:
             ValueError: the overlap leaves nothing of a tile.
         """
-        shared = min(tile) // 4 if overlap is None else overlap
+        shared = shared_pixels(tile, overlap)
         height, width, cells = (-(-length // stride) for length in (*tile, shared))
         if cells >= min(height, width):
             raise InputError(

@@ -5,11 +5,6 @@
 const PAGE_SIZE = 24; // cards that are added at a time
 const MAX_CHIPS = 8; // classes named below a card
 
-const PANELS = {
-  segmentation: ["image", "truth", "prediction", "error"],
-  classification: ["image"],
-};
-
 /** Return the images that lie on each other in a panel, from a picture's data. */
 function makeLayers(picture, panel, { withImage }) {
   const layer = (key, className, alt) =>
@@ -27,8 +22,8 @@ function makeLayers(picture, panel, { withImage }) {
   return [...below, layer(panel, "map pixels", panel)];
 }
 
-function panelsOf(task, picture) {
-  return PANELS[task].filter((panel) => panel in picture);
+function panelsOf(picture) {
+  return ["image", "truth", "prediction", "error"].filter((panel) => panel in picture);
 }
 
 /** What is written about an image, which differs by task. */
@@ -202,7 +197,7 @@ class Gallery {
 
   card(image) {
     const picture = readData(image.key);
-    const panels = panelsOf(this.data.task, picture).map((panel) =>
+    const panels = panelsOf(picture).map((panel) =>
       make("span", { className: "panel" },
         make("span", { className: "stack" },
           ...makeLayers(picture, panel, { withImage: false })),

@@ -154,16 +154,8 @@ class HeatMap {
     if (!cell) return;
     event.preventDefault();
     this.choose(cell.map((index) => clamp(index, 0, last)));
-    this.reveal();
-  }
-
-  /** Scroll the map so that the chosen cell is in sight. */
-  reveal() {
-    const [left, top] = this.corner(...this.cell);
-    const port = this.port;
-    port.scrollLeft = clamp(port.scrollLeft, left + this.side - port.clientWidth, left);
-    port.scrollTop = clamp(port.scrollTop, top + this.side - port.clientHeight, top);
-    this.placeReadout();
+    this.mark.scrollIntoView({ block: "nearest", inline: "nearest" });
+    this.placeReadout(); // which the map's scrolling moves
   }
 
   choose(cell) {

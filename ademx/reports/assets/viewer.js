@@ -165,7 +165,7 @@ class Viewer {
   show(image) {
     const { data, images, words } = this.gallery;
     const picture = readData(image.key);
-    const names = panelsOf(data.task, picture);
+    const names = panelsOf(picture);
     this.image = image;
     this.maps = {}; // contexts of the maps, to read their pixels from
     document.getElementById("viewer-title").textContent = image.name;
