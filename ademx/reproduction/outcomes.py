@@ -6,7 +6,7 @@ import datetime
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ademx.errors import InputError, UserError
 from ademx.files import locked, replacing, write_json
-from ademx.forms import NUMBER, TEXT, built, misfit
+from ademx.forms import NUMBER, TEXT, built, form_of, misfit, part
 from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
 from ademx.reports.page import TableRow, write_report
 from ademx.reproduction.diagnosis import Finding
@@ -64,19 +64,20 @@ class Outcome:
     """
 
     row: Result
-    verdict: str
-    reasons: tuple[str, ...] = ()
+    verdict: str = part(TEXT)
+    reasons: Sequence[str] = part([TEXT], ())
     ours: Mapping[str, float] = field(default_factory=dict)
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
-    diagnosis: tuple[Finding, ...] = ()
+    diagnosis: Sequence[Finding] = part([Finding], ())
     data_root: Path | None = None
     weights: Path | None = None
-    weights_md5: str = ""
-    command: str = ""
-    date: str = field(
-        default_factory=lambda: datetime.datetime.now(datetime.timezone.utc).isoformat(
+    weights_md5: str = part(TEXT, "")
+    command: str = part(TEXT, "")
+    date: str = part(
+        TEXT,
+        make=lambda: datetime.datetime.now(datetime.timezone.utc).isoformat(
             sep=" ", timespec="seconds"
-        )
+        ),
     )
 
     @property
@@ -151,18 +152,14 @@ class Outcome:
         ) or misfit(value.get("diagnosis", []), [Finding], "diagnosis")
         if problem:
             raise InputError(problem)
+        forms = {name: form for name, form in form_of(cls).items() if name in value}
         return cls(
             row=row,
-            verdict=value["verdict"],
-            reasons=tuple(value["reasons"]),
             ours={name: one["ours"] for name, one in tested.items()},
             tolerances={name: built(Tolerance, one["tolerance"]) for name, one in tested.items()},
-            diagnosis=tuple(built([Finding], value.get("diagnosis", []))),
             data_root=Path(value["data_root"]) if value["data_root"] else None,
             weights=Path(value["weights"]) if value["weights"] else None,
-            weights_md5=value["weights_md5"],
-            command=value["command"],
-            date=value["date"],
+            **{name: built(form, value[name]) for name, form in forms.items()},
         )
 
 
@@ -248,15 +245,11 @@ def _read_outcomes(path: Path) -> dict[str, Outcome]:
 
 _TEXT_OR_NULL = (str, type(None))
 _ROW = {
+    **{name: form for name, form in form_of(Outcome).items() if name != "diagnosis"},
     "row": TEXT,
-    "verdict": TEXT,
-    "reasons": [TEXT],
     "metrics": {...: {"ours": (*NUMBER, type(None))}},
     "data_root": _TEXT_OR_NULL,
     "weights": _TEXT_OR_NULL,
-    "weights_md5": TEXT,
-    "command": TEXT,
-    "date": TEXT,
 }
 
 
