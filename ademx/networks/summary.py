@@ -193,19 +193,19 @@ def _summarise_level(name: str, graph: Graph) -> LevelSummary:
         parameters=sum(sizes.values()) - auxiliary,
         auxiliary=auxiliary,
         macs=sum(
-            math.prod(_positions(layer, graph)) * sizes[f"{layer.name}_weight"]
+            _positions(layer, graph) * sizes[f"{layer.name}_weight"]
             for layer in own
             if layer.is_weighted
         ),
         activation_bytes=_FLOAT32_BYTES
-        * sum(math.prod(_positions(layer, graph)) * _written_channels(layer) for layer in own),
+        * sum(_positions(layer, graph) * _written_channels(layer) for layer in own),
     )
 
 
-def _positions(layer: Layer, graph: Graph) -> Shape:
-    """Return the output's dimensions but for the channels: batch, height and width."""
-    batch, _, *size = graph.shapes[layer.name]
-    return batch, *size
+def _positions(layer: Layer, graph: Graph) -> int:
+    """Return at how many positions of the batch the output's channels are."""
+    shape = graph.shapes[layer.name]
+    return math.prod(shape) // shape[1]
 
 
 def _written_channels(layer: Layer) -> int:
