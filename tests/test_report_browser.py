@@ -451,7 +451,7 @@ def test_text_stands_out_from_what_is_behind_it(page, scheme):
         *(".summary", ".small", ".hint", ".scores dt", ".scores .value", ".card h5", ".chips li"),
         *(".card-score", ".panel-name", ".good", ".bad", ".unsure", ".idle", ".overview a"),
         *(".overview small", ".overview .detail td", ".bar .name", "#theme", ".facts dt"),
-        *(".chips .true", ".chips .false", "#viewer-position", ".viewer-legend th", "footer p"),
+        *(".chips .good", ".chips .bad", "#viewer-position", ".viewer-legend th", "footer p"),
     )
     ratios = page.evaluate(
         f"names => names.map(name => ({CONTRAST})(document.querySelector(name)))", selectors

@@ -88,7 +88,7 @@ function classificationChips(image, data) {
     const isWrong = image.truth !== null && !isTrue && number === image.guesses[0][0];
     const mark = isTrue ? "✓ " : isWrong ? "✗ " : "";
     const text = `${mark}${data.classes[number].name} ${percent(probability)}`;
-    return make("li", { className: isTrue ? "true" : isWrong ? "false" : "" }, text);
+    return make("li", { className: isTrue ? "good" : isWrong ? "bad" : "" }, text);
   });
 }
 
