@@ -14,10 +14,11 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/ademx demo --output demo
 
 # As many processes as cores, each with one thread for MXNet and PyTorch; who is done early takes
-# over from the others. The last lines say what was skipped, and why.
+# over from the others. The last lines say what was skipped, and why. Bytecode is kept, whatever the
+# environment says: tests start hundreds of processes.
 test: $(VENV)/test.stamp
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -c tests/pytest.ini \
-	-n auto --dist worksteal tests
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
+	$(BIN)/python -m pytest -c tests/pytest.ini -n auto --dist worksteal tests
 
 # The golden tests by other kernels: what MXNet's oneDNN takes for a smaller CPU, one thread and two,
 # and PyTorch. A minute or two each on an idle machine, ten at the most.

@@ -12,6 +12,7 @@ from tiny_training import classification, segmentation
 
 from ademx.devices import Devices
 from ademx.engines.backends import open_trainer
+from ademx.engines.trainer import LossScaler
 from ademx.schedule import LinearSchedule
 from ademx.training import start as starting
 from ademx.training import start_trainer
@@ -22,7 +23,7 @@ torch = pytest.importorskip("torch")
 
 from ademx.engines.torch import losses  # noqa: E402  (needs torch)
 from ademx.engines.torch import train as engine  # noqa: E402
-from ademx.engines.torch.updates import LossScaler, Updates  # noqa: E402
+from ademx.engines.torch.updates import Updates, are_finite  # noqa: E402
 from symbols.learning import get_learning  # noqa: E402
 
 UPDATES = 20
@@ -203,13 +204,13 @@ def test_scaling_the_loss_changes_nothing_and_overflows_are_left_out():
 
 def test_the_loss_scale_grows_when_it_has_held_for_long():
     scaler = LossScaler()
-    scaler.unskipped, finite = 1999, [torch.ones(3)]
-    assert scaler.judge(finite)
+    scaler.unskipped = 1999
+    assert scaler.judge(are_finite([torch.ones(3)]))
     assert (scaler.scale, scaler.unskipped) == (2.0**17, 0)
-    assert not scaler.judge([torch.ones(3), torch.tensor([float("nan")])])
+    assert not scaler.judge(are_finite([torch.ones(3), torch.tensor([float("nan")])]))
     assert (scaler.scale, scaler.unskipped) == (2.0**16, 0)
     scaler.scale, scaler.unskipped = 2.0**24, 1999
-    assert scaler.judge(finite)
+    assert scaler.judge(True)
     assert scaler.scale == 2.0**24
 
 

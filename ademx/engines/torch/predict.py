@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 
@@ -21,6 +24,8 @@ from ademx.engines.sharing import SharingPredictor, check_gpus, check_precision
 
 # Sizes of images that are compiled for: PyTorch itself keeps no more.
 _MAX_COMPILED = 8
+# Numbers of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 _log = logging.getLogger(__name__)
 
@@ -148,8 +153,22 @@ def set_up(precision: str) -> None:
     """Let PyTorch compute by every core, and on GPUs in this precision, in the whole process."""
     if threads := num_threads(1):
         torch.set_num_threads(threads)
+    _keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+
+
+def _keep_freed_memory() -> None:
+    """Let the process keep the memory that tensors free, where the C library is glibc.
+
+    As it is, glibc gives large blocks back at once, and Linux clears the pages of each new one: a
+    tenth of the time of an update of A1 in float32, on 2 cores.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # musl has no such function
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(_M_MMAP_MAX, 0)
+            mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def torch_devices(devices: Devices) -> list[torch.device]:

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ademx.compat import num_threads
 from ademx.convert.layouts import rename_to
 from ademx.convert.torch_model import Block, FrozenBatchNorm2d, to_module
 from ademx.devices import Devices
 from ademx.engines.torch import losses
-from ademx.engines.torch.predict import torch_devices
-from ademx.engines.torch.updates import LossScaler, Updates, as_numpy, gradient_of
-from ademx.engines.trainer import Arrays, Sums, Trainer
+from ademx.engines.torch.predict import set_up, torch_devices
+from ademx.engines.torch.updates import Updates, are_finite, as_numpy, gradient_of
+from ademx.engines.trainer import Arrays, LossScaler, Sums, Trainer
 from symbols.layers import Layer
 from symbols.learning import Learning
 
@@ -50,8 +49,9 @@ class TorchTrainer(Trainer):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        set_up("float32")
+        torch.backends.cudnn.benchmark = True  # shapes do not change
         places = _places(devices)
-        _prepare(places)
         self.goes_ahead = bool(devices.gpus)
         self._draws = any(layer.kind == "dropout" for layer in layers)
         self._replicas: list[_Replica] = []
@@ -140,7 +140,7 @@ class TorchTrainer(Trainer):
     def _update(self, rate: float) -> None:
         gradients = [gradient_of(one) for one in self._replicas[0].parameters.values()]
         scale = self.loss_scale  # that of these gradients
-        if self._scaler is None or self._scaler.judge(gradients):
+        if self._scaler is None or self._scaler.judge(are_finite(gradients)):
             self._updates.apply(rate, loss_scale=scale)
             self._share_weights()
         for replica in self._replicas:
@@ -285,17 +285,6 @@ def _places(devices: Devices) -> list[torch.device]:
     """Return where each device's share is computed: on CPUs all in one place."""
     found = torch_devices(devices)
     return found if devices.gpus else found * devices.cpus
-
-
-def _prepare(devices: Sequence[torch.device]) -> None:
-    """Choose how PyTorch computes, in this process."""
-    threads = num_threads(1)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if any(device.type == "cuda" for device in devices):
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.benchmark = True  # shapes do not change
 
 
 def _seed(seed: int, devices: Sequence[torch.device]) -> None:

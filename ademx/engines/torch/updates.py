@@ -11,10 +11,6 @@ from torch.optim.sgd import sgd
 
 from symbols.learning import Learning
 
-# MXNet's loss scaler: twice the scale after so many updates without overflow.
-_LONGEST_SCALE = 2000
-_MAX_SCALE = 2.0**24
-
 
 class Updates:
     """The optimiser: MXNet's rules, in PyTorch's one pass over the weights.
@@ -73,9 +69,9 @@ class Updates:
             parameters = [self._parameters[name] for name in names]
             # As a function: PyTorch's optimisers load its compiler, which takes a second.
             sgd(
-                parameters,
-                [gradient_of(one) for one in parameters],
-                [self._momentum.get(name) for name in names],
+                [_channels_last(one) for one in parameters],
+                [_channels_last(gradient_of(one)) for one in parameters],
+                [_channels_last(self._momentum[n]) if self._momentum else None for n in names],
                 fused=True,
                 grad_scale=grad_scale,
                 lr=lr_mult * (rate if self._nesterov else 1.0),
@@ -99,31 +95,15 @@ class Updates:
         return 1.0 if self._nesterov else -self._learning.of(name)[0]
 
 
-class LossScaler:
-    """MXNet's rule for what a loss is multiplied by, so that no gradient underflows.
+def are_finite(gradients: list[Tensor]) -> bool:
+    """Return whether all gradients are."""
+    largest = torch.stack(torch._foreach_norm(gradients, float("inf")))
+    return bool(largest.isfinite().all())
 
-    Attributes:
-        scale: of the next update.
-        unskipped: updates since the scale last changed or one was left out.
 
-    Source: MXNet 1.9.1, mxnet.contrib.amp.loss_scaler.LossScaler.
-    """
-
-    def __init__(self) -> None:
-        self.scale = 2.0**16
-        self.unskipped = 0
-
-    def judge(self, gradients: list[Tensor]) -> bool:
-        """Return whether all gradients are finite, and set the next scale by that."""
-        largest = torch.stack(torch._foreach_norm(gradients, float("inf")))
-        finite = bool(largest.isfinite().all())
-        if not finite:
-            self.scale, self.unskipped = self.scale / 2, 0
-            return False
-        self.unskipped += 1
-        if self.unskipped == _LONGEST_SCALE:
-            self.scale, self.unskipped = min(_MAX_SCALE, 2 * self.scale), 0
-        return True
+def _channels_last(tensor: Tensor) -> Tensor:
+    """Return a view in the order of memory: the fused rule copies tensors in any other."""
+    return tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor
 
 
 def gradient_of(parameter: Tensor) -> Tensor:
