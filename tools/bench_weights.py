@@ -55,8 +55,7 @@ def params(repeats: int, json_file: Path | None) -> None:
 @json_option
 def convert(repeats: int, json_file: Path | None) -> None:
     """Converting weights of A1's size, beside MXNet and PyTorch."""
-    logging.getLogger("ademx").setLevel(logging.ERROR)  # the layouts' warnings are not measured
-    with weights_file() as path:
+    with _errors_alone(), weights_file() as path:
         report_figures(measure_converting(path, repeats), CONVERTING_LIMITS, json_file)
 
 
@@ -150,9 +149,21 @@ def _to_torch(source: Path, target: Path) -> None:
 
 
 def _peak_of_converting(source: Path, target: Path) -> int:
-    logging.getLogger("ademx").setLevel(logging.ERROR)
     import_torch()
-    return peak_of(partial(_to_torch, source, target))
+    with _errors_alone():
+        return peak_of(partial(_to_torch, source, target))
+
+
+@contextmanager
+def _errors_alone() -> Iterator[None]:
+    """Leave out the layouts' warnings, which are not what is measured."""
+    logger = logging.getLogger("ademx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def report_figures(
