@@ -716,6 +716,16 @@ def test_a_finished_run_is_not_replaced_unasked(weights, data, finished):
     assert (finished / "scores.json").stat().st_mtime_ns == before
 
 
+def test_tiles_that_leave_nothing_are_refused_before_a_run_is_overwritten(
+    weights, data, unfinished
+):
+    before = {path: path.read_bytes() for path in unfinished.rglob("*.*")}
+    tiles = ("--tile", "64x64", "--overlap", 60)
+    result = invoke(weights, data, unfinished, *tiles, "--overwrite")
+    assert result.exit_code == 1 and "tiles share all they have" in result.stderr
+    assert {path: path.read_bytes() for path in unfinished.rglob("*.*")} == before
+
+
 @pytest.mark.parametrize("flags", [(), ("--resume",), ("--overwrite",)], ids=str)
 def test_a_second_run_into_the_folder_is_refused(
     flags, weights, other_weights, data, tmp_path, monkeypatch

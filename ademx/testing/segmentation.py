@@ -127,8 +127,8 @@ class SegmentationTester(Session):
         for counted in self._images.values():
             total += counted.confusion
         rest = [one for one in self.samples if one not in self._images]
-        options: dict[str, Any] = {"total": len(self.samples), "initial": len(self._images)}
-        with progress_bar(delay=0, **options, unit="image") as bar:
+        done = len(self._images)
+        with progress_bar(delay=0, total=len(self.samples), initial=done, unit="image") as bar:
             for sample, counted in self._counts(rest, bar):
                 self._images[sample] = counted
                 total += counted.confusion

@@ -142,14 +142,14 @@ class Session(RunInputs):
         """Make the output folder ready, log what is tested, and keep other runs out of it.
 
         Raises:
-            ValueError, OSError: see :func:`ademx.files.locked` and
-                :func:`ademx.testing.run_folder.open_folder`.
+            ValueError, OSError: options do not fit the first image; see also
+                :func:`ademx.files.locked` and :func:`ademx.testing.run_folder.open_folder`.
         """
         options = self.options
+        sizes, maps_bytes = self._first_image()  # refuses what does not fit it
         with locked(options.output, "--output"):
             runs.open_folder(self.settings, options)
             self._describe()
-            sizes, maps_bytes = self._first_image()
             sizes = sizes or [(scale, scale) for scale in options.test_scales]
             state_memory(options, self._networks, sizes, self._devices, maps_bytes=maps_bytes)
             for folder in self.folders:
