@@ -50,6 +50,9 @@ PREFETCHERS = ("process", "thread")
 _IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTTOU)
 
 _PATIENCE_SECONDS = 60.0  # from one warning that nothing comes to the next
+# Python sees a signal when a system call ends. One that comes just before a wait begins, or to
+# another thread, ends no call of the main thread.
+_SIGNAL_SECONDS = 1.0
 _CLOSING_SECONDS = 5.0  # for workers that are stuck in a dead network drive
 
 _logger = logging.getLogger(__name__)
@@ -475,8 +478,11 @@ class WorkerPool:
     def _receive_any(self) -> tuple[Outcome | Failure, str]:
         """Wait for the first of the workers that answers; return its answer and its name."""
         connections = [worker.connection for worker in self._workers]
-        while not (ready := wait(connections, _PATIENCE_SECONDS)):
-            self._tell_waiting()
+        told = time.monotonic()
+        while not (ready := wait(connections, min(_PATIENCE_SECONDS, _SIGNAL_SECONDS))):
+            if time.monotonic() - told >= _PATIENCE_SECONDS:
+                self._tell_waiting()
+                told = time.monotonic()
         number = connections.index(ready[0])  # type: ignore[arg-type]
         try:
             return connections[number].recv(), self._workers[number].name

@@ -162,11 +162,12 @@ def test_sigterm_is_obeyed_while_a_file_cannot_be_read(
                 return False
         return bool(metrics(output, "update"))  # the second update is under way
 
-    over = threading.Event()
+    over, missed = threading.Event(), []
 
     def interrupt():
         os.kill(os.getpid(), signal.SIGTERM)
-        over.wait(20)
+        if not over.wait(20):
+            missed.append(signal.SIGTERM)
         for file in written:
             os.close(file)  # an end, which makes it a broken image
 
@@ -174,6 +175,7 @@ def test_sigterm_is_obeyed_while_a_file_cannot_be_read(
     report = train(classification(photos, output, to_epoch=1, **common))
     over.set()
     thread.join()
+    assert not missed
     assert (report.signal, report.epoch, report.batch) == (signal.SIGTERM, 0, 2)
     assert [line["update"] for line in metrics(output, "update")] == [1, 2]
     (photos / "kept").replace(photos / "4.png")

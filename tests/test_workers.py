@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -459,6 +460,39 @@ def test_waiting_long_says_for_what(tmp_path, monkeypatch, caplog):
     finally:
         pool.close()
     assert "no image for 0.05 seconds: workers are busy with image-0.jpg" in caplog.text
+
+
+def test_a_signal_that_another_thread_takes_ends_the_wait(tmp_path):
+    """As one that comes when the main thread is about to wait, it ends none of its calls."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*_):
+        raise Stopped
+
+    pool, seen, missed = make_pool("thread", 1), threading.Event(), []
+
+    def interrupt():
+        os.kill(os.getpid(), signal.SIGTERM)
+        if not seen.wait(20):
+            missed.append(signal.SIGTERM)
+            pool.submit(Task(0, 0, write_rows(tmp_path, [b"image"])))
+
+    thread = threading.Timer(0.5, interrupt)
+    thread.start()
+    before = signal.signal(signal.SIGTERM, stop)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # other threads have none
+    try:
+        with pytest.raises(Stopped):
+            pool.receive()
+        seen.set()
+        thread.join()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGTERM, before)
+        pool.close()
+    assert not missed
 
 
 def test_job_survives_pickling():
