@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -188,6 +189,69 @@ def test_a_signal_ends_a_worker_that_waits_for_the_others(photos, tmp_path):
 
 
 # --- what they compute --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hosts():
+    """Return a function that puts a command onto one of two machines, joined by a cable.
+
+    They are network namespaces, whose machines' names stand for no address.
+    """
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("network namespaces need root and iproute2's `ip`")
+    names = [f"ademx-{os.getpid()}-{number}" for number in range(2)]
+
+    def ip(arguments):
+        subprocess.run(["ip", *arguments.split()], check=True, capture_output=True, text=True)
+
+    try:
+        try:
+            for name in names:
+                ip(f"netns add {name}")
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespaces here: {error.stderr}")
+        ip(f"-n {names[0]} link add eth7 type veth peer name eth8 netns {names[1]}")
+        for number, name in enumerate(names):
+            ip(f"-n {name} addr add 10.9.0.{1 + number}/24 dev eth{7 + number}")
+            ip(f"-n {name} link set eth{7 + number} up")
+            ip(f"-n {name} link set lo up")
+        rename = ["unshare", "--uts", "sh", "-c", 'hostname nameless && exec "$@"', "sh"]
+        yield lambda number, command: ["ip", "netns", "exec", names[number], *rename, *command]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+def test_workers_of_two_machines_meet(hosts):
+    code = (
+        "from ademx.devices import Devices; from ademx.engines.torch.workers import TorchWorkers\n"
+        "with TorchWorkers('local', Devices()) as workers: print(workers.gather('', workers.rank))"
+    )
+    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "10.9.0.1", "MASTER_PORT": "29500"}
+    started = [
+        subprocess.Popen(
+            hosts(rank, [sys.executable, "-c", code]),
+            env={**os.environ, **environment, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [process.communicate(timeout=60)[0] for process in started] == ["[0, 1]\n"] * 2
+    finally:
+        for process in started:
+            process.kill()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for its interfaces")
+def test_worker_0_is_not_bound_to_its_name_for_itself(monkeypatch):
+    addresses = {"node-a": "127.0.1.1", workers._ANYWHERE: "127.0.0.1", "gone": "192.0.2.7"}
+    monkeypatch.setattr(workers, "_own_address", addresses.__getitem__)
+    assert workers._interface_to_others(Place(0, 8, 0, 4, "node-a")) == "lo"
+    # All on one machine may meet at any of its addresses, but no interface has this one.
+    assert workers._interface_to_others(Place(0, 4, 0, 4, "node-a")) is None
+    assert workers._interface_to_others(Place(0, 8, 0, 4, "gone")) is None
 
 
 def by_srun(arguments):

@@ -17,8 +17,9 @@ import os
 import re
 import signal
 import socket
+import struct
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,8 @@ from iters.workers import WorkerError
 _PATIENCE = datetime.timedelta(minutes=10)  # for the others, as when worker 0 writes a checkpoint
 _LONG_PATIENCE = datetime.timedelta(days=7)  # while worker 0 tests what was trained
 _BUCKET_NUMBERS = 2**24  # added up at once
+_ANYWHERE = "192.0.2.1"  # an address for examples (RFC 5737)
+_SIOCGIFADDR = 0x8915  # Linux, sockios.h: the address of an interface
 _log = logging.getLogger(__name__)
 _LOST = "has lost the others: one has ended, or the network is down"
 
@@ -166,6 +169,8 @@ class TorchWorkers(Workers):
         _log.info("worker %d of %d meets the others at %s", self.rank, self.count, where)
         _check_address(place.address)  # PyTorch would try it again and again
         missing = f"does not meet the others at {where}, where worker 0 is to be"
+        if interface := _interface_to_others(place):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         # Signals end the process: Python would see them when PyTorch has met the others.
         with self._telling(missing), handled(stopping_signals(), signal.SIG_DFL):
             distributed.init_process_group(
@@ -275,3 +280,37 @@ def _check_address(address: str) -> None:
         raise InputError(
             f"MASTER_ADDR={address!r}: expected the machine of worker 0 ({error.strerror})"
         ) from error
+
+
+def _interface_to_others(place: Place) -> str | None:
+    """Return the network interface that the other workers come by; None where it is not known.
+
+    Gloo by itself takes the address that the machine's name stands for. On many machines that is
+    127.0.1.1, or no address at all, and there no other machine finds it.
+    """
+    try:
+        own = _own_address(place.address)
+        if own.startswith("127.") and place.local_count < place.count:
+            # A name of worker 0's machine for itself. The others come from outside.
+            own = _own_address(_ANYWHERE)
+    except OSError:  # no IPv4, or no way there
+        return None
+    names = (name for _, name in socket.if_nameindex())
+    return next((name for name in names if _address_of(name) == own), None)
+
+
+def _own_address(remote: str) -> str:
+    """Return the IPv4 address that a machine is reached from; nothing is sent to it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((remote, 1))
+        return str(probe.getsockname()[0])
+
+
+def _address_of(interface: str) -> str | None:
+    """Return the IPv4 address of an interface, if it has one, on Linux."""
+    import fcntl  # Windows has none
+
+    request = struct.pack("256s", interface.encode())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        return socket.inet_ntoa(fcntl.ioctl(probe, _SIOCGIFADDR, request)[20:24])
+    return None
