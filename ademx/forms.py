@@ -1,6 +1,7 @@
 """What JSON that is read back should look like: files may be damaged, or written by others.
 
-A dataclass that is kept as an object declares the form of each value by the field, :func:`part`.
+A dataclass whose objects are kept as JSON declares the form of each value where its field is:
+:func:`json_field`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ NUMBER = (int, float)
 FLAG = (bool,)
 
 
-def part(form: Any, default: Any = MISSING, *, make: Callable[[], Any] | None = None) -> Any:
-    """Return a dataclass's field with the form of its value in JSON; `make` makes its default."""
+def json_field(form: Any, default: Any = MISSING, *, make: Callable[[], Any] | None = None) -> Any:
+    """Return a dataclass's field that JSON has too, in this form; `make` makes its default."""
     metadata = {"form": form}
     if make is not None:
         return field(default_factory=make, metadata=metadata)
@@ -36,21 +37,24 @@ def part(form: Any, default: Any = MISSING, *, make: Callable[[], Any] | None = 
 
 
 def form_of(kind: Any) -> dict[str, Any]:
-    """Return the form of an object that holds the parts of a dataclass."""
+    """Return the form of a dataclass's object in JSON: that of each :func:`json_field`, by name."""
     return {one.name: one.metadata["form"] for one in fields(kind) if "form" in one.metadata}
 
 
-def built(form: Any, value: Any) -> Any:
-    """Return a JSON value that fits a form, with a dataclass's object where the form names it.
+def parse(form: Any, value: Any) -> Any:
+    """Return what a JSON value stands for: an object of the dataclass where the form names one.
 
-    What an object lacks is as by default.
+    Args:
+        form: as :func:`misfit` takes it, which has found the value to fit it.
+        value: as JSON has it; names that the dataclass lacks are left out, and what an object
+            lacks is as by default.
     """
     if isinstance(form, list):
-        return [built(form[0], one) for one in value]
+        return [parse(form[0], one) for one in value]
     if not isinstance(form, type):
         return value
     known = {name: one for name, one in form_of(form).items() if name in value}
-    return form(**{name: built(one, value[name]) for name, one in known.items()})
+    return form(**{name: parse(one, value[name]) for name, one in known.items()})
 
 
 def misfit(value: Any, form: Any, name: str, *, is_item: bool = False) -> str:

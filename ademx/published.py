@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ademx.errors import InputError
+from ademx.labels import parse_label
 
 _RELEASE = "ademxapp README"
 _PAPER = "arXiv:1611.10080, from a summary"
@@ -99,26 +100,32 @@ def _row(
     name: str,
     setting: str,
     printed: str,
-    tested: str,
     *,
+    label: str | None = None,
+    dataset: str = "",
+    network: str = "",
     metrics: tuple[str, ...] = ("mean_iou",),
     split: str = "val",
     source: str = _RELEASE,
     **options: Any,
 ) -> Result:
-    """Return a row.
+    """Return a row, see :class:`Result`.
 
     Args:
-        name: see :class:`Result`, as of what is not told here.
-        setting: the options follow from it.
+        name: what users call it.
+        setting: what the source says of the test; options follow from it, see :data:`_TESTS`.
         printed: the values as the source prints them.
-        tested: label of the weights; of the dataset and the network alone where it is None.
+        label: of the weights, where the source says enough of the test for it to be made.
+        dataset: see :class:`Result`; a label tells it, and the network.
+        network: such as "rna-a1".
         metrics: names of the values.
-        split: see there.
-        source: see there.
-        options: more than the setting says.
+        split: "val" or "test".
+        source: where the row was read.
+        options: of the test, beyond what the setting stands for.
     """
-    dataset, network, *others = tested.split("_")
+    if label is not None:
+        parsed = parse_label(label)
+        dataset, network = parsed.dataset, parsed.network
     values = printed.split()
     for part in setting.split(", "):
         options.update(_TESTS.get(part, {}))
@@ -130,19 +137,20 @@ def _row(
         setting=setting,
         values=MappingProxyType(dict(zip(metrics, map(float, values)))),
         source=source,
-        label=tested if others else None,
+        label=label,
         options=MappingProxyType(options),
         decimals=len(values[0].partition(".")[2]),
     )
 
 
-# Rows with the same metrics.
+# Rows that have the metrics, the split or the source in common.
 _errors = partial(_row, metrics=("top1_error", "top5_error"))
 _accuracies = partial(_row, metrics=("pixel_accuracy", "mean_iou"))
 _test = partial(_row, split="test")
 _a2_test = partial(
     _test,
-    tested="cityscapes_rna-a2",
+    dataset="cityscapes",
+    network="rna-a2",
     metrics=("mean_iou", "class_iiou", "category_iou", "category_iiou"),
 )
 _resnet = partial(_errors, source=_RESNET)
@@ -152,20 +160,21 @@ RESULTS: tuple[Result, ...] = (
         "ilsvrc-a",
         "scale 320, one centre crop, no flip",
         "19.20 4.73",
-        "ilsvrc-cls_rna-a_cls1000",
+        label="ilsvrc-cls_rna-a_cls1000",
         pool="caffe",
     ),
     _errors(
         "ilsvrc-a1",
         "scale 320, one centre crop, no flip",
         "19.54 4.75",
-        "ilsvrc-cls_rna-a1_cls1000",
+        label="ilsvrc-cls_rna-a1_cls1000",
     ),
     _row(
         "voc-a-1conv",
         "1 conv, VOC+SBD, scale 500, flip",
         "78.76",
-        "voc_rna-a",
+        dataset="voc",
+        network="rna-a",
         source=_PAPER,
         pool="full",
     ),
@@ -173,22 +182,43 @@ RESULTS: tuple[Result, ...] = (
         "voc-a1",
         "2 conv, VOC+SBD, scale 500, flip",
         "80.84",
-        "voc_rna-a1_cls21_s8",
+        label="voc_rna-a1_cls21_s8",
         source=f"{_RELEASE}; {_PAPER}, which names Model A",
     ),
     _row(
-        "voc-a1-coco", "2 conv, VOC+SBD+COCO, scale 500, flip", "82.86", "voc_rna-a1_cls21_s8_coco"
+        "voc-a1-coco",
+        "2 conv, VOC+SBD+COCO, scale 500, flip",
+        "82.86",
+        label="voc_rna-a1_cls21_s8_coco",
     ),
     _test(
         "voc-test-a1",
         "2 conv, VOC+SBD, scale 500",
         "82.5",
-        "voc_rna-a1",
+        dataset="voc",
+        network="rna-a1",
         source=f"{_RELEASE}; {_PAPER}",
     ),
-    _test("voc-test-a1-scales", "2 conv, VOC+SBD, several scales", "83.1", "voc_rna-a1"),
-    _test("voc-test-a1-coco-scales", "2 conv, VOC+SBD+COCO, several scales", "84.9", "voc_rna-a1"),
-    _row("cityscapes-a1", "2 conv, fine, 1024×2048, flip", "78.08", "cityscapes_rna-a1_cls19_s8"),
+    _test(
+        "voc-test-a1-scales",
+        "2 conv, VOC+SBD, several scales",
+        "83.1",
+        dataset="voc",
+        network="rna-a1",
+    ),
+    _test(
+        "voc-test-a1-coco-scales",
+        "2 conv, VOC+SBD+COCO, several scales",
+        "84.9",
+        dataset="voc",
+        network="rna-a1",
+    ),
+    _row(
+        "cityscapes-a1",
+        "2 conv, fine, 1024×2048, flip",
+        "78.08",
+        label="cityscapes_rna-a1_cls19_s8",
+    ),
     _a2_test("cityscapes-test-a2", "2 conv, fine, 1024×2048", "78.4 59.1 90.9 81.1"),
     _a2_test("cityscapes-test-a2-scales", "2 conv, fine, several scales", "79.4 58.0 91.0 80.1"),
     _a2_test("cityscapes-test-a2-coarse", "2 conv, fine+coarse, 1024×2048", "79.9 59.7 91.2 80.8"),
@@ -201,17 +231,26 @@ RESULTS: tuple[Result, ...] = (
         "ade20k-a1",
         "2 conv, scale 500, flip, 2 test steps",
         "80.55 43.34",
-        "ade20k_rna-a1_cls150_s8",
+        label="ade20k_rna-a1_cls150_s8",
     ),
-    _row("ade20k-a2", "2 conv, one scale", "43.73", "ade20k_rna-a2", source=_CITED),
-    _row("context-a2", "2 conv, 60 classes", "48.1", "pascal-context_rna-a2", source=_PAPER),
-    _resnet("ilsvrc-plain34", "ten crops", "28.54 10.02", "ilsvrc-cls_rn-plain34_cls1000"),
-    _resnet("ilsvrc-resnet34a", "ten crops", "25.03 7.76", "ilsvrc-cls_rn-34a_cls1000"),
-    _resnet("ilsvrc-resnet34b", "ten crops", "24.52 7.46", "ilsvrc-cls_rn-34b_cls1000"),
-    _resnet("ilsvrc-resnet34c", "ten crops", "24.19 7.40", "ilsvrc-cls_rn-34c_cls1000"),
-    _resnet("ilsvrc-resnet50", "ten crops", "22.85 6.71", "ilsvrc-cls_rn-50_cls1000"),
-    _resnet("ilsvrc-resnet101", "ten crops", "21.75 6.05", "ilsvrc-cls_rn-101_cls1000"),
-    _resnet("ilsvrc-resnet152", "ten crops", "21.43 5.71", "ilsvrc-cls_rn-152_cls1000"),
+    _row(
+        "ade20k-a2", "2 conv, one scale", "43.73", dataset="ade20k", network="rna-a2", source=_CITED
+    ),
+    _row(
+        "context-a2",
+        "2 conv, 60 classes",
+        "48.1",
+        dataset="pascal-context",
+        network="rna-a2",
+        source=_PAPER,
+    ),
+    _resnet("ilsvrc-plain34", "ten crops", "28.54 10.02", label="ilsvrc-cls_rn-plain34_cls1000"),
+    _resnet("ilsvrc-resnet34a", "ten crops", "25.03 7.76", label="ilsvrc-cls_rn-34a_cls1000"),
+    _resnet("ilsvrc-resnet34b", "ten crops", "24.52 7.46", label="ilsvrc-cls_rn-34b_cls1000"),
+    _resnet("ilsvrc-resnet34c", "ten crops", "24.19 7.40", label="ilsvrc-cls_rn-34c_cls1000"),
+    _resnet("ilsvrc-resnet50", "ten crops", "22.85 6.71", label="ilsvrc-cls_rn-50_cls1000"),
+    _resnet("ilsvrc-resnet101", "ten crops", "21.75 6.05", label="ilsvrc-cls_rn-101_cls1000"),
+    _resnet("ilsvrc-resnet152", "ten crops", "21.43 5.71", label="ilsvrc-cls_rn-152_cls1000"),
 )
 
 

@@ -26,6 +26,7 @@ from ademx.options import option
     help="Size that an .onnx file takes, pixels.  [default: free, that is any]",
 )
 @shared.from_signature
+@shared.as_object("reading", Reading)
 def convert(
     src: Path,
     dst: Path,

@@ -74,7 +74,7 @@ def evaluate() -> None:
 
 def _options(options: type[EvaluationOptions]) -> shared.Decorator:
     """Add the options of a task."""
-    return shared.together(
+    return shared.stacked(
         shared.from_class(options),
         shared.as_object("files", _Files),
         shared.log_file,

@@ -36,7 +36,7 @@ _PATHS = {
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-# Options of several commands, for their signatures.
+# Options of several commands, for their signatures: see from_signature.
 json_file = partial(option, None, names=("--json",), path="new")
 plot_file = partial(option, None, names=("--plot",), path="new")
 overwrite = partial(option, False)
@@ -49,27 +49,38 @@ def from_class(*classes: type) -> Decorator:
 
 
 def from_signature(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that are the command's own: the defaults of its parameters declare them.
+    """Add an option for each parameter of a command whose default is one.
 
-    What is declared by :func:`ademx.options.option` is an option, as in a dataclass. The files that
-    the command writes are checked, see :func:`check_writable`, before it is called.
+    That is what :func:`ademx.options.option` returns, as for a field of an options class:
+
+        @from_signature
+        def plot(
+            runs: tuple[Path, ...],  # an argument, by click.argument
+            output: Path = option(Path("curves.png"), "Picture.", path="new"),
+            overwrite: bool = option(False, "Replace a file that exists."),
+        ) -> None:
+
+    has `--output` and `--overwrite`. Files that a command writes, of `path="new"`, are checked
+    before it is called, see :func:`check_writable`: its `overwrite`, if it has one, is for that.
     """
-    parameters = inspect.signature(command).parameters
-    said = {name: declared(one.default) for name, one in parameters.items()}
-    files = [name for name, one in said.items() if one and one.path == "new"]
+    own = [
+        (one, said)
+        for one in inspect.signature(command).parameters.values()
+        if (said := declared(one.default))
+    ]
+    new_files = [one.name for one, said in own if said.path == "new"]
 
     @functools.wraps(command)
     def with_check(*positional: Any, **arguments: Any) -> Any:
-        paths = [arguments[name] for name in files]
+        paths = [arguments[name] for name in new_files]
         check_writable(paths, overwrite=arguments.get("overwrite"))
         return command(*positional, **arguments)
 
-    found = ((one.name, str(one.annotation), one.default) for one in parameters.values())
-    return _options(found)(with_check)
+    return _options((one.name, str(one.annotation), one.default) for one, _ in own)(with_check)
 
 
-def together(*decorators: Decorator) -> Decorator:
-    """Return one decorator that does what these do, one written above the other."""
+def stacked(*decorators: Decorator) -> Decorator:
+    """Return one decorator that does what these do, written above each other in this order."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for add in reversed(decorators):
@@ -80,7 +91,10 @@ def together(*decorators: Decorator) -> Decorator:
 
 
 def _options(declarations: Iterable[tuple[str, str, Any]]) -> Decorator:
-    """Return a decorator that adds options: the name, the type and the field of each."""
+    """Return a decorator that adds options, given the name, the type and the field of each.
+
+    A field that is no option may be told by several options: see _SEVERAL.
+    """
     found: list[Decorator] = []
     for name, annotation, one in declarations:
         kind = annotation.partition(" | ")[0]
@@ -88,7 +102,7 @@ def _options(declarations: Iterable[tuple[str, str, Any]]) -> Decorator:
             found.append(_option(name, one.default, kind, said))
         elif kind in _SEVERAL:
             found.append(_SEVERAL[kind])
-    return together(*found)
+    return stacked(*found)
 
 
 def _option(name: str, default: Any, kind: str, said: Option) -> Callable[..., Any]:
@@ -117,7 +131,7 @@ def _value(kind: str, said: Option) -> dict[str, Any]:
         return {"type": click.Choice(said.choices)}
     several = re.fullmatch(r"tuple\[(Path|str), \.\.\.\]", kind)
     kind = several[1] if several else kind
-    type_ = _PATHS.get(said.path, ANY_PATH) if kind == "Path" else _TYPES.get(kind)
+    type_ = _PATHS.get(said.path, ANY_PATH) if kind == "Path" else _TYPES[kind]
     if said.least is not None:
         type_ = (click.FloatRange if kind == "float" else click.IntRange)(min=said.least)
     return {"type": type_, "multiple": several is not None}
@@ -125,7 +139,7 @@ def _value(kind: str, said: Option) -> dict[str, Any]:
 
 def without_effect(*names: str, flags: Sequence[str] = ()) -> Decorator:
     """Return a decorator that takes, and hides, options of the release that say nothing here."""
-    return together(
+    return stacked(
         *(
             click.option(name, is_flag=name in flags, hidden=True, expose_value=False)
             for name in (*names, *flags)
@@ -223,7 +237,7 @@ def devices(command: Callable[..., Any]) -> Callable[..., Any]:
     return _options(added)(with_devices)
 
 
-# By the type of the field: of a value, and of what is told by several options.
+# Type of a field -> what parses its one option.
 _TYPES = {
     "str": click.STRING,
     "int": click.INT,
@@ -233,6 +247,7 @@ _TYPES = {
     "tuple[float, float]": _Parsed("LOW,HIGH", _range, "two numbers separated by a comma"),
     "tuple[int, int]": SIZE,
 }
+# Type of a field -> the decorator that adds the several options that make it.
 _SEVERAL = {"Devices": devices, "Reading": as_object("reading", Reading)}
 
 

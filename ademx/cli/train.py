@@ -39,7 +39,7 @@ def train() -> None:
 
 def _options(options: type[TrainOptions]) -> shared.Decorator:
     """Add the options of a task."""
-    return shared.together(
+    return shared.stacked(
         shared.from_class(options),
         shared.log_file,
         shared.without_effect(*_WITHOUT_EFFECT, flags=_WITHOUT_EFFECT_FLAGS),

@@ -58,6 +58,7 @@ def _released(row: ReleasedFile) -> str:
 @weights.command()
 @click.argument("files", type=shared.EXISTING_FILE, nargs=-1, required=True)
 @shared.from_signature
+@shared.as_object("reading", Reading)
 def verify(
     files: tuple[Path, ...],
     *,
@@ -95,6 +96,7 @@ def _verdict(verdict: Verdict) -> str:
 @weights.command()
 @click.argument("file", type=shared.EXISTING_FILE)
 @shared.from_signature
+@shared.as_object("reading", Reading)
 def show(
     file: Path,
     *,

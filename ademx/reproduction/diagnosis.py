@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ademx.errors import UserError
-from ademx.forms import FLAG, NUMBER, TEXT, part
+from ademx.forms import FLAG, NUMBER, TEXT, json_field
 from ademx.iteration import progress_bar
 from ademx.labels import parse_label
 from ademx.metrics import segmentation_scores
@@ -57,10 +57,10 @@ class Finding:
         finding: what was looked at and what it showed, or why it was not looked at.
     """
 
-    cause: str = part(TEXT)
-    made: bool = part(FLAG)
-    likelihood: float = part(NUMBER)
-    finding: str = part(TEXT)
+    cause: str = json_field(TEXT)
+    made: bool = json_field(FLAG)
+    likelihood: float = json_field(NUMBER)
+    finding: str = json_field(TEXT)
 
     @property
     def state(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ademx.errors import InputError, UserError
 from ademx.files import locked, replacing, write_json
-from ademx.forms import NUMBER, TEXT, built, form_of, misfit, part
+from ademx.forms import NUMBER, TEXT, form_of, json_field, misfit, parse
 from ademx.published import METRIC_NAMES, RESULTS, Result, get_result
 from ademx.reports.page import TableRow, write_report
 from ademx.reproduction.diagnosis import Finding
@@ -64,16 +64,16 @@ class Outcome:
     """
 
     row: Result
-    verdict: str = part(TEXT)
-    reasons: Sequence[str] = part([TEXT], ())
+    verdict: str = json_field(TEXT)
+    reasons: Sequence[str] = json_field([TEXT], ())
     ours: Mapping[str, float] = field(default_factory=dict)
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
-    diagnosis: Sequence[Finding] = part([Finding], ())
+    diagnosis: Sequence[Finding] = json_field([Finding], ())
     data_root: Path | None = None
     weights: Path | None = None
-    weights_md5: str = part(TEXT, "")
-    command: str = part(TEXT, "")
-    date: str = part(
+    weights_md5: str = json_field(TEXT, "")
+    command: str = json_field(TEXT, "")
+    date: str = json_field(
         TEXT,
         make=lambda: datetime.datetime.now(datetime.timezone.utc).isoformat(
             sep=" ", timespec="seconds"
@@ -156,10 +156,10 @@ class Outcome:
         return cls(
             row=row,
             ours={name: one["ours"] for name, one in tested.items()},
-            tolerances={name: built(Tolerance, one["tolerance"]) for name, one in tested.items()},
+            tolerances={name: parse(Tolerance, one["tolerance"]) for name, one in tested.items()},
             data_root=Path(value["data_root"]) if value["data_root"] else None,
             weights=Path(value["weights"]) if value["weights"] else None,
-            **{name: built(form, value[name]) for name, form in forms.items()},
+            **{name: parse(form, value[name]) for name, form in forms.items()},
         )
 
 

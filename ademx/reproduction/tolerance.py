@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ademx.errors import InputError
-from ademx.forms import NUMBER, TEXT, part
+from ademx.forms import NUMBER, TEXT, json_field
 from ademx.testing.image_counts import ImageCounts
 from ademx.testing.numerics import PROBABILITY_FACTOR, SCORE_MARGIN
 
@@ -42,9 +42,9 @@ class Tolerance:
         cause: what differs, "pixels near a tie" or "near ties" of images.
     """
 
-    rounding: float = part(NUMBER)
-    numerics: float = part(NUMBER)
-    cause: str = part(TEXT)
+    rounding: float = json_field(NUMBER)
+    numerics: float = json_field(NUMBER)
+    cause: str = json_field(TEXT)
 
     @property
     def total(self) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ademx.errors import InputError, MissingFile
 from ademx.files import write_json
-from ademx.forms import FLAG, NUMBER, TEXT, WHOLE, built, form_of, misfit, part, shown
+from ademx.forms import FLAG, NUMBER, TEXT, WHOLE, form_of, json_field, misfit, parse, shown
 from ademx.metrics import ABSENT_CLASSES
 from ademx.published import METRIC_NAMES, Result
 from iters.datasets import Dataset
@@ -40,16 +40,16 @@ _PUBLISHED = {
 class WeightsRead:
     """A file of weights that was tested, and its MD5."""
 
-    file: str = part(TEXT)
-    md5: str = part(TEXT)
+    file: str = json_field(TEXT)
+    md5: str = json_field(TEXT)
 
 
 @dataclass(frozen=True)
 class LeftOut:
     """An image that could not be tested, and why."""
 
-    image: str = part(TEXT)
-    error: str = part(TEXT)
+    image: str = json_field(TEXT)
+    error: str = json_field(TEXT)
 
 
 @dataclass(frozen=True)
@@ -68,26 +68,26 @@ class RunSettings:
     """
 
     as_json: Mapping[str, Any] = field(default_factory=dict)
-    command: str = part(TEXT, "")
-    labels: Sequence[str] = part([TEXT], ())
-    weights_md5: Sequence[str] = part([TEXT], ())
-    dataset: str | Mapping[str, Any] = part((str, dict), "")
-    split: str = part(TEXT, "")
-    samples_md5: str = part(TEXT, "–")
-    test_scales: Sequence[int] = part([WHOLE], ())
-    test_steps: int = part(WHOLE, 1)
-    test_flipping: bool = part(FLAG, False)
-    tile: Sequence[int] | None = part([WHOLE], None)
-    overlap: int | None = part(WHOLE, None)
-    test_3crops: bool = part(FLAG, False)
-    test_10crops: bool = part(FLAG, False)
-    exif: str = part(TEXT, "auto")
-    crf: Mapping[str, float] | None = part({...: NUMBER}, None)
+    command: str = json_field(TEXT, "")
+    labels: Sequence[str] = json_field([TEXT], ())
+    weights_md5: Sequence[str] = json_field([TEXT], ())
+    dataset: str | Mapping[str, Any] = json_field((str, dict), "")
+    split: str = json_field(TEXT, "")
+    samples_md5: str = json_field(TEXT, "–")
+    test_scales: Sequence[int] = json_field([WHOLE], ())
+    test_steps: int = json_field(WHOLE, 1)
+    test_flipping: bool = json_field(FLAG, False)
+    tile: Sequence[int] | None = json_field([WHOLE], None)
+    overlap: int | None = json_field(WHOLE, None)
+    test_3crops: bool = json_field(FLAG, False)
+    test_10crops: bool = json_field(FLAG, False)
+    exif: str = json_field(TEXT, "auto")
+    crf: Mapping[str, float] | None = json_field({...: NUMBER}, None)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunSettings:
         """Return the settings that `run.json` or a record holds."""
-        settings: RunSettings = built(cls, value)
+        settings: RunSettings = parse(cls, value)
         return replace(settings, as_json=value)
 
 
@@ -116,23 +116,23 @@ class RunRecord:
     """
 
     scores: Mapping[str, float] = field(default_factory=dict)
-    class_iou: Mapping[str, float] | None = part(_BY_NAME, None)
-    class_accuracy: Mapping[str, float] | None = part(_BY_NAME, None)
-    absent_classes: str = part(TEXT, "")
-    confusion: Sequence[Sequence[int]] | None = part([[WHOLE]], None)
-    cityscapes: Mapping[str, Any] | None = part(_CITYSCAPES, None)
-    scales: Mapping[Any, Mapping[str, float]] | None = part({...: _SCORES}, None)
-    dataset: str = part(TEXT, "")
-    num_images: int = part(WHOLE, 0)
-    num_broken: int = part(WHOLE, 0)
-    broken: Sequence[LeftOut] = part([LeftOut], ())
-    exif: Mapping[str, int] | None = part({...: WHOLE}, None)
-    weights: Sequence[WeightsRead] = part([WeightsRead], ())
-    settings: RunSettings = part(RunSettings, make=RunSettings)
-    seconds: float | None = part(NUMBER, None)
-    images_per_second: float | None = part(NUMBER, None)
-    devices: Sequence[str] = part([TEXT], ())
-    versions: Mapping[str, str] = part({...: TEXT}, make=dict)
+    class_iou: Mapping[str, float] | None = json_field(_BY_NAME, None)
+    class_accuracy: Mapping[str, float] | None = json_field(_BY_NAME, None)
+    absent_classes: str = json_field(TEXT, "")
+    confusion: Sequence[Sequence[int]] | None = json_field([[WHOLE]], None)
+    cityscapes: Mapping[str, Any] | None = json_field(_CITYSCAPES, None)
+    scales: Mapping[Any, Mapping[str, float]] | None = json_field({...: _SCORES}, None)
+    dataset: str = json_field(TEXT, "")
+    num_images: int = json_field(WHOLE, 0)
+    num_broken: int = json_field(WHOLE, 0)
+    broken: Sequence[LeftOut] = json_field([LeftOut], ())
+    exif: Mapping[str, int] | None = json_field({...: WHOLE}, None)
+    weights: Sequence[WeightsRead] = json_field([WeightsRead], ())
+    settings: RunSettings = json_field(RunSettings, make=RunSettings)
+    seconds: float | None = json_field(NUMBER, None)
+    images_per_second: float | None = json_field(NUMBER, None)
+    devices: Sequence[str] = json_field([TEXT], ())
+    versions: Mapping[str, str] = json_field({...: TEXT}, make=dict)
     published: Result | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class RunRecord:
         """Return what :meth:`to_json` gave, also by an older version."""
         scores = {name: value[name] for name in _SCORES if name in value}
         published = value.get("published")
-        record: RunRecord = built(cls, value)
+        record: RunRecord = parse(cls, value)
         return replace(
             record,
             scores={name: float("nan") if one is None else one for name, one in scores.items()},
