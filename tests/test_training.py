@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -166,6 +167,22 @@ def test_scaling_the_loss_changes_nothing_and_overflows_are_left_out():
     assert trainer.loss_scale == 2.0**126
     for name, value in before.items():
         np.testing.assert_array_equal(trainer.momentum()[name], value)
+
+
+def test_a_change_of_scale_frees_the_old_module_before_it_binds_a_new_one(monkeypatch):
+    """Else the GPU would need the memory of two at the first overflow."""
+    a1 = network(CLASSIFIER)
+    trainer, _, _ = trained(a1, updates=1, scale_loss=True)
+    trainer.restore_scaling(2.0**127, 0)
+    old, bind, alive = weakref.ref(trainer._module._exec_group), trainer._bind, []
+
+    def noting(values):
+        alive.append(old())
+        bind(values)
+
+    monkeypatch.setattr(trainer, "_bind", noting)
+    trainer.start(1e4 * a1[2][0], a1[2][1], seed=0)()
+    assert alive == [None]
 
 
 def test_an_update_without_images_adds_nothing():

@@ -180,7 +180,10 @@ class MxnetTrainer(Trainer):
             found = mx.nd.add_n(found, *map(sums_of, outputs, shares))
         if self._workers.count > 1 and self._workers.synchronous:
             self._workers.add_up("sums", [found])
+        scale = self.loss_scale  # that of these gradients
         self._update()
+        if self.loss_scale != scale:  # here, where nothing holds the arrays of the old module
+            self._change_scale()
         return lambda: Sums(*map(float, found.asnumpy()))
 
     def _weights(self) -> dict[str, np.ndarray]:
@@ -250,7 +253,6 @@ class MxnetTrainer(Trainer):
                 # each worker updates by itself, so that worker 0 has all there is to save.
                 out = None if self._workers.synchronous else group.param_arrays[index]
                 self._workers.add_up(name, group.grad_arrays[index], out=out, priority=-index)
-        scale = self.loss_scale  # that of these gradients
         if self._scaler and not self._scaler.judge(_are_finite(group.grad_arrays)):
             # The schedule goes by batches, as log and resume do: one that is left out counts.
             private.count_update(self._optimizer, self._contexts, range(len(group.param_names)))
@@ -261,8 +263,6 @@ class MxnetTrainer(Trainer):
                     for arrays in (group.grad_arrays, group.param_arrays)
                 )
                 updater(list(range(len(weights))), gradients, weights)
-        if self.loss_scale != scale:
-            self._change_scale()
 
     def _change_scale(self) -> None:
         """Bind the network anew with the present loss scale, which the graph holds."""
