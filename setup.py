@@ -23,7 +23,7 @@ GPU = [
     "nvidia-nvtx-cu11==11.8.86",
 ]
 TORCH = ["torch>=2.4", "safetensors>=0.4"]  # 2.4: fused SGD on CPUs
-PLOT = ["matplotlib>=3.7"]
+PLOT = ["matplotlib>=3.7", "graphviz>=0.8"]
 ONNX = ["onnx>=1.14", "onnxruntime>=1.15"]
 CRF = ["pydensecrf2>=1.1"]  # compiled when it is installed: needs g++
 CAFFE = ["opencv-python>=4.7,<4.12"]  # 4.12 asks for numpy 2

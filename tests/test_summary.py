@@ -296,6 +296,16 @@ def test_drawing_without_dot_says_what_to_install(monkeypatch, tmp_path):
     assert not path.exists()
 
 
+def test_drawing_without_the_package_says_what_to_install(monkeypatch, tmp_path):
+    """It comes with MXNet, and not with PyTorch."""
+    monkeypatch.setitem(sys.modules, "graphviz", None)
+    result = run("c", "--plot", tmp_path / "c.png")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: drawing needs the graphviz package: run `pip install 'ademx[plot]'`\n"
+    )
+
+
 def peak_of_training(batch):
     """Return the peak memory, MiB, of a process that makes two updates of a narrow A1."""
     code = f"""if True:

@@ -14,6 +14,7 @@ from ademx.cli.symbol import weights_in
 from ademx.cli.tables import aligned
 from ademx.engines.backends import CHOICES, resolve_backend, training_memory
 from ademx.files import replacing
+from ademx.networks.drawing import draw
 from ademx.networks.summary import (
     Graph,
     LevelSummary,
@@ -86,8 +87,6 @@ def summary(
         numbers["training"] = {**parts, "total": memory.total, "backend": backend}
         report += _training_report(memory, batch, backend)
     if plot:
-        from ademx.networks.drawing import draw
-
         picture = draw(graph, plot.suffix.lstrip(".").lower())
         with replacing(plot) as file:
             file.write(picture)

@@ -210,7 +210,15 @@ def verify(
         # A released file, and one that says what it is, may have any name.
         label = label or label_in(released, file.metadata.get("label"))
         label = label or parse_label(path.name)
-        return _verdict(path, label, parameters, guess, released, digest, problems)
+        return _verdict(
+            path,
+            label=label,
+            parameters=parameters,
+            guess=guess,
+            released=released,
+            digest=digest,
+            problems=problems,
+        )
     except InputError as error:  # the name is no label, or names a network that does not exist
         message = f"unknown model: {error}; the file is whole, and of {guess}: give --model"
         if guess is None:
@@ -220,6 +228,7 @@ def verify(
 
 def _verdict(
     path: Path,
+    *,
     label: Label,
     parameters: Mapping[str, HasShape],
     guess: Guess | None,
@@ -227,7 +236,17 @@ def _verdict(
     digest: str,
     problems: tuple[str, ...],
 ) -> Verdict:
-    """Return the verdict on a file that is whole."""
+    """Return the verdict on a file that is whole.
+
+    Args:
+        path: the file.
+        label: of the network that it should be.
+        parameters: released name -> entry.
+        guess: which network they fit.
+        released: name of the released file with its MD5, if any.
+        digest: its MD5.
+        problems: what no trained model has among its numbers.
+    """
     misfit = _misfit(label, parameters)
     if misfit and guess is None and not released:
         return Verdict(path, False, "misfit", f"not a model of {label}, nor any known", misfit)

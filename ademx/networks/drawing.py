@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
 
-import graphviz
-
+from ademx.compat import import_optional
 from ademx.errors import MissingDependency
 from ademx.networks.summary import Graph
 from ademx.pictures import check_format
@@ -80,10 +81,13 @@ def draw(graph: Graph, file_format: str) -> bytes:
 
     Raises:
         ValueError: another format.
-        ademx.compat.MissingDependency: the `dot` program is not installed.
+        ademx.compat.MissingDependency: graphviz is not installed, the package or the program.
     """
     check_format(file_format)
-    picture = _picture(graph)
+    graphviz = import_optional(
+        "graphviz", "drawing needs the graphviz package: run `pip install 'ademx[plot]'`"
+    )
+    picture = _picture(graph, graphviz)
     try:
         return bytes(picture.pipe(file_format))
     except graphviz.ExecutableNotFound:
@@ -93,7 +97,8 @@ def draw(graph: Graph, file_format: str) -> bytes:
         ) from None
 
 
-def _picture(graph: Graph) -> graphviz.Digraph:
+def _picture(graph: Graph, graphviz: ModuleType) -> Any:
+    """Return the picture of a graph, a `graphviz.Digraph`."""
     texts, box_of = _boxes(graph.layers)
     layers = {layer.name: layer for layer in graph.layers}
     size = "×".join(map(str, graph.input_shape))

@@ -69,7 +69,14 @@ def measure(
         by_image[image].add(path)
     total = len(images) * units + sum(map(len, by_image.values()))
     with progress_bar(total=total, unit="step", desc="unravelling") as bar:
-        measures = _Measures(engine, segments, weights, by_image, with_lesions, bar)
+        measures = _Measures(
+            engine,
+            segments,
+            weights=weights,
+            paths=by_image,
+            with_lesions=with_lesions,
+            bar=bar,
+        )
         first = unravel.run(engine, segments, images[:1])[unravel.first_unit(segments)]
         at_a_time = max(1, _BYTES // (2 * (units + 1) * first.nbytes))
         for start in range(0, len(images), at_a_time):
@@ -85,6 +92,7 @@ class _Measures:
         self,
         engine: unravel.Engine,
         segments: Sequence[unravel.Segment],
+        *,
         weights: object,
         paths: dict[int, set[unravel.Path]],
         with_lesions: bool,
