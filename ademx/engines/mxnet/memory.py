@@ -20,19 +20,12 @@ _FLOAT32_BYTES = 4
 def training_memory(graph: Graph, *, backward_do_mirror: bool = False) -> TrainingMemory:
     """Return the memory that training takes on one device, from MXNet's own plan.
 
-    The network is bound on the CPU, which reserves addresses: no memory is filled, and no weight
-    is computed.
-
     Args:
         graph: its batch is that of one device.
         backward_do_mirror: plan for computing cheap layers again in the backward pass.
     """
-    symbol = to_symbol(graph.layers)
-    requests = {name: "null" if name in _INPUTS else "write" for name in symbol.list_arguments()}
     with mirroring(backward_do_mirror):
-        executor = symbol.simple_bind(
-            import_mxnet().cpu(), grad_req=requests, data=graph.input_shape
-        )
+        executor = _bind(graph, "write")
     sizes = {name: _num_bytes(array.shape) for name, array in executor.arg_dict.items()}
     inputs = sum(sizes.pop(name) for name in _INPUTS)
     weights = sum(sizes.values())
@@ -53,15 +46,36 @@ def inference_memory(graph: Graph) -> int:
     convolution: A1 on 1024 and 1536 pixels squared was seen to take 1.05 and 1.1 times the sum,
     1.7 times the plan.
     """
-    executor = to_symbol(graph.layers).simple_bind(
-        import_mxnet().cpu(), grad_req="null", data=graph.input_shape
-    )
+    executor = _bind(graph, "null")
     anew = max(
         _num_bytes(graph.shapes[layer.inputs[0]]) + _num_bytes(graph.shapes[layer.name])
         for layer in graph.layers
         if layer.kind == "convolution"
     )
     return _num_bytes(graph.input_shape) + _planned(executor) + anew
+
+
+def _bind(graph: Graph, request: str) -> Any:
+    """Return the network, bound on the CPU for its plan: addresses are reserved, no memory filled.
+
+    `simple_bind` would write zeros into every weight and gradient, behind one's back.
+
+    Args:
+        graph: to bind.
+        request: "write" for gradients of the weights, "null" for none.
+    """
+    mx = import_mxnet()
+    symbol = to_symbol(graph.layers)
+    names = symbol.list_arguments()
+    shapes, _, states = symbol.infer_shape(data=graph.input_shape)
+    requests = {name: "null" if name in _INPUTS else request for name in names}
+    return symbol.bind(
+        mx.cpu(),
+        dict(zip(names, map(mx.nd.empty, shapes))),
+        args_grad={n: mx.nd.empty(s) for n, s in zip(names, shapes) if requests[n] != "null"},
+        grad_req=requests,
+        aux_states=list(map(mx.nd.empty, states)),
+    )
 
 
 def _planned(executor: Any) -> int:
