@@ -69,12 +69,18 @@ def check(
 
 def _record(found: DatasetCheck) -> dict[str, Any]:
     troubles = Counter(problem.split for problem in found.problems)
-    record = dataclasses.asdict(found)
-    splits = {
-        split: {"images": images, "expected": expected, "problems": troubles[split]}
-        for split, (images, expected) in record.pop("counts").items()
+    return {
+        "dataset": found.dataset,
+        "root": str(found.root),
+        "ok": found.ok,
+        "quick": found.quick,
+        "splits": {
+            split: {"images": images, "expected": expected, "problems": troubles[split]}
+            for split, (images, expected) in found.counts.items()
+        },
+        "problems": [dataclasses.asdict(problem) for problem in found.problems],
+        "remarks": [dataclasses.asdict(remark) for remark in found.remarks],
     }
-    return {**record, "root": str(found.root), "ok": found.ok, "splits": splits}
 
 
 def _text(found: DatasetCheck) -> Iterator[str]:

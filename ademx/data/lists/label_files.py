@@ -62,14 +62,16 @@ class NumberedLabel:
         """Return the class ids, (H, W) uint8; see :class:`ademx.data.lists.plans.LabelSource`."""
         numbers = self._numbers_in_matlab() if self.variable else load_label(self.path)
         table = np.frombuffer(self.class_ids, np.uint8)
+        wrong = numbers[(numbers < 0) | (numbers >= len(table))]
+        if not wrong.size:
+            classes: NDArray[np.uint8] = table[numbers]
+            wrong = numbers[classes == VOID]
+            if not wrong.size:
+                return classes
         known = np.flatnonzero(table != VOID)
-        wrong = numbers[~np.isin(numbers, known)]
-        if wrong.size:
-            last = len(self.class_ids.partition(bytes([VOID]))[0]) - 1
-            other = f" and {known[-1]}" if known[-1] > last else ""
-            raise InputError(f"{self.path}: found class {wrong[0]}: expected 0 to {last}{other}")
-        classes: NDArray[np.uint8] = table[numbers]
-        return classes
+        last = len(self.class_ids.partition(bytes([VOID]))[0]) - 1
+        other = f" and {known[-1]}" if known[-1] > last else ""
+        raise InputError(f"{self.path}: found class {wrong[0]}: expected 0 to {last}{other}")
 
     def _numbers_in_matlab(self) -> NDArray[Any]:
         content = read_matlab(self.path)
