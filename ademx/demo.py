@@ -18,6 +18,8 @@ from ademx.testing.evaluate import evaluate
 from ademx.testing.options import SegmentationOptions
 from ademx.testing.record import Report
 from ademx.training import curves
+from ademx.training.options import SegmentationTrainOptions
+from ademx.training.run import train
 from ademx.versions import versions
 from iters.datasets import DATASETS
 from iters.images import load_image, load_label
@@ -113,10 +115,7 @@ def _open_folder(output: Path, *, resume: bool, seed: int) -> None:
 
 def _train(data: Path, output: Path, *, resume: bool, seed: int) -> Path:
     """Return the weights after the last epoch."""
-    share_cores(_NUM_DEVICES)  # before MXNet is loaded, by the next line
-    from ademx.training.options import SegmentationTrainOptions
-    from ademx.training.run import train
-
+    share_cores(_NUM_DEVICES)  # before MXNet is loaded, by what follows
     report = train(
         SegmentationTrainOptions(
             data_root=data,

@@ -1,4 +1,4 @@
-"""Model labels and checkpoint names, parsed once into a typed object (SPEC §1)."""
+"""Model labels and checkpoint names, parsed once into a typed object."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class TorchNesterov(optimizer.Optimizer):
     Raises:
         ValueError: `clip_gradient` is given.
 
-    Source: SPEC §4; ademxapp:util/optimizer.py, TorchNesterov.
+    Source: ademxapp:util/optimizer.py, TorchNesterov.
     """
 
     def __init__(self, *, momentum: float = 0.9, **options: Any) -> None:

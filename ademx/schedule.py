@@ -45,7 +45,7 @@ class LinearSchedule:
 
     Attributes:
         total: updates after which the line reaches 0. For a whole training it is one more than
-            its updates, so that the last one still moves (SPEC §4).
+            its updates, so that the last one still moves.
         stop_lr: the floor.
         offset: updates of the whole training that come before this run.
         base_lr: the rate at the start of the whole training.
@@ -53,7 +53,7 @@ class LinearSchedule:
     Raises:
         ValueError: `total` is below 1.
 
-    Source: SPEC §4; ademxapp:util/lr_scheduler.py, LinearScheduler.
+    Source: ademxapp:util/lr_scheduler.py, LinearScheduler.
     """
 
     total: int

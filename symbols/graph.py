@@ -158,7 +158,7 @@ def _loss(layer: Layer, scores: Symbol, *, loss: str, segmentation: bool, name: 
         return ohem_softmax(scores, label, thresh=OHEM_THRESH, min_kept=OHEM_MIN_KEPT)
     if segmentation:
         return pixel_softmax(scores, label)
-    # The gradient is a sum, which the optimiser divides by the batch (SPEC §4).
+    # The gradient is a sum, which the optimiser divides by the batch.
     return mx.sym.SoftmaxOutput(scores, label, name=name)
 
 

@@ -143,7 +143,7 @@ def list_layers(
     Raises:
         ValueError: a choice that does not exist.
 
-    Source: SPEC §2; arXiv:1611.10080, Table 1 and §4.2; arXiv:1512.03385, Table 1.
+    Source: arXiv:1611.10080, Table 1 and §4.2; arXiv:1512.03385, Table 1.
     """
     check_choice("pool", pool, POOL_GEOMETRIES)
     check_choice("head", head, HEADS)
@@ -274,7 +274,7 @@ class _Builder:
             branch = self.add("batch_norm", f"bn{block}_{stage}", branch)
             branch = self.add("relu", f"{name}_relu", branch)
             if stage == stages[0] and first and level.project:
-                # The projection reads the block's first ReLU, not its input (SPEC §2).
+                # The projection reads the block's first ReLU, not its input.
                 shortcut = self.convolution(
                     branch, f"res{block}_branch1", level.channels[-1], 1, stride=stride
                 )

@@ -8,7 +8,7 @@ from symbols.levels import LOSSES, check_choice
 
 IGNORE_LABEL = 255
 
-# OHEM of the Cityscapes recipe (SPEC §4).
+# OHEM of the Cityscapes recipe.
 OHEM_THRESH = 0.6
 OHEM_MIN_KEPT = 256
 
@@ -31,7 +31,7 @@ class Learning:
             fast as "alex"); biases and betas never decay.
         frozen_statistics: BatchNorm uses its moving statistics in training too.
 
-    Source: SPEC §2.
+    Source: the multipliers are attributes of the variables in the release's graphs.
     """
 
     loss: str

@@ -15,13 +15,13 @@ from ademx.compat import InputError
 # The network of arXiv:1611.10080 ends at 7 × 7 whatever it is trained at.
 FINAL_SIZE = 7
 
-# The smallest epsilon that cuDNN takes is 1e-5; the release stays just above it (SPEC §2).
+# The smallest epsilon that cuDNN takes is 1e-5; the release stays just above it.
 BN_EPSILON = 1.001e-5
 
 POOL_GEOMETRIES = ("pad", "caffe", "full")
 HEADS = ("1conv", "2conv")
 LOSSES = ("softmax", "ohem")
-# The paper's "2 conv" top (SPEC §2).
+# The paper's "2 conv" top.
 HEAD_CHANNELS = 512
 HEAD_DILATION = 12
 
@@ -83,7 +83,7 @@ class Network:
     shortcut: str = ""
 
 
-# Channels, kernels and dropout of a block on each level (SPEC §2; dropout only in segmentation).
+# Channels, kernels and dropout of a block on each level (dropout only in segmentation).
 _RNA_BLOCKS = {
     1: ((64, 64), (3, 3), 0.0),
     2: ((128, 128), (3, 3), 0.0),
@@ -245,9 +245,9 @@ def with_output_stride(network: Network, output_stride: int) -> Network:
     """Return the network with its last down-samplings turned into dilation.
 
     What would have strided keeps the dilation so far, and everything after it doubles it: on
-    entry to a level the first block's first convolution, or the pooling before it (SPEC §2;
-    ademxapp:util/symbol/resnet_v2.py, rna_feat). After a pooling the first convolution dilates with
-    the rest, so that the dense output holds every cell of the one that strides. That shows for
+    entry to a level the first block's first convolution, or the pooling before it
+    (ademxapp:util/symbol/resnet_v2.py, rna_feat). After a pooling the first convolution dilates
+    with the rest, so that the dense output holds every cell of the one that strides. That shows for
     Model A at output stride 8 alone: at 16 the convolution is 1×1.
 
     Args:

@@ -73,7 +73,7 @@ def ohem_softmax(
     Raises:
         ValueError: `thresh` or `min_kept` is out of range.
 
-    Source: SPEC §4; ademxapp:util/symbol, the bootstrapping softmax.
+    Source: ademxapp:util/symbol, the bootstrapping softmax.
     """
     if not 0 <= thresh <= 1:
         raise InputError(f"thresh {thresh}: expected a probability in [0, 1]")

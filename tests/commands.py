@@ -51,9 +51,8 @@ def options_of(command: Sequence[str]) -> object:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        # Training, which imports `evaluate` for good, has to find the real one.
-        patch.setattr("ademx.training.run.train", take)
-        patch.setattr("ademx.testing.evaluate.evaluate", take)
+        patch.setattr("ademx.cli.train.run_training", take)
+        patch.setattr("ademx.cli.evaluate.run_test", take)
         result = make_runner().invoke(main, [*map(str, command)])
     assert taken, result.output
     return taken[0]

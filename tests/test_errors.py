@@ -22,7 +22,7 @@ def _raising(error: Exception, monkeypatch: pytest.MonkeyPatch, *options: str) -
     def fail() -> str:
         raise error
 
-    monkeypatch.setattr("ademx.doctor.examine", fail)
+    monkeypatch.setattr("ademx.cli.doctor.examine", fail)
     return CliRunner().invoke(cli.main, [*options, "doctor"])
 
 

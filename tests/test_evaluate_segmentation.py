@@ -356,7 +356,7 @@ def test_the_networks_own_stride_counts(variant, stride, tmp_path):
     evaluate(weights, tmp_path, tmp_path / "out", *options)
     found = np.load(tmp_path / "out" / "scores" / "a.npz")["scores"]
 
-    # SPEC §5: the image lies at stride // 2 in a frame of zeros, of which windows are read.
+    # The image lies at stride // 2 in a frame of zeros, of which windows are read.
     frame = np.zeros((3, 64 + stride, 64 + stride), np.float32)
     pixels = (image / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
     frame[:, stride // 2 :, stride // 2 :][:, :48, :64] = pixels.transpose(2, 0, 1)

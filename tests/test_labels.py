@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ademx.labels import TASKS, Label, parse_label
 
-# Every released file (SPEC §1), by hand.
+# Every released file, by hand.
 RELEASED = {
     "ilsvrc-cls_rna-a_cls1000_ep-0001.params": Label("ilsvrc-cls", "rna", "a", 1000, epoch=1),
     "ilsvrc-cls_rna-a1_cls1000_ep-0001.params": Label("ilsvrc-cls", "rna", "a1", 1000, epoch=1),

@@ -45,7 +45,7 @@ def test_cityscapes():
     assert schedule(first) == (140, "fixed", 0.0016)
     assert schedule(second) == (64, "linear", 0.0008)
     assert second.weights == first.label
-    assert second.file_name == "cityscapes_rna-a1_cls19_s8_x1-140_ep-0064.params"  # SPEC §1
+    assert second.file_name == "cityscapes_rna-a1_cls19_s8_x1-140_ep-0064.params"
 
 
 def test_ilsvrc():

@@ -54,7 +54,7 @@ def pillow_resize(score_map, size, filter_name):
 
 
 def by_pillow(resizer, scores):
-    """Enlarge, cut and resize every map by the SPEC's words."""
+    """Enlarge, cut and resize every map step by step as the release does."""
     (height, width), original = resizer.image, resizer.original
     if original[0] < height and original[1] < width:
         name = "lanczos"

@@ -22,7 +22,7 @@ RNA_BLOCKS = {
     "b": (1, 1, 1, 1, 9, 1, 1),
     "c": (0, 1, 1, 1, 3, 1, 1),
 }
-# Channels and kernel sides of a block's convolutions on each level (SPEC §2).
+# Channels and kernel sides of a block's convolutions on each level.
 RNA_CONVOLUTIONS = {
     1: ((64, 3), (64, 3)),
     2: ((128, 3), (128, 3)),

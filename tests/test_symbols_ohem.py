@@ -67,7 +67,7 @@ def run(request):
 
 
 def referee(scores, label, *, thresh, min_kept):
-    """SPEC §4 in plain numpy."""
+    """Online hard example mining as the release has it, in plain numpy."""
     exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
     probabilities = exponents / exponents.sum(axis=1, keepdims=True)
     flat = probabilities.reshape(*scores.shape[:2], -1).swapaxes(1, 2)

@@ -29,6 +29,7 @@ from plain_augmentation import (
     plain_segmentation,
 )
 
+from ademx.errors import MissingDependency
 from iters.augment_classification import ClassificationAugmentation
 from iters.augment_segmentation import SegmentationAugmentation
 from iters.datasets import DATASETS, decode_label
@@ -107,8 +108,6 @@ def measure_voc(repeat: int) -> Row:
 
 def measure_two_workers(repeat: int) -> Row | None:
     """Time two worker processes that feed a classifier, against one."""
-    from ademx.errors import MissingDependency
-
     with tempfile.TemporaryDirectory() as folder:
         samples = write_photos(Path(folder))
         try:

@@ -27,6 +27,7 @@ from ademx.engines.trainer import Trainer
 from ademx.labels import parse_label
 from ademx.networks.graph import network_stride
 from ademx.training import ClassificationTrainOptions, SegmentationTrainOptions, start_trainer
+from ademx.training.run import train
 
 LABEL = "ilsvrc-cls_rna-a1_cls1000"
 BATCH = 4
@@ -148,8 +149,6 @@ def noise_updates(
 
 def wait_share(devices: Devices) -> str:
     """Return what a run with one reading process waits for its batches, as a line."""
-    from ademx.training.run import train
-
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         samples = write_photos(root)[: READ_UPDATES * BATCH]

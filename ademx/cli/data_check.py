@@ -1,4 +1,4 @@
-"""`ademx data check`."""
+"""`ademx data check`: what is wrong with the files of a dataset."""
 
 from __future__ import annotations
 

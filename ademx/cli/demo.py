@@ -1,4 +1,4 @@
-"""`ademx demo`."""
+"""`ademx demo`: a small run of everything on drawn data."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import click
 
 from ademx.cli import options as shared
 from ademx.cli.tables import aligned
+from ademx.doctor import examine
 
 
 @click.command()
@@ -21,8 +22,6 @@ def doctor(
 
     The exit status is 0 if MXNet or PyTorch computes, else 1.
     """
-    from ademx.doctor import examine
-
     report = examine()
     click.echo(aligned(list(report.facts.items()), num_texts=2))
     for problem in report.problems:

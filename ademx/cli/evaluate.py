@@ -16,6 +16,7 @@ from ademx.options import option
 from ademx.published import METRIC_NAMES
 from ademx.testing.cityscapes import score_tables
 from ademx.testing.crf import CrfParameters, parse_crf_parameters
+from ademx.testing.evaluate import evaluate as run_test
 from ademx.testing.options import (
     ClassificationOptions,
     EvaluationOptions,
@@ -186,8 +187,6 @@ def _run(
     arguments: dict[str, Any],
 ) -> None:
     """Test, then write and print what was found: first files, as stdout may have no reader."""
-    from ademx.testing.evaluate import evaluate
-
     _complete(arguments)
     try:
         if "crf" in arguments:
@@ -201,11 +200,11 @@ def _run(
         overwrite=options.overwrite or options.resume,  # what has been written before
         made_later=output,
     )
-    report = evaluate(options)
+    report = run_test(options)
     record = report.record
     shared.write_record(files.json_file, record.to_json())
     if files.report_file is not None:
-        from ademx.reports.page import write_run_report
+        from ademx.reports.page import write_run_report  # loads jinja2, which only pages need
 
         write_run_report(files.report_file, report)
     click.echo(scores_table(record))

@@ -35,11 +35,10 @@ def launch(
     PyTorch: ademx launch --workers 2 -- train segmentation --backend torch …
 
     Worker 0's output comes through as it is, that of the others prefixed on stderr; a mistake that
-    all of them find is told once. Ctrl-C, SIGTERM
-    and SIGHUP are passed on to the workers, which save first; what has not ended after --grace, as
-    where a worker hangs, is killed; when a process dies, all end. A second signal ends all at once.
-    The workers of a machine share out its --gpus; several GPUs of one machine are better used by
-    one process: --gpus 0,1 --kvstore device.
+    all of them find is told once. Ctrl-C, SIGTERM and SIGHUP are passed on to the workers, which
+    save first; what has not ended after --grace, as where a worker hangs, is killed; when a process
+    dies, all end. A second signal ends all at once. The workers of a machine share out its --gpus;
+    several GPUs of one machine are better used by one process: --gpus 0,1 --kvstore device.
 
     Several machines by PyTorch: torchrun or srun start the workers. By MXNet on Slurm:
     tools/slurm_train.sh. By MXNet over ssh, in a network that you trust (a server runs what

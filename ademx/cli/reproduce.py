@@ -23,6 +23,8 @@ from ademx.reproduction.outcomes import (
     verdict_with_numbers,
 )
 from ademx.reproduction.recipes import RECIPES
+from ademx.reproduction.rows import reproduce as reproduce_rows
+from ademx.reproduction.stages import differences_from_recipe, plan_stages, train_recipe
 from ademx.text import printable
 from iters.datasets import DATASETS
 
@@ -111,10 +113,10 @@ def _places(data: tuple[str, ...], models: Path) -> SearchFolders:
 
 
 def _test(options: ReproduceOptions) -> None:
-    from ademx.reproduction.rows import reproduce
-
     failures = 0
-    for are_not_run, outcomes in groupby(reproduce(options), lambda one: one.verdict == "not run"):
+    for are_not_run, outcomes in groupby(
+        reproduce_rows(options), lambda one: one.verdict == "not run"
+    ):
         if are_not_run:
             click.echo(not_run_text(list(outcomes)))
             continue
@@ -149,8 +151,6 @@ def outcome_text(outcome: Outcome) -> str:
 
 
 def _train(arguments: dict[str, Any]) -> None:
-    from ademx.reproduction.stages import differences_from_recipe, plan_stages, train_recipe
-
     dry_run = arguments["dry_run"]
     if not dry_run:
         arguments["devices"] = worker_devices(arguments["backend"], arguments["devices"])

@@ -1,4 +1,4 @@
-"""Datasets on disk: their lists, what is wrong with them, and small drawn ones in their place."""
+"""Datasets on disk: their lists, imports of one's own, what is wrong with them, drawn ones."""
 
 # The modules that other rooms may import.
 __all__ = ["record_index"]

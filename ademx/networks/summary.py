@@ -12,7 +12,7 @@ from ademx.networks.graph import list_layers
 from symbols.layers import DATA, Layer, Shape, output_shapes
 from symbols.levels import get_network
 
-# The released Cityscapes crop, 500 pixels rounded up to a multiple of 8 (SPEC §4).
+# The released Cityscapes crop, 500 pixels rounded up to a multiple of 8.
 SEGMENTATION_INPUT = (504, 504)
 
 _FLOAT32_BYTES = 4

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ademx.convert.layouts import RESNETS
+from ademx.data.check.dataset import check_dataset
 from ademx.errors import InputError, UserError
 from ademx.files import md5
 from ademx.labels import label_in, parse_label
@@ -122,8 +123,6 @@ def _has_split(dataset: Dataset, root: Path, split: str) -> bool:
 
 
 def _split_problems(dataset: Dataset, root: Path, split: str) -> tuple[str, ...]:
-    from ademx.data.check.dataset import check_dataset
-
     found = check_dataset(dataset, root, splits=[split], quick=True).problems
     if not found:
         return ()

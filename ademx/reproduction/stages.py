@@ -20,6 +20,7 @@ from ademx.reproduction.recipes import Stage
 from ademx.training import checkpoints
 from ademx.training.options import TrainOptions
 from ademx.training.resume import find_finished
+from ademx.training.run import train
 
 _log = logging.getLogger(__name__)
 
@@ -154,8 +155,6 @@ def train_recipe(options: RecipeOptions, stages: Sequence[PlannedStage]) -> tupl
     """
     _check_inputs(options, stages)
     target = _target_path(options, stages[-1])
-    from ademx.training.run import train
-
     for number, stage in enumerate(stages, start=1):
         label = stage.options.label
         if stage.finished is not None:

@@ -1,4 +1,4 @@
-"""Testing a classifier on a dataset (SPEC §5)."""
+"""Testing a classifier on a dataset."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ClassificationTester(Session):
 
     Rows of `predictions/<scale>.npy` are nan where an image cannot be read.
 
-    Source: SPEC §5; ademxapp:iclass/ilsvrc.py.
+    Source: ademxapp:iclass/ilsvrc.py.
     """
 
     options: ClassificationOptions

@@ -1,4 +1,4 @@
-"""Testing a segmentation network on a dataset (SPEC §5)."""
+"""Testing a segmentation network on a dataset."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class _Counted:
 class SegmentationTester(Session):
     """Takes a split's images from their files to labels and a confusion matrix.
 
-    Source: SPEC §5; ademxapp:issegm/voc.py.
+    Source: ademxapp:issegm/voc.py.
     """
 
     options: SegmentationOptions

@@ -42,7 +42,7 @@ def initial_values(shapes: Shapes, *, task: str, seed: int) -> dict[str, Array]:
     Raises:
         ValueError: a name that ends in none of the known ways, or a negative seed.
 
-    Source: SPEC §4; ademxapp:util/initializer.py, TorchXavier_Linear.
+    Source: ademxapp:util/initializer.py, TorchXavier_Linear.
     """
     if seed < 0:
         raise InputError(f"seed {seed}: expected 0 or above")

@@ -1,4 +1,4 @@
-"""Training on a dataset, as the release does it (SPEC §4): resumable and deterministic.
+"""Training on a dataset, as the release does it: resumable and deterministic.
 
 What is random is drawn from (seed, worker, update), and all the rest is in the checkpoints: a run
 that was stopped and resumed ends with the bits of one that was not, on the CPU and with as many
@@ -84,7 +84,7 @@ def train(options: TrainOptions) -> TrainReport:
         TrainingDiverged: the loss became nan; nothing was written after that.
         MissingDependency: what computes, or a writer for TensorBoard, is not installed.
 
-    Source: SPEC §4; ademxapp:iclass/ilsvrc.py and issegm/voc.py.
+    Source: ademxapp:iclass/ilsvrc.py and issegm/voc.py.
     """
     check_backend(options.backend, options.engine, options.devices, precision=options.precision)
     if options.tensorboard:

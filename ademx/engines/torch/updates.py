@@ -31,7 +31,7 @@ class Updates:
         wd: weight decay.
         rescale_grad: what gradients are multiplied by.
 
-    Source: SPEC §4; ademx.optimizer.TorchNesterov; MXNet 1.9.1, sgd_mom_update.
+    Source: ademx.optimizer.TorchNesterov; MXNet 1.9.1, sgd_mom_update.
     """
 
     def __init__(
