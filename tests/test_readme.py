@@ -1,4 +1,4 @@
-"""README: its commands exist, its links lead somewhere, and it stays a page that is read."""
+"""README: its commands, links and files exist, and it stays a page that is read."""
 
 from __future__ import annotations
 
@@ -62,6 +62,23 @@ def test_links_and_pictures_are_there():
         assert anchor in {heading.lower().replace(" ", "-") for heading in headings}
     for script in re.findall(r"tools/\w+\.\w+", TEXT):
         assert (ROOT / script).is_file(), script
+
+
+def test_files_names_extras_and_targets_are_there():
+    folders = "ademx|iters|symbols|tools|tests"
+    paths = set(re.findall(rf"`((?:{folders})/[\w./]*)`", TEXT))
+    assert len(paths) > 10
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
+    names = re.findall(rf"`(\w+)` of\s+`((?:{folders})/[\w./]+)`", TEXT)
+    assert len(names) > 4
+    for name, path in names:
+        assert re.search(rf"^{name}\b", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    for extra in re.findall(r"'(?:\.|ademx)\[(\w+)\]'", TEXT):
+        assert f'"{extra}": ' in setup, extra
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`make ([\w-]+)`", TEXT):
+        assert f"\n{target}:" in makefile, target
 
 
 def test_rows_are_those_of_the_table():
