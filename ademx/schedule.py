@@ -39,7 +39,8 @@ class StepSchedule:
         return self.base_lr * 0.1**passed
 
 
-@dataclass(frozen=True)
+# Not frozen: MXNet sets `base_lr` where an optimiser is given a learning rate too.
+@dataclass(eq=False)
 class LinearSchedule:
     """A rate that falls in a straight line: base · (1 − n / total), never below a floor.
 

@@ -402,7 +402,8 @@ store.init""",
     wait_until(lambda: len(workers_of(tmp_path)) == 2)
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     for service in set(map(int, children)) - set(workers_of(tmp_path)):
-        os.kill(service, signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(service, number)
     (tmp_path / "go").touch()
     output, errors = finish(launcher, mark)
     assert (launcher.returncode, output) == (0, "rank 0 of 2 found 3\n"), errors

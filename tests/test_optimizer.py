@@ -48,6 +48,12 @@ def test_agrees_with_the_release(golden):
     np.testing.assert_allclose(found, stored["weights"], **CLOSE)
 
 
+def test_a_learning_rate_beside_the_schedule_is_its_first():
+    """As in MXNet's own schedulers, which an optimiser sets."""
+    optimizer = TorchNesterov(learning_rate=0.05, lr_scheduler=LinearSchedule(10, base_lr=0.1))
+    assert optimizer.lr_scheduler(1) == pytest.approx(0.05 * 0.9, rel=1e-12)
+
+
 def in_float64(start, gradients, *, lr, wd, momentum=0.9, nesterov=True):
     """Return the weights after the updates, and without weight decay."""
     weights = []

@@ -11,9 +11,10 @@ from ademx.compat import import_mxnet
 def serve() -> None:
     """Be the scheduler or server that DMLC_ROLE names, until all workers have ended.
 
-    SIGTERM and SIGINT, which a batch system sends to everyone, are left to the workers.
+    Signals that a batch system or a terminal sends to everyone are left to the workers, which
+    save first.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     # MXNet serves as soon as it is imported; the optimiser that workers send must be there first.
     role = os.environ.pop("DMLC_ROLE")
