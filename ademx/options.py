@@ -56,7 +56,7 @@ def option(default: Any = MISSING, help: str = "", **facts: Any) -> Any:
     return field(default=default, metadata={"option": Option(help, **facts)})
 
 
-# One that says where, how fast or how long, and on which no result depends.
+# An option that says where, how fast or how long a command runs: no result depends on it.
 run_option = partial(option, decides=False)
 
 
@@ -108,8 +108,6 @@ overlap = partial(
     least=0,
     is_recorded=False,
 )
-
-
 width = partial(option, 1.0, "Times all channels.")
 head = partial(option, "2conv", choices=HEADS)
 

@@ -181,9 +181,17 @@ def measure(name: str, graph: Graph, device: str, engine: str, repeat: int) -> M
         engine=engine,
         planned_bytes=training_memory(engine, graph, backward_do_mirror=False).total,
     )
-    job = (graph.label, graph.input_shape, graph.width, device, engine, repeat)
+    job = partial(
+        _measure,
+        graph.label,
+        graph.input_shape,
+        width=graph.width,
+        device=device,
+        engine=engine,
+        repeat=repeat,
+    )
     try:
-        found = in_own_process(_measure, *job)
+        found = in_own_process(job)
     except BrokenProcessPool:  # it ended without a word
         found = {"error": "its process was ended by the system: too little memory?"}
     return replace(row, **found)
@@ -192,6 +200,7 @@ def measure(name: str, graph: Graph, device: str, engine: str, repeat: int) -> M
 def _measure(
     label: str,
     shape: tuple[int, int, int, int],
+    *,
     width: float,
     device: str,
     engine: str,
@@ -200,7 +209,7 @@ def _measure(
     """Return what was measured, or why nothing was."""
     devices = Devices() if device == CPU else Devices(gpus=(int(device),))
     try:
-        return _figures(label, shape, width, engine, devices, repeat)
+        return _figures(label, shape, width=width, engine=engine, devices=devices, repeat=repeat)
     # RuntimeError is what MXNet and PyTorch raise, of memory that does not suffice, say.
     except (UserError, RuntimeError, MemoryError) as error:
         return {"error": one_line(error)}
@@ -209,6 +218,7 @@ def _measure(
 def _figures(
     label: str,
     shape: tuple[int, int, int, int],
+    *,
     width: float,
     engine: str,
     devices: Devices,

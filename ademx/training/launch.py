@@ -37,6 +37,8 @@ SAVING_SECONDS = 120
 _PR_SET_PDEATHSIG = 1
 # The variable that tells workers a folder, in which each error that one of them tells has a file.
 TOLD = "ADEMX_TOLD"
+# MXNet's scheduler, or a server: the environment tells which.
+_SERVICE = (sys.executable, "-c", "from ademx.engines.mxnet.server import serve; serve()")
 
 _log = logging.getLogger(__name__)
 
@@ -76,24 +78,8 @@ def launch(
     if workers < 1 or servers == 0:
         raise InputError(f"{workers} workers, {servers} servers: expected at least 1 of each")
     _check_meeting_place(scheduler_port)
-    free, *ports = _free_ports(1 + workers)
-    port = str(scheduler_port or free)
-    environment = dict(os.environ)
-    if servers is None:
-        environment |= {"MASTER_ADDR": _HOST, "MASTER_PORT": port}
-        # As torchrun tells it.
-        environment |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(workers))
-        own = [dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) for rank in range(workers)]
-    else:
-        environment |= {
-            "DMLC_PS_ROOT_URI": _HOST,
-            "DMLC_PS_ROOT_PORT": port,
-            "DMLC_NODE_HOST": _HOST,
-            "DMLC_NUM_WORKER": str(workers),
-            "DMLC_NUM_SERVER": str(servers),
-        }
-        # MXNet ranks the workers of a host by the ports that they listen on.
-        own = [{"DMLC_ROLE": "worker", "PORT": str(each)} for each in sorted(ports)]
+    shared, own = _addresses(workers, servers, scheduler_port)
+    environment = {**os.environ, **shared}
     roles = ["scheduler", *["server"] * servers] if servers else []
     threads = num_threads(workers)
     if threads is not None:
@@ -124,7 +110,26 @@ def launch(
         return _supervise(processes, services, received, grace)
 
 
-_SERVICE = (sys.executable, "-c", "from ademx.engines.mxnet.server import serve; serve()")
+def _addresses(
+    workers: int, servers: int | None, port: int | None
+) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Return the variables by which all processes meet, and each worker's own; see `launch`."""
+    free, *ports = _free_ports(1 + workers)
+    meeting = str(port or free)
+    if servers is None:
+        shared = {"MASTER_ADDR": _HOST, "MASTER_PORT": meeting}
+        # As torchrun tells it.
+        shared |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(workers))
+        return shared, [dict.fromkeys(("RANK", "LOCAL_RANK"), str(n)) for n in range(workers)]
+    shared = {
+        "DMLC_PS_ROOT_URI": _HOST,
+        "DMLC_PS_ROOT_PORT": meeting,
+        "DMLC_NODE_HOST": _HOST,
+        "DMLC_NUM_WORKER": str(workers),
+        "DMLC_NUM_SERVER": str(servers),
+    }
+    # MXNet ranks the workers of a host by the ports that they listen on.
+    return shared, [{"DMLC_ROLE": "worker", "PORT": str(each)} for each in sorted(ports)]
 
 
 def _check_meeting_place(port: int | None) -> None:
