@@ -39,12 +39,12 @@ class StepSchedule:
         return self.base_lr * 0.1**passed
 
 
-# Not frozen: MXNet sets `base_lr` where an optimiser is given a learning rate too.
-@dataclass(eq=False)
 class LinearSchedule:
     """A rate that falls in a straight line: base · (1 − n / total), never below a floor.
 
-    Attributes:
+    MXNet's optimisers set `base_lr` where they are given a `learning_rate` too.
+
+    Args:
         total: updates after which the line reaches 0. For a whole training it is one more than
             its updates, so that the last one still moves.
         stop_lr: the floor.
@@ -57,14 +57,15 @@ class LinearSchedule:
     Source: ademxapp:util/lr_scheduler.py, LinearScheduler.
     """
 
-    total: int
-    stop_lr: float = 1e-6
-    offset: int = 0
-    base_lr: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.total < 1:
-            raise InputError(f"total {self.total}: expected a number of updates, 1 or more")
+    def __init__(
+        self, total: int, *, stop_lr: float = 1e-6, offset: int = 0, base_lr: float = 0.1
+    ) -> None:
+        if total < 1:
+            raise InputError(f"total {total}: expected a number of updates, 1 or more")
+        self.total = total
+        self.stop_lr = stop_lr
+        self.offset = offset
+        self.base_lr = base_lr
 
     def __call__(self, num_update: int) -> float:
         """Return the rate after `num_update` updates."""

@@ -62,6 +62,11 @@ def test_total_below_one_is_refused():
         LinearSchedule(0)
 
 
+def test_a_linear_schedules_numbers_are_told_apart_by_name():
+    with pytest.raises(TypeError, match="positional"):
+        LinearSchedule(9, 0.1)  # a base rate or a floor?
+
+
 def test_schedules_survive_the_way_to_a_server():
     for schedule in (StepSchedule((), 0.1), StepSchedule((3,), 0.1), LinearSchedule(9, offset=2)):
         copy = pickle.loads(pickle.dumps(schedule, 0))
