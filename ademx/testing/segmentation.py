@@ -120,8 +120,8 @@ class SegmentationTester(Session):
 
     def run(self) -> np.ndarray:
         """Return the (C, C) int64 confusion matrix of all images, those done before included."""
-        earlier = ((one, self._earlier_counts(one)) for one in self.samples)
         if self.options.resume:
+            earlier = ((one, self._earlier_counts(one)) for one in self.samples)
             self._images = {one: counted for one, counted in earlier if counted is not None}
         total = np.zeros((self.dataset.num_classes,) * 2, np.int64)
         for counted in self._images.values():
