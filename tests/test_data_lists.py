@@ -176,6 +176,17 @@ def test_train_plus(tmp_path):
     ]
 
 
+def test_an_image_that_is_named_twice_is_one_sample_of_train_plus(tmp_path):
+    base = write_voc(tmp_path)
+    write_sbd(tmp_path / "benchmark_RELEASE/dataset", train="aece", images="f")
+    write_files(base, "JPEGImages/e.jpg")
+    names = base / "ImageSets/Segmentation/train.txt"
+    names.write_text(2 * names.read_text())
+    make_lists("voc-sbd", tmp_path)
+    found = [Path(line.split("\t")[0]).stem for line in lines(tmp_path / "train+.lst")]
+    assert found == ["a", "b", "e", "f"]
+
+
 def test_sbds_labels_as_png(tmp_path):
     """The numbers of the MATLAB file; each shows in VOC's colour when the palette is applied."""
     base = write_voc(tmp_path)

@@ -111,9 +111,10 @@ def _compare_names(path: Path, names: Sequence[str], larger: Sequence[Entry]) ->
 def _train_plus(base: Path, sbd: Path, request: Request) -> list[Entry]:
     """Return the samples of "train+", in the order of their names."""
     import_data_library("scipy.io")
-    train = _voc_entries(base, "train", request)  # with void borders, which SBD does not have
+    # With void borders, which SBD does not have.
+    own = {entry.image.stem: entry for entry in _voc_entries(base, "train", request)}
     names = {name for split in ("train", "val") for name in read_lines(sbd / f"{split}.txt")}
-    names -= {entry.image.stem for entry in train} | set(read_lines(voc_image_set(base, "val")))
+    names -= {*own, *read_lines(voc_image_set(base, "val"))}
     check_files((sbd / "cls" / f"{name}.mat" for name in sorted(names)), request)
     others = []
     for name in names:
@@ -122,7 +123,7 @@ def _train_plus(base: Path, sbd: Path, request: Request) -> list[Entry]:
             image = sbd / "img" / image.name
         label = base / "SegmentationClassAug" / f"{name}.png"
         others.append(Entry(image, label, _sbd_label(sbd, name)))
-    entries = sorted([*train, *others], key=lambda entry: entry.image.stem)
+    entries = sorted([*own.values(), *others], key=lambda entry: entry.image.stem)
     check_files((entry.image for entry in entries), request)
     return entries
 
