@@ -116,3 +116,10 @@ def test_mistakes_are_explained(tmp_path, arguments, code, message):
     assert result.exit_code == code
     assert message in " ".join((result.stdout + result.stderr).split())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_command_line_that_is_wrong_makes_no_log(tmp_path):
+    log = ("--log-file", str(tmp_path / "logs" / "log"))
+    result = run("segmentation", *log, "--data-root", str(tmp_path), "--to-epoch", "0")
+    assert (result.exit_code, "0 is not in the range" in result.stderr) == (2, True)
+    assert not (tmp_path / "logs").exists()

@@ -283,20 +283,17 @@ def write_record(path: Path | None, value: Any) -> None:
         write_json(path, value)
 
 
-def _log_to(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
-    """Write the log to a file too, behind what it holds; None writes none."""
-    if path is None or ctx.resilient_parsing:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.getLogger().handlers[0].formatter)
-    logging.getLogger().addHandler(handler)
+def log_file(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--log-file`, which is opened when the whole command line has been understood."""
 
+    @functools.wraps(command)
+    def with_log(*positional: Any, log_file: Path | None, **arguments: Any) -> Any:
+        if log_file is not None:
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            handler = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
+            handler.setFormatter(logging.getLogger().handlers[0].formatter)
+            logging.getLogger().addHandler(handler)
+        return command(*positional, **arguments)
 
-log_file = click.option(
-    "--log-file",
-    type=ANY_PATH,
-    callback=_log_to,
-    expose_value=False,
-    help="Append the log to this file too.",
-)
+    add = click.option("--log-file", type=ANY_PATH, help="Append the log to this file too.")
+    return add(with_log)
