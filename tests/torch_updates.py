@@ -43,9 +43,9 @@ def meet_late(workers):
     from torch.distributed import distributed_c10d as groups
 
     workers.wait_for_all("in time", 0)
-    groups._set_pg_timeout(timedelta(seconds=1))
+    groups._set_pg_timeout(timedelta(seconds=0.1))
     if workers.rank == 0:
-        time.sleep(2)
+        time.sleep(0.5)
     ranks = workers.wait_for_all("late", workers.rank)
     groups._set_pg_timeout(timedelta(minutes=10))
     return ranks
