@@ -187,12 +187,15 @@ def test_a_second_signal_ends_workers_that_do_not(tmp_path):
 
 
 def test_the_second_hangup_of_a_closed_terminal_lets_workers_save(tmp_path):
-    slow = "(folder / 'told').touch(); time.sleep(2); (folder"
+    wait = "[time.sleep(0.01) for _ in iter((folder / 'may').exists, True)]"
+    slow = f"(folder / 'told').touch(); {wait}; (folder"
     launcher, mark = start(WAITS.replace("(folder", slow, 1), tmp_path)
     wait_until(lambda: len(workers_of(tmp_path)) == 2)
     launcher.send_signal(signal.SIGHUP)
     wait_until((tmp_path / "told").exists)
     launcher.send_signal(signal.SIGHUP)
+    time.sleep(0.5)  # in which it would end them
+    (tmp_path / "may").touch()
     finish(launcher, mark)
     assert launcher.returncode == 128 + signal.SIGHUP
     assert len(list(tmp_path.glob("saved-*"))) == 2
