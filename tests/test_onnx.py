@@ -229,6 +229,16 @@ def test_the_label_is_the_source_s_or_the_target_s(tmp_path):
     assert read_onnx(tmp_path / "x.onnx").metadata["label"] == VOC
 
 
+def test_weights_that_say_what_they_are_of_may_have_another_network_s_name(tmp_path):
+    params.save(tmp_path / f"{VOC}.params", *random_parameters(VOC))
+    other = tmp_path / f"{VOC.replace('_s8', '_s16')}.safetensors"
+    convert(tmp_path / f"{VOC}.params", other, label=VOC)
+    assert str(convert(other, tmp_path / "x.onnx")) == VOC
+    assert read_onnx(tmp_path / "x.onnx").metadata["label"] == VOC
+    asked = convert(other, tmp_path / "y.onnx", label=other.stem)
+    assert str(asked) == read_onnx(tmp_path / "y.onnx").metadata["label"] == other.stem
+
+
 @pytest.mark.parametrize(
     ("target", "option", "message"),
     [

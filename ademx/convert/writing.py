@@ -69,7 +69,8 @@ def convert(
         source: a file of weights in any layout, see :func:`ademx.convert.files.open_weights`.
         target: a path that ends in one of :data:`KINDS`; an `.onnx` file is the whole network.
         label: of the network; by default that of the source's name, of its metadata or of the
-            target's name. Names and shapes are held against it.
+            target's name; an `.onnx` file is of what the metadata says, whatever the source is
+            called. Names and shapes are held against it.
         writing: how the target is written; see :func:`ademx.convert.layouts.rename_to` too. An
             `.onnx` file has names of its own, and always a head.
         reading: what the source does not say of itself.
@@ -93,7 +94,10 @@ def convert(
         import_onnx()  # before the work
     known = parse_label(label) if label else label_in(source)
     weights = read_weights(source, label=known or label_in(target), reading=reading)
-    known = known or label_in(weights.metadata.get("label"), target)
+    stated = label_in(weights.metadata.get("label"))
+    known = known or stated or label_in(target)
+    if kind == ".onnx" and stated and not label:  # a network is what its weights say that it is
+        known = stated
     if known:
         weights = dataclasses.replace(weights, given=known)
         weights.check_fit(allow_headless=kind != ".onnx")
