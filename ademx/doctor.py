@@ -77,11 +77,11 @@ def examine() -> Report:
     libraries = load_libraries() if wheels[GPU_WHEEL] else ()
     gpus, driver = find_gpus(), driver_cuda_version()
     gpu_problems = list(_gpu_problems(gpus, wheels=wheels))
-    mx, problems = _tried("MXNet", _load_mxnet, "--no-deps mxnet==1.9.1")
+    mx, problems = _try_engine("MXNet", _load_mxnet, "--no-deps mxnet==1.9.1")
     if gpu_problems and not any(gpu.runs_mxnet for gpu in gpus) and not any(wheels.values()):
         problems = []  # its cure would be to install it
     has_torch = installed_version("torch")
-    torch, others = _tried("PyTorch", _load_torch, "torch") if has_torch else (None, [])
+    torch, others = _try_engine("PyTorch", _load_torch, "torch") if has_torch else (None, [])
     engines = [name for name, module in (("MXNet", mx), ("PyTorch", torch)) if module]
     problems += [
         *others,
@@ -120,7 +120,7 @@ def _load_torch() -> ModuleType:
     return torch
 
 
-def _tried(
+def _try_engine(
     name: str, load: Callable[[], ModuleType], requirement: str
 ) -> tuple[ModuleType | None, list[Problem]]:
     """Return an engine that computes, or None and what keeps it from that."""

@@ -74,7 +74,7 @@ def misfit(value: Any, form: Any, name: str, *, is_item: bool = False) -> str:
     else:
         fits, expected = isinstance(value, type(form)), _KINDS[type(form)]
     if not fits:
-        return f"{name} is {shown(value)}, expected {expected}"
+        return f"{name} is {short_json(value)}, expected {expected}"
     if isinstance(form, list):
         problems = [misfit(item, form[0], name, is_item=True) for item in value]
     elif isinstance(form, dict):
@@ -87,7 +87,7 @@ def misfit(value: Any, form: Any, name: str, *, is_item: bool = False) -> str:
     return next(filter(None, problems), "")
 
 
-def shown(value: Any) -> str:
+def short_json(value: Any) -> str:
     """Return a JSON value, or its beginning, as messages show it."""
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:40]}…"

@@ -215,12 +215,12 @@ def differences(options: Any, before: Mapping[str, Any], now: Mapping[str, Any])
             continue
         one, said = declared_as[name]
         typed = (said.names or (option_name(name),))[0]
-        words = (_told(typed, value, one, said) for value in values)
+        words = (_setting_text(typed, value, one, said) for value in values)
         told.append("{} was {}, now {}".format(typed, *words))
     return "; ".join(told)
 
 
-def _told(typed: str, value: Any, one: Field[Any], said: Option) -> str:
+def _setting_text(typed: str, value: Any, one: Field[Any], said: Option) -> str:
     """Return a setting as JSON has it in the words of the command line, behind the option."""
     if value in (None, []):
         return "not given"

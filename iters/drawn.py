@@ -253,7 +253,7 @@ def draw_scene(rng: np.random.Generator, scenery: Scenery) -> Scene:
         ImageDraw.Draw(things).ellipse(box, fill=0)
     if scenery.margin:
         label = _without_borders(label, scenery.margin)
-    return Scene(_noisy(rng, image), np.array(label), np.array(things))
+    return Scene(_with_noise(rng, image), np.array(label), np.array(things))
 
 
 def _place(
@@ -288,7 +288,7 @@ def _draw_class(rng: np.random.Generator, class_id: int, num_classes: int) -> ND
     centre = rng.uniform(0.4, 0.6, size=2) * (width, height)
     outline = _outline(shape, centre, float(rng.uniform(24, 36)))
     ImageDraw.Draw(image).polygon(outline, fill=tuple(_bytes(fill).tolist()))
-    return _noisy(rng, image)
+    return _with_noise(rng, image)
 
 
 def _background(
@@ -327,7 +327,7 @@ def _without_borders(label: Image.Image, margin: int) -> Image.Image:
     return Image.fromarray(np.where(is_one_class, np.array(label), np.uint8(VOID)))
 
 
-def _noisy(rng: np.random.Generator, image: Image.Image) -> NDArray[np.uint8]:
+def _with_noise(rng: np.random.Generator, image: Image.Image) -> NDArray[np.uint8]:
     pixels = np.array(image)
     return _bytes(pixels + rng.normal(0, _PIXEL_NOISE, size=pixels.shape))
 

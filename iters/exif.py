@@ -69,15 +69,15 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
 
 def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     """Return height and width of an image of these sides once it is set upright."""
-    return size[::-1] if shows(orientation) else size
+    return size[::-1] if swaps_sides(orientation) else size
 
 
-def described(orientation: int) -> str:
+def describe_turn(orientation: int) -> str:
     """Return what an orientation other than 1 does to an image."""
     return f"EXIF orientation {orientation}, {_TURNS[orientation][1]}"
 
 
-def shows(orientation: int) -> bool:
+def swaps_sides(orientation: int) -> bool:
     """Return whether an image's sides show it: half a turn and mirrors leave them as they are."""
     return orientation >= 5
 
@@ -102,14 +102,16 @@ class Watch:
     def note(self, name: str, orientation: int, *, turned: bool) -> None:
         """Count an image that is not upright by its EXIF data; one that comes again counts once."""
         with self._lock:
-            is_first = shows(orientation) not in self._told
-            self._told.add(shows(orientation))
+            is_first = swaps_sides(orientation) not in self._told
+            self._told.add(swaps_sides(orientation))
             self._turned[name] = turned
         if is_first:
             done = "set upright, which alone fits its label" if turned else "taken as it is stored"
-            done += "" if shows(orientation) else ", for no size shows which way its label lies"
+            done += (
+                "" if swaps_sides(orientation) else ", for no size shows which way its label lies"
+            )
             _log.warning(
                 "%s: %s: %s. An image is set upright where only that fits its label's size; --exif "
                 "turn and --exif ignore set another rule, and `ademx data check` lists the images",
-                *(name, described(orientation), done),
+                *(name, describe_turn(orientation), done),
             )

@@ -95,7 +95,7 @@ def _read_fields(path: Path) -> dict[str, Any]:
         # What PyYAML's own conversions raise, such as of "!!int" without a number.
         raise InputError(f"not YAML: a value that is not of its tag's type: {error!r}") from None
     if not isinstance(fields, dict):
-        raise _wrong("whole file", fields, f"a mapping with the keys {', '.join(_REQUIRED)}")
+        raise _misfit("whole file", fields, f"a mapping with the keys {', '.join(_REQUIRED)}")
     for key in fields:
         if key not in _KEYS:
             raise InputError(f"unknown key {key!r}: expected some of {', '.join(_KEYS)}")
@@ -120,7 +120,7 @@ def make_dataset(fields: dict[str, Any], folder: Path) -> Dataset:
     """
     task = fields.get("task", "segmentation")
     if task not in _TASKS:
-        raise _wrong("task", task, " or ".join(_TASKS))
+        raise _misfit("task", task, " or ".join(_TASKS))
     classes = _class_names(fields["classes"])
     dataset = Dataset(
         _name(fields["name"]),
@@ -144,10 +144,10 @@ def _with_stored_ids(dataset: Dataset, fields: dict[str, Any]) -> Dataset:
     numbers = fields.get("stored_ids", list(range(count)))
     stored_ids = tuple(_byte(*item) for item in _items("stored_ids", numbers, count=count))
     if len(set(stored_ids)) < count:
-        raise _wrong("stored_ids", numbers, "a number of its own for each class")
+        raise _misfit("stored_ids", numbers, "a number of its own for each class")
     void = _byte("void", fields.get("void", VOID))
     if void in stored_ids:
-        raise _wrong("void", void, "a number that is not the stored id of a class")
+        raise _misfit("void", void, "a number that is not the stored id of a class")
     palette = list(palettes.VOC)
     if "palette" in fields:
         colours = _items("palette", fields["palette"], count=count)
@@ -159,33 +159,33 @@ def _with_stored_ids(dataset: Dataset, fields: dict[str, Any]) -> Dataset:
 def _name(value: Any) -> str:
     name = _text("name", value)
     if not _NAME.fullmatch(name):
-        raise _wrong("name", name, "lower-case letters, digits and hyphens")
+        raise _misfit("name", name, "lower-case letters, digits and hyphens")
     if name in DATASETS:
-        raise _wrong("name", name, f"another than those of {', '.join(DATASETS)}")
+        raise _misfit("name", name, f"another than those of {', '.join(DATASETS)}")
     return name
 
 
 def _class_names(value: Any) -> tuple[str, ...]:
     names = tuple(_text(*item) for item in _items("classes", value))
     if len(names) < 2:
-        raise _wrong("classes", value, "two names or more, the background's among them")
+        raise _misfit("classes", value, "two names or more, the background's among them")
     known: set[str] = set()
     for index, name in enumerate(names):
         if name in known:
-            raise _wrong(f"classes[{index}]", name, "a name that no other class has")
+            raise _misfit(f"classes[{index}]", name, "a name that no other class has")
         known.add(name)
     return names
 
 
 def _lists(value: Any, folder: Path) -> dict[str, Path]:
     if not isinstance(value, dict) or not value:
-        raise _wrong("lists", value, "a mapping of splits to list files, such as {train: a.lst}")
+        raise _misfit("lists", value, "a mapping of splits to list files, such as {train: a.lst}")
     lists = {}
     for key, file in value.items():
         split = _text("lists", key)
         path = folder / _text(f"lists[{split}]", file)
         if not path.is_file():
-            raise _wrong(f"lists[{split}]", file, f"a list file, but there is no {path}")
+            raise _misfit(f"lists[{split}]", file, f"a list file, but there is no {path}")
         lists[split] = path
     return lists
 
@@ -193,7 +193,7 @@ def _lists(value: Any, folder: Path) -> dict[str, Path]:
 def _items(key: str, value: Any, *, count: int | None = None) -> list[tuple[str, Any]]:
     """Return the items of a list, each with what messages call it."""
     if not isinstance(value, list):
-        raise _wrong(key, value, "a list of names" if count is None else f"a list of {count}")
+        raise _misfit(key, value, "a list of names" if count is None else f"a list of {count}")
     if count is not None and len(value) != count:
         raise InputError(f"{key}: found {len(value)} items: expected {count}")
     return [(f"{key}[{index}]", item) for index, item in enumerate(value)]
@@ -201,20 +201,20 @@ def _items(key: str, value: Any, *, count: int | None = None) -> list[tuple[str,
 
 def _text(key: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise _wrong(
+        raise _misfit(
             key,
             value,
             "text: YAML reads some words as something else: put quotes around them, such as "
             '"no", "on", "null" or "7"',
         )
     if any(unicodedata.category(character) in _UNFIT for character in value):
-        raise _wrong(key, value, "text without control characters and halves of characters")
+        raise _misfit(key, value, "text without control characters and halves of characters")
     return value
 
 
 def _byte(key: str, value: Any) -> int:
     if type(value) is not int or not 0 <= value <= 255:
-        raise _wrong(key, value, "a whole number from 0 to 255")
+        raise _misfit(key, value, "a whole number from 0 to 255")
     return value
 
 
@@ -223,5 +223,5 @@ def _colour(key: str, value: Any) -> Colour:
     return red, green, blue
 
 
-def _wrong(key: str, found: Any, expected: str) -> InputError:
+def _misfit(key: str, found: Any, expected: str) -> InputError:
     return InputError(f"{key}: found {reprlib.repr(found)}: expected {expected}")

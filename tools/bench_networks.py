@@ -130,7 +130,7 @@ def networks(
     plan = [
         (name, device, engine)
         for name in networks
-        for device in _checked(devices)
+        for device in _check_devices(devices)
         for engine in _installed(engines)
     ]
     rows = []
@@ -150,7 +150,7 @@ def networks(
         write_json(json_file, {**content, "claims": told})
 
 
-def _checked(devices: Sequence[str]) -> Sequence[str]:
+def _check_devices(devices: Sequence[str]) -> Sequence[str]:
     for device in devices:
         if device != CPU and not device.isdecimal():
             raise click.UsageError(f'--devices {device}: expected "cpu" or the number of a GPU')

@@ -129,7 +129,7 @@ def report(rows: Sequence[Row], json_file: Path | None) -> None:
     cells += [
         (
             row.what,
-            *(_shown(row, seconds) for seconds in (row.ours_s, row.reference_s)),
+            *(_speed_text(row, seconds) for seconds in (row.ours_s, row.reference_s)),
             f"{row.ratio:.2f}x" if row.ratio < 10 else f"{row.ratio:.0f}x",
             "–" if row.target_ratio is None else f"{row.target_ratio:g}x",
             row.verdict,
@@ -143,5 +143,5 @@ def report(rows: Sequence[Row], json_file: Path | None) -> None:
         write_json(json_file, table)
 
 
-def _shown(row: Row, seconds: float) -> str:
+def _speed_text(row: Row, seconds: float) -> str:
     return f"{1 / seconds:.0f}/s" if row.is_rate else f"{seconds * 1e3:.1f} ms"

@@ -105,12 +105,12 @@ def _beside(
 
 def _update(engine: Engine, devices: Devices) -> None:
     """Make an update in this process."""
-    trainer, data, label = _started(engine, devices)
+    trainer, data, label = _noise_updates(engine, devices)
     trainer.step(data, label)
 
 
 @cache
-def _started(
+def _noise_updates(
     engine: Engine, devices: Devices
 ) -> tuple[Trainer, NDArray[np.float32], NDArray[np.float32]]:
     """Return what this process makes updates with."""

@@ -48,17 +48,17 @@ def _chain(trial: Trial, *, work: Work, number: signal.Signals) -> None:
         again = _disturb(work, trial, folder, number=number, moment=moment, again=again)
         if again:
             killed += 1
-            must_be_whole(work.found(folder), expected.files)
+            must_be_whole(work.written(folder), expected.files)
         else:  # it came to its end before
-            must_be_equal(work.found(folder), expected.files)
+            must_be_equal(work.written(folder), expected.files)
         # Killed when it had done all, there may be nothing to go on with.
-        is_done = work.is_refused_again and expected.files.items() <= work.found(folder).items()
+        is_done = work.is_refused_again and expected.files.items() <= work.written(folder).items()
         if not again or is_done:
             folder, again = _new(work, trial, attempt), False
         if killed == _IN_A_ROW:
             break
     must_run(folder, work.command(trial.bench, folder, again=again))
-    must_be_equal(work.found(folder), expected.files)
+    must_be_equal(work.written(folder), expected.files)
 
 
 def _new(work: Work, trial: Trial, run: int) -> Path:
@@ -134,12 +134,12 @@ def _full(trial: Trial, *, work: Work) -> None:
         ended = run(trial.folder, work.command(trial.bench, disk))
         if ended.has_refused("o space left"):
             ended.must_explain(disk)
-        must_be_whole(work.found(disk), expected.files)
+        must_be_whole(work.written(disk), expected.files)
         _resize(disk, f"size={_LARGE},nr_inodes=100000")
         if ended.status:
             with about("with room again"):
                 run(trial.folder, work.command(trial.bench, disk, again=True)).must_succeed()
-        must_be_equal(work.found(disk), expected.files)
+        must_be_equal(work.written(disk), expected.files)
 
 
 def _together(trial: Trial, works: tuple[Work, ...]) -> list[Ended]:
@@ -165,7 +165,7 @@ def _one_result(trial: Trial, *, works: tuple[Work, ...]) -> None:
     ended = _together(trial, works)
     # Of the two that were done one came last.
     whole = [files for files, one in zip(expected, ended) if not one.status]
-    found = works[0].found(trial.folder)
+    found = works[0].written(trial.folder)
     if found not in whole:
         with about(f"exit statuses {[one.status for one in ended]}, the result is neither's"):
             must_be_equal(found, whole[0])

@@ -79,7 +79,7 @@ def _odd(trial: Trial, *, odd: str) -> None:
             ended.must_explain("stdout")
         else:
             ended.must_succeed()
-        must_be_equal(work.found(trial.folder), expected)
+        must_be_equal(work.written(trial.folder), expected)
 
 
 def _read_only(trial: Trial) -> None:
@@ -116,7 +116,7 @@ def _quota(trial: Trial) -> None:
             raise Loss(f"{cores.strip()} cores are used under a quota of one")
         expected = TRAINING.undisturbed(trial.bench).files
         must_run(trial.folder, TRAINING.command(trial.bench, trial.folder), **options)
-        must_be_equal(TRAINING.found(trial.folder), expected)
+        must_be_equal(TRAINING.written(trial.folder), expected)
 
 
 @contextmanager

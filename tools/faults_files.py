@@ -172,7 +172,7 @@ def _cut_images(trial: Trial, *, work: Work) -> None:
     told += "".join(path.read_text() for path in trial.folder.glob("out/*.json*"))
     names = [Path(name).name for name in cut]
     if not ended.has_refused(*names) and not any(name in told for name in names):
-        must_be_equal(work.found(trial.folder), expected.files)
+        must_be_equal(work.written(trial.folder), expected.files)
 
 
 @contextmanager
@@ -229,7 +229,7 @@ def _odd_list(trial: Trial, *, work: Work) -> None:
             ended.must_explain("a.lst")
         else:
             ended.must_succeed()
-            must_be_equal(work.found(trial.folder), expected)
+            must_be_equal(work.written(trial.folder), expected)
 
 
 def _duplicates(trial: Trial) -> None:

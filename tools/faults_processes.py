@@ -106,10 +106,10 @@ def _of_each(
             command.must_leave_nothing()
         ended.must_be_plain()
         # A reader or the scheduler may be gone unnoticed where there was nothing left to do.
-        if not ended.status and len(work.found(trial.folder)) != len(expected):
+        if not ended.status and len(work.written(trial.folder)) != len(expected):
             raise Loss("exit status 0, but the training is not complete")
         must_run(trial.folder, arguments)
-        must_be_equal(work.found(trial.folder), expected)
+        must_be_equal(work.written(trial.folder), expected)
 
 
 def _kill(command: Command, strike: _Strike) -> Ended:

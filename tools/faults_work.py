@@ -119,8 +119,8 @@ class Work:
         """Return the same with further options."""
         return replace(self, name=f"{self.name} {options}", line=f"{self.line} {options}")
 
-    def found(self, folder: Path) -> dict[str, str]:
-        """Return what is there by now."""
+    def written(self, folder: Path) -> dict[str, str]:
+        """Return what the work has written by now."""
         return {k: v for k, v in results(folder / "out").items() if k.endswith(self.kept)}
 
     def command(
@@ -137,7 +137,7 @@ class Work:
     def _run(self, bench: Bench, folder: Path) -> Undisturbed:
         self.prepare(bench, folder)
         ended = must_run(folder, self.command(bench, folder))
-        return Undisturbed(folder / "out", self.found(folder), ended.seconds)
+        return Undisturbed(folder / "out", self.written(folder), ended.seconds)
 
 
 def _make_out(bench: Bench, folder: Path) -> None:

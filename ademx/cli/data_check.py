@@ -90,15 +90,15 @@ def _text(found: DatasetCheck) -> Iterator[str]:
         published = "" if expected is None else f"{expected:,}"
         rows.append((split, f"{images:,}", published, f"{troubles[split]:,}"))
     yield aligned(rows)
-    yield from _grouped(found.problems, limit=_NUM_PROBLEMS, title="")
-    yield from _grouped(found.remarks, limit=_NUM_REMARKS, title="remark: ")
+    yield from _problem_lines(found.problems, limit=_NUM_PROBLEMS, title="")
+    yield from _problem_lines(found.remarks, limit=_NUM_REMARKS, title="remark: ")
     if found.ok:
         opened = "no file was opened" if found.quick else "every file was read"
         where = printable(f"{found.dataset} in {found.root}")
         yield f"\nnothing is wrong with {where}; {opened}"
 
 
-def _grouped(problems: Sequence[Problem], *, limit: int, title: str) -> Iterator[str]:
+def _problem_lines(problems: Sequence[Problem], *, limit: int, title: str) -> Iterator[str]:
     """Yield the problems under the heading of their kind, the first ones of each."""
     for kind, heading in KINDS.items():
         cases = [problem for problem in problems if problem.kind == kind]

@@ -95,7 +95,7 @@ def _of_writing(layout: str, parameters: Parameters, label: Label | None) -> Ite
             f"build {home.name} with ReLU: mapillary's normalisation is a leaky ReLU (slope 0.01) "
             "unless it is told otherwise, and then the scores are wrong; NVIDIA's is a ReLU"
         )
-        yield from _negative(parameters, "use its ABN, or BatchNorm2d and ReLU")
+        yield from _negative_scale_warnings(parameters, "use its ABN, or BatchNorm2d and ReLU")
     yield (
         f"{home.name} normalises with epsilon 1e-5, these weights with {BN_EPSILON:g}: no channel "
         "changes by more than 0.05 %; set it for the same numbers"
@@ -114,7 +114,7 @@ def _of_reading(
     home = _HOMES[found.layout]
     if not any(name.startswith("bn7_") for name in parameters):
         yield "a trunk without its last normalisation: a training draws that anew"
-    if label and written_from and _alike(label, written_from):
+    if label and written_from and _have_same_features(label, written_from):
         return
     yield from _geometry(home, label, reading=True)
     yield from _blocks(home, parameters)
@@ -126,7 +126,7 @@ def _of_reading(
         )
     if found.layout in WIDER_LAYOUTS:
         cure = "if the file comes from it, scores are right only with --abn"
-        yield from _negative(parameters, cure)
+        yield from _negative_scale_warnings(parameters, cure)
     yield (
         "the file does not say with which activation and epsilon it was trained: ReLU and "
         f"{BN_EPSILON:g} are used here; weights trained with leaky ReLU (mapillary's) or epsilon "
@@ -134,12 +134,12 @@ def _of_reading(
     )
 
 
-def _alike(one: Label, other: Label) -> bool:
+def _have_same_features(one: Label, other: Label) -> bool:
     """Return whether two labels' networks compute the same features."""
     return (one.network, one.output_stride) == (other.network, other.output_stride)
 
 
-def _negative(parameters: Parameters, cure: str) -> Iterator[str]:
+def _negative_scale_warnings(parameters: Parameters, cure: str) -> Iterator[str]:
     """Yield that weights of normalisations are negative, if some are."""
     count = sum(int((v < 0).sum()) for n, v in parameters.items() if n.endswith("_gamma"))
     if count:

@@ -152,7 +152,7 @@ def released_files(models: Path | None = None) -> list[ReleasedFile]:
             digest,
             # The release is older than MXNet 0.11, which began with V1.
             params.file_size(parameter_shapes(label), version=0),
-            tuple(_published(row) for row in RESULTS if row.label == str(label)),
+            tuple(_published_text(row) for row in RESULTS if row.label == str(label)),
             "" if models is None else _state(models / name, digest),
         )
         for name, digest in RELEASED_FILES.items()
@@ -165,7 +165,7 @@ def _state(path: Path, digest: str) -> str:
     return "present, genuine" if md5(path) == digest else "present, NOT genuine"
 
 
-def _published(row: Result) -> str:
+def _published_text(row: Result) -> str:
     values = (f"{METRIC_NAMES[metric]} {row.printed(metric)} %" for metric in row.values)
     return f"{', '.join(values)} ({row.split}: {row.setting})"
 

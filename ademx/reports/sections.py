@@ -181,7 +181,7 @@ def _plural(word: str, count: int) -> str:
     return word if count == 1 else f"{word}s"
 
 
-def _shown(value: object) -> object:
+def _safe_text(value: object) -> object:
     # The marks of :func:`isolated` may stay: the element around a name ends what they began.
     return value if isinstance(value, Markup) else printable(value, keep=ISOLATES)
 
@@ -195,7 +195,7 @@ TEMPLATES = Environment(
     loader=DictLoader({path.name: _template(path) for path in _ASSETS.glob("*.html")}),
     autoescape=True,
     undefined=StrictUndefined,
-    finalize=_shown,
+    finalize=_safe_text,
 )
 TEMPLATES.filters.update(points=_points, with_code=_with_code)
 TEMPLATES.filters.update(measure=_MEASURES.__getitem__, plain=_plain, plural=_plural)

@@ -204,7 +204,7 @@ def _resized(case: Case) -> str:
         if len(sides) == 1 and len(sizes) > 1 and not sides & usual:
             return f"the {name} side of {len(case.sizes)} images is {min(sides)}: resized copies"
     if case.dataset.canvas == "image" and len(longer) == 1 and not longer & usual:
-        return f"{len(case.sizes)} images are {_shown(sizes)}: resized copies"
+        return f"{len(case.sizes)} images are {_sizes_text(sizes)}: resized copies"
     return ""
 
 
@@ -212,7 +212,7 @@ def _cropped(case: Case) -> str:
     """Return what images' sizes show of having been cut, or ""."""
     sizes = set(case.sizes)
     if len(sizes) == 1 and case.dataset.canvas != "image":
-        return f"{len(case.sizes)} images are all {_shown(sizes)}: cut or squashed copies"
+        return f"{len(case.sizes)} images are all {_sizes_text(sizes)}: cut or squashed copies"
     return ""
 
 
@@ -228,7 +228,7 @@ def _with_sizes(case: Case, fault: str, told: _Told) -> _Told:
     return _Told(f"{text}; {told.finding}", 1.0 if fault else told.likelihood)
 
 
-def _shown(sizes: Iterable[tuple[int, int]]) -> str:
+def _sizes_text(sizes: Iterable[tuple[int, int]]) -> str:
     return ", ".join(f"{width}×{height}" for height, width in sorted(sizes))
 
 

@@ -136,7 +136,7 @@ def _data_advice(dataset: Dataset, split: str, places: SearchFolders) -> str:
     root = places.proposed_root(dataset.name)
     lists = ""
     if dataset.name not in _NEED_NO_LISTS:
-        command = f"ademx data lists {dataset.name} --root {_quoted(root)}"
+        command = f"ademx data lists {dataset.name} --root {_quote(root)}"
         lists = f"; make its lists by `{command}{' --coco COCO' if split == 'train++' else ''}`"
     layout = ", ".join(f"`{line}`" for line in dataset.layout).replace("`or ", "or `")
     check = _check_command(dataset.name, root, split)
@@ -145,10 +145,10 @@ def _data_advice(dataset: Dataset, split: str, places: SearchFolders) -> str:
 
 
 def _check_command(dataset: str, root: Path, split: str) -> str:
-    return f"ademx data check {dataset} --root {_quoted(root)} --split {split}"
+    return f"ademx data check {dataset} --root {_quote(root)} --split {split}"
 
 
-def _quoted(path: Path) -> str:
+def _quote(path: Path) -> str:
     """Return a path as a shell takes it."""
     return shlex.quote(str(path))
 
@@ -203,7 +203,7 @@ def _released_weights(path: Path) -> FoundInput:
         return FoundInput(path)
     problem = (
         f"weights: {path} has MD5 {digest}, the released file {released}: check by "
-        f"`ademx weights verify {_quoted(path)}`"
+        f"`ademx weights verify {_quote(path)}`"
     )
     return FoundInput(path, (problem,))
 
@@ -224,11 +224,11 @@ def _weights_advice(released: str | None, own: list[str], places: SearchFolders)
         path = places.models / released
         ways = [
             f"weights: the released file goes to {path} (MD5 {RELEASED_FILES[released]}); check by "
-            f"`ademx weights verify {_quoted(path)}`"
+            f"`ademx weights verify {_quote(path)}`"
         ]
     elif own and (caffe := _caffe_file(own[0])):
         path = places.models / f"{own[0]}_ep-0001.params"
-        ways = [f"weights: `ademx convert {caffe} {_quoted(path)}` makes them of the authors' file"]
+        ways = [f"weights: `ademx convert {caffe} {_quote(path)}` makes them of the authors' file"]
     ways += [
         f"`ademx reproduce --train {recipe.name}` leaves others in "
         f"{places.models}/, as {recipe.stages[-1].file_name}"

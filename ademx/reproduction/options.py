@@ -42,7 +42,7 @@ class _Options:
     def __post_init__(self) -> None:
         check(self)
 
-    def _given(self, *names: str) -> dict[str, Any]:
+    def _given_options(self, *names: str) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -75,11 +75,11 @@ class ReproduceOptions(_Options):
 
     def of_results(self) -> dict[str, Any]:
         """Return what the results of a test depend on."""
-        return self._given("precision", "backend")
+        return self._given_options("precision", "backend")
 
     def of_machine(self) -> dict[str, Any]:
         """Return the other options of a test: where, how fast, and what of it is done already."""
-        given = self._given("devices", "batch_images", "prefetch_threads")
+        given = self._given_options("devices", "batch_images", "prefetch_threads")
         return {**given, "resume": not self.overwrite, "overwrite": self.overwrite}
 
 
@@ -119,8 +119,8 @@ class RecipeOptions(_Options):
         """Return the recipe's stages with what these options change."""
         first = self.row.stages[0].options
         scale = 1.0 if self.base_lr is None else self.base_lr / first.base_lr
-        given = self._given("batch_images", "crop_size", "width", "backend")
-        given |= self._given("prefetcher", "prefetch_threads")
+        given = self._given_options("batch_images", "crop_size", "width", "backend")
+        given |= self._given_options("prefetcher", "prefetch_threads")
         stages = []
         for stage in self.row.stages:
             recipe = stage.options

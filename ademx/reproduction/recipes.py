@@ -156,7 +156,7 @@ _OURS = (
 )
 
 
-def _ours(name: str, label: str, weights: str, **data: Any) -> Recipe:
+def _own_recipe(name: str, label: str, weights: str, **data: Any) -> Recipe:
     """Return a recipe of ours for a published row; see :func:`_cityscapes_way`."""
     return Recipe(name, "ours", _OURS, _cityscapes_way(label, weights, **data))
 
@@ -214,7 +214,7 @@ _RECIPES = (
         ),
         hardware="four GPUs",
     ),
-    _ours(
+    _own_recipe(
         "voc-a-1conv",
         "voc_rna-a_cls21_s8_1conv",
         "ilsvrc-cls_rna-a_cls1000",
@@ -224,7 +224,7 @@ _RECIPES = (
         pool="full",
         head="1conv",
     ),
-    _ours(
+    _own_recipe(
         "voc-a1",
         "voc_rna-a1_cls21_s8",
         "ilsvrc-cls_rna-a1_cls1000",
@@ -246,19 +246,19 @@ _RECIPES = (
             last_split="train+",
         ),
     ),
-    _ours(
+    _own_recipe(
         "ade20k-a1",
         "ade20k_rna-a1_cls150_s8",
         "ilsvrc-cls_rna-a1_cls1000",
         epochs=(21, 9),
     ),
-    _ours(
+    _own_recipe(
         "ade20k-a2",
         "ade20k_rna-a2_cls150_s8",
         "places_rna-a2_cls365",
         epochs=(21, 9),
     ),
-    _ours(
+    _own_recipe(
         "context-a2",
         "pascal-context_rna-a2_cls60_s8",
         "places_rna-a2_cls365",

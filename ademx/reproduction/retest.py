@@ -115,7 +115,11 @@ class Handful:
         """
         if way not in self._known:
             session = self._session if way.pool is None else self._open(way.pool)
-            score = self._segmented if self._options.task == "segmentation" else self._classified
+            score = (
+                self._test_segmentation
+                if self._options.task == "segmentation"
+                else self._test_classification
+            )
             found = [score(session, number, way) for number in range(len(self))]
             self._known[way] = np.array(found, np.float64)
         return self._known[way]
@@ -123,7 +127,7 @@ class Handful:
     def _open(self, pool: str) -> Session:
         return Session(replace(self._options, pool=pool, compile=False))
 
-    def _segmented(self, session: Session, number: int, way: Way) -> tuple[float, float]:
+    def _test_segmentation(self, session: Session, number: int, way: Way) -> tuple[float, float]:
         loaded, dataset = self._samples[number], session.dataset
         if loaded.stored is None:
             return math.nan, math.nan
@@ -139,7 +143,7 @@ class Handful:
         iou = segmentation_scores(confusion).mean_iou
         return iou, iou
 
-    def _classified(self, session: Session, number: int, way: Way) -> tuple[float, float]:
+    def _test_classification(self, session: Session, number: int, way: Way) -> tuple[float, float]:
         choose = self._options.choose_interp_method != way.other_filter
         image = self._samples[number].image
         image = image[:, :, ::-1] if way.is_bgr else image

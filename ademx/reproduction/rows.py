@@ -151,7 +151,7 @@ def _tested_outcomes(
     if isinstance(evaluation, SegmentationOptions):
         evaluation = replace(evaluation, near_ties=True)
     try:
-        yield from _judged(plan, evaluation, command, None if options.overwrite else earlier)
+        yield from _judge_test(plan, evaluation, command, None if options.overwrite else earlier)
     # RuntimeError is what MXNet and PyTorch raise, of memory that does not suffice, say.
     except (UserError, OSError, RuntimeError) as error:
         _log.error("%s: %s", row.name, error)
@@ -159,7 +159,7 @@ def _tested_outcomes(
         yield Outcome(row, "failed", (str(error), *plan.doubts, *plan.notes), command=command)
 
 
-def _judged(
+def _judge_test(
     plan: _Plan,
     options: ClassificationOptions | SegmentationOptions,
     command: str,

@@ -101,7 +101,7 @@ def pixel_tolerances(images: ImageCounts, *, absent_classes: str) -> dict[str, f
     labelled = float(truth.sum())
     if not labelled:
         return {"pixel_accuracy": float("nan"), "mean_iou": float("nan")}
-    lost, added, won, dropped = _moves(images.near_ties.rows, len(truth))
+    lost, added, won, dropped = _moved_pixels(images.near_ties.rows, len(truth))
     lost, won = np.minimum(lost, correct), np.minimum(won, truth - correct)
     dropped = np.minimum(dropped, predicted - correct)
     union = truth + predicted - correct
@@ -121,7 +121,7 @@ def pixel_tolerances(images: ImageCounts, *, absent_classes: str) -> dict[str, f
     }
 
 
-def _moves(ties: NDArray[np.int64], num_classes: int) -> tuple[NDArray[np.int64], ...]:
+def _moved_pixels(ties: NDArray[np.int64], num_classes: int) -> tuple[NDArray[np.int64], ...]:
     """Return `lost`, `added`, `won` and `dropped` of each class, (C,) each."""
     _, truth, best, rival, pixels = ties.T
     moves = []

@@ -99,7 +99,7 @@ def load_image_counts(folder: Path) -> ImageCounts:
         ValueError: the file is damaged, or another command's.
     """
     with _arrays(folder) as arrays:
-        names, counts = _checked(arrays, "counts", shape=(3, None))
+        names, counts = _names_and_values(arrays, "counts", shape=(3, None))
         if "near_ties" not in arrays:
             return ImageCounts(names, counts)
         rows, margin = arrays["near_ties"], arrays["near_margin"]
@@ -123,7 +123,7 @@ def load_image_labels(folder: Path) -> ImageLabels:
         FileNotFoundError, OSError, ValueError: as :func:`load_image_counts`.
     """
     with _arrays(folder) as arrays:
-        return ImageLabels(*_checked(arrays, "labels", shape=()))
+        return ImageLabels(*_names_and_values(arrays, "labels", shape=()))
 
 
 def _save(folder: Path, names: tuple[str, ...], **values: NDArray[Any]) -> None:
@@ -148,7 +148,7 @@ def _arrays(folder: Path) -> Iterator[Mapping[str, Any]]:
         raise InputError(f"{path}: not what `ademx evaluate` wrote: {error}") from None
 
 
-def _checked(
+def _names_and_values(
     arrays: Mapping[str, Any], key: str, *, shape: tuple[int | None, ...]
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Return the names and what is there for each, an array of this shape, None being any."""

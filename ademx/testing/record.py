@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ademx.errors import InputError, MissingFile
 from ademx.files import write_json
-from ademx.forms import FLAG, NUMBER, TEXT, WHOLE, form_of, json_field, misfit, parse, shown
+from ademx.forms import FLAG, NUMBER, TEXT, WHOLE, form_of, json_field, misfit, parse, short_json
 from ademx.metrics import ABSENT_CLASSES
 from ademx.published import METRIC_NAMES, Result
 from iters.datasets import Dataset
@@ -252,13 +252,13 @@ def _missing_part(record: dict[str, Any]) -> str:
     settings = record.get("settings", {})
     command = settings.get("command")
     if command not in ("evaluate segmentation", "evaluate classification"):
-        return f"settings' command is {shown(command)}"
+        return f"settings' command is {short_json(command)}"
     if not record.get("weights"):
         return "it names no weights"
     absent = [name for name in ("dataset", "devices", "versions") if name not in record]
     absent += [name for name in ("split", "dataset") if name not in settings]
     if "mean_iou" in record and record.get("absent_classes") not in ABSENT_CLASSES:
-        return f"absent_classes is {shown(record.get('absent_classes'))}"
+        return f"absent_classes is {short_json(record.get('absent_classes'))}"
     if "mean_iou" in record:
         wanted = ("pixel_accuracy", "mean_accuracy", "class_iou")
         absent += [name for name in wanted if name not in record]

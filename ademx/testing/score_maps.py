@@ -62,7 +62,7 @@ class ScoreResizer:
         if self.image[0] > self.canvas[0] or self.image[1] > self.canvas[1]:
             raise InputError(f"image: found {self.image}, expected to fit the canvas {self.canvas}")
 
-    def _checked(self, scores: NDArray[np.floating]) -> NDArray[np.float32]:
+    def _check_scores(self, scores: NDArray[np.floating]) -> NDArray[np.float32]:
         scores = np.asarray(scores, np.float32)
         if scores.ndim != 3 or scores.shape[1:] != tuple(self.grid) or not len(scores):
             raise InputError(f"scores: found shape {scores.shape}, expected (C, *{self.grid})")
@@ -141,8 +141,8 @@ def best_class_and_ties(
         if len(near):
             near_scores = scores.reshape(num_classes, -1)[:, near]
             pairs = truth[rows, columns].flat[near], best.flat[near]
-            found.append(_rivals(near_scores, *pairs, margin))
-    return labels, _counted(found, num_classes)
+            found.append(_rival_classes(near_scores, *pairs, margin))
+    return labels, _count_cells(found, num_classes)
 
 
 def mean_scores(parts: Sequence[ScorePart]) -> NDArray[np.float32]:
@@ -280,7 +280,7 @@ def _best_class_of_tile(
     return labels, near
 
 
-def _rivals(
+def _rival_classes(
     scores: NDArray[np.float32],
     truth: NDArray[np.integer],
     best: NDArray[np.unsignedinteger],
@@ -296,7 +296,7 @@ def _rivals(
     return cells[true < num_classes]
 
 
-def _counted(cells: Iterable[NDArray[np.int64]], num_classes: int) -> NDArray[np.int64]:
+def _count_cells(cells: Iterable[NDArray[np.int64]], num_classes: int) -> NDArray[np.int64]:
     """Return, (M, 4), how often each cell of a cube of the classes' side is there."""
     found, numbers = np.unique(np.concatenate([*cells, np.empty(0, np.int64)]), return_counts=True)
     return np.stack([*np.unravel_index(found, (num_classes,) * 3), numbers], axis=1)
@@ -304,7 +304,7 @@ def _counted(cells: Iterable[NDArray[np.int64]], num_classes: int) -> NDArray[np
 
 def _checked_parts(parts: Sequence[ScorePart]) -> list[ScorePart]:
     """Return the parts with float32 scores, if they are those of one image and finite."""
-    checked = [(resizer, resizer._checked(scores)) for resizer, scores in parts]
+    checked = [(resizer, resizer._check_scores(scores)) for resizer, scores in parts]
     if not checked:
         raise InputError("parts: found none, expected at least one resizer with its scores")
     kinds = {(len(scores), tuple(resizer.original)) for resizer, scores in checked}

@@ -128,7 +128,7 @@ def load_state(path: Path) -> Checkpoint:
             epoch=record["epoch"],
             batch=record["batch"],
             record=record["record"],
-            momentum=_below("momentum/", arrays),
+            momentum=_arrays_under("momentum/", arrays),
             device_statistics=_device_statistics(arrays),
         )
     except _UNREADABLE as error:
@@ -227,10 +227,10 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _below(prefix: str, arrays: Arrays) -> dict[str, Array]:
+def _arrays_under(prefix: str, arrays: Arrays) -> dict[str, Array]:
     return {n[len(prefix) :]: array for n, array in arrays.items() if n.startswith(prefix)}
 
 
 def _device_statistics(arrays: Arrays) -> tuple[Arrays, ...]:
     devices = {int(name.split("/")[1]) for name in arrays if name.startswith("statistics/")}
-    return tuple(_below(f"statistics/{device}/", arrays) for device in sorted(devices))
+    return tuple(_arrays_under(f"statistics/{device}/", arrays) for device in sorted(devices))

@@ -157,7 +157,7 @@ class Validator:
             )
         if self._best is not None:
             path, _ = best_paths(self._options.output, self._label)
-            _log.info("the best is %s: %s", self._told(self._best), path)
+            _log.info("the best is %s: %s", self._best_text(self._best), path)
 
     @property
     def _folder(self) -> Path:
@@ -188,7 +188,7 @@ class Validator:
             before = None
         told = f"val {METRIC_NAMES[self._metric]} {now.score:.2f} %"
         if before is not None and not self._is_better(now, before):
-            return f"{told}; the best is still {self._told(before)}"
+            return f"{told}; the best is still {self._best_text(before)}"
         path, facts = best_paths(self._options.output, self._label)
         copy_file(weights, path)
         head = {"epoch": epoch, "metric": self._metric, "score": now.score}
@@ -200,7 +200,7 @@ class Validator:
         sign = -1 if self._metric.endswith("error") else 1
         return one.num_broken <= other.num_broken and sign * one.score > sign * other.score
 
-    def _told(self, best: _Best) -> str:
+    def _best_text(self, best: _Best) -> str:
         return f"that of epoch {best.epoch}, {METRIC_NAMES[self._metric]} {best.score:.2f} %"
 
     def _read_best(self) -> _Best | None:

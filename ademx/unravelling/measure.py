@@ -82,7 +82,7 @@ def measure(
         for start in range(0, len(images), at_a_time):
             chunk = slice(start, start + at_a_time)
             measures.add(images[chunk], targets[chunk], start)
-    return measures.found(walks)
+    return measures.means(walks)
 
 
 class _Measures:
@@ -143,8 +143,8 @@ class _Measures:
                 losses, errors, _ = loss_and_gradient(scores, classes)
                 self._lesions[units] += zip(losses.tolist(), errors.tolist())
 
-    def found(self, walks: dict[int, list[tuple[int, unravel.Path]]]) -> Unravelling:
-        """Return what was found in all of it."""
+    def means(self, walks: dict[int, list[tuple[int, unravel.Path]]]) -> Unravelling:
+        """Return the means over all images, by length of path and by unit."""
         norms = np.mean(self._norms, axis=0).tolist()
         means = {name: float(np.mean(numbers)) for name, numbers in self._of_images.items()}
         received = tuple(UnitRow(name, means[name]) for name in self._units)

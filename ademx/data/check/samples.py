@@ -23,7 +23,7 @@ from iters.decode import (
     decode_numbers,
     image_size,
 )
-from iters.exif import described, orientation, upright_size
+from iters.exif import describe_turn, orientation, upright_size
 from iters.samples import Sample
 from iters.sources import read_bytes
 from iters.variants import explain_colours, explain_values
@@ -64,7 +64,7 @@ def look_for_files(job: tuple[str, Sample]) -> Found:
     found = Found()
     for path in (sample.image, sample.label):
         if isinstance(path, Path):
-            with _noting(found.problems, split, str(path)):
+            with _reading_errors(found.problems, split, str(path)):
                 path.stat()
     return found
 
@@ -75,13 +75,13 @@ def read_files(dataset: Dataset, job: tuple[str, Sample]) -> Found:
     found = Found()
     size = label_size = None
     turn = 1
-    with _noting(found.problems, split, str(sample)):
+    with _reading_errors(found.problems, split, str(sample)):
         encoded = read_bytes(sample.image, sample.offset)
         image = decode_image(encoded)
         size, turn = (image.height, image.width), orientation(encoded)
         found.digest = hashlib.blake2b(encoded, digest_size=16).digest()
     if isinstance(sample.label, Path):
-        with _noting(found.problems, split, str(sample.label)):
+        with _reading_errors(found.problems, split, str(sample.label)):
             label_size = _read_label(dataset, split, sample.label, found)
         if size and label_size and label_size not in (size, upright_size(size, turn)):
             sides = (*label_size[::-1], *size[::-1])
@@ -141,12 +141,12 @@ def _turned(split: str, sample: Sample, size: Size, turn: int, label_size: Size 
         lies = "its label has the size of the turned image"
     else:
         lies = "its label has the size of the stored image"
-    detail = f"{described(turn)}: {lies}"
+    detail = f"{describe_turn(turn)}: {lies}"
     return Problem(kind, split, str(sample), detail, hint)
 
 
 @contextmanager
-def _noting(problems: list[Problem], split: str, path: str) -> Iterator[None]:
+def _reading_errors(problems: list[Problem], split: str, path: str) -> Iterator[None]:
     """Note what is wrong with a file that is being read."""
     try:
         yield

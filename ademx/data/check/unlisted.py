@@ -40,8 +40,8 @@ class Folders:
         """Return the unlisted file beside `path` that is called so but for case and suffixes."""
         if path.parent not in self._bare_names:
             names = self.unlisted(path.parent)
-            self._bare_names[path.parent] = {_bare(name): name for name in names}
-        return self._bare_names[path.parent].get(_bare(path.name))
+            self._bare_names[path.parent] = {_bare_name(name): name for name in names}
+        return self._bare_names[path.parent].get(_bare_name(path.name))
 
     @cached_property
     def _listed(self) -> set[Path]:
@@ -62,7 +62,7 @@ def label_ending(sample: Sample) -> str:
     return sample.label.name[len(shared) :]
 
 
-def _bare(name: str) -> str:
+def _bare_name(name: str) -> str:
     """Return a name in lower case, without any suffix of an image."""
     name = name.lower()
     while name.endswith(SUFFIXES):

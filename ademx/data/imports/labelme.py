@@ -126,13 +126,13 @@ class LabelmeLabel:
         found: dict[int, _Part | None] = {}
         for numbers in groups.values():
             if len(numbers) > 1:
-                drawn = {number: self._drawn(self.shapes[number]) for number in numbers}
+                drawn = {number: self._draw(self.shapes[number]) for number in numbers}
                 inside = self._without_holes([part for part in drawn.values() if part is not None])
                 for number, part in drawn.items():
                     found[number] = part and _Part(part.box, part.mask & inside[part.box])
         return found
 
-    def _drawn(self, shape: Shape) -> _Part | None:
+    def _draw(self, shape: Shape) -> _Part | None:
         """Return the pixels of a shape; None if it has none in the image."""
         canvas = Image.new("L", (self.width, self.height))
         shape.draw(canvas, 1)

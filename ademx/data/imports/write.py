@@ -254,12 +254,12 @@ def _write_images(entries: Sequence[Entry], pictures: Sequence[Picture], link: b
             else:
                 encoded = picture.read()
                 if picture.turned:
-                    encoded = _upright(encoded, entry.image.suffix)
+                    encoded = _encode_upright(encoded, entry.image.suffix)
                 entry.image.write_bytes(encoded)
             bar.update()
 
 
-def _upright(encoded: bytes, suffix: str) -> bytes:
+def _encode_upright(encoded: bytes, suffix: str) -> bytes:
     """Return an image as it is shown, without EXIF data."""
     made = io.BytesIO()
     image = decode_image(encoded, turned=True)

@@ -112,7 +112,7 @@ def plan_pascal_context(request: Request) -> Plan:
         )
     lists = {}
     for split in request.dataset.splits:
-        names = splits[split] if split in splits else _listed(split, sets, request)
+        names = splits[split] if split in splits else _listed_names(split, sets, request)
         lists[split] = [
             Entry(base / "JPEGImages" / f"{name}.jpg", labels / f"{name}.png", sources[name])
             for name in names
@@ -122,7 +122,7 @@ def plan_pascal_context(request: Request) -> Plan:
     return Plan(lists)
 
 
-def _listed(split: str, folders: Sequence[Path], request: Request) -> list[str]:
+def _listed_names(split: str, folders: Sequence[Path], request: Request) -> list[str]:
     """Return the names that the first of the folders that has a split's list has in it."""
     places = [folder / f"{split}.txt" for folder in folders]
     path = next((path for path in places if path.is_file()), places[-1])

@@ -34,7 +34,7 @@ def training_memory(graph: Graph, *, backward_do_mirror: bool = False) -> Traini
         gradients=weights,
         momentum=weights,
         inputs=inputs,
-        plan=_planned(executor),
+        plan=_planned_bytes(executor),
         workspace=WORKSPACE * 2**20,
     )
 
@@ -52,7 +52,7 @@ def inference_memory(graph: Graph) -> int:
         for layer in graph.layers
         if layer.kind == "convolution"
     )
-    return _num_bytes(graph.input_shape) + _planned(executor) + anew
+    return _num_bytes(graph.input_shape) + _planned_bytes(executor) + anew
 
 
 def _bind(graph: Graph, request: str) -> Any:
@@ -78,7 +78,7 @@ def _bind(graph: Graph, request: str) -> Any:
     )
 
 
-def _planned(executor: Any) -> int:
+def _planned_bytes(executor: Any) -> int:
     (megabytes,) = re.findall(r"Total (\d+) MB allocated", executor.debug_str())
     return int(megabytes) * 2**20
 
