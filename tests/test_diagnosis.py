@@ -4,6 +4,8 @@ The truth is what the network itself finds when it is tested in the right way, s
 scores 100 %, and whatever else is done scores less.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import re

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from ademx import cli, errors
 from ademx.errors import FileInTheWay, InputError, MissingDependency, MissingFile, SystemFault
@@ -23,7 +23,7 @@ def _raising(error: Exception, monkeypatch: pytest.MonkeyPatch, *options: str) -
         raise error
 
     monkeypatch.setattr("ademx.cli.doctor.examine", fail)
-    return CliRunner().invoke(cli.main, [*options, "doctor"])
+    return make_runner().invoke(cli.main, [*options, "doctor"])
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -1,5 +1,7 @@
 """Datasets as people have them: a tiny tree of each known variant, and what the commands say."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 
