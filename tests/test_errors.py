@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
+from commands import make_runner
 
 from ademx import cli, errors
 from ademx.errors import FileInTheWay, InputError, MissingDependency, MissingFile, SystemFault

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -151,8 +152,8 @@ def test_another_years_folder_as_the_root_is_told_by_its_numbers(tmp_path, caplo
     save(root / "JPEGImages/x.jpg")
     save(root / "SegmentationClass/x.png", np.zeros(SHAPE, np.uint8))
     for name in names:
-        (root / f"JPEGImages/{name}.jpg").hardlink_to(root / "JPEGImages/x.jpg")
-        (root / f"SegmentationClass/{name}.png").hardlink_to(root / "SegmentationClass/x.png")
+        os.link(root / "JPEGImages/x.jpg", root / f"JPEGImages/{name}.jpg")
+        os.link(root / "SegmentationClass/x.png", root / f"SegmentationClass/{name}.png")
     write(root / "ImageSets/Segmentation/val.txt", *names)
 
     listed = lists("voc", "--root", root)
