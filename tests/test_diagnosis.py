@@ -20,16 +20,15 @@ import pytest
 from commands import main_text, make_runner
 from narrow import VOC, write_weights
 from PIL import Image
+from published_rows import publish_rows
 from scenes import voc_scene
 
-from ademx import params, published
+from ademx import params
 from ademx.cli import main
 from ademx.devices import Devices
 from ademx.files import md5
 from ademx.published import RELEASED_FILES, RESULTS
 from ademx.reproduction import diagnosis
-from ademx.reproduction import options as reproduce_options
-from ademx.reproduction import outcomes as reproduce_outcomes
 from ademx.reproduction.case import Case
 from ademx.reproduction.diagnosis import CAUSES
 from ademx.reproduction.retest import AS_TESTED, Handful, Way
@@ -81,8 +80,7 @@ class Row(NamedTuple):
                 perfect = {name: 0.0 if "error" in name else 100.0 for name in row.values}
                 row = dataclasses.replace(row, options=options, values=scores or perfect)
             rows.append(row)
-        for module in (published, reproduce_options, reproduce_outcomes):
-            self.monkeypatch.setattr(module, "RESULTS", tuple(rows))
+        publish_rows(self.monkeypatch, rows)
         self.monkeypatch.setitem(RELEASED_FILES, self.weights.name, md5(self.weights))
 
     def diagnosis(self, *options: str) -> list[dict]:

@@ -15,6 +15,7 @@ import pytest
 from commands import make_runner
 from narrow import ILSVRC, VOC, write_weights
 from PIL import Image
+from published_rows import publish_rows
 
 from ademx import published
 from ademx.cli import main
@@ -22,8 +23,6 @@ from ademx.data.drawn.make import make_dataset
 from ademx.errors import InputError
 from ademx.files import md5
 from ademx.published import RESULTS, get_result
-from ademx.reproduction import options as reproduce_options
-from ademx.reproduction import outcomes as reproduce_report
 from ademx.reproduction.inputs import SearchFolders, find_row_weights
 from ademx.reproduction.tolerance import pixel_tolerances
 from ademx.testing.image_counts import load_image_counts, save_image_counts
@@ -118,8 +117,7 @@ def publish(monkeypatch, *, flipping: bool = True, **values: dict[str, float]) -
                 options.pop("test_flipping", None)
             row = dataclasses.replace(row, options=options)
         rows.append(dataclasses.replace(row, values=values.get(row.name, row.values)))
-    for module in (published, reproduce_options, reproduce_report):
-        monkeypatch.setattr(module, "RESULTS", tuple(rows))
+    publish_rows(monkeypatch, rows)
 
 
 def test_without_data_and_weights_every_row_says_what_is_missing(tmp_path):
