@@ -164,12 +164,14 @@ def predictor_class(backend: str) -> type[Predictor] | type[TorchPredictor]:
     return TorchPredictor
 
 
-def open_workers(kvstore: str, devices: Devices, *, backend: str) -> Workers:
+def open_workers(
+    kvstore: str, devices: Devices, *, backend: str, backward_do_mirror: bool = False
+) -> Workers:
     """Return the processes that train together, of which this is one."""
     if backend == "torch":
         from ademx.engines.torch.workers import TorchWorkers
 
-        return TorchWorkers(kvstore, devices)
+        return TorchWorkers(kvstore, devices, backward_do_mirror=backward_do_mirror)
     from ademx.engines.mxnet.train import MxnetWorkers
 
     return MxnetWorkers(kvstore, devices.count)

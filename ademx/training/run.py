@@ -91,7 +91,12 @@ def train(options: TrainOptions) -> TrainReport:
         writer_class(options.tensorboard)
     with ExitStack() as stack:
         workers = stack.enter_context(
-            open_workers(options.kvstore, options.devices, backend=options.engine)
+            open_workers(
+                options.kvstore,
+                options.devices,
+                backend=options.engine,
+                backward_do_mirror=options.backward_do_mirror,
+            )
         )
         dataset = options.find_dataset()
         samples = find_labelled_samples(options, dataset)

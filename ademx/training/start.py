@@ -49,7 +49,12 @@ def start_trainer(
             f"data_shape {data_shape}: expected a multiple of the {options.devices.count} devices, "
             "which share the batch"
         )
-    workers = workers or open_workers(options.kvstore, options.devices, backend=options.engine)
+    workers = workers or open_workers(
+        options.kvstore,
+        options.devices,
+        backend=options.engine,
+        backward_do_mirror=options.backward_do_mirror,
+    )
     shapes = network_shapes(options)
     values = values or {}
     if not shapes.keys() <= values.keys():

@@ -143,6 +143,7 @@ class TorchWorkers(Workers):
         kvstore: one of :data:`ademx.engines.trainer.KVSTORES`: "dist…" asks for several workers,
             which need not be asked for; "nccl" for GPUs.
         devices: of this process.
+        backward_do_mirror: the trainer is to compute blocks again.
 
     Raises:
         ValueError: asynchronous workers, NCCL without GPUs, or "dist…" in a process that no
@@ -152,7 +153,7 @@ class TorchWorkers(Workers):
 
     synchronous = True
 
-    def __init__(self, kvstore: str, devices: Devices) -> None:
+    def __init__(self, kvstore: str, devices: Devices, *, backward_do_mirror: bool = False) -> None:
         place = find_place()
         _check_kvstore(kvstore, devices, place)
         self.rank, self.count = place.rank, place.count
@@ -162,9 +163,11 @@ class TorchWorkers(Workers):
             return
         if devices.gpus:
             torch.cuda.set_device(self._device)
-        # Blocks that are computed again load it. Loaded after the group is there, it holds on to it
-        # (2.13), and its threads, which nobody joins then, abort some processes at their end.
-        importlib.import_module("torch._dynamo")
+        if backward_do_mirror:
+            # Blocks that are computed again load it. Loaded after the group is there, it holds on
+            # to it (2.13), and its threads, which nobody joins then, abort some processes at
+            # their end.
+            importlib.import_module("torch._dynamo")
         where = f"{place.address}:{place.port}"
         _log.info("worker %d of %d meets the others at %s", self.rank, self.count, where)
         _check_address(place.address)  # PyTorch would try it again and again
