@@ -26,6 +26,7 @@ from ademx.convert import import_torch
 from ademx.convert.writing import Writing
 from ademx.convert.writing import convert as convert_file
 from ademx.files import replacing, write_json
+from ademx.logs import logged_from
 from ademx.networks.graph import parameter_shapes
 from ademx.training.initial import initial_values
 
@@ -55,7 +56,8 @@ def params(repeats: int, json_file: Path | None) -> None:
 @json_option
 def convert(repeats: int, json_file: Path | None) -> None:
     """Converting weights of A1's size, beside MXNet and PyTorch."""
-    with _errors_alone(), weights_file() as path:
+    # The warnings of layouts are not what is measured, here and in the process of its own.
+    with logged_from(logging.ERROR, "ademx"), weights_file() as path:
         report_figures(measure_converting(path, repeats), CONVERTING_LIMITS, json_file)
 
 
@@ -150,20 +152,8 @@ def _to_torch(source: Path, target: Path) -> None:
 
 def _peak_of_converting(source: Path, target: Path) -> int:
     import_torch()
-    with _errors_alone():
+    with logged_from(logging.ERROR, "ademx"):
         return peak_of(partial(_to_torch, source, target))
-
-
-@contextmanager
-def _errors_alone() -> Iterator[None]:
-    """Leave out the layouts' warnings, which are not what is measured."""
-    logger = logging.getLogger("ademx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def report_figures(

@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ademx.errors import InputError, MissingFile, UserError
 from ademx.files import copy_file, md5, write_json
+from ademx.logs import logged_from
 from ademx.options import differences
 from ademx.published import METRIC_NAMES
 from ademx.testing.checks import find_dataset
@@ -122,7 +122,8 @@ class Validator:
             tested = _test_options(self._options, weights, self._folder)
             if self._is_done(update, tested):
                 return
-            with stop.interrupting(), _only_warnings():
+            # What a test says of itself when it starts is the same every time.
+            with stop.interrupting(), logged_from(logging.WARNING, "ademx.testing"):
                 if stop.agreed:
                     raise Interrupted
                 record = evaluate(tested).record
@@ -217,18 +218,6 @@ class Validator:
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             _log.warning("%s: passed over: %s", facts, error)
             return None
-
-
-@contextmanager
-def _only_warnings() -> Iterator[None]:
-    """Leave out what a test says of itself when it starts, which is the same every time."""
-    logger = logging.getLogger("ademx.testing")
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
