@@ -7,15 +7,16 @@ import re
 import reprlib
 import unicodedata
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from ademx.compat import InputError, MissingFile
 from iters import palettes
 from iters.datasets import DATASETS, VOID, Dataset
 from iters.files import read_file
 from iters.palettes import Colour
+
+if TYPE_CHECKING:
+    import yaml
 
 _REQUIRED = ("name", "classes", "lists")
 _OF_LABEL_FILES = ("palette", "stored_ids", "void")
@@ -81,6 +82,8 @@ def read_dataset(path: str | Path) -> Dataset:
 
 
 def _read_fields(path: Path) -> dict[str, Any]:
+    import yaml  # not at the top: it would slow down the start of every command
+
     try:
         content = read_file(path)
     except FileNotFoundError:
@@ -107,6 +110,8 @@ def _read_fields(path: Path) -> dict[str, Any]:
 
 def _cause(error: yaml.YAMLError) -> str:
     """Return the line and what is wrong there, of an error whose text has several lines."""
+    import yaml
+
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     return " ".join(str(error).split())
