@@ -117,8 +117,12 @@ class _File:
             places = ", ".join(str(folder) for folder in self.folders if folder.is_dir())
             raise MissingFile(f"{said}: no such image in {places}: --images says where they are")
         try:
-            sides = {"height": image.get("height"), "width": image.get("width")}
-            size, orientation, turned = fits(read_file(path), **sides, rule=self.rule)
+            size, orientation, turned = fits(
+                read_file(path),
+                height=image.get("height"),
+                width=image.get("width"),
+                rule=self.rule,
+            )
         except InputError as error:
             raise InputError(f"{path} {error}") from None
         annotations = tuple(_drawable(self.index.imgToAnns[image["id"]], size, skipped))

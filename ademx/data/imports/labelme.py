@@ -228,8 +228,12 @@ def _read_picture(file: Path, folder: Path, rule: str, skipped: Counter[str]) ->
     read = partial(_embedded, file) if path is None else partial(read_file, path)
     try:
         encoded = _embedded(file, content) if path is None else read()
-        sides = {"height": content.get("imageHeight"), "width": content.get("imageWidth")}
-        size, orientation, turned = fits(encoded, **sides, rule=rule)
+        size, orientation, turned = fits(
+            encoded,
+            height=content.get("imageHeight"),
+            width=content.get("imageWidth"),
+            rule=rule,
+        )
     except InputError as error:
         raise InputError(f"{file}: its image {path or '(embedded)'} {error}") from None
     suffix = _embedded_suffix(encoded) if path is None else path.suffix

@@ -119,21 +119,21 @@ def make_lists(
     folder = root if options.output is None else options.output.absolute()
     if not options.overwrite:
         _check_existing(plan, request, folder)
+    paths = {split: folder / dataset.list_name(split) for split in plan.lists}
     contents = {
-        dataset.list_name(split): _make_content(split, entries, request)
+        paths[split]: _make_content(split, entries, request)
         for split, entries in plan.lists.items()
     }
-    contents |= {name: text.encode() for name, text in plan.texts.items()}
+    contents |= {folder / name: text.encode() for name, text in plan.texts.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        with replacing(folder / name) as file:
+    for path, content in contents.items():
+        with replacing(path) as file:
             file.write(content)
-    paths = {split: folder / dataset.list_name(split) for split in plan.lists}
     if options.rec:
         for split, entries in plan.lists.items():
             _write_record_files(entries, paths[split])
     return [
-        _written(split, path, dataset, num_samples=contents[path.name].count(b"\n"))
+        _written(split, path, dataset, num_samples=contents[path].count(b"\n"))
         for split, path in paths.items()
     ]
 
