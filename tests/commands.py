@@ -51,7 +51,7 @@ def options_of(command: Sequence[str]) -> object:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ademx.cli.train.run_training", take)
+        patch.setattr("ademx.training.run.train", take)
         patch.setattr("ademx.cli.evaluate.run_test", take)
         result = make_runner().invoke(main, [*map(str, command)])
     assert taken, result.output

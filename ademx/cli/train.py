@@ -13,7 +13,6 @@ from ademx.training.options import (
     SegmentationTrainOptions,
     TrainOptions,
 )
-from ademx.training.run import train as run_training
 
 # Release: options of its one script for both phases that say nothing about training.
 _WITHOUT_EFFECT = ("--test-scales", "--test-steps")
@@ -74,6 +73,9 @@ def _run(options: type[TrainOptions], arguments: dict[str, Any]) -> None:
         arguments["backend"], arguments["devices"], precision=arguments["precision"]
     )
     chosen = options(**arguments)
+
+    # `ademx launch`, which reads these options, and --help do without it.
+    from ademx.training.run import train as run_training
 
     report = run_training(chosen)
     if report.params_path is not None:
