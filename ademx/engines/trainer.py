@@ -116,7 +116,6 @@ class Trainer(ABC):
     """
 
     goes_ahead = True
-    _scaler: Any = None  # the engine's: its scale, and for how many updates it was `unskipped`
 
     def __init__(
         self,
@@ -129,7 +128,8 @@ class Trainer(ABC):
         scale_loss: bool | None = None,
     ) -> None:
         self._workers, self._precision, self._mirror = workers, precision, backward_do_mirror
-        self._is_scaled = precision == "float16" if scale_loss is None else scale_loss
+        is_scaled = precision == "float16" if scale_loss is None else scale_loss
+        self._scaler = LossScaler() if is_scaled else None
         self._optimizer_name, self._optimizer_params = optimizer, optimizer_params
         self._schedule = optimizer_params["lr_scheduler"]
         # MXNet's SGD counts an update before it asks for the rate; TorchNesterov after.
@@ -185,8 +185,9 @@ class Trainer(ABC):
         return (self._scaler.scale, self._scaler.unskipped) if self._scaler else None
 
     def restore_scaling(self, scale: float, unskipped: int) -> None:
-        """Take up the loss scale as `scaling` gave it."""
-        self._scaler.scale, self._scaler.unskipped = scale, unskipped
+        """Take up the loss scale as `scaling` gave it; without scaling there is none to take."""
+        if self._scaler is not None:
+            self._scaler.scale, self._scaler.unskipped = scale, unskipped
 
     @abstractmethod
     def restore(self, momentum: Arrays, statistics: Sequence[Arrays]) -> None:

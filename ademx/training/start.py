@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -10,11 +11,11 @@ from ademx import params
 from ademx.engines.backends import open_trainer, open_workers
 from ademx.engines.trainer import Trainer, Workers
 from ademx.errors import InputError
-from ademx.networks.graph import list_layers
+from ademx.networks.graph import list_layers, parameter_shapes
 from ademx.schedule import make_schedule
 from ademx.training.initial import initial_values, load_weights
 from ademx.training.options import SegmentationTrainOptions, TrainOptions
-from symbols.layers import Layer, Shape, without_dropout
+from symbols.layers import Shape, without_dropout
 from symbols.learning import get_learning
 
 
@@ -65,7 +66,7 @@ def start_trainer(
     shares = options.devices.count if segmentation else data_shape[0]
     if workers.synchronous:
         shares *= workers.count
-    layers = network_layers(options)
+    layers = list_layers(options.label, pool=options.pool, **_width_and_head(options))
     loss = {"loss": options.loss} if isinstance(options, SegmentationTrainOptions) else {}
     return open_trainer(
         layers if dropout else without_dropout(layers),
@@ -94,16 +95,15 @@ def start_trainer(
     )
 
 
-def network_layers(options: TrainOptions) -> tuple[Layer, ...]:
-    """Return the layers of the options' network."""
-    head = {"head": options.head} if isinstance(options, SegmentationTrainOptions) else {}
-    return list_layers(options.label, width=options.width, pool=options.pool, **head)
-
-
 def network_shapes(options: TrainOptions) -> dict[str, Shape]:
     """Return the shapes of the network's parameters and moving statistics."""
-    layers = network_layers(options)
-    return {name: shape for layer in layers for name, shape in layer.parameters().items()}
+    return parameter_shapes(options.label, **_width_and_head(options))
+
+
+def _width_and_head(options: TrainOptions) -> dict[str, Any]:
+    """Return what the shapes of a label's network go by besides."""
+    head = {"head": options.head} if isinstance(options, SegmentationTrainOptions) else {}
+    return {"width": options.width, **head}
 
 
 def starting_values(options: TrainOptions) -> dict[str, np.ndarray]:

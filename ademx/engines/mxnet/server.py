@@ -6,6 +6,7 @@ import os
 import signal
 
 from ademx.compat import import_mxnet
+from ademx.signals import stopping_signals
 
 
 def serve() -> None:
@@ -14,7 +15,7 @@ def serve() -> None:
     Signals that a batch system or a terminal sends to everyone are left to the workers, which
     save first.
     """
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in stopping_signals():
         signal.signal(number, signal.SIG_IGN)
     # MXNet serves as soon as it is imported; the optimiser that workers send must be there first.
     role = os.environ.pop("DMLC_ROLE")

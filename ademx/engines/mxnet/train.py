@@ -20,7 +20,7 @@ from ademx.compat import import_mxnet
 from ademx.engines.mxnet import private
 from ademx.engines.mxnet.memory import mirroring
 from ademx.engines.mxnet.predict import mxnet_contexts
-from ademx.engines.trainer import KVSTORES, Arrays, LossScaler, Sums, Trainer, Workers
+from ademx.engines.trainer import KVSTORES, Arrays, Sums, Trainer, Workers
 from ademx.errors import InputError
 from ademx.iteration import grouped
 from symbols.learning import IGNORE_LABEL
@@ -147,12 +147,11 @@ class MxnetTrainer(Trainer):
         shapes = dict(zip(graph.list_arguments(), graph.infer_shape(data=data_shape)[0]))
         self._shapes = [("data", data_shape)], [(_LABEL, shapes[_LABEL])]
         self._draws = any(node["op"] == "Dropout" for node in json.loads(graph.tojson())["nodes"])
-        if self._is_scaled and not self._workers.synchronous:
+        if self._scaler and not self._workers.synchronous:
             raise InputError(
                 "--kvstore dist_async: servers cannot leave out updates of float16 "
                 "that overflow; use float32 or --kvstore dist_sync"
             )
-        self._scaler = LossScaler() if self._is_scaled else None
         self._rescale = self._optimizer_params["rescale_grad"]
         self._bind({name: mx.nd.array(value) for name, value in values.items()})
         names = dict(enumerate(self._arrays.param_names))

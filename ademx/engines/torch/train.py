@@ -22,7 +22,7 @@ from ademx.devices import Devices
 from ademx.engines.torch import losses
 from ademx.engines.torch.predict import set_up, torch_devices
 from ademx.engines.torch.updates import Updates, are_finite, as_numpy, gradient_of
-from ademx.engines.trainer import Arrays, LossScaler, Sums, Trainer
+from ademx.engines.trainer import Arrays, Sums, Trainer
 from symbols.layers import Layer
 from symbols.learning import Learning
 
@@ -79,7 +79,6 @@ class TorchTrainer(Trainer):
         rule = {n: value for n, value in self._optimizer_params.items() if n != "lr_scheduler"}
         nesterov = self._optimizer_name == "TorchNesterov"
         self._updates = Updates(first.parameters, learning, nesterov=nesterov, **rule)
-        self._scaler = LossScaler() if self._is_scaled else None
 
     def start(self, data: Any, label: Any, *, seed: int, stop: bool = False) -> Callable[[], Sums]:
         """Start one update and return what waits for its sums; see :class:`Trainer`."""
