@@ -87,6 +87,7 @@ def compare(
     note: str,
     target_ratio: float | None = None,
     count: int | None = None,
+    warm_up: bool = False,
 ) -> Row:
     """Return the row of ours and a reference, run in turns.
 
@@ -98,8 +99,10 @@ def compare(
         note: see :class:`Row`.
         target_ratio: see :class:`Row`.
         count: images of a run, whose rate is shown; None where the time is.
+        warm_up: see :func:`seconds_in_turns`.
     """
-    seconds = seconds_in_turns({"ours": ours, "reference": reference}, repeat)
+    ways = {"ours": ours, "reference": reference}
+    seconds = seconds_in_turns(ways, repeat, warm_up=warm_up)
     each = (value / (count or 1) for value in seconds.values())
     return Row(what, *each, target_ratio, note, is_rate=count is not None)
 
