@@ -517,12 +517,3 @@ def test_a_label_is_what_was_given_or_the_file_says_or_its_name(given, stated, s
 def test_weights_without_a_label_say_what_one_looks_like():
     with pytest.raises(ValueError, match=r"label 'models/mine\.pth': expected .*, such as"):
         _ = files.NetworkWeights({}, "models/mine.pth").label
-
-
-def test_the_benchmark_writes_what_it_says(source, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
-    import bench_weights
-
-    bench_weights._to_torch(source, tmp_path / "a.pth")
-    state = torch.load(tmp_path / "a.pth", weights_only=True)
-    assert {"b2.conv_branch2a.weight", "linear1000.weight"} <= state.keys()
