@@ -7,10 +7,10 @@ import pytest
 from ademx import published
 from ademx.cli import reproduce
 from ademx.convert import genuine
-from ademx.reproduction import options, outcomes
+from ademx.reproduction import options, outcomes, recipes
 
 # All that hold the rows by name: what was imported later would hold a test's.
-_MODULES = (published, reproduce, genuine, options, outcomes)
+_MODULES = (published, reproduce, genuine, options, outcomes, recipes)
 
 
 def publish_rows(monkeypatch: pytest.MonkeyPatch, rows: Iterable[published.Result]) -> None:
