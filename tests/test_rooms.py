@@ -47,7 +47,7 @@ TORCH = (
     *("ademx.compat", "ademx.convert", "ademx.doctor", "ademx.engines.backends"),
     "ademx.engines.torch.",
 )
-ONNX = ("ademx.compat", "ademx.convert.", "ademx.engines.onnx.")
+ONNX = ("ademx.compat", "ademx.convert.onnx.", "ademx.convert.writing.", "ademx.engines.onnx.")
 
 # The modules that cannot be loaded without a framework.
 LOAD_ONE = (
