@@ -132,12 +132,15 @@ class Handful:
         if loaded.stored is None:
             return math.nan, math.nan
         choose = self._options.choose_interp_method != way.other_filter
-        scorer = Scorer(session.predict, session.label, dataset.canvas, choose_interp_method=choose)
+        scorer = Scorer(
+            session.predict,
+            session.label,
+            dataset.canvas,
+            normalization=_normalization(session, way),
+            choose_interp_method=choose,
+        )
         image = loaded.image[:, :, ::-1] if way.is_bgr else loaded.image
-        scale = round(self._scale * way.scale)
-        resized = transforms.resize_longer(image, scale, choose=choose)
-        pixels = transforms.normalize(resized, _normalization(session, way))
-        scaled = replace(scorer.prepare(image, scale), pixels=pixels)
+        scaled = scorer.prepare(image, round(self._scale * way.scale))
         truth, classes = decode_label(dataset, loaded.stored), best_class(scorer.score([scaled]))
         confusion = confusion_matrix(truth, classes, dataset.num_classes)
         iou = segmentation_scores(confusion).mean_iou

@@ -56,6 +56,7 @@ class Scorer:
         label: of the network.
         canvas: kind of canvas, see :func:`iters.transforms.canvas_size`; or the height and width
             of the one input that the network takes.
+        normalization: of the images; None for that of the label's network.
         steps: predictions along each axis for a cell of the output.
         flip: whether to average with the mirrored canvas.
         choose_interp_method: see :func:`iters.transforms.interpolation`.
@@ -70,6 +71,7 @@ class Scorer:
     predict: Callable[[Iterable[np.ndarray]], np.ndarray]
     label: Label
     canvas: str | Size
+    normalization: transforms.Normalization | None = None
     steps: int = 1
     flip: bool = False
     choose_interp_method: bool = True
@@ -104,7 +106,7 @@ class Scorer:
         size = pixels.shape[:2]
         canvas = self._canvas(size, scale)
         if not self._tiling:
-            pixels = transforms.normalize(pixels, input_normalization(self.label))
+            pixels = transforms.normalize(pixels, self._normalization)
         return Scaled(image.shape[:2], size, pixels, canvas)
 
     def score(self, images: Sequence[Scaled]) -> list[ScorePart]:
@@ -173,6 +175,10 @@ class Scorer:
             self.canvas, test_scale=scale, image_size=size, stride=self._stride
         )
 
+    @property
+    def _normalization(self) -> transforms.Normalization:
+        return self.normalization or input_normalization(self.label)
+
     @cached_property
     def _stride(self) -> int:
         return network_stride(self.label)
@@ -195,7 +201,7 @@ class Scorer:
         frame: dict[str, Any] = {"canvas": one.canvas, "stride": self._stride, "steps": self.steps}
         if box is not None:
             frame["box"] = tuple(cells * self._stride for cells in box)
-            frame["normalization"] = input_normalization(self.label)
+            frame["normalization"] = self._normalization
         for iy, ix in np.ndindex(self.steps, self.steps):
             shifted = transforms.shifted_canvas(one.pixels, **frame, iy=iy, ix=ix)
             yield shifted
