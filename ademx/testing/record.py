@@ -159,7 +159,7 @@ class RunRecord:
         return replace(
             record,
             scores={name: float("nan") if one is None else one for name, one in scores.items()},
-            settings=RunSettings.from_json(value.get("settings", {})),
+            settings=replace(record.settings, as_json=value.get("settings", {})),
             published=_read_published(published) if published else None,
         )
 
