@@ -20,9 +20,16 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 ABSENT_CLASSES = ("skip", "zero")
+# The score of a task that counts most.
+MAIN_METRICS = {"segmentation": "mean_iou", "classification": "top1_error"}
 
 _BYTES = 256  # values of uint8
 _CHUNK = 1 << 17  # pixels counted at once; what numpy makes of them (1 MiB) stays in the cache
+
+
+def better_direction(metric: str) -> int:
+    """Return 1 for a score of which more is better, -1 for an error."""
+    return -1 if metric.endswith("_error") else 1
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from ademx.iteration import spread
-from ademx.metrics import confusion_matrix, segmentation_scores
+from ademx.metrics import MAIN_METRICS, better_direction, confusion_matrix, segmentation_scores
 from ademx.published import Result
 from ademx.reproduction.retest import Handful
 from ademx.testing.finished_runs import FinishedRun, load_run
@@ -53,7 +53,7 @@ class Case:
         self.row, self.ours, self.record, self.options = row, ours, record, options
         self.dataset: Dataset = DATASETS[row.dataset]
         self.samples: list[Sample] = find_samples(self.dataset, options.data_root, row.split)
-        metrics = [name for name in ("mean_iou", "top1_error") if name in row.values]
+        metrics = [name for name in MAIN_METRICS.values() if name in row.values]
         self.metric = metrics[0] if metrics else next(iter(row.values))
 
     @property
@@ -65,7 +65,7 @@ class Case:
     def shortfall(self) -> float:
         """How much worse than the published score ours is, points; negative where it is better."""
         difference = self.row.values[self.metric] - self.ours[self.metric]
-        return -difference if self.metric.endswith("_error") else difference
+        return better_direction(self.metric) * difference
 
     @cached_property
     def run(self) -> FinishedRun:

@@ -11,6 +11,7 @@ import numpy as np
 from ademx.errors import InputError
 from ademx.forms import differing
 from ademx.iteration import progress_bar
+from ademx.metrics import MAIN_METRICS, better_direction
 from ademx.testing.finished_runs import FinishedRun
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 LEVEL = 95  # percent of the resamples lie inside the interval
 FEW_IMAGES = 50  # with fewer, the interval is too narrow
-# The score that counts most, and whether more of it is better.
-_METRICS = {"segmentation": ("mean_iou", 1), "classification": ("top1_error", -1)}
 _CITYSCAPES = ("mean_iiou", "mean_category_iou", "mean_category_iiou")
 _CHUNK = 1 << 22  # entries of a matrix of weights, 32 MiB
 
@@ -164,7 +163,7 @@ def compare(
     _check_comparable(before, after)
     one, other = _common_images(before, after)
     scores = [run.scores(run.counts.sum(axis=0)) for run in (one, other)]
-    metric, sign = _METRICS[one.task]
+    metric = MAIN_METRICS[one.task]
     differences = bootstrap_differences(
         one.counts,
         other.counts,
@@ -181,7 +180,7 @@ def compare(
             *(Change(name, *(run[name] for run in scores)) for name in scores[0]),
             *_cityscapes_changes(before, after, num_images=len(one.names)),
         ),
-        interval=_interval(metric, sign, differences),
+        interval=_interval(metric, differences),
         settings=_differing_settings(before, after),
         classes=_moved_classes(one, other, top=top),
         gained=gained,
@@ -256,7 +255,7 @@ def _cityscapes_changes(
             yield Change(name, first[name], second[name])
 
 
-def _interval(metric: str, sign: int, differences: NDArray[np.float64]) -> Interval:
+def _interval(metric: str, differences: NDArray[np.float64]) -> Interval:
     known = differences[~np.isnan(differences)]
     low, high = np.percentile(known, [(100 - LEVEL) / 2, (100 + LEVEL) / 2]).tolist()
     return Interval(
@@ -264,7 +263,7 @@ def _interval(metric: str, sign: int, differences: NDArray[np.float64]) -> Inter
         low,
         high,
         num_resamples=len(known),
-        num_better=int((sign * known > 0).sum()),
+        num_better=int((better_direction(metric) * known > 0).sum()),
         num_equal=int((known == 0).sum()),
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ademx.errors import InputError, MissingFile
 from ademx.files import DAMAGED_ARRAYS
-from ademx.metrics import likeliest, percent, ranks_of_truth, scores_of_counts
+from ademx.metrics import MAIN_METRICS, likeliest, percent, ranks_of_truth, scores_of_counts
 from ademx.testing.image_counts import load_image_counts, load_image_labels
 from ademx.testing.record import RunRecord, read_record
 from iters.datasets import DATASETS
@@ -109,7 +109,7 @@ def load_run(folder: Path) -> FinishedRun:
             file.
     """
     record = read_record(folder)
-    if not record.scores.keys() & {"mean_iou", "top1_error"}:
+    if record.scores.keys().isdisjoint(MAIN_METRICS.values()):
         raise InputError(
             f"{folder}: split {record.settings.split!r} was tested without labels: "
             "there are no scores to compare; name runs on a split with labels"

@@ -18,6 +18,7 @@ from typing import Any
 from ademx.errors import InputError, MissingFile, UserError
 from ademx.files import copy_file, md5, write_json
 from ademx.logs import logged_from
+from ademx.metrics import MAIN_METRICS, better_direction
 from ademx.options import differences
 from ademx.published import METRIC_NAMES
 from ademx.testing.checks import find_dataset
@@ -37,7 +38,6 @@ from ademx.training.stop_signal import Interrupted, StopSignal
 from iters.lists import find_samples
 
 _SPLIT = "val"
-_METRICS = {"segmentation": "mean_iou", "classification": "top1_error"}
 # What two tests may differ in and still be compared.
 _INCOMPARABLE = ("weights_md5", "backend")
 
@@ -102,7 +102,7 @@ class Validator:
     def __init__(self, options: TrainOptions, progress: Progress, *, num_batches: int) -> None:
         self._options, self._progress, self._num_batches = options, progress, num_batches
         self._label = str(options.label)
-        self._metric = _METRICS[options.task]
+        self._metric = MAIN_METRICS[options.task]
         self._best = self._read_best()
         self._failed: list[int] = []
         self.is_unfinished = False
@@ -198,7 +198,7 @@ class Validator:
         return f"{told}, the best so far"
 
     def _is_better(self, one: _Best, other: _Best) -> bool:
-        sign = -1 if self._metric.endswith("error") else 1
+        sign = better_direction(self._metric)
         return one.num_broken <= other.num_broken and sign * one.score > sign * other.score
 
     def _best_text(self, best: _Best) -> str:
