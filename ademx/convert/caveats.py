@@ -109,7 +109,8 @@ def _of_reading(
         yield resnet_caveat(found, label)
         if not any(map(is_head, parameters)):
             yield "there is no classifier of its usual name"
-    if found.layout not in _HOMES or found.resnet:
+        return
+    if found.layout not in _HOMES:
         return
     home = _HOMES[found.layout]
     if not any(name.startswith("bn7_") for name in parameters):

@@ -17,13 +17,16 @@ import numpy as np
 from ademx import params
 from ademx.convert.caffe_files import SUFFIX, CaffeFile
 from ademx.convert.caveats import warn_of_reading
-from ademx.convert.layouts import SOURCE_LAYOUTS, WIDER_LAYOUTS, LayoutError, is_head
+from ademx.convert.layouts import (
+    SOURCE_LAYOUTS,
+    WIDER_LAYOUTS,
+    LayoutError,
+    is_head,
+    missing_of_trunk,
+)
 from ademx.convert.recognise import Recognised, recognise
 from ademx.convert.resnets import resnet_label, take_parameters
-from ademx.convert.safetensors_files import (
-    open_safetensors,
-    starts_like_safetensors,
-)
+from ademx.convert.safetensors_files import open_safetensors, starts_like_safetensors
 from ademx.convert.torch_files import open_torch
 from ademx.errors import InputError
 from ademx.files import PathLike
@@ -137,7 +140,7 @@ class NetworkWeights:
 def check_fit(label: Label, parameters: Mapping[str, HasShape], *, source: str) -> list[str]:
     """Return which of a label's parameters a trunk lacks; of a network with a head none may be.
 
-    They are the head's, and the last normalisation's if all of that is absent.
+    See :func:`ademx.convert.layouts.missing_of_trunk`.
 
     Args:
         label: of the network.
@@ -149,10 +152,8 @@ def check_fit(label: Label, parameters: Mapping[str, HasShape], *, source: str) 
     """
     head = find_head(parameters) or "2conv"
     expected = parameter_shapes(label, width=find_width(label, parameters), head=head)
-    absent = []
-    if not any(map(is_head, parameters)):
-        bare = not any(name.startswith("bn7_") for name in parameters)
-        absent = [name for name in expected if is_head(name) or (bare and name.startswith("bn7_"))]
+    has_head = any(map(is_head, parameters))
+    absent = [] if has_head else missing_of_trunk(expected, parameters)
     params.check_parameters(expected, parameters, source=source, allow_missing=absent)
     return absent
 
@@ -217,8 +218,9 @@ def read_weights(
     reading = reading or Reading()
     with open_weights(path) as file, _naming(path):
         stated = label_in(file.metadata.get("label"))
-        known = label or stated or label_in(path)
-        _check_input(label, stated or label_in(path))
+        own = stated or label_in(path)
+        known = label or own
+        _check_input(label, own)
         found = recognise_file(file, label=known, reading=reading, complete=complete)
         _check_size(path, (file.entries[key].nbytes for key in found.names))
         digest = file.start_md5()

@@ -19,7 +19,7 @@ read and not written, ResNets': `gluoncv` of its `resnet50_v1` and kin, and `tor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -145,6 +145,19 @@ def rename_to(
 def is_head(name: str) -> bool:
     """Return whether a released name is of the network's top: `conv6a` or `linear<classes>`."""
     return name.startswith(("conv6a", "linear"))
+
+
+def missing_of_trunk(expected: Iterable[str], found: Collection[str]) -> list[str]:
+    """Return which of a network's released names are not found, of those that a trunk may lack.
+
+    They are the head's, and the last normalisation's if all of that is absent.
+    """
+    bare = not any(name.startswith("bn7_") for name in found)
+    return [
+        name
+        for name in expected
+        if name not in found and (is_head(name) or (bare and name.startswith("bn7_")))
+    ]
 
 
 def count_blocks(keys: Iterable[str], layout: str = "release") -> tuple[int, ...]:

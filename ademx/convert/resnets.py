@@ -65,8 +65,7 @@ def resnet_label(
     if label.network != found.resnet:
         raise InputError(
             f"the label {label} is of {label.network}, and this file of {found.resnet} "
-            f"({_STRIDES}): "
-            f"call it {expected}"
+            f"({_STRIDES}): call it {expected}"
         )
     if (MEAN_STD in label.tags) != divided:
         raise InputError(

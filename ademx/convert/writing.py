@@ -92,20 +92,19 @@ def convert(
     _check_choices(kind, layout, writing)
     if kind == ".onnx":
         import_onnx()  # before the work
-    known = parse_label(label) if label else label_in(source)
-    weights = read_weights(source, label=known or label_in(target), reading=reading)
-    stated = label_in(weights.metadata.get("label"))
-    known = known or stated or label_in(target)
-    if kind == ".onnx" and stated and not label:  # a network is what its weights say that it is
-        known = stated
-    if known:
-        weights = dataclasses.replace(weights, given=known)
-        weights.check_fit(allow_headless=kind != ".onnx")
-    if kind == ".onnx":
+    given = parse_label(label) if label else None
+    weights = read_weights(source, label=given or label_in(source, target), reading=reading)
+    stated = weights.metadata.get("label")
+    if kind == ".onnx":  # a network is what its weights say that it is
+        known = given or label_in(stated, source, target)
         if known is None:
             raise InputError(f"{os.fspath(source)}: its name is no model label: give --label")
-        write_onnx(target, weights, input_size=input_size, pool=pool)
+        weights = dataclasses.replace(weights, given=known)
+        write_onnx(target, weights, input_size=input_size, pool=pool)  # which checks that they fit
         return known
+    known = given or label_in(source, stated, target)
+    if known:
+        dataclasses.replace(weights, given=known).check_fit(allow_headless=True)
     state = to_layout(
         weights.parameters,
         layout,

@@ -15,14 +15,12 @@ import numpy.typing as npt
 
 from ademx import params
 from ademx.convert.files import Reading, read_weights
-from ademx.convert.layouts import is_head
+from ademx.convert.layouts import is_head, missing_of_trunk
 from ademx.errors import InputError
 from ademx.labels import Label, label_in
 
 Array = npt.NDArray[np.float32]
 Shapes = Mapping[str, tuple[int, ...]]
-
-_LAST_BN = "bn7_"  # which trunks of other projects lack as a whole
 
 _log = logging.getLogger(__name__)
 
@@ -93,12 +91,7 @@ def load_weights(
             for name, value in found.items()
             if not is_head(name) or shapes.get(name) == value.shape
         }
-        headless = not any(name.startswith(_LAST_BN) for name in found)
-        new = [
-            name
-            for name in shapes
-            if name not in found and (is_head(name) or (headless and name.startswith(_LAST_BN)))
-        ]
+        new = missing_of_trunk(shapes, found)
     params.check_parameters(shapes, found, source=str(path), allow_missing=new)
     params.check_finite(found, source=str(path))
     if new:
