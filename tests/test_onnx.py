@@ -239,6 +239,17 @@ def test_weights_that_say_what_they_are_of_may_have_another_network_s_name(tmp_p
     assert str(asked) == read_onnx(tmp_path / "y.onnx").metadata["label"] == other.stem
 
 
+@pytest.mark.parametrize("source", ["mine", "ilsvrc-cls_rn-50b_cls1000"])
+@pytest.mark.parametrize("target", ["x", "ilsvrc-cls_rn-50b_cls1000"])
+def test_they_say_how_their_input_is_normalised_too(tmp_path, source, target):
+    label = "ilsvrc-cls_rn-50b_cls1000_meanstd"
+    params.save(tmp_path / f"{label}.params", *random_parameters(label))
+    convert(tmp_path / f"{label}.params", tmp_path / "said.safetensors")
+    said = (tmp_path / "said.safetensors").rename(tmp_path / f"{source}.safetensors")
+    assert str(convert(said, tmp_path / f"{target}.onnx")) == label
+    assert read_onnx(tmp_path / f"{target}.onnx").metadata["label"] == label
+
+
 @pytest.mark.parametrize(
     ("target", "option", "message"),
     [

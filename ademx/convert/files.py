@@ -199,6 +199,7 @@ def read_weights(
     path: PathLike,
     *,
     label: Label | None = None,
+    otherwise: Label | None = None,
     reading: Reading | None = None,
     complete: bool = True,
 ) -> NetworkWeights:
@@ -207,6 +208,7 @@ def read_weights(
     Args:
         path: a `.params`, `.pth` or `.safetensors` file.
         label: of the network that they are for; by default what the file or its name says.
+        otherwise: the same, where neither of them says it.
         reading: what the file does not say of itself.
         complete: whether released names are held against a network, for callers who do not hold
             them against one themselves.
@@ -219,7 +221,7 @@ def read_weights(
     with open_weights(path) as file, _naming(path):
         stated = label_in(file.metadata.get("label"))
         own = stated or label_in(path)
-        known = label or own
+        known = label or own or otherwise
         _check_input(label, own)
         found = recognise_file(file, label=known, reading=reading, complete=complete)
         _check_size(path, (file.entries[key].nbytes for key in found.names))

@@ -93,9 +93,11 @@ def convert(
     if kind == ".onnx":
         import_onnx()  # before the work
     given = parse_label(label) if label else None
-    weights = read_weights(source, label=given or label_in(source, target), reading=reading)
+    # A network is what its weights say that it is, whatever the files are called.
+    wanted = given if kind == ".onnx" else given or label_in(source, target)
+    weights = read_weights(source, label=wanted, otherwise=label_in(target), reading=reading)
     stated = weights.metadata.get("label")
-    if kind == ".onnx":  # a network is what its weights say that it is
+    if kind == ".onnx":
         known = given or label_in(stated, source, target)
         if known is None:
             raise InputError(f"{os.fspath(source)}: its name is no model label: give --label")
